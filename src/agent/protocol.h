@@ -1,0 +1,171 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "driver/fabric.h"
+#include "driver/hypervisor.h"
+#include "model/cluster.h"
+#include "model/event.h"
+#include "model/host.h"
+
+/// The link between `virgad server` and `virgad agent`: JSON objects, one a WebSocket text message, at most 1 MiB.
+/// Exactly one member is set. Unknown members and enum names of a newer peer are ignored on this link (only here).
+/// The agent opens the connection; a message that cannot be read ends it.
+namespace virga {
+
+constexpr int kProtocolVersion = 1;      ///< grows with incompatible changes; the server speaks N and N-1
+constexpr int kProtocolVersionMin = 1;
+
+/// First message of an agent.
+struct Hello {
+  int protocol = kProtocolVersion;
+  std::vector<std::string> features;
+  HostId host;
+  std::string boot_id;     ///< changes when the machine boots
+  std::string session_id;  ///< random, one a run of the agent
+  std::string agent_version;
+  std::string address;     ///< where peers and migrations reach this host
+  std::string tenant_address;  ///< its VXLAN end point
+  std::uint16_t probe_port = 0;  ///< UDP port of peer probes
+  Capacity capacity;
+  HypervisorInfo hypervisor;
+};
+BOOST_DESCRIBE_STRUCT(Hello, (),
+                      (protocol, features, host, boot_id, session_id, agent_version, address,
+                       tenant_address, probe_port, capacity, hypervisor))
+
+enum class PeerHealth { unknown, alive, silent };
+BOOST_DESCRIBE_ENUM(PeerHealth, unknown, alive, silent)
+
+/// What one host sees of another by its own probes.
+struct PeerView {
+  HostId host;
+  PeerHealth health = PeerHealth::unknown;
+  Duration silent_ms{0};  ///< since its last answer
+  std::string boot_id;    ///< in that answer
+  Capacity free;          ///< what it said of itself
+};
+BOOST_DESCRIBE_STRUCT(PeerView, (), (host, health, silent_ms, boot_id, free))
+
+/// What really runs, once a heartbeat and at once when something changed.
+struct HostReport {
+  std::uint64_t sequence = 0;
+  std::int64_t sent_at_ms = 0;  ///< the agent's monotonic clock; comes back in the grant
+  std::vector<ObservedVm> vms;
+  std::vector<PeerView> peers;
+  Capacity used;                ///< measured on the host
+  bool leash_armed = false;
+  Duration loop_lag_ms{0};      ///< how late the agent's own timers ran: a slow observer suspects itself
+  std::string degraded;         ///< what is failing on this host; empty = nothing
+  std::uint64_t fabric_version = 0;
+};
+BOOST_DESCRIBE_STRUCT(HostReport, (),
+                      (sequence, sent_at_ms, vms, peers, used, leash_armed, loop_lag_ms, degraded,
+                       fabric_version))
+
+enum class CommandKind {
+  start,
+  stop,
+  prepare_incoming,
+  send,
+  switch_over,
+  resume,
+  cancel_send,
+  console,
+};
+BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
+                    cancel_send, console)
+
+/// Something to do; idempotent by (kind, vm, epoch). Only the fields of its kind are set.
+struct Command {
+  std::uint64_t id = 0;  ///< unique in one session; comes back in the result
+  CommandKind kind = CommandKind::start;
+  std::string correlation;
+  VmId vm;
+  Epoch epoch;
+  std::optional<VmLaunch> launch;
+  std::optional<MigrationEndpoint> endpoint;
+  std::optional<MigrationLimits> limits;
+  std::optional<StopOptions> stop;
+};
+BOOST_DESCRIBE_STRUCT(Command, (),
+                      (id, kind, correlation, vm, epoch, launch, endpoint, limits, stop))
+
+struct CommandResult {
+  std::uint64_t id = 0;
+  bool ok = false;
+  std::string error_code;  ///< to_string(Errc)
+  std::string error;
+  std::optional<MigrationEndpoint> endpoint;
+  std::optional<MigrationProgress> progress;
+  std::string text;
+};
+BOOST_DESCRIBE_STRUCT(CommandResult, (), (id, ok, error_code, error, endpoint, progress, text))
+
+/// Something happened to a VM or host that the journal should keep.
+struct AgentEvent {
+  std::string kind;
+  VmId vm;
+  std::string text;
+  Severity severity = Severity::info;
+};
+BOOST_DESCRIBE_STRUCT(AgentEvent, (), (kind, vm, text, severity))
+
+struct AgentMessage {
+  std::optional<Hello> hello;
+  std::optional<HostReport> report;
+  std::optional<CommandResult> result;
+  std::optional<AgentEvent> event;
+};
+BOOST_DESCRIBE_STRUCT(AgentMessage, (), (hello, report, result, event))
+
+/// The server's answer to Hello.
+struct Welcome {
+  int protocol = kProtocolVersion;
+  std::uint64_t incarnation = 0;  ///< of the store; an agent refuses one lower than it has seen
+  ClusterId cluster;
+  ClusterPolicy policy;
+  std::string shared_directory;
+};
+BOOST_DESCRIBE_STRUCT(Welcome, (), (protocol, incarnation, cluster, policy, shared_directory))
+
+/// The host may run guests until `report_sent_at_ms` + `lease_ms` on its own clock.
+struct LeaseGrant {
+  std::int64_t report_sent_at_ms = 0;
+  Duration lease_ms{0};
+};
+BOOST_DESCRIBE_STRUCT(LeaseGrant, (), (report_sent_at_ms, lease_ms))
+
+struct ClusterMember {
+  HostId host;
+  std::string address;
+  std::uint16_t probe_port = 0;
+};
+BOOST_DESCRIBE_STRUCT(ClusterMember, (), (host, address, probe_port))
+
+/// The cluster as every hypervisor must know it; sent whole whenever it changed.
+struct ClusterState {
+  std::vector<ClusterMember> members;
+  std::string probe_key;  ///< hex; authenticates peer probes
+  FabricState fabric;
+};
+BOOST_DESCRIBE_STRUCT(ClusterState, (), (members, probe_key, fabric))
+
+struct Refusal {
+  std::string code;  ///< to_string(Errc)
+  std::string text;
+};
+BOOST_DESCRIBE_STRUCT(Refusal, (), (code, text))
+
+struct ServerMessage {
+  std::optional<Welcome> welcome;
+  std::optional<LeaseGrant> grant;
+  std::optional<Command> command;
+  std::optional<ClusterState> cluster;
+  std::optional<Refusal> refusal;  ///< last message before the server closes the connection
+};
+BOOST_DESCRIBE_STRUCT(ServerMessage, (), (welcome, grant, command, cluster, refusal))
+
+}  // namespace virga

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "model/launch.h"
+#include "model/network.h"
+
+namespace virga {
+
+/// What one host must know of the cluster's networks and members; sent by the server, replaced as a whole.
+struct FabricState {
+  std::uint64_t version = 0;  ///< the store's revision that it was made of
+  std::vector<Network> networks;
+  std::vector<std::string> peer_addresses;  ///< tenant-network addresses of the other hosts (VXLAN end points)
+};
+BOOST_DESCRIBE_STRUCT(FabricState, (), (version, networks, peer_addresses))
+
+/// One host's end of a VM's port. The descriptor is owned by the holder; -1 in the simulator.
+struct OpenPort {
+  int tap_descriptor = -1;
+  std::string tap_name;
+};
+
+/// Networks of one host. Implementations: LinuxFabric (bridge + VXLAN + tap by rtnetlink), SimFabric.
+///
+/// Idempotent; calls return at once or within 100 ms (kernel calls), so they are plain functions. Errors: denied
+/// (lacks CAP_NET_ADMIN), exhausted, internal (the kernel's words).
+class Fabric {
+ public:
+  virtual ~Fabric() = default;
+
+  /// Makes the host's bridges and tunnels equal to `state`; removes those of networks that are gone. A version
+  /// older than the one in force is ignored.
+  virtual Result<void> apply(const FabricState& state) = 0;
+
+  /// Version in force; 0 = none yet.
+  virtual std::uint64_t version() const = 0;
+
+  /// Makes the tap of a port, joined to its network, and opens it.
+  virtual Result<OpenPort> open_port(const LaunchNic& nic) = 0;
+
+  /// Removes the tap; a port that is not there counts as removed.
+  virtual Result<void> close_port(const LaunchNic& nic) = 0;
+};
+
+}  // namespace virga

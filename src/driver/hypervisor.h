@@ -1,0 +1,120 @@
+#pragma once
+
+#include <boost/describe.hpp>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/time.h"
+#include "model/launch.h"
+
+namespace virga {
+
+/// What really exists on this host for one VM.
+struct ObservedVm {
+  VmId vm;
+  Epoch epoch;
+  VmPower power = VmPower::stopped;
+  bool incoming = false;  ///< waits for a live migration; has never run
+  bool postmigrate = false;  ///< its state has left in a live migration; stopped for ever unless resumed
+  VmHealth health = VmHealth::unknown;
+  std::string health_reason;       ///< "guest panicked", "disk root: no space left"
+  Duration heartbeat_age_ms{-1};   ///< since the guest's last sign of life; negative = never
+  Millicores cpu_millicores_used;  ///< over the last second
+  Mib memory_mib_used;             ///< resident
+};
+BOOST_DESCRIBE_STRUCT(ObservedVm, (),
+                      (vm, epoch, power, incoming, postmigrate, health, health_reason,
+                       heartbeat_age_ms, cpu_millicores_used, memory_mib_used))
+
+/// Where the destination of a live migration listens. `secret` admits exactly one connection.
+struct MigrationEndpoint {
+  std::string address;
+  std::uint16_t port = 0;
+  std::string secret;
+};
+BOOST_DESCRIBE_STRUCT(MigrationEndpoint, (), (address, port, secret))
+
+struct MigrationLimits {
+  Duration downtime_ms_max = milliseconds(300);
+  Duration stall_ms_max = seconds(5);     ///< no byte moved for so long = failed
+  Duration total_ms_max = seconds(300);
+  std::int64_t bytes_per_second_max = 1 << 30;
+};
+BOOST_DESCRIBE_STRUCT(MigrationLimits, (),
+                      (downtime_ms_max, stall_ms_max, total_ms_max, bytes_per_second_max))
+
+struct MigrationProgress {
+  Bytes transferred_bytes;
+  Bytes remaining_bytes;
+  int passes = 0;
+  Duration downtime_ms{0};  ///< as the hypervisor counts it; known at the end
+};
+BOOST_DESCRIBE_STRUCT(MigrationProgress, (),
+                      (transferred_bytes, remaining_bytes, passes, downtime_ms))
+
+struct StopOptions {
+  bool force = false;                   ///< true: kill at once; false: ask the guest, kill at the deadline
+  Duration deadline_ms = seconds(30);
+};
+BOOST_DESCRIBE_STRUCT(StopOptions, (), (force, deadline_ms))
+
+/// Told on the Loop whenever what observe() says about a VM changed in more than its figures.
+class HypervisorSink {
+ public:
+  virtual ~HypervisorSink() = default;
+  virtual void vm_changed(const ObservedVm& now, const std::string& why) = 0;
+};
+
+/// The hypervisor of one host. Implementations: QemuHypervisor, SimHypervisor; one contract suite runs on both.
+///
+/// Every call is idempotent by (vm, epoch): repeated, it succeeds without a second effect. An epoch older than one
+/// seen for that VM is refused with `fenced`. All calls and completions happen on the Loop; every completion comes
+/// within its stated deadline, with `timeout` at the latest. Nothing here is retried and nothing here decides.
+class Hypervisor {
+ public:
+  virtual ~Hypervisor() = default;
+
+  /// Finds out what this host can do and adopts VMs that run from before this process began. Once, first.
+  /// Deadline 30 s.
+  virtual void open(HypervisorSink& sink, Callback<HypervisorInfo> done) = 0;
+
+  /// Creates missing disks, starts the VM and completes when its processors run. Deadline 20 s.
+  /// Errors: fenced; conflict (a disk is locked by another running copy: says where it was seen); exhausted (no
+  /// memory, no disk space); invalid (image is not there or broken).
+  virtual void start(const VmLaunch& launch, Callback<void> done) = 0;
+
+  /// Ends the VM; completes when no process of it is left. A VM that is not there counts as stopped.
+  virtual void stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
+                    Callback<void> done) = 0;
+
+  /// Destination, step 1: the VM's second copy, stopped, ready to receive one connection. Deadline 20 s.
+  virtual void prepare_incoming(const VmLaunch& launch, Callback<MigrationEndpoint> done) = 0;
+
+  /// Source, step 2: sends memory while the guest runs; completes when all but the last bit is over and the guest
+  /// is paused at the switch-over point. On error the guest runs on here. Deadline limits.total_ms_max.
+  virtual void send(const VmId& vm, const Epoch& epoch, const MigrationEndpoint& to,
+                    const MigrationLimits& limits, Callback<MigrationProgress> done) = 0;
+
+  /// Source, step 3: hands over. Success: this copy will not run again by itself (`postmigrate`). Error: the guest
+  /// runs on here and the other side has never run. Deadline 10 s; a peer that hangs is cut off before that.
+  virtual void switch_over(const VmId& vm, const Epoch& epoch, Callback<MigrationProgress> done) = 0;
+
+  /// Destination, step 4: waits for the last of the state, runs the guest and announces its address. Deadline 10 s.
+  virtual void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) = 0;
+
+  /// Source: ends a send that has not switched over; the guest runs on here. Also runs a `postmigrate` copy again
+  /// (the destination is proven never to have run). Nothing to cancel counts as success. Deadline 10 s.
+  virtual void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) = 0;
+
+  /// How far a running send is; zeroes when there is none.
+  virtual MigrationProgress progress(const VmId& vm) const = 0;
+
+  /// All copies on this host, running or not, in order of id. Cheap: what is known, no question is asked.
+  virtual std::vector<ObservedVm> observe() const = 0;
+
+  /// The last `bytes_max` of the VM's console.
+  virtual Result<std::string> console_tail(const VmId& vm, std::size_t bytes_max) const = 0;
+};
+
+}  // namespace virga

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+#include "base/time.h"
+
+namespace virga {
+
+/// What stands above the guests of a host: it kills every guarded process when the deadline passes, also when the
+/// agent is dead or stopped. Implementations: LeashClient (speaks to `virgad leash`), SimLeash. Loop thread only.
+class ProcessGuard {
+ public:
+  virtual ~ProcessGuard() = default;
+
+  /// Hands a hypervisor process over before its guest runs; a guest never runs unguarded. `pidfd` is duplicated.
+  /// Idempotent by name. Errors: unavailable (no leash answers).
+  virtual Result<void> guard(const std::string& name, int pidfd) = 0;
+  virtual void release(const std::string& name) = 0;
+
+  /// Moves the deadline; only ever forward. CLOCK_BOOTTIME of this host, as Loop::now().
+  virtual void extend(Instant deadline) = 0;
+
+  /// True while the leash has confirmed, within the last 2 s, that it lives and holds what was guarded.
+  virtual bool armed() const = 0;
+};
+
+}  // namespace virga

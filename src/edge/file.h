@@ -1,0 +1,19 @@
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+
+namespace virga {
+
+/// Reads a whole file of at most `bytes_max`. Errors: not_found, invalid (too large), internal.
+Result<std::string> read_file(const std::string& path, std::size_t bytes_max = 16 << 20);
+
+/// Replaces a file by rename after fsync, so that a reader sees the old or the new text and a crash loses neither.
+/// Errors: exhausted (disk full), denied, not_found (folder).
+Result<void> write_file_atomically(const std::string& path, const std::string& text, int mode = 0644);
+
+/// Makes the folder and its parents.
+Result<void> make_folders(const std::string& path, int mode = 0755);
+
+}  // namespace virga

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "base/time.h"
+
+namespace virga {
+
+/// A certificate with its private key, and the authorities that its holder trusts; all PEM. Empty = no TLS.
+struct TlsIdentity {
+  std::string certificate;
+  std::string private_key;
+  std::string trusted;
+
+  bool empty() const { return certificate.empty() && trusted.empty(); }
+};
+
+struct CertificateRequest {
+  std::string common_name;            ///< "agent:host-1", "server"
+  std::vector<std::string> dns_names;
+  std::vector<std::string> addresses;
+  Duration valid = std::chrono::hours(24 * 365);
+};
+
+/// The cloud's own authority: an EC P-256 key and certificate in a folder (0700, key 0600), made at first use.
+/// Not thread-safe. Errors: internal (files damaged: said which, never overwritten), exhausted (disk).
+class CertificateAuthority {
+ public:
+  static Result<CertificateAuthority> open(const std::string& folder);
+
+  /// A fresh key and a certificate for it, trusted = this authority.
+  Result<TlsIdentity> issue(const CertificateRequest& request) const;
+
+  const std::string& certificate() const { return certificate_; }
+
+ private:
+  std::string certificate_;
+  std::string private_key_;
+};
+
+/// 256 bits from the system's generator, hex.
+std::string random_secret();
+
+/// HMAC-SHA-256, 32 bytes.
+std::string hmac_sha256(const std::string& key, const std::string& data);
+
+/// SHA-256 as hex.
+std::string sha256_hex(const std::string& data);
+Result<std::string> sha256_hex_of_file(const std::string& path);
+
+/// Compares without telling by its duration where the difference is.
+bool equal_in_constant_time(const std::string& left, const std::string& right);
+
+}  // namespace virga

@@ -1,0 +1,38 @@
+#pragma once
+
+#include "model/meta.h"
+
+namespace virga {
+
+/// How a cluster notices, fences and recovers. Each knob: default and range in check_cluster.
+struct ClusterPolicy {
+  Duration heartbeat_ms = milliseconds(1000);  ///< between reports of one host
+  Duration lease_ms = seconds(10);             ///< how long a host may run guests without the server
+  Duration grace_ms = seconds(3);              ///< added before a lease counts as a proof
+  Duration suspect_after_ms = milliseconds(2000);  ///< silence before peers are asked
+  Duration confirm_after_ms = milliseconds(500);   ///< suspicion before a silent host is fenced
+  int failures_tolerated = 1;  ///< host losses that admission keeps room for
+  bool ha_armed = true;        ///< false: nothing is fenced or restarted by itself
+  int moves_per_host = 2;      ///< live migrations at once, each direction
+  int starts_per_host = 4;     ///< VM starts at once on one host
+};
+BOOST_DESCRIBE_STRUCT(ClusterPolicy, (),
+                      (heartbeat_ms, lease_ms, grace_ms, suspect_after_ms, confirm_after_ms,
+                       failures_tolerated, ha_armed, moves_per_host, starts_per_host))
+
+struct ClusterSpec {
+  ClusterPolicy policy;
+  std::string shared_directory;  ///< folder that every member mounts: images and VM disks
+};
+BOOST_DESCRIBE_STRUCT(ClusterSpec, (), (policy, shared_directory))
+
+/// Hosts that share storage, networks and a failover policy. meta.tenant set = only that tenant's VMs.
+struct Cluster {
+  Meta meta;
+  ClusterSpec spec;
+
+  ClusterId id() const { return ClusterId(meta.name); }
+};
+BOOST_DESCRIBE_STRUCT(Cluster, (), (meta, spec))
+
+}  // namespace virga

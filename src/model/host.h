@@ -1,0 +1,115 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/units.h"
+#include "model/meta.h"
+
+namespace virga {
+
+enum class Accelerator { tcg, kvm };
+BOOST_DESCRIBE_ENUM(Accelerator, tcg, kvm)
+
+/// What of a host is for guests; the operator may keep part of the machine back.
+struct Capacity {
+  Millicores cpu_millicores;
+  Mib memory_mib;
+};
+BOOST_DESCRIBE_STRUCT(Capacity, (), (cpu_millicores, memory_mib))
+
+/// What decides whether a guest may move here alive: a move never crosses a difference in these.
+struct HypervisorInfo {
+  Accelerator accelerator = Accelerator::tcg;
+  std::string accelerator_reason;  ///< why KVM is (not) used: the functional probe's words
+  std::string qemu_version;        ///< "7.2.22"
+  std::string cpu_model;           ///< QEMU's name of the model that guests get by default
+  std::vector<std::string> machine_types;  ///< versioned names, newest first: "pc-q35-7.2"
+};
+BOOST_DESCRIBE_STRUCT(HypervisorInfo, (),
+                      (accelerator, accelerator_reason, qemu_version, cpu_model, machine_types))
+
+struct HostSpec {
+  ClusterId cluster;
+  MachineId machine;         ///< its bare metal, where the BMC is known; may be empty
+  std::string zone;          ///< failure domain, for spreading
+  bool maintenance = false;  ///< true: evacuate alive, then let go; nothing is placed here
+};
+BOOST_DESCRIBE_STRUCT(HostSpec, (), (cluster, machine, zone, maintenance))
+
+/// What the cloud believes about a host's life.
+enum class HostHealth {
+  unknown,   ///< never reported since this server leads
+  alive,     ///< lease valid, reports arrive
+  degraded,  ///< reports arrive and say that something on the host is failing
+  suspect,   ///< reports are missing; being asked about
+  dead,      ///< server and peers agree that it is silent; to be fenced
+  fenced,    ///< proven to run nothing; its VMs may start elsewhere
+};
+BOOST_DESCRIBE_ENUM(HostHealth, unknown, alive, degraded, suspect, dead, fenced)
+
+/// Why the old copies on a host cannot act any more. The one used is recorded and shown.
+enum class FenceProof {
+  none,
+  agent_confirmed_stop,  ///< the agent itself reported that the VMs do not run
+  bmc_power_off,         ///< the BMC said "off" and nothing contradicts it
+  new_boot_id,           ///< the host came back as another boot
+  lease_and_leash,       ///< lease + grace ended, and the leash (or watchdog) had been armed for it
+  storage_revoked,       ///< every leg's storage confirmed that access is revoked
+  operator_confirmed,    ///< a person vouched for it
+};
+BOOST_DESCRIBE_ENUM(FenceProof, none, agent_confirmed_stop, bmc_power_off, new_boot_id,
+                    lease_and_leash, storage_revoked, operator_confirmed)
+
+struct HostStatus {
+  HostHealth health = HostHealth::unknown;
+  std::string health_reason;
+  std::string boot_id;
+  std::string address;  ///< management address of its agent
+  std::string agent_version;
+  Capacity capacity;
+  HypervisorInfo hypervisor;
+  bool leash_armed = false;  ///< at the last report: what stops its VMs if the agent cannot
+  FenceProof fence_proof = FenceProof::none;  ///< with health fenced
+  OperationId operation;                      ///< the running operation on the host itself
+};
+BOOST_DESCRIBE_STRUCT(HostStatus, (),
+                      (health, health_reason, boot_id, address, agent_version, capacity, hypervisor,
+                       leash_armed, fence_proof, operation))
+
+struct Host {
+  Meta meta;
+  HostSpec spec;
+  HostStatus status;
+
+  HostId id() const { return HostId(meta.name); }
+};
+BOOST_DESCRIBE_STRUCT(Host, (), (meta, spec, status))
+
+enum class BmcProtocol { none, redfish };
+BOOST_DESCRIBE_ENUM(BmcProtocol, none, redfish)
+
+/// How to reach a machine's management controller.
+struct BmcAccess {
+  BmcProtocol protocol = BmcProtocol::none;
+  std::string url;  ///< "http://10.77.0.11:8000/redfish/v1/Systems/host-1"
+  std::string user;
+  std::string password;
+};
+BOOST_DESCRIBE_STRUCT(BmcAccess, (), (protocol, url, user, password))
+
+struct MachineSpec {
+  BmcAccess bmc;
+};
+BOOST_DESCRIBE_STRUCT(MachineSpec, (), (bmc))
+
+/// Bare metal: identity and power. A host refers to it; it lives on when no agent runs.
+struct Machine {
+  Meta meta;
+  MachineSpec spec;
+
+  MachineId id() const { return MachineId(meta.name); }
+};
+BOOST_DESCRIBE_STRUCT(Machine, (), (meta, spec))
+
+}  // namespace virga

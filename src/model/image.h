@@ -1,0 +1,35 @@
+#pragma once
+
+#include <string>
+
+#include "base/units.h"
+#include "model/meta.h"
+
+namespace virga {
+
+enum class ImageFormat {
+  direct,  ///< folder with `kernel` and `initrd`, booted without firmware
+  qcow2,   ///< bootable disk
+  raw,     ///< bootable disk
+};
+BOOST_DESCRIBE_ENUM(ImageFormat, direct, qcow2, raw)
+
+struct ImageSpec {
+  ImageFormat format = ImageFormat::direct;
+  std::string path;      ///< below the cluster's shared directory: "images/tiny"
+  Mib size_mib;          ///< virtual size of the disk; 0 for direct
+  std::string sha256;    ///< of the disk file, or of kernel + initrd
+  std::string command_line;  ///< kernel's, for direct
+};
+BOOST_DESCRIBE_STRUCT(ImageSpec, (), (format, path, size_mib, sha256, command_line))
+
+/// What VMs are made from; never changed after it was added.
+struct Image {
+  Meta meta;
+  ImageSpec spec;
+
+  ImageId id() const { return ImageId(meta.name); }
+};
+BOOST_DESCRIBE_STRUCT(Image, (), (meta, spec))
+
+}  // namespace virga

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "model/cluster.h"
+#include "model/event.h"
+#include "model/image.h"
+#include "model/network.h"
+#include "model/operation.h"
+#include "model/vm.h"
+
+/// Keys of resources in the Store: "kind/name" or "kind/tenant/name". The value is the resource's JSON.
+namespace virga::keys {
+
+inline constexpr std::string_view kRoot = "";
+inline constexpr std::string_view kMachine = "machine/";
+inline constexpr std::string_view kCluster = "cluster/";
+inline constexpr std::string_view kHost = "host/";
+inline constexpr std::string_view kImage = "image/";
+inline constexpr std::string_view kNetwork = "network/";
+inline constexpr std::string_view kPort = "port/";
+inline constexpr std::string_view kVm = "vm/";
+inline constexpr std::string_view kOperation = "operation/";
+inline constexpr std::string_view kOutbox = "outbox/";      ///< events on their way to the journal
+inline constexpr std::string_view kMeta = "meta/";          ///< incarnation, schema, authority
+inline constexpr std::string_view kToken = "token/";        ///< join tokens, by SHA-256
+inline constexpr std::string_view kIdempotency = "idempotency/";
+
+inline std::string of(const MachineId& id) { return std::string(kMachine) + id.value; }
+inline std::string of(const ClusterId& id) { return std::string(kCluster) + id.value; }
+inline std::string of(const HostId& id) { return std::string(kHost) + id.value; }
+inline std::string of(const ImageId& id) { return std::string(kImage) + id.value; }
+inline std::string of(const NetworkId& id) { return std::string(kNetwork) + id.value; }
+inline std::string of(const PortId& id) { return std::string(kPort) + id.value; }
+inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
+inline std::string of(const OperationId& id) { return std::string(kOperation) + id.value; }
+
+}  // namespace virga::keys

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "model/vm.h"
+
+namespace virga {
+
+struct LaunchDisk {
+  std::string name;      ///< "root" or the VmDisk's name
+  std::string path;      ///< below the shared directory: "vms/acme/web/root.qcow2"
+  std::string backing;   ///< image's disk below the shared directory that a new overlay is based on; or empty
+  Mib size_mib;
+};
+BOOST_DESCRIBE_STRUCT(LaunchDisk, (), (name, path, backing, size_mib))
+
+struct LaunchNic {
+  std::string port;     ///< PortId
+  std::string network;  ///< NetworkId
+  std::uint32_t vni = 0;
+  std::string mac;
+  std::string address;  ///< "10.50.0.10/24"
+  int mtu = 1450;
+};
+BOOST_DESCRIBE_STRUCT(LaunchNic, (), (port, network, vni, mac, address, mtu))
+
+/// A VM's resolved configuration: everything a host needs to run it, with the epoch that may. Written beside the
+/// VM's disks on shared storage at every placement, so that each host of the cluster can read it.
+struct VmLaunch {
+  VmId vm;
+  Epoch epoch;
+  VmIdentity identity;
+  int cpus = 1;
+  Millicores cpu_millicores;  ///< quota, > 0
+  int cpu_weight = 100;
+  Mib memory_mib;
+  std::string directory;     ///< below the shared directory: "vms/acme/web"
+  std::string kernel;        ///< below the shared directory; empty = boots from the root disk
+  std::string initrd;
+  std::string command_line;  ///< kernel's, complete
+  std::vector<LaunchDisk> disks;
+  std::vector<LaunchNic> nics;
+  std::map<std::string, std::string> parameters;
+  Duration downtime_ms_max = milliseconds(300);
+  std::string correlation;
+};
+BOOST_DESCRIBE_STRUCT(VmLaunch, (),
+                      (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, memory_mib, directory,
+                       kernel, initrd, command_line, disks, nics, parameters, downtime_ms_max,
+                       correlation))
+
+}  // namespace virga

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "model/meta.h"
+
+namespace virga {
+
+struct NetworkSpec {
+  ClusterId cluster;
+  std::uint32_t vni = 0;  ///< VXLAN network id, 1..2^24-1, unique in the cloud; 0 = the server picks
+  std::string subnet;     ///< IPv4, "10.50.0.0/24"; addresses are handed out from .10 on
+  int mtu = 1450;         ///< bytes, 1280..9000
+};
+BOOST_DESCRIBE_STRUCT(NetworkSpec, (), (cluster, vni, subnet, mtu))
+
+/// A tenant's own layer-2 segment; two tenants may use the same addresses.
+struct Network {
+  Meta meta;
+  NetworkSpec spec;
+
+  NetworkId id() const { return NetworkId(qualified(meta.tenant, meta.name)); }
+};
+BOOST_DESCRIBE_STRUCT(Network, (), (meta, spec))
+
+struct PortSpec {
+  VmId vm;
+  NetworkId network;
+  std::string mac;      ///< "52:54:00:..."
+  std::string address;  ///< IPv4 with prefix length, "10.50.0.10/24"
+};
+BOOST_DESCRIBE_STRUCT(PortSpec, (), (vm, network, mac, address))
+
+/// A VM's place on a network. Lives apart from VM and host, so that it survives every move.
+struct Port {
+  Meta meta;
+  PortSpec spec;
+
+  PortId id() const { return PortId(qualified(meta.tenant, meta.name)); }
+};
+BOOST_DESCRIBE_STRUCT(Port, (), (meta, spec))
+
+}  // namespace virga

@@ -1,0 +1,99 @@
+#include "runtime/cluster_view.h"
+
+#include "base/reflect.h"
+#include "model/keys.h"
+
+namespace virga {
+namespace {
+
+template <typename T>
+Result<void> apply_to(Table<T>& table, const Change& change, std::string_view prefix) {
+  const typename Table<T>::IdType id(change.entry.key.substr(prefix.size()));
+  if (change.removed) {
+    table.erase(id);
+    return {};
+  }
+  auto read = from_json_text<T>(change.entry.value);
+  if (!read) return wrap_error("read " + change.entry.key + " from the store", read.error());
+  read->meta.revision = change.entry.modified;
+  table.put(std::make_shared<const T>(std::move(*read)));
+  return {};
+}
+
+}  // namespace
+
+Result<void> ClusterView::apply(const Change& change) {
+  const std::string_view key = change.entry.key;
+  Result<void> done;
+  if (key.starts_with(keys::kVm)) {
+    const VmId id(std::string(key.substr(keys::kVm.size())));
+    const auto before = vms.share(id);
+    done = apply_to(vms, change, keys::kVm);
+    if (done.ok()) index_vm(before.get(), vms.find(id));
+  } else if (key.starts_with(keys::kOperation)) {
+    done = apply_to(operations, change, keys::kOperation);
+  } else if (key.starts_with(keys::kHost)) {
+    done = apply_to(hosts, change, keys::kHost);
+  } else if (key.starts_with(keys::kPort)) {
+    done = apply_to(ports, change, keys::kPort);
+  } else if (key.starts_with(keys::kNetwork)) {
+    done = apply_to(networks, change, keys::kNetwork);
+  } else if (key.starts_with(keys::kImage)) {
+    done = apply_to(images, change, keys::kImage);
+  } else if (key.starts_with(keys::kCluster)) {
+    done = apply_to(clusters, change, keys::kCluster);
+  } else if (key.starts_with(keys::kMachine)) {
+    done = apply_to(machines, change, keys::kMachine);
+  }
+  revision = std::max(revision, change.entry.modified);
+  return done;
+}
+
+void ClusterView::index_vm(const Vm* before, const Vm* after) {
+  const auto places = [](const Vm* vm) {
+    std::set<HostId> hosts_of_vm;
+    if (vm == nullptr) return hosts_of_vm;
+    if (!vm->status.host.empty()) hosts_of_vm.insert(vm->status.host);
+    const HostId& destination = vm->status.migration.destination;
+    if (!destination.empty()) hosts_of_vm.insert(destination);
+    return hosts_of_vm;
+  };
+  const auto old_places = places(before);
+  const auto new_places = places(after);
+  if (old_places == new_places) return;
+  if (vms_by_host_.use_count() > 1) vms_by_host_ = std::make_shared<HostIndex>(*vms_by_host_);
+  const VmId id = before != nullptr ? before->id() : after->id();
+  for (const HostId& host : old_places) (*vms_by_host_)[host].erase(id);
+  for (const HostId& host : new_places) (*vms_by_host_)[host].insert(id);
+}
+
+std::vector<const Vm*> ClusterView::vms_on(const HostId& host) const {
+  std::vector<const Vm*> found;
+  const auto entry = vms_by_host_->find(host);
+  if (entry == vms_by_host_->end()) return found;
+  found.reserve(entry->second.size());
+  for (const VmId& id : entry->second) {
+    if (const Vm* vm = vms.find(id)) found.push_back(vm);
+  }
+  return found;
+}
+
+std::vector<const Host*> ClusterView::hosts_of(const ClusterId& cluster) const {
+  std::vector<const Host*> members;
+  for (const auto& [id, host] : hosts.all()) {
+    if (host->spec.cluster == cluster) members.push_back(host.get());
+  }
+  return members;
+}
+
+std::vector<const Port*> ClusterView::ports_of(const VmId& vm) const {
+  std::vector<const Port*> found;
+  const auto& all = ports.all();
+  for (auto next = all.lower_bound(PortId(vm.value + "-")); next != all.end(); ++next) {
+    if (!next->first.value.starts_with(vm.value + "-")) break;
+    if (next->second->spec.vm == vm) found.push_back(next->second.get());
+  }
+  return found;
+}
+
+}  // namespace virga
