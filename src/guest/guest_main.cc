@@ -74,9 +74,11 @@ class Guest {
     say("GUEST-UP " + name_);
     load_modules("/etc/modules-late");
     watch_power_button();
+    say("GUEST-READY " + name_);
     if (setting(settings_, "spin", "0") == "1") spin();
     if (setting(settings_, "shell", "0") == "1") {
-      start_program({"/bin/busybox", "setsid", "-c", "/bin/busybox", "sh"});
+      start_program({"/bin/busybox", "sh", "-c",
+                     "busybox --install -s /bin; exec setsid -c sh -i"});
     }
     poller_.run();
   }
