@@ -165,6 +165,9 @@ class Documents(unittest.TestCase):
         self.assertEqual(self.found("see `src/base/b.h`"), ["docs.path"])
         self.assertEqual(self.found("[x](b.md)"), ["docs.link"])
         self.assertEqual(self.found("```\nscripts/none --fast\n```"), ["docs.command"])
+        self.assertEqual(self.found("see `src/base/b.h` (pending)"), [])
+        self.assertEqual(self.found("see `src/base/a.h` (pending)"), ["docs.pending"])
+        self.assertEqual(self.found("```\nscripts/none   # (pending) the demo\n```"), [])
         named = "docs/life-of-a-vm.md"
         self.assertEqual(self.found("`BigBox` `BigBox::open` `open()` `state`", named), [])
         self.assertEqual(self.found("`BigBox::close`", named), ["docs.name"])
