@@ -106,7 +106,8 @@ class Hypervisor {
 
   /// Source, step 3: hands over. Success: this copy will not run again by itself (`postmigrate`). Error: the guest
   /// runs on here and the other side has never run. Deadline 10 s; a peer that hangs is cut off before that.
-  virtual void switch_over(const VmId& vm, const Epoch& epoch, Callback<MigrationProgress> done) = 0;
+  virtual void switch_over(const VmId& vm, const Epoch& epoch,
+                           Callback<MigrationProgress> done) = 0;
 
   /// Destination, step 4: waits for the last of the state, runs the guest and announces its address. Deadline 10 s.
   virtual void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) = 0;
