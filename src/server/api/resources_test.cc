@@ -235,7 +235,7 @@ struct Bad {
   const char* field;
 };
 
-TEST_F(Resources, F_F18_unknown_fields_F_F19_wrong_types_F_F20_huge_and_nested_json_are_refused_by_name) {
+TEST_F(Resources, F_F21_unknown_fields_F_F22_wrong_types_F_F23_huge_and_nested_json_are_refused_by_name) {
   make_house();
   std::string nested = R"({"meta":{"name":"x"},"spec":)";
   for (int i = 0; i < 50; ++i) nested += R"({"a":)";
@@ -302,7 +302,7 @@ TEST_F(Resources, F_F18_unknown_fields_F_F19_wrong_types_F_F20_huge_and_nested_j
   EXPECT_EQ(view.revision, before) << "a refused request changes nothing";
 }
 
-TEST(Paths, F_F21_odd_names_F_F22_paths_that_climb_are_refused) {
+TEST(Paths, F_F24_odd_names_F_F25_paths_that_climb_are_refused) {
   for (const char* path : {"", "..", "a/..", "../a", "a/../b", "./a", "a/", "/a", "a b", "a\nb", "a;b", "a\\b", "~"}) {
     EXPECT_FALSE(api::check_path("path", path, false).ok()) << path;
   }
