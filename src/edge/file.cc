@@ -1,0 +1,123 @@
+#include "edge/file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+
+#include "edge/process.h"
+
+namespace virga {
+namespace {
+
+Errc code_of(int number) {
+  switch (number) {
+    case ENOENT: case ENOTDIR: return Errc::not_found;
+    case EACCES: case EPERM: case EROFS: return Errc::denied;
+    case ENOSPC: case EDQUOT: case ENOMEM: case EMFILE: case ENFILE: case EAGAIN: return Errc::exhausted;
+    case EEXIST: case EBUSY: case ETXTBSY: return Errc::conflict;
+    case EINVAL: case ENAMETOOLONG: return Errc::invalid;
+    default: return Errc::internal;
+  }
+}
+
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+Result<void> write_all(int descriptor, const std::string& path, const std::string& text) {
+  std::size_t written = 0;
+  while (written < text.size()) {
+    const ssize_t count = ::write(descriptor, text.data() + written, text.size() - written);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return errno_error("write " + path, errno);
+    written += static_cast<std::size_t>(count);
+  }
+  return {};
+}
+
+Result<void> fill_and_sync(int descriptor, const std::string& path, const std::string& text,
+                           int mode) {
+  if (auto done = write_all(descriptor, path, text); !done) return done;
+  if (::fchmod(descriptor, static_cast<mode_t>(mode)) != 0) {
+    return errno_error("set the mode of " + path, errno);
+  }
+  if (::fsync(descriptor) != 0) return errno_error("fsync " + path, errno);
+  return {};
+}
+
+}  // namespace
+
+Error errno_error(const std::string& what, int number) {
+  return make_error(code_of(number), fmt::format("{}: {}", what, std::strerror(number)));
+}
+
+Result<std::string> read_file(const std::string& path, std::size_t bytes_max) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file.valid()) return errno_error("open " + path, errno);
+  std::string text;
+  char piece[16384];
+  while (true) {
+    const ssize_t count = ::read(file.get(), piece, sizeof piece);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return errno_error("read " + path, errno);
+    if (count == 0) return text;
+    text.append(piece, static_cast<std::size_t>(count));
+    if (text.size() > bytes_max) {
+      return make_error(Errc::invalid, fmt::format("read {}: larger than {} bytes", path, bytes_max));
+    }
+  }
+}
+
+Result<void> write_file_atomically(const std::string& path, const std::string& text, int mode) {
+  std::string temporary = path + ".XXXXXX";
+  const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+  if (!file.valid()) return errno_error("make a new file beside " + path, errno);
+  if (auto done = fill_and_sync(file.get(), temporary, text, mode); !done) {
+    ::unlink(temporary.c_str());
+    return done;
+  }
+  if (::rename(temporary.c_str(), path.c_str()) != 0) {
+    const int number = errno;
+    ::unlink(temporary.c_str());
+    return errno_error("rename to " + path, number);
+  }
+  const Descriptor folder(::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!folder.valid() || ::fsync(folder.get()) != 0) {
+    return errno_error("fsync the folder of " + path, errno);
+  }
+  return {};
+}
+
+Result<void> write_kernel_file(const std::string& path, const std::string& text) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+  if (!file.valid()) return errno_error("open " + path, errno);
+  if (::write(file.get(), text.data(), text.size()) < 0) {
+    return errno_error(fmt::format("write \"{}\" to {}", text, path), errno);
+  }
+  return {};
+}
+
+Result<void> make_folders(const std::string& path, int mode) {
+  for (std::size_t end = 1; end <= path.size(); ++end) {
+    if (end != path.size() && path[end] != '/') continue;
+    const std::string folder = path.substr(0, end);
+    if (::mkdir(folder.c_str(), static_cast<mode_t>(mode)) != 0 && errno != EEXIST) {
+      return errno_error("make the folder " + folder, errno);
+    }
+  }
+  struct stat seen {};
+  if (::stat(path.c_str(), &seen) != 0) return errno_error("look at " + path, errno);
+  if (!S_ISDIR(seen.st_mode)) {
+    return make_error(Errc::conflict, "make the folder " + path + ": a file is in its place");
+  }
+  return {};
+}
+
+}  // namespace virga

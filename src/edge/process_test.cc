@@ -1,0 +1,145 @@
+#include "edge/process.h"
+
+#include <gtest/gtest.h>
+#include <fcntl.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+ProcessOptions shell(const std::string& script) {
+  ProcessOptions options;
+  options.arguments = {"/bin/sh", "-c", script};
+  options.environment = {{"PATH", "/usr/bin:/bin"}};
+  return options;
+}
+
+std::string run(const ProcessOptions& options) {
+  const auto output = run_process(options, seconds(20));
+  EXPECT_TRUE(output.ok()) << (output.ok() ? "" : output.error().text());
+  return output.ok() ? output->out : "";
+}
+
+TEST(ProcessTest, HelperOutputAndExitCodeAreReported) {
+  const auto output = run_process(shell("echo out; echo err >&2; exit 7"), seconds(20));
+  ASSERT_TRUE(output.ok());
+  EXPECT_EQ(output->out, "out\n");
+  EXPECT_EQ(output->err, "err\n");
+  EXPECT_EQ(output->exit.code, 7);
+}
+
+TEST(ProcessTest, HelperThatDoesNotEndIsKilledAtItsDeadline) {
+  const auto output = run_process(shell("sleep 60"), milliseconds(100));
+  ASSERT_FALSE(output.ok());
+  EXPECT_EQ(output.error().code, Errc::timeout);
+}
+
+TEST(ProcessTest, HelperOutputIsBounded) {
+  const auto output = run_process(shell("head -c 3000000 /dev/zero"), seconds(20));
+  ASSERT_TRUE(output.ok());
+  EXPECT_EQ(output->out.size(), 1U << 20);
+}
+
+TEST(ProcessTest, FailedExecNamesTheStepAndTheProgram) {
+  ProcessOptions options;
+  options.arguments = {"/no/such/program"};
+  const auto output = run_process(options, seconds(20));
+  ASSERT_FALSE(output.ok());
+  EXPECT_EQ(output.error().code, Errc::not_found);
+  EXPECT_NE(output.error().text().find("start /no/such/program: execute the program"),
+            std::string::npos);
+}
+
+TEST(ProcessTest, NothingIsInheritedButWhatIsHandedOver) {
+  const Descriptor secret(::open("/etc/hostname", O_RDONLY));  // without CLOEXEC, on purpose
+  const Descriptor wanted(::open("/etc/hostname", O_RDONLY | O_CLOEXEC));
+  ProcessOptions options = shell("ls /proc/self/fd; echo $SECRET");
+  options.descriptors = {{9, wanted.get()}};
+  ::setenv("SECRET", "leaked", 1);
+  // ls itself opens one more, which takes the lowest free number: 3.
+  EXPECT_EQ(run(options), "0\n1\n2\n3\n9\n\n");
+}
+
+TEST(ProcessTest, DescriptorsMayBeSwapped) {
+  Descriptor first(::open("/etc/hostname", O_RDONLY | O_CLOEXEC));
+  Descriptor second(::open("/etc/passwd", O_RDONLY | O_CLOEXEC));
+  ProcessOptions options;
+  options.arguments = {"/bin/readlink", "/proc/self/fd/" + std::to_string(first.get()),
+                       "/proc/self/fd/" + std::to_string(second.get())};
+  options.descriptors = {{first.get(), second.get()}, {second.get(), first.get()}};
+  EXPECT_EQ(run(options), "/etc/passwd\n/etc/hostname\n");
+}
+
+TEST(ProcessTest, F_B4_PrivilegesAreDroppedBeforeExec) {
+  ProcessOptions options = shell("id -u; id -G; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status");
+  options.user = 65534;
+  options.group = 65534;
+  EXPECT_EQ(run(options),
+            "65534\n65534\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\n");
+}
+
+TEST(ProcessTest, ChildIsFollowedToItsEnd) {
+  AsioLoop loop;
+  auto process = Process::spawn(loop, shell("exit 3"));
+  ASSERT_TRUE(process.ok()) << process.error().text();
+  ProcessExit seen;
+  (*process)->on_exit([&](ProcessExit exit) { seen = exit; loop.stop(); });
+  loop.after(seconds(20), [&] { loop.stop(); });
+  loop.run();
+  EXPECT_EQ(seen.code, 3);
+  EXPECT_FALSE((*process)->running());
+}
+
+TEST(ProcessTest, SignalEndsAChildThroughItsPidfd) {
+  AsioLoop loop;
+  auto process = Process::spawn(loop, shell("sleep 60"));
+  ASSERT_TRUE(process.ok()) << process.error().text();
+  EXPECT_TRUE((*process)->running());
+  ProcessExit seen;
+  (*process)->on_exit([&](ProcessExit exit) { seen = exit; loop.stop(); });
+  (*process)->signal(SIGKILL);
+  loop.after(seconds(20), [&] { loop.stop(); });
+  loop.run();
+  EXPECT_EQ(seen.signal, SIGKILL);
+}
+
+TEST(ProcessTest, AdoptionRefusesAReusedPid) {
+  AsioLoop loop;
+  auto process = Process::spawn(loop, shell("sleep 60"));
+  ASSERT_TRUE(process.ok());
+  const pid_t pid = (*process)->pid();
+  const std::uint64_t ticks = (*process)->start_ticks();
+  EXPECT_TRUE(Process::adopt(loop, pid, ticks).ok());
+  const auto wrong = Process::adopt(loop, pid, ticks + 1);
+  ASSERT_FALSE(wrong.ok());
+  EXPECT_EQ(wrong.error().code, Errc::not_found);
+  (*process)->signal(SIGKILL);
+  (*process)->on_exit([&](ProcessExit) { loop.stop(); });
+  loop.run();
+  EXPECT_EQ(Process::adopt(loop, pid, ticks).ok(), false);
+}
+
+TEST(FileTest, ReplacedFileIsWholeAndHasItsMode) {
+  char folder[] = "/tmp/virga-file-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const std::string deep = std::string(folder) + "/a/b";
+  ASSERT_TRUE(make_folders(deep).ok());
+  ASSERT_TRUE(make_folders(deep).ok());
+  ASSERT_TRUE(write_file_atomically(deep + "/x", "one").ok());
+  ASSERT_TRUE(write_file_atomically(deep + "/x", "two", 0600).ok());
+  EXPECT_EQ(*read_file(deep + "/x"), "two");
+  EXPECT_EQ(read_file(deep + "/x", 2).error().code, Errc::invalid);
+  EXPECT_EQ(read_file(deep + "/y").error().code, Errc::not_found);
+  EXPECT_EQ(write_file_atomically(deep + "/no/x", "z").error().code, Errc::not_found);
+  EXPECT_EQ(make_folders(deep + "/x/y").ok(), false);
+  EXPECT_EQ(::unlink((deep + "/x").c_str()), 0);
+  EXPECT_EQ(::rmdir(deep.c_str()), 0) << "a temporary file was left";
+  ::rmdir((std::string(folder) + "/a").c_str());
+  ::rmdir(folder);
+}
+
+}  // namespace
+}  // namespace virga
