@@ -49,6 +49,6 @@ build() {
   local preset=$1
   shift
   cd "$top" || return
-  cmake --preset "$preset"
+  cmake --preset "$preset" || return
   nice cmake --build --preset "$preset" --parallel "$(nproc)" "${@/#/--target=}"
 }
