@@ -39,27 +39,30 @@ std::string normalised(const Event& event, WallTime start) {
   return line + "\n";
 }
 
-void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs) {
+void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int cluster_hosts) {
   const ClusterPolicy policy = cloud.options().policy;
-  cloud.edit<Cluster>(ClusterId("c1"), [policy](Cluster& cluster) {
-    cluster.meta.name = "c1";
-    cluster.spec = {policy, "/shared"};
-  });
   cloud.edit<Image>(ImageId("tiny"), [](Image& image) {
     image.meta.name = "tiny";
     image.spec.path = "images/tiny";
   });
   for (int number = 1; number <= hosts; ++number) {
     const std::string name = fmt::format("host-{}", number);
+    const std::string cluster = fmt::format("c{}", (number - 1) / cluster_hosts + 1);
     cloud.add_host(HostId(name), capacity);
+    if ((number - 1) % cluster_hosts == 0) {
+      cloud.edit<Cluster>(ClusterId(cluster), [cluster, policy](Cluster& stored) {
+        stored.meta.name = cluster;
+        stored.spec = {policy, "/shared"};
+      });
+    }
     cloud.edit<Machine>(MachineId(name), [name, bmcs](Machine& machine) {
       machine.meta.name = name;
       machine.spec.bmc.protocol = bmcs ? BmcProtocol::redfish : BmcProtocol::none;
       machine.spec.bmc.url = "simulated";
     });
-    cloud.edit<virga::Host>(HostId(name), [name](virga::Host& host) {
+    cloud.edit<virga::Host>(HostId(name), [name, cluster](virga::Host& host) {
       host.meta.name = name;
-      host.spec.cluster = ClusterId("c1");
+      host.spec.cluster = ClusterId(cluster);
       host.spec.machine = MachineId(name);
     });
   }
@@ -70,7 +73,7 @@ void put_vm(Cloud& cloud, const ScenarioVm& vm) {
     const std::size_t slash = vm.id.value.find('/');
     stored.meta.tenant = vm.id.value.substr(0, slash);
     stored.meta.name = vm.id.value.substr(slash + 1);
-    stored.spec.cluster = ClusterId("c1");
+    stored.spec.cluster = vm.cluster;
     stored.spec.image = ImageId("tiny");
     stored.spec.cpu_millicores = vm.cpu;
     stored.spec.memory_mib = vm.memory;
@@ -84,7 +87,7 @@ Rehearsal play(const Scenario& scenario) {
   SimLoop loop;
   const WallTime start = loop.wall_now();
   Cloud cloud(loop, scenario.cloud);
-  found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs);
+  found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs, scenario.hosts);
   for (HostTruth& host : cloud.world().hosts()) host.watchdog = scenario.watchdogs;
   for (const ScenarioVm& vm : scenario.vms) put_vm(cloud, vm);
   for (const ScenarioEvent& event : scenario.events) {

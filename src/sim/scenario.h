@@ -11,6 +11,7 @@ namespace virga::sim {
 
 struct ScenarioVm {
   VmId id;
+  ClusterId cluster{"c1"};
   Millicores cpu{500};
   Mib memory{512};
   RestartPriority priority = RestartPriority::normal;
@@ -65,8 +66,9 @@ struct Rehearsal {
 /// Plays it on a new cloud. Deterministic.
 Rehearsal play(const Scenario& scenario);
 
-/// Writes the resources of a new cloud (cluster "c1", hosts with machines of the same names, image "tiny").
-void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs);
+/// Writes the resources of a new cloud: image "tiny", hosts "host-1" ... with machines of the same names, clusters "c1"
+/// ... of `cluster_hosts` hosts each.
+void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int cluster_hosts);
 void put_vm(Cloud& cloud, const ScenarioVm& vm);
 
 /// One line for each event: time, kind, subject and facts; without what was measured or numbered.
