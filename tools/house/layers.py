@@ -7,6 +7,8 @@ FREE = re.compile(r"(_test|bench|main|_fuzz)\.cc$")
 PLAN = re.compile(r"^src/arch/\w+/(planner|types)\.(h|cc)$")
 PLAN_MAY = {"base", "model", "view", "mechanism"}
 
+HIDDEN = ("boost/asio", "boost/beast")
+
 # std names -> headers any of which brings them. The precompiled header hides a missing one from the compiler.
 STANDARD = {
     r"std::string\b": ("string",), r"std::string_view\b": ("string_view", "string"),
@@ -34,6 +36,7 @@ def check(files):
             continue
         if not FREE.search(file.path):
             yield from allowed(file, folders, foreign)
+        yield from hides_asio(file, by_path)
         if file.is_header:
             yield from names_what_it_uses(file, by_path)
 
@@ -91,6 +94,15 @@ def reached(file, by_path, seen):
             seen.add(own.path)
             found |= reached(own, by_path, seen)
     return found
+
+
+def hides_asio(file, by_path):
+    """Asio is compiled in src/edge alone; its headers cost every other file seconds."""
+    if not file.path.startswith("src/edge/"):
+        direct = {name for _, name, _ in file.includes}
+        for name in sorted(reached(file, by_path, {file.path}) - direct):
+            if name.startswith(HIDDEN):
+                yield file.finding(1, "layer.asio", f"reaches <{name}> through a header of src/edge")
 
 
 def names_what_it_uses(file, by_path):
