@@ -17,8 +17,8 @@ HttpResponse json_response(int status, const json::object& body) {
 }
 
 HttpResponse error_response(int status, const std::string& message) {
-  return json_response(
-      status, {{"error", {{"code", "Base.1.8.GeneralError"}, {"message", message}}}});
+  return json_response(status,
+                       {{"error", {{"code", "Base.1.8.GeneralError"}, {"message", message}}}});
 }
 
 std::string decode_base64(const std::string& text) {
@@ -56,10 +56,9 @@ void BmcService::handle(HttpRequest request, std::shared_ptr<HttpReply> reply) {
   if (mode != BmcMode::lies) told_.reset();
   if (mode == BmcMode::silent) return keep_silent(std::move(reply));
   if (mode != BmcMode::slow) return reply->send(answer(request, mode));
-  loop_.after(options_.slow_answer_ms,
-              [this, request, reply, mode, alive = std::weak_ptr(alive_)] {
-                if (!alive.expired()) reply->send(answer(request, mode));
-              });
+  loop_.after(options_.slow_answer_ms, [this, request, reply, mode, alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) reply->send(answer(request, mode));
+  });
 }
 
 // Kept, because dropping the reply would answer in its own way.

@@ -17,14 +17,14 @@ namespace virga {
 class MachineSwitch {
  public:
   virtual ~MachineSwitch() = default;
-  virtual MachinePower power() = 0;            ///< as it really is, not as it was commanded
-  virtual void force_off() = 0;                ///< begins; power() tells when it is done
-  virtual Result<void> switch_on() = 0;        ///< begins
+  virtual MachinePower power() = 0;      ///< as it really is, not as it was commanded
+  virtual void force_off() = 0;          ///< begins; power() tells when it is done
+  virtual Result<void> switch_on() = 0;  ///< begins
   virtual BmcMode mode() = 0;
 };
 
 struct BmcServiceOptions {
-  std::string system;    ///< the name in /redfish/v1/Systems/NAME
+  std::string system;  ///< the name in /redfish/v1/Systems/NAME
   std::string user;
   std::string password;
   Duration slow_answer_ms = seconds(6);

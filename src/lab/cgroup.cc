@@ -1,9 +1,9 @@
 #include "lab/cgroup.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -67,10 +67,9 @@ Result<void> remove_folder(const std::string& path) {
   return make_error(Errc::conflict, "remove the cgroup " + path + ": " + strerror(errno));
 }
 
-void wait_a_millisecond() {
-  const timespec span{0, 1'000'000};
-  nanosleep(&span, nullptr);
-}
+// Version 1 tells neither that a group is frozen nor that it has become empty: one can only look
+// again.
+void pause_before_next_look() { poll(nullptr, 0, 1); }
 
 }  // namespace
 
@@ -92,7 +91,8 @@ std::vector<std::string> LabCgroup::folders() const {
   return found;
 }
 
-// Nothing of Virga moves processes between freezer groups, so that this hierarchy alone tells what belongs together.
+// Nothing of Virga moves processes between freezer groups, so that this hierarchy alone tells what
+// belongs together.
 std::string LabCgroup::tracking_folder() const { return folders().back(); }
 
 Result<void> LabCgroup::create() const {
@@ -121,7 +121,7 @@ Result<void> LabCgroup::create() const {
   return {};
 }
 
-Result<void> LabCgroup::limit(const CgroupLimits& limits) const {
+Result<void> LabCgroup::limit(const LabHostLimits& limits) const {
   const std::int64_t quota = limits.cpu_millicores.value * kPeriodMicroseconds / 1000;
   const std::string period = std::to_string(kPeriodMicroseconds);
   const std::string memory = std::to_string(to_bytes(limits.memory_mib).value);
@@ -179,24 +179,44 @@ Result<void> LabCgroup::freeze() const {
     } else if (read_word(tracking_folder() + "/freezer.state") == "FROZEN") {
       return {};
     }
-    wait_a_millisecond();
+    pause_before_next_look();
   }
   return make_error(Errc::timeout, "freeze the cgroup " + name_ + ": not done within 1 s");
 }
 
 Result<void> LabCgroup::thaw() const { return set_frozen(false); }
 
-// A group that does not freeze in time is killed all the same; who still forks is met by the next pass.
+// A group that does not freeze in time is killed all the same; who still forks is met by the next
+// pass.
 void LabCgroup::kill_all() const {
   [[maybe_unused]] const auto frozen = freeze();
   for (const pid_t pid : processes()) kill_by_pidfd(pid);
   [[maybe_unused]] const auto thawed = thaw();
 }
 
+Result<void> LabCgroup::end_all() const {
+  constexpr int kLooksMax = 10'000;
+  constexpr int kLooksPerKill = 20;
+  for (int look = 0; look < kLooksMax; ++look) {
+    if (processes().empty()) return {};
+    if (look % kLooksPerKill == 0) kill_all();
+    pause_before_next_look();
+  }
+  return make_error(Errc::timeout,
+                    "end the processes in the cgroup " + name_ + ": some survive SIGKILL for 10 s");
+}
+
+// The kernel counts a process in its group for a moment after it has left the list.
 Result<void> LabCgroup::remove() const {
+  constexpr int kLooksMax = 2000;
   for (const std::string& folder : folders()) {
     for (const fs::path& path : tree_of(folder)) {
-      if (auto done = remove_folder(path.string()); !done) return done;
+      Result<void> done = remove_folder(path.string());
+      for (int look = 0; look < kLooksMax && !done; ++look) {
+        pause_before_next_look();
+        done = remove_folder(path.string());
+      }
+      if (!done) return done;
     }
   }
   return {};

@@ -11,7 +11,7 @@
 namespace virga {
 
 /// What a lab host declares and cannot exceed.
-struct CgroupLimits {
+struct LabHostLimits {
   Millicores cpu_millicores;
   Mib memory_mib;
 };
@@ -31,7 +31,7 @@ class LabCgroup {
   Result<void> create() const;
 
   /// The period is 20 ms, so that who is held back by the quota waits no longer than that.
-  Result<void> limit(const CgroupLimits& limits) const;
+  Result<void> limit(const LabHostLimits& limits) const;
 
   /// Files that take the pid of a process which is to be born in here.
   std::vector<std::string> procs_files() const;
@@ -47,7 +47,10 @@ class LabCgroup {
   /// some milliseconds later, see processes().
   void kill_all() const;
 
-  /// Removes it and all below. Errors: conflict (still holds processes).
+  /// Kills until none is left. Blocks, at most 10 s. Errors: timeout.
+  Result<void> end_all() const;
+
+  /// Removes it and all below. Blocks, at most 2 s a folder. Errors: conflict (still holds processes).
   Result<void> remove() const;
 
   /// Removes it when no group is below. Errors: conflict.

@@ -69,8 +69,8 @@ void ControlSocket::read_request(int client) {
   text.resize(static_cast<std::size_t>(bytes));
   auto request = from_json_text<LabRequest>(text);
   if (!request) {
-    return answer(client, LabReply{std::string(to_string(request.error().code)),
-                                   request.error().text(), {}});
+    return answer(
+        client, LabReply{std::string(to_string(request.error().code)), request.error().text(), {}});
   }
   handler_(std::move(*request), [this, client, alive = std::weak_ptr(alive_)](LabReply reply) {
     if (!alive.expired()) answer(client, reply);

@@ -25,26 +25,32 @@ struct DevOptions {
 };
 
 std::string check_instance(const std::string& name) {
-  const bool good = !name.empty() && name.size() <= 8 &&
-                    name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789") == std::string::npos;
+  const bool good =
+      !name.empty() && name.size() <= 8 &&
+      name.find_first_not_of("abcdefghijklmnopqrstuvwxyz0123456789") == std::string::npos;
   return good ? "" : "an instance has 1 to 8 of a-z and 0-9, because link names are made of it";
 }
 
 void add_options(CLI::App& app, DevOptions& options) {
   LabOptions& lab = options.lab;
   app.add_option("--hosts", lab.hosts, "number of hosts")
-      ->check(CLI::Range(1, LabNetwork::kHostsMax))->capture_default_str();
+      ->check(CLI::Range(1, LabNetwork::kHostsMax))
+      ->capture_default_str();
   app.add_option("--instance", lab.instance, "name; labs of different names run side by side")
-      ->check(check_instance)->capture_default_str();
+      ->check(check_instance)
+      ->capture_default_str();
   app.add_option("--data", lab.data, "folder that is kept; default /var/lib/virga/lab/INSTANCE");
   app.add_option("--listen", lab.listen, "127.0.0.1:PORT of the API; port 0 = any free one")
       ->capture_default_str();
   app.add_option("--host-cpus", options.host_cpus, "processor cores of a host")
-      ->check(CLI::Range(0.1, 256.0))->capture_default_str();
+      ->check(CLI::Range(0.1, 256.0))
+      ->capture_default_str();
   app.add_option("--host-memory-mib", options.host_memory_mib, "memory of a host")
-      ->check(CLI::Range(256, 1 << 20))->capture_default_str();
+      ->check(CLI::Range(256, 1 << 20))
+      ->capture_default_str();
   app.add_option("--watchdog-s", lab.watchdog_s, "watchdog of a host; 0 = hosts have none")
-      ->check(CLI::Range(0, 600))->capture_default_str();
+      ->check(CLI::Range(0, 600))
+      ->capture_default_str();
   app.add_option("--server-program", lab.server_program, "runs instead of virgad as the server");
   app.add_option("--agent-program", lab.agent_program, "runs instead of virgad as the agents");
   app.add_flag("--clean", options.clean, "only remove what a crashed run has left");

@@ -13,8 +13,11 @@ constexpr Duration kLookEvery = milliseconds(100);
 }  // namespace
 
 Enrolment::Enrolment(AsioLoop& loop, EnrolmentPlan plan, Callback<void> done)
-    : loop_(loop), plan_(std::move(plan)), done_(std::move(done)),
-      ready_deadline_(loop.now() + kReadyWithin), timer_(loop) {
+    : loop_(loop),
+      plan_(std::move(plan)),
+      done_(std::move(done)),
+      ready_deadline_(loop.now() + kReadyWithin),
+      timer_(loop) {
   const json::object cluster{{"meta", {{"name", plan_.cluster}}},
                              {"spec", {{"shared_directory", plan_.shared_directory}}}};
   steps_.push_back({"/v1/clusters", json::serialize(cluster), ""});
@@ -51,8 +54,8 @@ void Enrolment::wait_until_ready() {
     }
     const std::string seen =
         response ? "status " + std::to_string(response->status) : response.error().text();
-    done_(make_error(Errc::timeout,
-                     "wait for the server at " + plan_.api + "/readyz: not ready within 60 s: " + seen));
+    done_(make_error(Errc::timeout, "wait for the server at " + plan_.api +
+                                        "/readyz: not ready within 60 s: " + seen));
   });
 }
 
@@ -83,8 +86,8 @@ void Enrolment::answered(std::size_t index, const Result<HttpResponse>& response
     if (token == nullptr || !token->is_string()) {
       return done_(make_error(Errc::internal, what + ": the answer holds no token"));
     }
-    auto written = write_file_atomically(
-        step.token_path, std::string(token->get_string().c_str()) + "\n", 0600);
+    auto written = write_file_atomically(step.token_path,
+                                         std::string(token->get_string().c_str()) + "\n", 0600);
     if (!written) return done_(written);
   }
   run(index + 1);

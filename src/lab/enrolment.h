@@ -17,7 +17,7 @@ struct EnrolmentHost {
 };
 
 struct EnrolmentPlan {
-  std::string api;      ///< "http://127.0.0.1:7070"
+  std::string api;  ///< "http://127.0.0.1:7070"
   std::string cluster;
   std::string shared_directory;
   std::string bmc_user;

@@ -65,8 +65,8 @@ void Lab::start(Callback<void> done) {
 }
 
 Result<void> Lab::build() {
-  for (const auto& folder : {paths_.data + "/log", paths_.server(), paths_.shared(), paths_.control,
-                             paths_.runtime}) {
+  for (const auto& folder :
+       {paths_.data + "/log", paths_.server(), paths_.shared(), paths_.control, paths_.runtime}) {
     if (auto made = make_folders(folder, 0755); !made) return made;
   }
   auto password = keep_password(paths_.bmc_password());
@@ -76,16 +76,15 @@ Result<void> Lab::build() {
   if (!prefix) return prefix.error();
   network_ = std::make_unique<LabNetwork>(LabPlan{options_.instance, *prefix, options_.hosts});
   if (auto made = network_->create(); !made) return made;
-  auto control = ControlSocket::listen(
-      loop_, paths_.control + "/control.sock",
-      [this](LabRequest request, ControlSocket::Reply reply) {
-        handle(std::move(request), std::move(reply));
-      });
+  auto control = ControlSocket::listen(loop_, paths_.control + "/control.sock",
+                                       [this](LabRequest request, ControlSocket::Reply reply) {
+                                         handle(std::move(request), std::move(reply));
+                                       });
   if (!control) return control.error();
   control_ = std::move(*control);
   for (int index = 1; index <= options_.hosts; ++index) {
-    hosts_.push_back(std::make_unique<LabHost>(loop_, options_, *network_, index,
-                                               [this] { save_state(); }));
+    hosts_.push_back(
+        std::make_unique<LabHost>(loop_, options_, *network_, index, [this] { save_state(); }));
     if (auto made = hosts_.back()->prepare(); !made) return made;
     if (auto started = hosts_.back()->start_bmc(); !started) return started;
   }
@@ -95,10 +94,14 @@ Result<void> Lab::build() {
 Result<void> Lab::start_server() {
   if (auto made = server_cgroup_.create(); !made) return made;
   ProcessOptions start;
-  start.arguments = {options_.server_program, "server",
-                     "--data", paths_.server(),
-                     "--listen", options_.listen,
-                     "--agents", network_->plan().server_address() + ":" + std::to_string(kAgentsPort)};
+  start.arguments = {options_.server_program,
+                     "server",
+                     "--data",
+                     paths_.server(),
+                     "--listen",
+                     options_.listen,
+                     "--agents",
+                     network_->plan().server_address() + ":" + std::to_string(kAgentsPort)};
   start.environment = lab_environment();
   start.output_path = paths_.log("server");
   start.cgroup_procs = server_cgroup_.procs_files();
@@ -123,7 +126,8 @@ void Lab::enrol(Callback<void> done) {
 
 Result<void> Lab::power_on_hosts() {
   for (const auto& host : hosts_) {
-    if (auto done = host->power_on(); !done) return wrap_error("power on " + host->name(), done.error());
+    if (auto done = host->power_on(); !done)
+      return wrap_error("power on " + host->name(), done.error());
   }
   return {};
 }
@@ -165,7 +169,8 @@ void Lab::save_state() {
     state.api = "http://" + options_.listen;
     state.control_socket = paths_.control + "/control.sock";
     state.runtime_folder = paths_.runtime;
-    state.network_namespaces = {plan.switch_namespace(), plan.bmc_namespace(), plan.client_namespace()};
+    state.network_namespaces = {plan.switch_namespace(), plan.bmc_namespace(),
+                                plan.client_namespace()};
     state.links = {plan.server_link(), plan.bmc_link()};
     state.cgroups = {lab_cgroup_name(options_.instance)};
     state.processes.push_back({"dev", getpid(), 0});
@@ -209,18 +214,22 @@ LabHost* Lab::find(const std::string& name) {
 void Lab::handle(LabRequest request, ControlSocket::Reply reply) {
   LabHost* host = find(request.host);
   switch (request.kind) {
-    case LabRequestKind::status: return reply(reply_of(to_json(status())));
-    case LabRequestKind::heal: return reply(reply_of(heal(request.host)));
+    case LabRequestKind::status:
+      return reply(reply_of(to_json(status())));
+    case LabRequestKind::heal:
+      return reply(reply_of(heal(request.host)));
     case LabRequestKind::attach_client: {
       auto device = network_->attach_client(request.vni, request.address);
       if (!device) return reply(reply_of(Result<void>(device.error())));
-      return reply(reply_of(json::object{{"namespace", network_->plan().client_namespace()},
-                                         {"device", *device}}));
+      return reply(reply_of(
+          json::object{{"namespace", network_->plan().client_namespace()}, {"device", *device}}));
     }
-    case LabRequestKind::fail: return fail(request, reply);
+    case LabRequestKind::fail:
+      return fail(request, reply);
     // A BMC waits for its answer: what it asked for is done afterwards.
     case LabRequestKind::power_on:
-    case LabRequestKind::powered_off: break;
+    case LabRequestKind::powered_off:
+      break;
   }
   reply(LabReply{});
   if (host == nullptr) return;

@@ -82,18 +82,26 @@ Result<void> LabHost::start_bmc() {
   const LabCgroup group(lab_cgroup_name(options_.instance) + "/bmc");
   if (auto made = group.create(); !made) return made;
   ProcessOptions start = program("bmc");
-  start.arguments = {options_.own_program, "bmc",
-                     "--listen", network_.plan().bmc_address(index_) + ":" + std::to_string(kBmcPort),
-                     "--host", name_,
-                     "--instance", options_.instance,
-                     "--cgroup", cgroup_.name(),
-                     "--power-file", runtime("power"),
-                     "--mode-file", runtime("bmc-mode"),
-                     "--password-file", paths_.bmc_password()};
+  start.arguments = {options_.own_program,
+                     "bmc",
+                     "--listen",
+                     network_.plan().bmc_address(index_) + ":" + std::to_string(kBmcPort),
+                     "--host",
+                     name_,
+                     "--instance",
+                     options_.instance,
+                     "--cgroup",
+                     cgroup_.name(),
+                     "--power-file",
+                     runtime("power"),
+                     "--mode-file",
+                     runtime("bmc-mode"),
+                     "--password-file",
+                     paths_.bmc_password()};
   if (options_.watchdog_s > 0) {
-    start.arguments.insert(start.arguments.end(),
-                           {"--watchdog", runtime("watchdog"), "--watchdog-s",
-                            std::to_string(options_.watchdog_s)});
+    start.arguments.insert(
+        start.arguments.end(),
+        {"--watchdog", runtime("watchdog"), "--watchdog-s", std::to_string(options_.watchdog_s)});
   }
   start.cgroup_procs = group.procs_files();
   start.network_namespace = bmc_namespace_.get();
@@ -118,24 +126,35 @@ Result<void> LabHost::power_on() {
 
 Result<void> LabHost::start_programs() {
   ProcessOptions leash = program("leash");
-  leash.arguments = {options_.own_program, "leash", "--socket", runtime("leash.sock"),
-                     "--state", runtime("leash.state")};
+  leash.arguments = {options_.own_program,  "leash",   "--socket",
+                     runtime("leash.sock"), "--state", runtime("leash.state")};
   if (options_.watchdog_s > 0) {
-    leash.arguments.insert(leash.arguments.end(), {"--watchdog", runtime("watchdog"), "--watchdog-s",
-                                                   std::to_string(options_.watchdog_s)});
+    leash.arguments.insert(
+        leash.arguments.end(),
+        {"--watchdog", runtime("watchdog"), "--watchdog-s", std::to_string(options_.watchdog_s)});
   }
   ProcessOptions agent = program("agent");
   const LabPlan& plan = network_.plan();
-  agent.arguments = {options_.agent_program, "agent",
-                     "--server", "wss://" + plan.server_address() + ":" + std::to_string(kAgentsPort),
-                     "--token-file", paths_.token(name_),
-                     "--data", paths_.host_data(name_),
-                     "--name", name_,
-                     "--address", plan.management_address(index_),
-                     "--tenant-address", plan.tenant_address(index_),
-                     "--leash", runtime("leash.sock"),
-                     "--shared", paths_.shared(),
-                     "--cgroup-base", cgroup_.name()};
+  agent.arguments = {options_.agent_program,
+                     "agent",
+                     "--server",
+                     "wss://" + plan.server_address() + ":" + std::to_string(kAgentsPort),
+                     "--token-file",
+                     paths_.token(name_),
+                     "--data",
+                     paths_.host_data(name_),
+                     "--name",
+                     name_,
+                     "--address",
+                     plan.management_address(index_),
+                     "--tenant-address",
+                     plan.tenant_address(index_),
+                     "--leash",
+                     runtime("leash.sock"),
+                     "--shared",
+                     paths_.shared(),
+                     "--cgroup-base",
+                     cgroup_.name()};
   for (ProcessOptions* start : {&leash, &agent}) {
     start->environment["VIRGA_BOOT_ID"] = boot_id_;
     start->cgroup_procs = cgroup_.child("system").procs_files();
@@ -160,7 +179,8 @@ void LabHost::power_off(Callback<void> done) {
   wait_until_empty(kLooksMax, std::move(done));
 }
 
-// The group is killed again at every look: a process may have been born into it by one that was not frozen yet.
+// The group is killed again at every look: a process may have been born into it by one that was not
+// frozen yet.
 void LabHost::wait_until_empty(int looks_left, Callback<void> done) {
   waiting_.set_after(kLookEvery, [this, looks_left, done = std::move(done)] {
     if (cgroup_.processes().empty()) {
@@ -194,16 +214,22 @@ void LabHost::powered_off_by_bmc() {
 
 Result<void> LabHost::fail(const LabRequest& fault) {
   switch (fault.how) {
-    case LabFault::none: return {};
-    case LabFault::power: return make_error(Errc::internal, "power_off() cuts the power");
-    case LabFault::link: return network_.set_cut(index_, fault.network, true);
-    case LabFault::link_oneway: return network_.set_one_way(index_, fault.network, true);
+    case LabFault::none:
+      return {};
+    case LabFault::power:
+      return make_error(Errc::internal, "power_off() cuts the power");
+    case LabFault::link:
+      return network_.set_cut(index_, fault.network, true);
+    case LabFault::link_oneway:
+      return network_.set_one_way(index_, fault.network, true);
     case LabFault::hang: {
       auto done = cgroup_.freeze();
       frozen_ = done.ok();
       return done;
     }
-    case LabFault::qemu: kill_hypervisors(); return {};
+    case LabFault::qemu:
+      kill_hypervisors();
+      return {};
     case LabFault::agent:
       agent_.hold(fault.hold);
       agent_.signal(SIGKILL);

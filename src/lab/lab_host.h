@@ -45,7 +45,9 @@ class LabHost {
   Result<void> heal();
 
  private:
-  std::string runtime(const std::string& file) const { return paths_.host_runtime(name_) + "/" + file; }
+  std::string runtime(const std::string& file) const {
+    return paths_.host_runtime(name_) + "/" + file;
+  }
   ProcessOptions program(const std::string& log_name) const;
   Result<void> start_programs();
   void wait_until_empty(int looks_left, Callback<void> done);

@@ -10,20 +10,21 @@ namespace virga {
 /// What `virgad dev` was told.
 struct LabOptions {
   std::string instance = kLabInstanceDefault;  ///< names all that it makes; 1 to 8 of a-z, 0-9
-  std::string data;                            ///< kept between runs; empty = /var/lib/virga/lab/INSTANCE
-  std::string listen = "127.0.0.1:7070";       ///< of the API; loopback only
+  std::string data;  ///< kept between runs; empty = /var/lib/virga/lab/INSTANCE
+  std::string listen = "127.0.0.1:7070";  ///< of the API; loopback only
   int hosts = 3;
-  CgroupLimits limits{{1000}, {2048}};         ///< what each host declares and cannot exceed
-  int watchdog_s = 10;                         ///< 0 = the hosts have none
-  std::string own_program;                     ///< absolute path; runs as leash and BMC
-  std::string server_program;                  ///< what runs as server and agent: own_program, or a test's stand-in
+  LabHostLimits limits{{1000}, {2048}};  ///< what each host declares and cannot exceed
+  int watchdog_s = 10;                   ///< 0 = the hosts have none
+  std::string own_program;               ///< absolute path; runs as leash and BMC
+  std::string server_program;  ///< what runs as server and agent: own_program, or a test's stand-in
   std::string agent_program;
 };
 
 /// Where the files of a lab lie. Sockets, switches and the leashes' state are on tmpfs, where no disk can stop them.
 struct LabPaths {
   explicit LabPaths(const LabOptions& options)
-      : data(options.data), control("/run/virga-lab/" + options.instance),
+      : data(options.data),
+        control("/run/virga-lab/" + options.instance),
         runtime("/dev/shm/virga-lab-" + options.instance) {}
 
   std::string data;

@@ -46,8 +46,8 @@ struct LabRequest {
   std::string host;  ///< "host-1" or, for fail power|hang and heal, "server"; heal: empty = all
   LabFault how = LabFault::power;
   LabNetworkName network = LabNetworkName::all;
-  std::string bmc;      ///< a BmcMode; empty = leave it
-  bool hold = false;    ///< agent, leash: stays down until heal
+  std::string bmc;    ///< a BmcMode; empty = leave it
+  bool hold = false;  ///< agent, leash: stays down until heal
   std::uint32_t vni = 0;
   std::string address;  ///< attach_client: "10.50.0.250/24"
 };

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
-#include <time.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -19,32 +18,6 @@ namespace virga {
 namespace {
 
 namespace fs = std::filesystem;
-
-void wait_10_ms() {
-  const timespec span{0, 10'000'000};
-  nanosleep(&span, nullptr);
-}
-
-Result<void> end_processes(const LabCgroup& group) {
-  constexpr int kPassesMax = 1000;
-  for (int pass = 0; pass < kPassesMax; ++pass) {
-    if (group.processes().empty()) return {};
-    group.kill_all();
-    wait_10_ms();
-  }
-  return make_error(Errc::timeout, "end the processes in the cgroup " + group.name() +
-                                       ": some survive SIGKILL for 10 s");
-}
-
-// The kernel counts a process in its group for a moment after it has left the list.
-Result<void> remove_group(const LabCgroup& group) {
-  Result<void> done = group.remove();
-  for (int pass = 0; pass < 200 && !done; ++pass) {
-    wait_10_ms();
-    done = group.remove();
-  }
-  return done;
-}
 
 /// The effective capabilities of this process, as the kernel's bit set.
 std::uint64_t capabilities() {
@@ -70,9 +43,9 @@ bool has_program(const std::string& name) {
 Result<void> clean_lab(const LabOptions& options) {
   const LabPaths paths(options);
   const LabCgroup group(lab_cgroup_name(options.instance));
-  if (auto ended = end_processes(group); !ended) return ended;
+  if (auto ended = group.end_all(); !ended) return ended;
   if (auto removed = LabNetwork::remove_all(options.instance); !removed) return removed;
-  if (auto removed = remove_group(group); !removed) return removed;
+  if (auto removed = group.remove(); !removed) return removed;
   // The folder of all labs goes with the last of them.
   [[maybe_unused]] const auto others = LabCgroup("virga-lab").remove_if_empty();
   std::error_code error;
@@ -87,10 +60,13 @@ Result<void> check_lab_rights() {
   const std::uint64_t bits = capabilities();
   const auto lacks = [bits](int number) { return (bits >> number & 1) == 0; };
   std::string missing;
-  if (lacks(kSysAdmin)) missing += "\n  CAP_SYS_ADMIN, to make network namespaces: run it with sudo";
-  if (lacks(kNetAdmin)) missing += "\n  CAP_NET_ADMIN, to make links and addresses: run it with sudo";
+  if (lacks(kSysAdmin))
+    missing += "\n  CAP_SYS_ADMIN, to make network namespaces: run it with sudo";
+  if (lacks(kNetAdmin))
+    missing += "\n  CAP_NET_ADMIN, to make links and addresses: run it with sudo";
   for (const char* program : {"ip", "bridge"}) {
-    if (!has_program(program)) missing += std::string("\n  the program ") + program + ": apt-get install iproute2";
+    if (!has_program(program))
+      missing += std::string("\n  the program ") + program + ": apt-get install iproute2";
   }
   if (!has_program("nft")) missing += "\n  the program nft: apt-get install nftables";
   if (missing.empty()) {
@@ -110,8 +86,9 @@ Result<int> lock_lab(const std::string& instance) {
   if (file < 0) return make_error(Errc::denied, "open " + path + ": " + strerror(errno));
   if (flock(file, LOCK_EX | LOCK_NB) == 0) return file;
   close(file);
-  return make_error(Errc::conflict, "start the lab \"" + instance +
-                                        "\": it runs already; end it, or choose another --instance");
+  return make_error(
+      Errc::conflict,
+      "start the lab \"" + instance + "\": it runs already; end it, or choose another --instance");
 }
 
 }  // namespace virga

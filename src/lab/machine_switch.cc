@@ -32,7 +32,8 @@ Result<std::unique_ptr<CgroupMachine>> CgroupMachine::open(AsioLoop& loop,
     return make_error(errno == ENOENT ? Errc::not_found : Errc::denied,
                       "open the watchdog's pipe " + options.watchdog_path + ": " + strerror(errno));
   }
-  loop.watch_descriptor(made->watchdog_.get(), [machine = made.get()] { machine->read_watchdog(); });
+  loop.watch_descriptor(made->watchdog_.get(),
+                        [machine = made.get()] { machine->read_watchdog(); });
   return made;
 }
 

@@ -37,9 +37,12 @@ struct NetworkNames {
 
 NetworkNames names_of(LabNetworkName network) {
   switch (network) {
-    case LabNetworkName::storage: return {"storage", "stor0", 's'};
-    case LabNetworkName::tenant: return {"tenant", "ten0", 't'};
-    default: return {"management", "mgmt0", 'm'};
+    case LabNetworkName::storage:
+      return {"storage", "stor0", 's'};
+    case LabNetworkName::tenant:
+      return {"tenant", "ten0", 't'};
+    default:
+      return {"management", "mgmt0", 'm'};
   }
 }
 
@@ -94,7 +97,8 @@ Result<void> ip_batch(const std::string& name_space, const Lines& lines) {
   for (const auto& line : lines) text += line + "\n";
   const bool written = file.valid() && write(file.get(), text.data(), text.size()) ==
                                            static_cast<ssize_t>(text.size());
-  if (!written) return make_error(Errc::exhausted, std::string("write ") + path + ": " + strerror(errno));
+  if (!written)
+    return make_error(Errc::exhausted, std::string("write ") + path + ": " + strerror(errno));
   Words words{"ip"};
   if (!name_space.empty()) words.insert(words.end(), {"-n", name_space});
   words.insert(words.end(), {"-batch", path});
@@ -116,7 +120,8 @@ bool overlaps(const std::string& prefix, std::uint32_t address) {
   int first = 0;
   int second = 0;
   if (sscanf(prefix.c_str(), "%d.%d", &first, &second) != 2) return true;
-  return address >> 16 == (static_cast<std::uint32_t>(first) << 8 | static_cast<std::uint32_t>(second));
+  return address >> 16 ==
+         (static_cast<std::uint32_t>(first) << 8 | static_cast<std::uint32_t>(second));
 }
 
 /// Addresses and route destinations of the root namespace, the default route left out.
@@ -154,6 +159,10 @@ std::vector<std::string> namespaces_of(const std::string& instance) {
   return found;
 }
 
+bool namespace_exists(const std::string& name) {
+  return access((std::string(kNamespaceFolder) + "/" + name).c_str(), F_OK) == 0;
+}
+
 bool link_exists(const std::string& name) {
   return access(("/sys/class/net/" + name).c_str(), F_OK) == 0;
 }
@@ -186,14 +195,15 @@ Result<std::string> LabNetwork::free_prefix() {
 Result<void> LabNetwork::create() {
   const std::string sw = plan_.switch_namespace();
   auto done = ip_batch(
-      "", {"netns add " + sw, "netns add " + plan_.bmc_namespace(),
-           "netns add " + plan_.client_namespace(),
-           "link add " + plan_.server_link() + " type veth peer name server netns " + sw,
-           "link add " + plan_.bmc_link() + " type veth peer name bmc0 netns " + plan_.bmc_namespace(),
-           "addr add " + plan_.server_address() + "/24 dev " + plan_.server_link(),
-           "link set " + plan_.server_link() + " up",
-           "addr add " + plan_.prefix + ".3.1/24 dev " + plan_.bmc_link(),
-           "link set " + plan_.bmc_link() + " up"});
+      "",
+      {"netns add " + sw, "netns add " + plan_.bmc_namespace(),
+       "netns add " + plan_.client_namespace(),
+       "link add " + plan_.server_link() + " type veth peer name server netns " + sw,
+       "link add " + plan_.bmc_link() + " type veth peer name bmc0 netns " + plan_.bmc_namespace(),
+       "addr add " + plan_.server_address() + "/24 dev " + plan_.server_link(),
+       "link set " + plan_.server_link() + " up",
+       "addr add " + plan_.prefix + ".3.1/24 dev " + plan_.bmc_link(),
+       "link set " + plan_.bmc_link() + " up"});
   if (!done) return done;
   Lines lines{"link set lo up"};
   for (const LabNetworkName network : kNetworks) {
@@ -248,8 +258,8 @@ Result<void> LabNetwork::cut_all(int index) {
   return ip_batch(plan_.switch_namespace(), lines);
 }
 
-// The ports are removed by name first: a namespace's own end is cleaned up by the kernel some time later, and then
-// the same names could not be used again at once.
+// The ports are removed by name first: a namespace's own end is cleaned up by the kernel some time
+// later, and then the same names could not be used again at once.
 Result<void> LabNetwork::unplug_host(int index) {
   Lines lines;
   for (const LabNetworkName network : kNetworks) {
@@ -263,19 +273,23 @@ Result<void> LabNetwork::set_cut(int index, LabNetworkName network, bool cut) {
   Lines lines;
   for (const LabNetworkName one : expand(network)) {
     if (cut == cut_.contains({index, one})) continue;
-    if (cut) cut_.insert({index, one});
-    else cut_.erase({index, one});
+    if (cut)
+      cut_.insert({index, one});
+    else
+      cut_.erase({index, one});
     lines.push_back("link set " + port_of(index, one) + (cut ? " down" : " up"));
   }
-  const bool plugged = access((std::string(kNamespaceFolder) + "/" + plan_.host_namespace(index)).c_str(), F_OK) == 0;
+  const bool plugged = namespace_exists(plan_.host_namespace(index));
   return lines.empty() || !plugged ? Result<void>() : ip_batch(plan_.switch_namespace(), lines);
 }
 
 Result<void> LabNetwork::set_one_way(int index, LabNetworkName network, bool cut) {
   const std::size_t before = one_way_.size();
   for (const LabNetworkName one : expand(network)) {
-    if (cut) one_way_.insert({index, one});
-    else one_way_.erase({index, one});
+    if (cut)
+      one_way_.insert({index, one});
+    else
+      one_way_.erase({index, one});
   }
   return before == one_way_.size() ? Result<void>() : apply_one_way();
 }
@@ -288,8 +302,10 @@ Result<void> LabNetwork::apply_one_way() const {
     for (const auto& [index, network] : one_way_) {
       ports += (ports.empty() ? "" : ", ") + ("\"" + port_of(index, network) + "\"");
     }
-    rules += " table bridge lab { chain forward { type filter hook forward priority 0; policy accept; "
-             "oifname { " + ports + " } drop; }; }";
+    rules +=
+        " table bridge lab { chain forward { type filter hook forward priority 0; policy accept; "
+        "oifname { " +
+        ports + " } drop; }; }";
   }
   auto opened = open_namespace(plan_.switch_namespace());
   if (!opened) return opened.error();
@@ -307,16 +323,16 @@ std::vector<std::string> LabNetwork::names(const Ports& ports, int index) {
 
 Result<std::string> LabNetwork::attach_client(std::uint32_t vni, const std::string& address) {
   if (vni == 0 || vni >= 1u << 24) {
-    return make_error(Errc::invalid, "attach the client to VNI " + std::to_string(vni) +
-                                         ": it is 1 to 16777215");
+    return make_error(Errc::invalid,
+                      "attach the client to VNI " + std::to_string(vni) + ": it is 1 to 16777215");
   }
   const std::string device = "vx" + std::to_string(vni);
   const std::string name_space = plan_.client_namespace();
   [[maybe_unused]] const auto removed = run({"ip", "-n", name_space, "link", "del", device});
-  auto done = ip_batch(
-      name_space, {"link add " + device + " mtu 1450 type vxlan id " + std::to_string(vni) +
-                       " local " + plan_.client_address() + " dstport 4789 nolearning",
-                   "link set " + device + " up"});
+  auto done = ip_batch(name_space,
+                       {"link add " + device + " mtu 1450 type vxlan id " + std::to_string(vni) +
+                            " local " + plan_.client_address() + " dstport 4789 nolearning",
+                        "link set " + device + " up"});
   if (!done) return done.error();
   // The caller's text goes to ip as one argument, not into a batch.
   done = run({"ip", "-n", name_space, "addr", "add", address, "dev", device});

@@ -12,14 +12,17 @@ namespace virga {
 
 /// Names and addresses of one lab, all made from its instance and address prefix, so that they are found again.
 struct LabPlan {
-  std::string instance;           ///< at most 8 characters
-  std::string prefix = "10.77";   ///< PREFIX.0 management, .1 storage, .2 tenant, .3 BMCs; each a /24
+  std::string instance;  ///< at most 8 characters
+  std::string prefix =
+      "10.77";  ///< PREFIX.0 management, .1 storage, .2 tenant, .3 BMCs; each a /24
   int hosts = 3;
 
   std::string switch_namespace() const { return "vg-" + instance + "-sw"; }
   std::string bmc_namespace() const { return "vg-" + instance + "-bmc"; }
   std::string client_namespace() const { return "vg-" + instance + "-client"; }
-  std::string host_namespace(int index) const { return "vg-" + instance + "-h" + std::to_string(index); }
+  std::string host_namespace(int index) const {
+    return "vg-" + instance + "-h" + std::to_string(index);
+  }
   std::string server_link() const { return "vg-" + instance + "-m"; }  ///< in the root namespace
   std::string bmc_link() const { return "vg-" + instance + "-b"; }     ///< likewise
   std::string server_address() const { return prefix + ".0.1"; }
