@@ -122,8 +122,10 @@ TEST_P(BmcContract, commands_of_one_machine_run_in_order_and_the_tenth_is_refuse
   for (int number = 0; number < 10; ++number) {
     const MachinePower to = number % 2 == 0 ? MachinePower::off : MachinePower::on;
     bench_->bmc().set_power(bench_->machine(), to, [&, number](Result<void> got) {
-      if (got) completed.push_back(number);
-      else errors.push_back(got.error().code);
+      if (got)
+        completed.push_back(number);
+      else
+        errors.push_back(got.error().code);
     });
   }
   ASSERT_TRUE(bench_->until([&] { return completed.size() + errors.size() == 10; }));

@@ -39,8 +39,7 @@ class RedfishBench final : public BmcBench {
  public:
   RedfishBench() {
     auto listening = HttpServer::listen(
-        loop_, HttpServerOptions{},
-        [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+        loop_, HttpServerOptions{}, [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
           service_.handle(std::move(request), std::move(reply));
         });
     EXPECT_TRUE(listening.ok());
@@ -51,28 +50,30 @@ class RedfishBench final : public BmcBench {
   Machine machine() const override {
     Machine machine;
     machine.meta.name = "host-1";
-    machine.spec.bmc = {BmcProtocol::redfish,
-                        "http://127.0.0.1:" + std::to_string(server_->port()) +
-                            "/redfish/v1/Systems/host-1",
-                        "virga", "secret:with colon"};
+    machine.spec.bmc = {
+        BmcProtocol::redfish,
+        "http://127.0.0.1:" + std::to_string(server_->port()) + "/redfish/v1/Systems/host-1",
+        "virga", "secret:with colon"};
     return machine;
   }
   void set_mode(BenchMode mode) override { machinery_.now = static_cast<BmcMode>(mode); }
   bool really_on() const override { return machinery_.on; }
   void set_really_on(bool on) override { machinery_.on = on; }
   Instant now() const override { return loop_.now(); }
-  bool until(const std::function<bool()>& condition) override { return run_until(loop_, condition); }
+  bool until(const std::function<bool()>& condition) override {
+    return run_until(loop_, condition);
+  }
 
  private:
   AsioLoop loop_;
   Machinery machinery_;
-  BmcService service_{loop_, {"host-1", "virga", "secret:with colon", milliseconds(1500)}, machinery_};
+  BmcService service_{
+      loop_, {"host-1", "virga", "secret:with colon", milliseconds(1500)}, machinery_};
   std::unique_ptr<HttpServer> server_;
   RedfishBmc bmc_{loop_};
 };
 
-INSTANTIATE_TEST_SUITE_P(Redfish, BmcContract,
-                         testing::Values([]() -> std::unique_ptr<BmcBench> {
+INSTANTIATE_TEST_SUITE_P(Redfish, BmcContract, testing::Values([]() -> std::unique_ptr<BmcBench> {
                            return std::make_unique<RedfishBench>();
                          }));
 
@@ -114,8 +115,8 @@ class OddController : public testing::Test {
 };
 
 TEST_F(OddController, answers_that_make_no_sense_are_internal_errors) {
-  for (const std::string body : {"", "{", "[]", "{}", R"({"PowerState":7})",
-                                 R"({"PowerState":"Sideways"})"}) {
+  for (const std::string body :
+       {"", "{", "[]", "{}", R"({"PowerState":7})", R"({"PowerState":"Sideways"})"}) {
     to_get_.body = body;
     const auto power = ask();
     ASSERT_FALSE(power.ok()) << body;

@@ -34,11 +34,11 @@ class FakeMount : public testing::Test {
 };
 
 TEST_F(FakeMount, F_B10_version_2_hands_controllers_down_and_sets_what_the_host_declares) {
-  for (const auto* file : {"cgroup.controllers", "cgroup.subtree_control",
-                           "virga-lab/cgroup.subtree_control", "virga-lab/dev/cgroup.subtree_control",
-                           "virga-lab/dev/host-1/cpu.max", "virga-lab/dev/host-1/memory.max",
-                           "virga-lab/dev/host-1/pids.max", "virga-lab/dev/host-1/cgroup.procs",
-                           "virga-lab/dev/host-1/virga/acme/web/cgroup.procs"}) {
+  for (const auto* file :
+       {"cgroup.controllers", "cgroup.subtree_control", "virga-lab/cgroup.subtree_control",
+        "virga-lab/dev/cgroup.subtree_control", "virga-lab/dev/host-1/cpu.max",
+        "virga-lab/dev/host-1/memory.max", "virga-lab/dev/host-1/pids.max",
+        "virga-lab/dev/host-1/cgroup.procs", "virga-lab/dev/host-1/virga/acme/web/cgroup.procs"}) {
     touch(file);
   }
   const LabCgroup group("virga-lab/dev/host-1", mount_.string());
