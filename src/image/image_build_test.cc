@@ -6,6 +6,7 @@
 #include <poll.h>
 #include <spawn.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -13,6 +14,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <sstream>
 
 #include "base/reflect.h"
 #include "edge/file.h"
@@ -22,6 +24,8 @@ namespace virga {
 namespace {
 
 constexpr int kBootMsMax = 120'000;  // far above what a loaded machine needs; ends a guest that will never answer
+constexpr int kEndMsMax = 60'000;
+constexpr char kNeverSaid[] = "\x01never\x01";
 
 class Folder {
  public:
@@ -134,12 +138,13 @@ class RunningGuest {
 
   /// True when QEMU ends by itself in time.
   bool ends() {
-    const std::string rest = read_until(output_.get(), "\x01never\x01");
-    console_ += rest;
+    console_ += read_until(output_.get(), kNeverSaid, kEndMsMax);
+    const Descriptor pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+    pollfd question{pidfd.get(), POLLIN, 0};
+    if (::poll(&question, 1, kEndMsMax) != 1) return false;
     int status = 0;
-    const bool ended = ::waitpid(pid_, &status, 0) == pid_ && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    pid_ = -1;
-    return ended;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
   }
 
  private:
@@ -293,6 +298,7 @@ TEST_F(TinyImage, F_B5_LeavesADiskWithOtherDataAlone) {
                      {"-drive", "file=" + disk + ",format=raw,if=virtio"});
   const std::string console = guest.wait_for("GUEST-UP careful");
   EXPECT_NE(console.find("holds other data, left alone"), std::string::npos) << console;
+  guest.wait_for("GUEST-READY careful");
   guest.monitor("system_powerdown");
   EXPECT_TRUE(guest.ends());
   EXPECT_EQ(*read_file(disk), data);
