@@ -58,8 +58,8 @@ struct IsId<Id<Tag>> : std::true_type {};
 template <typename T>
 constexpr bool kDescribedStruct = boost::describe::has_describe_members<T>::value;
 template <typename T>
-using DescribedMembers =
-    boost::describe::describe_members<T, boost::describe::mod_public | boost::describe::mod_inherited>;
+using DescribedMembers = boost::describe::describe_members<T, boost::describe::mod_public |
+                                                                  boost::describe::mod_inherited>;
 
 /// Where a reader is in the text, for error messages: "spec.disks[2].size_mib". A chain of frames on the stack,
 /// so that reading without an error builds no string.
@@ -321,7 +321,8 @@ json::object json_schema() {
     boost::mp11::mp_for_each<boost::describe::describe_enumerators<T>>(
         [&](auto described) { names.emplace_back(described.name); });
     return {{"type", "string"}, {"enum", std::move(names)}};
-  } else if constexpr (std::is_integral_v<T> || IsQuantity<T>::value || std::is_same_v<T, Duration>) {
+  } else if constexpr (std::is_integral_v<T> || IsQuantity<T>::value ||
+                       std::is_same_v<T, Duration>) {
     return {{"type", "integer"}};
   } else if constexpr (std::is_same_v<T, double>) {
     return {{"type", "number"}};

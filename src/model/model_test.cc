@@ -30,7 +30,8 @@ TEST(Reflect, a_vm_comes_back_from_its_text_unchanged) {
 TEST(Reflect, errors_name_the_path_the_value_and_what_would_be_right) {
   const auto wrong_type = from_json_text<Vm>(R"({"spec":{"disks":[{"size_mib":"big"}]}})");
   ASSERT_FALSE(wrong_type.ok());
-  EXPECT_EQ(wrong_type.error().what, "spec.disks[0].size_mib: expected a whole number, got \"big\"");
+  EXPECT_EQ(wrong_type.error().what,
+            "spec.disks[0].size_mib: expected a whole number, got \"big\"");
   const auto unknown = from_json_text<VmNic>(R"({"netwrok":"front"})");
   ASSERT_FALSE(unknown.ok());
   EXPECT_EQ(unknown.error().what, "netwrok: no such field; known: network");

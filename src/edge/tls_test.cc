@@ -1,0 +1,127 @@
+#include "edge/tls.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace virga {
+namespace {
+
+class Folder {
+ public:
+  Folder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "virga-tls-XXXXXX").string();
+    path = ::mkdtemp(pattern.data());
+  }
+  ~Folder() { std::filesystem::remove_all(path); }
+  std::string path;
+};
+
+mode_t mode_of(const std::string& path) {
+  struct stat info {};
+  EXPECT_EQ(::stat(path.c_str(), &info), 0);
+  return info.st_mode & 0777;
+}
+
+void write(const std::string& path, const std::string& text) { std::ofstream(path) << text; }
+
+TEST(Tls, F_B6_the_authority_is_made_once_and_its_key_is_private) {
+  const Folder folder;
+  const std::string path = folder.path + "/authority";
+  const auto made = CertificateAuthority::open(path);
+  ASSERT_TRUE(made.ok()) << made.error().text();
+  EXPECT_EQ(mode_of(path), 0700u);
+  EXPECT_EQ(mode_of(path + "/authority.key"), 0600u);
+  const auto again = CertificateAuthority::open(path);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(made->certificate(), again->certificate());
+  EXPECT_NE(made->certificate().find("BEGIN CERTIFICATE"), std::string::npos);
+}
+
+TEST(Tls, F_B6_issued_certificates_have_keys_of_their_own_and_names_are_checked) {
+  const Folder folder;
+  const auto authority = CertificateAuthority::open(folder.path);
+  ASSERT_TRUE(authority.ok());
+  const auto first = authority->issue({"agent:host-1", {"host-1.local"}, {"10.77.0.1", "fd00::1"}});
+  const auto second = authority->issue({"agent:host-1", {}, {}});
+  ASSERT_TRUE(first.ok()) << first.error().text();
+  ASSERT_TRUE(second.ok());
+  EXPECT_NE(first->private_key, second->private_key);
+  EXPECT_EQ(first->trusted, authority->certificate());
+  for (const auto& request :
+       {CertificateRequest{"", {}, {}}, CertificateRequest{std::string(65, 'x'), {}, {}},
+        CertificateRequest{"a", {""}, {}}, CertificateRequest{"a", {}, {"10.77.0.300"}}}) {
+    const auto refused = authority->issue(request);
+    ASSERT_FALSE(refused.ok());
+    EXPECT_EQ(refused.error().code, Errc::invalid);
+  }
+}
+
+TEST(Tls, F_B6_damaged_files_are_named_and_never_overwritten) {
+  const Folder folder;
+  ASSERT_TRUE(CertificateAuthority::open(folder.path).ok());
+  for (const std::string name : {"/authority.key", "/authority.crt"}) {
+    const std::string path = folder.path + name;
+    std::filesystem::copy(path, path + ".good");
+    write(path, "-----BEGIN NOTHING-----");
+    const auto opened = CertificateAuthority::open(folder.path);
+    ASSERT_FALSE(opened.ok());
+    EXPECT_EQ(opened.error().code, Errc::internal);
+    EXPECT_NE(opened.error().text().find(path), std::string::npos) << opened.error().text();
+    std::ifstream damaged(path);
+    EXPECT_EQ(std::string(std::istreambuf_iterator<char>(damaged), {}), "-----BEGIN NOTHING-----");
+    std::filesystem::rename(path + ".good", path);
+  }
+  std::filesystem::remove(folder.path + "/authority.key");
+  EXPECT_FALSE(CertificateAuthority::open(folder.path).ok());
+  EXPECT_FALSE(std::filesystem::exists(folder.path + "/authority.key"));
+}
+
+TEST(Tls, F_B6_a_crash_between_key_and_certificate_is_made_good) {
+  const Folder folder;
+  ASSERT_TRUE(CertificateAuthority::open(folder.path).ok());
+  std::filesystem::remove(folder.path + "/authority.crt");
+  const auto opened = CertificateAuthority::open(folder.path);
+  ASSERT_TRUE(opened.ok());
+  EXPECT_TRUE(opened->issue({"server", {}, {}}).ok());
+}
+
+TEST(Tls, F_B6_certificate_and_key_of_different_authorities_are_refused) {
+  const Folder left, right;
+  ASSERT_TRUE(CertificateAuthority::open(left.path).ok());
+  ASSERT_TRUE(CertificateAuthority::open(right.path).ok());
+  std::filesystem::copy(left.path + "/authority.key", right.path + "/authority.key",
+                        std::filesystem::copy_options::overwrite_existing);
+  const auto opened = CertificateAuthority::open(right.path);
+  ASSERT_FALSE(opened.ok());
+  EXPECT_NE(opened.error().text().find("do not belong together"), std::string::npos);
+}
+
+TEST(Tls, F_B6_hashes_agree_with_published_vectors) {
+  // Source: FIPS 180-4 examples; RFC 4231 test case 2.
+  EXPECT_EQ(sha256_hex("abc"), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
+  const std::string mac = hmac_sha256("Jefe", "what do ya want for nothing?");
+  ASSERT_EQ(mac.size(), 32u);
+  EXPECT_EQ(mac.substr(0, 4), "\x5b\xdc\xc1\x46");
+  EXPECT_EQ(mac.substr(28), "\x64\xec\x38\x43");
+  const Folder folder;
+  write(folder.path + "/data", "abc");
+  EXPECT_EQ(*sha256_hex_of_file(folder.path + "/data"), sha256_hex("abc"));
+  EXPECT_EQ(sha256_hex_of_file(folder.path + "/none").error().code, Errc::not_found);
+  EXPECT_FALSE(sha256_hex_of_file(folder.path).ok());
+}
+
+TEST(Tls, F_B6_secrets_differ_and_comparison_is_exact) {
+  const std::string secret = random_secret();
+  EXPECT_EQ(secret.size(), 64u);
+  EXPECT_NE(secret, random_secret());
+  EXPECT_TRUE(equal_in_constant_time(secret, std::string(secret)));
+  EXPECT_FALSE(equal_in_constant_time(secret, secret.substr(1)));
+  EXPECT_FALSE(equal_in_constant_time("abc", "abd"));
+  EXPECT_TRUE(equal_in_constant_time("", ""));
+}
+
+}  // namespace
+}  // namespace virga

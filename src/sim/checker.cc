@@ -1,0 +1,162 @@
+#include "sim/checker.h"
+
+#include <fmt/format.h>
+
+#include "base/reflect.h"
+
+namespace virga::sim {
+namespace {
+
+constexpr Duration kLeaseSlack = milliseconds(1500);  // an ordered stop, a drifting clock
+constexpr std::size_t kViolationsMax = 20;
+
+}  // namespace
+
+Checker::Checker(World& world, Records records) : world_(world), records_(std::move(records)) {
+  world_.observe([this](WorldChange change, const HostTruth& host, const Copy* copy) {
+    changed(change, host, copy);
+  });
+}
+
+void Checker::report(const std::string& rule, const std::string& text) {
+  if (violations_.size() < kViolationsMax) {
+    violations_.push_back({world_.loop().elapsed(), rule, text});
+  }
+}
+
+void Checker::changed(WorldChange change, const HostTruth& host, const Copy* copy) {
+  if (change == WorldChange::power && host.acts()) {
+    for (const auto& [vm, here] : host.copies) {
+      if (here.state == CopyState::running) copy_runs(host, here);
+    }
+    return;
+  }
+  if (copy == nullptr || change == WorldChange::guest) return;
+  History& history = histories_[copy->vm];
+  std::erase(history.running, copy->serial);
+  if (change == WorldChange::ended) {
+    if (copy->epoch == history.highest_run) {
+      history.lost = copy->trouble != "stopped" && copy->state != CopyState::postmigrate;
+      history.lease_until = host.lease_until;
+    }
+    return;
+  }
+  if (change == WorldChange::spawned) {
+    check_capacity(host);
+    if (copy->epoch > records_.epoch(copy->vm)) {
+      report("unrecorded_epoch", fmt::format("{} has a copy of {} with epoch {}; stored is {}",
+                                             host.id.value, copy->vm.value, to_string(copy->epoch),
+                                             to_string(records_.epoch(copy->vm))));
+    }
+  }
+  if (copy->state != CopyState::running) return;
+  check_proof(host, *copy, history);
+  history.running.push_back(copy->serial);
+  copy_runs(host, *copy);
+}
+
+void Checker::copy_runs(const HostTruth& host, const Copy& copy) {
+  History& history = histories_[copy.vm];
+  if (!host.acts()) return;
+  if (history.has_run && copy.epoch < history.highest_run) {
+    report("old_epoch", fmt::format("{} on {} runs with epoch {} after {} has run", copy.vm.value,
+                                    host.id.value, to_string(copy.epoch),
+                                    to_string(history.highest_run)));
+  }
+  check_places(copy.vm);
+  if (!history.has_run || copy.epoch >= history.highest_run) {
+    history.highest_run = copy.epoch;
+    history.last_host = host.index;
+    history.last_boot = host.boots;
+    history.has_run = true;
+    history.lost = false;
+  }
+}
+
+std::vector<std::size_t> Checker::running_at(const VmId& vm) const {
+  std::vector<std::size_t> places;
+  const auto found = histories_.find(vm);
+  if (found == histories_.end()) return places;
+  for (const std::uint64_t serial : found->second.running) {
+    HostTruth* host = nullptr;
+    if (world_.find_copy(serial, &host) != nullptr && host->acts()) places.push_back(host->index);
+  }
+  return places;
+}
+
+void Checker::check_places(const VmId& vm) {
+  const auto places = running_at(vm);
+  if (places.size() < 2) return;
+  std::string names;
+  for (const std::size_t place : places) names += " " + world_.hosts()[place].id.value;
+  report("two_places", fmt::format("{} runs on{}", vm.value, names));
+}
+
+/// A copy begins to run: if the one before was lost, the store says why that one cannot act, and it is so.
+void Checker::check_proof(const HostTruth& host, const Copy& copy, const History& history) {
+  if (!history.has_run || copy.epoch == history.highest_run || copy.peer != 0) return;
+  if (!history.lost && history.running.empty()) return;
+  const auto proof = records_.proof(copy.vm, copy.epoch);
+  const std::string what = fmt::format("start of {} with epoch {} on {}", copy.vm.value,
+                                       to_string(copy.epoch), host.id.value);
+  if (!proof || *proof == FenceProof::none) return report("unproven_start", what);
+  const HostTruth& last = world_.hosts()[history.last_host];
+  bool holds = true;
+  switch (*proof) {
+    case FenceProof::bmc_power_off:
+      holds = !last.powered || last.boots != history.last_boot || last.bmc == BmcMode::lies;
+      break;
+    case FenceProof::new_boot_id:
+      holds = last.boots != history.last_boot;
+      break;
+    case FenceProof::lease_and_leash:
+      holds = world_.loop().now() >= std::max(history.lease_until, last.lease_until);
+      break;
+    case FenceProof::none:
+    case FenceProof::agent_confirmed_stop:
+    case FenceProof::storage_revoked:
+    case FenceProof::operator_confirmed:
+      break;
+  }
+  if (!holds) {
+    report("unproven_start", fmt::format("{}: proof {} is not true of {}", what, enum_name(*proof),
+                                         last.id.value));
+  }
+}
+
+void Checker::check_capacity(const HostTruth& host) {
+  const Capacity used = host.used();
+  const std::int64_t cpu_max =
+      host.capacity.cpu_millicores.value * records_.cpu_overcommit_percent / 100;
+  if (used.memory_mib > host.capacity.memory_mib || used.cpu_millicores.value > cpu_max) {
+    report("capacity",
+           fmt::format("{} holds {} MiB of {} and {} of {} millicores", host.id.value,
+                       used.memory_mib.value, host.capacity.memory_mib.value,
+                       used.cpu_millicores.value, cpu_max));
+  }
+}
+
+void Checker::lease_granted(HostTruth& host, Instant until) {
+  host.lease_until = std::max(host.lease_until, until);
+  bool& watched = lease_watched_[host.index];
+  if (watched) return;
+  watched = true;
+  world_.loop().at(host.lease_until + kLeaseSlack, [this, index = host.index] { check_lease(index); });
+}
+
+void Checker::check_lease(std::size_t index) {
+  const HostTruth& host = world_.hosts()[index];
+  const Instant due = host.lease_until + kLeaseSlack;
+  if (host.lease_until != Instant{} && due > world_.loop().now()) {
+    world_.loop().at(due, [this, index] { check_lease(index); });
+    return;
+  }
+  lease_watched_[index] = false;
+  if (!host.acts() || excused_[index]) return;
+  for (const auto& [vm, copy] : host.copies) {
+    if (copy.state != CopyState::running) continue;
+    report("lease", fmt::format("{} runs on {} whose lease has ended", vm.value, host.id.value));
+  }
+}
+
+}  // namespace virga::sim

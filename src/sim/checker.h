@@ -1,0 +1,83 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/host.h"
+#include "sim/world.h"
+
+namespace virga::sim {
+
+/// What stands in the store, asked at the moment of an effect. The only belief that the checker looks at, since "it
+/// was recorded before it was done" is a rule about records.
+struct Records {
+  /// The highest epoch that the store admits for the VM (in force, or of its incoming copy).
+  std::function<Epoch(const VmId&)> epoch;
+  /// The proof that stands with the start of this epoch; nothing when no such start is recorded.
+  std::function<std::optional<FenceProof>(const VmId&, const Epoch&)> proof;
+  /// What may be promised of a host's processors, in per cent.
+  int cpu_overcommit_percent = 100;
+};
+
+struct Violation {
+  Duration at{};  ///< since the beginning
+  std::string rule;
+  std::string text;
+};
+
+/// Watches ground truth after every change and writes down every broken safety rule:
+///   two_places        a VM runs in at most one place
+///   old_epoch         no copy begins to run after a newer one has run
+///   unrecorded_epoch  no copy exists whose epoch was not stored before
+///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true
+///   capacity          a host never holds more than it has, moves in flight included
+///   lease             no guest runs on a host whose lease and slack have ended
+/// Cost: O(copies of one host) a change, one timer a host.
+class Checker {
+ public:
+  Checker(World& world, Records records);
+
+  /// A grant has reached the agent of `host`: its guests may run until `until`, in true time.
+  void lease_granted(HostTruth& host, Instant until);
+
+  /// Guests of this host may outlive their lease: nothing that could stop them is alive, by the scenario's own doing.
+  void excuse_lease(const HostTruth& host, bool excused) { excused_[host.index] = excused; }
+
+  /// Promises about liveness are checked by the caller at the end; they are written down here as well.
+  void report(const std::string& rule, const std::string& text);
+
+  const std::vector<Violation>& violations() const { return violations_; }
+
+  /// Where a VM runs now; empty = nowhere.
+  std::vector<std::size_t> running_at(const VmId& vm) const;
+
+ private:
+  struct History {
+    Epoch highest_run;
+    std::size_t last_host = 0;
+    std::uint64_t last_boot = 0;
+    bool has_run = false;
+    bool lost = false;  ///< its last copy ended otherwise than by an ordered stop
+    Instant lease_until{};  ///< of its last host
+    std::vector<std::uint64_t> running;  ///< serials of copies in state running
+  };
+
+  void changed(WorldChange change, const HostTruth& host, const Copy* copy);
+  void copy_runs(const HostTruth& host, const Copy& copy);
+  void check_places(const VmId& vm);
+  void check_proof(const HostTruth& host, const Copy& copy, const History& history);
+  void check_capacity(const HostTruth& host);
+  void check_lease(std::size_t host);
+
+  World& world_;
+  Records records_;
+  std::map<VmId, History> histories_;
+  std::map<std::size_t, bool> excused_;
+  std::map<std::size_t, bool> lease_watched_;
+  std::vector<Violation> violations_;
+};
+
+}  // namespace virga::sim

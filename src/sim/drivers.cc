@@ -1,0 +1,138 @@
+#include "sim/drivers.h"
+
+#include <fmt/format.h>
+
+namespace virga::sim {
+namespace {
+
+constexpr Duration kLeashAnswer = seconds(2);
+constexpr Duration kBmcAnswer = milliseconds(120);
+constexpr Duration kBmcSlow = seconds(4);
+constexpr Duration kBmcAskMax = seconds(5);
+constexpr Duration kBmcSwitchMax = seconds(15);
+constexpr Duration kPowerOff = milliseconds(400);
+
+}  // namespace
+
+Leash::Leash(World& world, HostTruth& host)
+    : world_(world),
+      host_(host),
+      process_(world.loop()),
+      core_(process_, [this](const std::string& name) { kill(name); }) {}
+
+void Leash::guard(const std::string& name, std::uint64_t serial) {
+  serials_[name] = serial;
+  static_cast<void>(core_.guard(name));
+}
+
+void Leash::kill(const std::string& name) {
+  const std::uint64_t serial = serials_[name];
+  HostTruth* host = nullptr;
+  if (const Copy* copy = world_.find_copy(serial, &host); copy != nullptr && host == &host_) {
+    world_.end_copy(host_, VmId(copy->vm), "killed by the leash");
+  }
+  core_.release(name);
+}
+
+void Leash::set_frozen(bool frozen) {
+  if (frozen && !process_.frozen()) frozen_since_ = world_.loop().now();
+  frozen ? process_.freeze() : process_.thaw();
+}
+
+bool Leash::answers() const {
+  return !process_.frozen() || world_.loop().now() - frozen_since_ < kLeashAnswer;
+}
+
+/// Speaks to the leash in the leash's own time: a message waits while that process stands still.
+void Guard::tell(std::function<void(Leash&)> what) {
+  Leash* leash = leash_();
+  if (leash == nullptr) return;
+  world_loop_.at_in(leash->process().group(), world_loop_.now(),
+                    [leash, what = std::move(what)] { what(*leash); });
+}
+
+Result<void> Guard::guard(const std::string& name, int pidfd) {
+  Leash* leash = leash_();
+  if (leash == nullptr || leash->process().frozen()) {
+    return make_error(Errc::unavailable, fmt::format("guard \"{}\": no leash answers", name));
+  }
+  guarded_[name] = pidfd;
+  tell([name, pidfd](Leash& there) { there.guard(name, static_cast<std::uint64_t>(pidfd)); });
+  return {};
+}
+
+void Guard::release(const std::string& name) {
+  guarded_.erase(name);
+  tell([name](Leash& there) { there.core().release(name); });
+}
+
+void Guard::extend(Instant deadline) {
+  if (deadline <= deadline_) return;
+  deadline_ = deadline;
+  tell([deadline](Leash& there) { there.core().extend(deadline); });
+}
+
+bool Guard::armed() const {
+  const Leash* leash = leash_();
+  return leash != nullptr && leash->answers();
+}
+
+void Guard::leash_started() {
+  tell([deadline = deadline_, guarded = guarded_](Leash& there) {
+    there.core().extend(deadline);
+    for (const auto& [name, pidfd] : guarded) {
+      there.guard(name, static_cast<std::uint64_t>(pidfd));
+    }
+  });
+}
+
+Result<void> SimFabric::apply(const FabricState& state) {
+  if (state.version >= state_.version) state_ = state;
+  return {};
+}
+
+Result<OpenPort> SimFabric::open_port(const LaunchNic& nic) {
+  ports_.insert(nic.port);
+  return OpenPort{-1, nic.port};
+}
+
+Result<void> SimFabric::close_port(const LaunchNic& nic) {
+  ports_.erase(nic.port);
+  return {};
+}
+
+void SimBmc::power(const Machine& machine, Callback<MachinePower> done) {
+  ask(machine, std::nullopt, std::move(done));
+}
+
+void SimBmc::set_power(const Machine& machine, MachinePower to, Callback<void> done) {
+  ask(machine, to, [done = std::move(done)](const Result<MachinePower>& answer) {
+    done(answer ? Result<void>() : Result<void>(answer.error()));
+  });
+}
+
+void SimBmc::ask(const Machine& machine, std::optional<MachinePower> to,
+                 Callback<MachinePower> done) {
+  HostTruth* host = world_.find_host(HostId(machine.meta.name));
+  const Duration limit = to ? kBmcSwitchMax : kBmcAskMax;
+  if (host == nullptr || host->bmc == BmcMode::silent) {
+    server_.after(limit, [name = machine.meta.name, done = std::move(done)] {
+      done(make_error(Errc::unavailable, fmt::format("ask BMC of machine {}: no answer", name)));
+    });
+    return;
+  }
+  const Duration answer = host->bmc == BmcMode::slow ? kBmcSlow : kBmcAnswer;
+  const bool lies = host->bmc == BmcMode::lies;
+  if (to && lies) lied_[host->id] = *to;
+  if (to && !lies) {
+    // The controller acts by itself, whether or not its client still waits.
+    world_.loop().after(answer, [this, host, to = *to] { switch_power_(*host, to); });
+  }
+  server_.after(answer + (to ? kPowerOff : Duration::zero()), [this, host, lies, done = std::move(done)] {
+    const auto lied = lied_.find(host->id);
+    if (lies && lied != lied_.end()) return done(lied->second);
+    done(host->powered ? MachinePower::on : MachinePower::off);
+  });
+}
+
+}  // namespace virga::sim

@@ -1,0 +1,99 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+
+#include "agent/leash_core.h"
+#include "driver/bmc.h"
+#include "driver/fabric.h"
+#include "driver/process_guard.h"
+#include "sim/world.h"
+
+namespace virga::sim {
+
+/// A host's leash: the shipped LeashCore in a process of its own, holding simulated processes by their serial.
+class Leash {
+ public:
+  Leash(World& world, HostTruth& host);
+
+  SimProcess& process() { return process_; }
+  LeashCore& core() { return core_; }
+  void guard(const std::string& name, std::uint64_t serial);
+  void set_frozen(bool frozen);
+  /// Answered its client within the last 2 s.
+  bool answers() const;
+
+ private:
+  void kill(const std::string& name);
+
+  World& world_;
+  HostTruth& host_;
+  SimProcess process_;
+  std::map<std::string, std::uint64_t> serials_;
+  Instant frozen_since_{};
+  LeashCore core_;
+};
+
+/// The agent's side of the leash. Tells a leash that came back what it had told the one before.
+class Guard : public ProcessGuard {
+ public:
+  /// `leash` gives the host's leash, or nullptr while none runs.
+  Guard(Loop& loop, SimLoop& world_loop, std::function<Leash*()> leash)
+      : loop_(loop), world_loop_(world_loop), leash_(std::move(leash)) {}
+
+  Result<void> guard(const std::string& name, int pidfd) override;
+  void release(const std::string& name) override;
+  void extend(Instant deadline) override;
+  bool armed() const override;
+
+  /// A new leash runs: hands everything over again.
+  void leash_started();
+
+ private:
+  void tell(std::function<void(Leash&)> what);
+
+  Loop& loop_;
+  SimLoop& world_loop_;
+  std::function<Leash*()> leash_;
+  std::map<std::string, int> guarded_;
+  Instant deadline_{};
+};
+
+/// The networks of one host; lost with its power, kept over a restart of its agent.
+class SimFabric : public Fabric {
+ public:
+  Result<void> apply(const FabricState& state) override;
+  std::uint64_t version() const override { return state_.version; }
+  Result<OpenPort> open_port(const LaunchNic& nic) override;
+  Result<void> close_port(const LaunchNic& nic) override;
+  const FabricState& state() const { return state_; }
+
+ private:
+  FabricState state_;
+  std::set<std::string> ports_;
+};
+
+/// The management controllers of all machines, as the server reaches them. A machine is found by its name, which is
+/// its host's.
+class SimBmc : public Bmc {
+ public:
+  /// `switch_power` switches a machine for real.
+  SimBmc(World& world, Loop& server, std::function<void(HostTruth&, MachinePower)> switch_power)
+      : world_(world), server_(server), switch_power_(std::move(switch_power)) {}
+
+  void power(const Machine& machine, Callback<MachinePower> done) override;
+  void set_power(const Machine& machine, MachinePower to, Callback<void> done) override;
+
+ private:
+  void ask(const Machine& machine, std::optional<MachinePower> to, Callback<MachinePower> done);
+
+  World& world_;
+  Loop& server_;
+  std::function<void(HostTruth&, MachinePower)> switch_power_;
+  std::map<HostId, MachinePower> lied_;
+};
+
+}  // namespace virga::sim

@@ -1,0 +1,312 @@
+#include "sim/sim_hypervisor.h"
+
+#include <fmt/format.h>
+
+namespace virga::sim {
+namespace {
+
+constexpr Duration kStartMax = seconds(20);
+constexpr Duration kKill = milliseconds(30);
+constexpr Duration kOpen = milliseconds(50);
+constexpr Duration kResumeMax = seconds(10);
+constexpr Duration kPoll = milliseconds(20);
+constexpr Duration kNoHeartbeat = seconds(10);
+
+std::string on_host(const char* what, const VmId& vm, const HostTruth& host) {
+  return fmt::format("{} vm {} on {}", what, vm.value, host.id.value);
+}
+
+}  // namespace
+
+SimHypervisor::SimHypervisor(World& world, Migrations& migrations, HostTruth& host, Loop& agent,
+                             ProcessGuard& guard)
+    : world_(world), migrations_(migrations), host_(host), agent_(agent), guard_(guard) {}
+
+/// Completions of what the world does by itself reach this agent only while it lives, and in its own time.
+template <typename T>
+Callback<T> SimHypervisor::on_agent(Callback<T> done) {
+  return [this, alive = std::weak_ptr<int>(alive_), done = std::move(done)](Result<T> outcome) {
+    if (alive.expired()) return;
+    agent_.post([done, outcome = std::move(outcome)] { done(outcome); });
+  };
+}
+
+void SimHypervisor::open(HypervisorSink& sink, Callback<HypervisorInfo> done) {
+  sink_ = &sink;
+  agent_.after(kOpen, [this, done = std::move(done)] {
+    std::vector<VmId> orphans;
+    for (const auto& [vm, copy] : host_.copies) {
+      if (copy.state == CopyState::starting) orphans.push_back(vm);
+    }
+    for (const VmId& vm : orphans) world_.end_copy(host_, vm, "its start was never finished");
+    for (const auto& [vm, copy] : host_.copies) {
+      static_cast<void>(guard_.guard(vm.value, static_cast<int>(copy.serial)));
+    }
+    HypervisorInfo info;
+    info.accelerator_reason = "simulated";
+    info.qemu_version = "7.2.22";
+    info.cpu_model = "qemu64";
+    info.machine_types = {"pc-q35-7.2"};
+    done(info);
+  });
+}
+
+/// Refuses what is older than this host or the shared disk has seen.
+Result<void> SimHypervisor::admit(const VmId& vm, const Epoch& epoch) {
+  Epoch& seen = host_.seen[vm];
+  const Epoch highest = std::max(seen, world_.stored()[vm].epoch);
+  if (epoch < highest) {
+    return make_error(Errc::fenced, fmt::format("{}: epoch {} is older than {}",
+                                                on_host("admit", vm, host_), to_string(epoch),
+                                                to_string(highest)));
+  }
+  seen = std::max(seen, epoch);
+  return {};
+}
+
+Result<Copy*> SimHypervisor::find(const VmId& vm, const Epoch& epoch) {
+  const auto found = host_.copies.find(vm);
+  if (found == host_.copies.end()) {
+    return make_error(Errc::not_found, on_host("find", vm, host_) + ": no such process");
+  }
+  if (found->second.epoch != epoch) {
+    return make_error(epoch < found->second.epoch ? Errc::fenced : Errc::conflict,
+                      fmt::format("{}: has epoch {}, not {}", on_host("find", vm, host_),
+                                  to_string(found->second.epoch), to_string(epoch)));
+  }
+  return &found->second;
+}
+
+Result<void> SimHypervisor::begin_process(const VmLaunch& launch, CopyState state) {
+  StoredVm& stored = world_.stored()[launch.vm];
+  if (auto admitted = admit(launch.vm, launch.epoch); !admitted) return admitted;
+  if (host_.copies.count(launch.vm) != 0) {
+    return make_error(Errc::conflict, on_host("start", launch.vm, host_) + ": a copy is here");
+  }
+  if (host_.disk_full) {
+    return make_error(Errc::exhausted, on_host("start", launch.vm, host_) + ": no space left");
+  }
+  if (host_.starts_failing > 0) {
+    --host_.starts_failing;
+    return make_error(Errc::internal, on_host("start", launch.vm, host_) + ": process exited");
+  }
+  if (state == CopyState::starting) {
+    if (world_.options().image_locks && stored.lock != 0) {
+      return make_error(Errc::conflict, on_host("start", launch.vm, host_) +
+                                            ": disk root is locked by another copy");
+    }
+    stored.epoch = std::max(stored.epoch, launch.epoch);
+  }
+  const Copy& copy = world_.spawn(host_, launch, state);
+  if (auto guarded = guard_.guard(launch.vm.value, static_cast<int>(copy.serial)); !guarded) {
+    world_.end_copy(host_, launch.vm, "not guarded");
+    return guarded;
+  }
+  return {};
+}
+
+void SimHypervisor::start(const VmLaunch& launch, Callback<void> done) {
+  if (auto admitted = admit(launch.vm, launch.epoch); !admitted) {
+    agent_.post([done = std::move(done), admitted] { done(admitted); });
+    return;
+  }
+  const auto here = host_.copies.find(launch.vm);
+  if (here != host_.copies.end() && here->second.epoch == launch.epoch &&
+      here->second.state == CopyState::running) {
+    agent_.post([done = std::move(done)] { done({}); });
+    return;
+  }
+  auto& waiting = starts_[launch.vm];
+  waiting.push_back(std::move(done));
+  if (waiting.size() > 1) return;
+  if (!world_.storage_reachable(host_)) {
+    agent_.after(kStartMax, [this, vm = launch.vm] {
+      finish_start(vm, make_error(Errc::timeout, on_host("start", vm, host_) +
+                                                     ": shared storage does not answer"));
+    });
+    return;
+  }
+  agent_.after(world_.options().start / 2, [this, launch] {
+    if (auto begun = begin_process(launch, CopyState::starting); !begun) {
+      return finish_start(launch.vm, begun);
+    }
+    run_started(launch.vm, host_.copies.at(launch.vm).serial);
+  });
+}
+
+void SimHypervisor::run_started(const VmId& vm, std::uint64_t serial) {
+  agent_.after(world_.options().start / 2, [this, vm, serial] {
+    const auto found = host_.copies.find(vm);
+    if (found == host_.copies.end() || found->second.serial != serial) {
+      return finish_start(
+          vm, make_error(Errc::internal, on_host("start", vm, host_) + ": process ended"));
+    }
+    finish_start(vm, world_.set_state(host_, found->second, CopyState::running));
+  });
+}
+
+void SimHypervisor::finish_start(const VmId& vm, const Result<void>& outcome) {
+  auto waiting = std::move(starts_[vm]);
+  starts_.erase(vm);
+  for (const auto& done : waiting) done(outcome);
+}
+
+void SimHypervisor::stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
+                         Callback<void> done) {
+  const auto found = host_.copies.find(vm);
+  if (found == host_.copies.end()) {
+    agent_.post([done = std::move(done)] { done({}); });
+    return;
+  }
+  Copy& copy = found->second;
+  if (epoch < copy.epoch) {
+    agent_.post([done = std::move(done), text = on_host("stop", vm, host_)] {
+      done(make_error(Errc::fenced, text + ": a newer copy is here"));
+    });
+    return;
+  }
+  const bool answers = !copy.deaf && !copy.guest_hung && copy.state == CopyState::running &&
+                       copy.answers_at <= world_.loop().now();
+  Duration wait = kKill;
+  if (!options.force) {
+    wait = answers ? std::min(world_.options().guest_shutdown, options.deadline_ms)
+                   : options.deadline_ms;
+    if (copy.state != CopyState::running) wait = kKill;
+    copy.stopping = true;
+  }
+  agent_.after(wait, [this, vm, serial = copy.serial, done = std::move(done)] {
+    const auto still = host_.copies.find(vm);
+    if (still != host_.copies.end() && still->second.serial == serial) {
+      guard_.release(vm.value);
+      world_.end_copy(host_, vm, "stopped");
+    }
+    done({});
+  });
+}
+
+void SimHypervisor::prepare_incoming(const VmLaunch& launch, Callback<MigrationEndpoint> done) {
+  agent_.after(world_.options().start, [this, launch, done = std::move(done)] {
+    const auto here = host_.copies.find(launch.vm);
+    const bool again = here != host_.copies.end() && here->second.epoch == launch.epoch &&
+                       here->second.state == CopyState::incoming;
+    if (!again) {
+      if (auto begun = begin_process(launch, CopyState::incoming); !begun) {
+        return done(begun.error());
+      }
+    }
+    const Copy& copy = host_.copies.at(launch.vm);
+    done(MigrationEndpoint{host_.address, static_cast<std::uint16_t>(49152 + copy.serial % 16384),
+                           std::to_string(copy.serial)});
+  });
+}
+
+void SimHypervisor::send(const VmId& vm, const Epoch& epoch, const MigrationEndpoint& to,
+                         const MigrationLimits& limits, Callback<MigrationProgress> done) {
+  auto reply = on_agent(std::move(done));
+  const auto copy = find(vm, epoch);
+  if (!copy) return reply(copy.error());
+  if ((*copy)->state != CopyState::running || (*copy)->deaf) {
+    return reply(make_error(Errc::conflict, on_host("send", vm, host_) + ": it does not run"));
+  }
+  migrations_.begin(host_, **copy, to, limits, std::move(reply));
+}
+
+void SimHypervisor::switch_over(const VmId& vm, const Epoch& epoch,
+                                Callback<MigrationProgress> done) {
+  auto reply = on_agent(std::move(done));
+  const auto copy = find(vm, epoch);
+  if (!copy) return reply(copy.error());
+  if ((*copy)->state == CopyState::postmigrate) return reply(MigrationProgress{});
+  migrations_.switch_over(**copy, std::move(reply));
+}
+
+void SimHypervisor::resume(const VmId& vm, const Epoch& epoch, Callback<void> done) {
+  wait_received(vm, epoch, agent_.now() + kResumeMax, std::move(done));
+}
+
+void SimHypervisor::wait_received(const VmId& vm, const Epoch& epoch, Instant until,
+                                  Callback<void> done) {
+  agent_.after(kPoll, [this, vm, epoch, until, done = std::move(done)]() mutable {
+    const auto copy = find(vm, epoch);
+    if (!copy) return done(copy.error());
+    if ((*copy)->state == CopyState::running) return done({});
+    if ((*copy)->received && world_.storage_reachable(host_)) {
+      StoredVm& stored = world_.stored()[vm];
+      stored.epoch = std::max(stored.epoch, epoch);
+      if ((*copy)->answers_at == Instant{}) (*copy)->answers_at = agent_.now();
+      return done(world_.set_state(host_, **copy, CopyState::running));
+    }
+    if (agent_.now() >= until) {
+      return done(make_error(Errc::timeout, on_host("resume", vm, host_) + ": no state arrived"));
+    }
+    wait_received(vm, epoch, until, std::move(done));
+  });
+}
+
+void SimHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) {
+  agent_.after(kPoll, [this, vm, epoch, done = std::move(done)] {
+    const auto copy = find(vm, epoch);
+    if (!copy) {
+      return done(copy.error().code == Errc::not_found ? Result<void>() : copy.error());
+    }
+    migrations_.cancel((*copy)->serial);
+    const CopyState state = (*copy)->state;
+    if (state != CopyState::postmigrate && state != CopyState::paused) return done({});
+    done(world_.set_state(host_, **copy, CopyState::running));
+  });
+}
+
+MigrationProgress SimHypervisor::progress(const VmId& vm) const {
+  const auto found = host_.copies.find(vm);
+  return found == host_.copies.end() ? MigrationProgress{}
+                                     : migrations_.progress(found->second.serial);
+}
+
+ObservedVm SimHypervisor::observed(const Copy& copy) const {
+  ObservedVm seen;
+  seen.vm = copy.vm;
+  seen.epoch = copy.epoch;
+  seen.incoming = copy.state == CopyState::incoming;
+  seen.postmigrate = copy.state == CopyState::postmigrate;
+  seen.power = copy.state == CopyState::running    ? VmPower::running
+               : copy.state == CopyState::starting ? VmPower::starting
+                                                   : VmPower::paused;
+  if (copy.stopping) seen.power = VmPower::stopping;
+  const Instant now = world_.loop().now();
+  const bool booted = copy.answers_at != Instant{} && copy.answers_at <= now;
+  if (booted) {
+    const Instant last = copy.guest_hung ? copy.hung_at : now;
+    seen.heartbeat_age_ms = now - last;
+    seen.health = seen.heartbeat_age_ms < kNoHeartbeat ? VmHealth::healthy : VmHealth::no_heartbeat;
+  }
+  if (!copy.trouble.empty()) {
+    seen.health = VmHealth::failing;
+    seen.health_reason = copy.trouble;
+  }
+  seen.cpu_millicores_used = {copy.takes.cpu_millicores.value / 10};
+  seen.memory_mib_used = copy.takes.memory_mib;
+  return seen;
+}
+
+std::vector<ObservedVm> SimHypervisor::observe() const {
+  std::vector<ObservedVm> all;
+  all.reserve(host_.copies.size());
+  for (const auto& [vm, copy] : host_.copies) all.push_back(observed(copy));
+  return all;
+}
+
+Result<std::string> SimHypervisor::console_tail(const VmId& vm, std::size_t bytes_max) const {
+  if (host_.copies.count(vm) == 0) {
+    return make_error(Errc::not_found, on_host("read console of", vm, host_) + ": not here");
+  }
+  return ("console of " + vm.value + "\n").substr(0, bytes_max);
+}
+
+void SimHypervisor::copy_changed(const Copy& copy, bool ended) {
+  if (sink_ == nullptr) return;
+  ObservedVm seen = observed(copy);
+  if (ended) seen.power = VmPower::stopped;
+  agent_.post([this, seen = std::move(seen), why = copy.trouble] { sink_->vm_changed(seen, why); });
+}
+
+}  // namespace virga::sim

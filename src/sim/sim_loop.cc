@@ -1,0 +1,247 @@
+#include "sim/sim_loop.h"
+
+#include "base/check.h"
+
+namespace virga {
+namespace {
+
+constexpr Instant kStart = Instant() + seconds(1000);
+constexpr std::int64_t kStartUnixMs = 1'767'225'600'000;  // 2026-01-01T00:00:00Z
+constexpr std::int64_t kMillion = 1'000'000;
+constexpr std::size_t kBranches = 4;
+constexpr std::size_t kStaleMin = 1024;
+
+}  // namespace
+
+SimLoop::SimLoop() : now_(kStart), groups_(1), owner_(std::this_thread::get_id()) {}
+SimLoop::~SimLoop() {
+  // Closures may own timers of this loop: let them cancel while everything still stands.
+  for (std::size_t index = 0; index < slots_.size(); ++index) {
+    const Task task = std::move(slots_[index].task);
+    slots_[index].task = nullptr;
+  }
+}
+
+WallTime SimLoop::wall_now() const { return {kStartUnixMs + to_ms(now_ - kStart)}; }
+
+Duration SimLoop::elapsed() const { return now_ - kStart; }
+
+std::uint32_t SimLoop::take_slot() {
+  if (free_slots_.empty()) {
+    slots_.emplace_back();
+    return static_cast<std::uint32_t>(slots_.size() - 1);
+  }
+  const std::uint32_t index = free_slots_.back();
+  free_slots_.pop_back();
+  return index;
+}
+
+void SimLoop::free_slot(std::uint32_t index) {
+  Slot& slot = slots_[index];
+  slot.sequence = 0;
+  ++slot.generation;
+  --live_;
+  free_slots_.push_back(index);
+}
+
+TimerId SimLoop::at_in(Group group, Instant when, Task task) {
+  VIRGA_CHECK(task != nullptr);
+  const std::uint32_t index = take_slot();
+  Slot& slot = slots_[index];
+  slot.task = std::move(task);
+  slot.sequence = next_sequence_++;
+  slot.group = group;
+  ++live_;
+  push({when < now_ ? now_ : when, slot.sequence, index});
+  return (static_cast<TimerId>(slot.generation) << 32) | (index + 1);
+}
+
+void SimLoop::cancel(TimerId timer) {
+  const auto number = static_cast<std::uint32_t>(timer & UINT32_MAX);
+  if (number == 0 || number > slots_.size()) return;
+  Slot& slot = slots_[number - 1];
+  if (slot.sequence == 0 || slot.generation != static_cast<std::uint32_t>(timer >> 32)) return;
+  const Task task = std::move(slot.task);
+  slot.task = nullptr;
+  free_slot(number - 1);
+  ++stale_;
+  if (stale_ > kStaleMin && stale_ > heap_.size() / 2) drop_stale();
+}
+
+void SimLoop::post(Task task) {
+  if (std::this_thread::get_id() == owner_) {
+    at(now_, std::move(task));
+    return;
+  }
+  const std::lock_guard lock(inbox_mutex_);
+  inbox_.push_back(std::move(task));
+  inbox_filled_.store(true, std::memory_order_release);
+}
+
+void SimLoop::take_inbox() {
+  if (!inbox_filled_.load(std::memory_order_acquire)) return;
+  std::vector<Task> tasks;
+  {
+    const std::lock_guard lock(inbox_mutex_);
+    tasks.swap(inbox_);
+    inbox_filled_.store(false, std::memory_order_relaxed);
+  }
+  for (Task& task : tasks) at(now_, std::move(task));
+}
+
+void SimLoop::push(const Entry& entry) {
+  std::size_t position = heap_.size();
+  heap_.push_back(entry);
+  while (position > 0) {
+    const std::size_t parent = (position - 1) / kBranches;
+    if (!entry.before(heap_[parent])) break;
+    heap_[position] = heap_[parent];
+    position = parent;
+  }
+  heap_[position] = entry;
+}
+
+void SimLoop::sift_down(std::size_t position) {
+  const Entry moving = heap_[position];
+  while (true) {
+    const std::size_t first = position * kBranches + 1;
+    if (first >= heap_.size()) break;
+    const std::size_t end = std::min(first + kBranches, heap_.size());
+    std::size_t least = first;
+    for (std::size_t child = first + 1; child < end; ++child) {
+      if (heap_[child].before(heap_[least])) least = child;
+    }
+    if (!heap_[least].before(moving)) break;
+    heap_[position] = heap_[least];
+    position = least;
+  }
+  heap_[position] = moving;
+}
+
+void SimLoop::pop_top() {
+  heap_.front() = heap_.back();
+  heap_.pop_back();
+  if (!heap_.empty()) sift_down(0);
+}
+
+void SimLoop::drop_stale() {
+  std::erase_if(heap_, [this](const Entry& entry) { return stale(entry); });
+  stale_ = 0;
+  if (heap_.size() < 2) return;
+  for (std::size_t position = (heap_.size() - 2) / kBranches + 1; position-- > 0;) {
+    sift_down(position);
+  }
+}
+
+/// Brings the next entry that may run to the top. False: there is none.
+bool SimLoop::find_next() {
+  take_inbox();
+  while (!heap_.empty()) {
+    const Entry top = heap_.front();
+    if (stale(top)) {
+      if (stale_ > 0) --stale_;
+    } else if (groups_[slots_[top.slot].group].frozen) {
+      groups_[slots_[top.slot].group].parked.push_back(top);
+    } else {
+      return true;
+    }
+    pop_top();
+  }
+  return false;
+}
+
+void SimLoop::run_next() {
+  const Entry top = heap_.front();
+  pop_top();
+  now_ = std::max(now_, top.when);
+  const Task task = std::move(slots_[top.slot].task);
+  slots_[top.slot].task = nullptr;
+  free_slot(top.slot);
+  ++executed_;
+  task();
+}
+
+bool SimLoop::step() {
+  owner_ = std::this_thread::get_id();
+  if (!find_next()) return false;
+  run_next();
+  return true;
+}
+
+void SimLoop::run_until(Instant when) {
+  owner_ = std::this_thread::get_id();
+  while (find_next() && heap_.front().when <= when) run_next();
+  now_ = std::max(now_, when);
+}
+
+bool SimLoop::run_until_true(const std::function<bool()>& done, Duration limit) {
+  owner_ = std::this_thread::get_id();
+  const Instant end = now_ + limit;
+  while (!done()) {
+    if (!find_next() || heap_.front().when > end) {
+      now_ = std::max(now_, end);
+      return done();
+    }
+    run_next();
+  }
+  return true;
+}
+
+SimLoop::Group SimLoop::add_group() {
+  groups_.emplace_back();
+  return static_cast<Group>(groups_.size() - 1);
+}
+
+void SimLoop::freeze(Group group) { groups_[group].frozen = true; }
+
+void SimLoop::thaw(Group group) {
+  groups_[group].frozen = false;
+  std::vector<Entry> parked;
+  parked.swap(groups_[group].parked);
+  for (Entry& entry : parked) {
+    if (stale(entry)) continue;
+    entry.when = now_;
+    entry.sequence = slots_[entry.slot].sequence = next_sequence_++;
+    push(entry);
+  }
+}
+
+void SimLoop::drop(Group group) {
+  std::vector<Task> dropped;  // destroyed last: closures may cancel other timers
+  for (std::uint32_t index = 0; index < slots_.size(); ++index) {
+    Slot& slot = slots_[index];
+    if (slot.sequence == 0 || slot.group != group) continue;
+    dropped.push_back(std::move(slot.task));
+    slot.task = nullptr;
+    free_slot(index);
+    ++stale_;
+  }
+  groups_[group].parked.clear();
+  groups_[group].frozen = false;
+}
+
+Duration SimProcess::scaled(Duration real) const {
+  const std::int64_t whole = real.count() / kMillion;
+  const std::int64_t rest = real.count() % kMillion;
+  return real + Duration(whole * drift_per_million_ + rest * drift_per_million_ / kMillion);
+}
+
+TimerId SimProcess::at(Instant when, Task task) {
+  Duration real = when - now();
+  if (drift_per_million_ != 0 && real > Duration::zero()) {
+    // The inverse of scaled(), rounded up so that the clock has reached `when` when the task runs.
+    const std::int64_t rate = kMillion + drift_per_million_;
+    real = Duration(real.count() / rate * kMillion + real.count() % rate * kMillion / rate + 2);
+  }
+  return loop_.at_in(group_, loop_.now() + real, std::move(task));
+}
+
+void SimProcess::set_drift(std::int64_t per_million) {
+  shown_ = now();
+  origin_ = loop_.now();
+  drift_per_million_ = per_million;
+}
+
+void SimProcess::jump(Duration by) { shown_ += by; }
+
+}  // namespace virga

@@ -1,0 +1,184 @@
+#include "sim/world.h"
+
+#include <fmt/format.h>
+
+namespace virga::sim {
+namespace {
+
+constexpr std::size_t kHostsMax = 65'536;
+
+bool needs_lock(CopyState state) {
+  return state == CopyState::starting || state == CopyState::running || state == CopyState::paused;
+}
+
+}  // namespace
+
+Capacity HostTruth::used() const {
+  Capacity sum;
+  for (const auto& [vm, copy] : copies) {
+    sum.cpu_millicores += copy.takes.cpu_millicores;
+    sum.memory_mib += copy.takes.memory_mib;
+  }
+  return sum;
+}
+
+HostTruth& World::add_host(const HostId& id, Capacity capacity) {
+  VIRGA_CHECK(hosts_.size() < kHostsMax && by_id_.count(id) == 0);
+  const std::size_t index = hosts_.size();
+  HostTruth& host = hosts_.emplace_back();
+  host.id = id;
+  host.index = index;
+  host.address = fmt::format("10.{}.{}.{}", 64 + index / 65'025, index / 255 % 255, index % 255 + 1);
+  host.group = loop_.add_group();
+  host.capacity = capacity;
+  host.last_fed = loop_.now();
+  by_id_[id] = index;
+  by_address_[host.address] = index;
+  return host;
+}
+
+HostTruth* World::find_host(const HostId& id) {
+  const auto found = by_id_.find(id);
+  return found == by_id_.end() ? nullptr : &hosts_[found->second];
+}
+
+HostTruth* World::find_address(const std::string& address) {
+  const auto found = by_address_.find(address);
+  return found == by_address_.end() ? nullptr : &hosts_[found->second];
+}
+
+bool World::storage_reachable(const HostTruth& host) const {
+  const Link& link = host.links[static_cast<std::size_t>(Wire::storage)];
+  return host.acts() && link.in && link.out;
+}
+
+bool World::path(const HostTruth& from, const HostTruth& to, Wire wire) const {
+  const auto index = static_cast<std::size_t>(wire);
+  return from.powered && to.powered && from.links[index].out && to.links[index].in &&
+         (wire != Wire::management || from.partition == to.partition);
+}
+
+Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
+  VIRGA_CHECK(host.powered && host.copies.count(launch.vm) == 0);
+  Copy& copy = host.copies[launch.vm];
+  copy.vm = launch.vm;
+  copy.epoch = launch.epoch;
+  copy.state = state;
+  copy.takes = {launch.cpu_millicores, launch.memory_mib};
+  copy.serial = next_serial_++;
+  hosts_by_serial_[copy.serial] = host.index;
+  if (needs_lock(state) && options_.image_locks) stored_[copy.vm].lock = copy.serial;
+  tell(WorldChange::spawned, host, &copy);
+  return copy;
+}
+
+Result<void> World::set_state(HostTruth& host, Copy& copy, CopyState to) {
+  StoredVm& stored = stored_[copy.vm];
+  if (options_.image_locks && needs_lock(to)) {
+    if (stored.lock != 0 && stored.lock != copy.serial) {
+      return make_error(Errc::conflict, fmt::format("disk root of vm {} is locked by another copy",
+                                                    copy.vm.value));
+    }
+    stored.lock = copy.serial;
+  } else if (stored.lock == copy.serial) {
+    stored.lock = 0;
+  }
+  if (to == CopyState::running && copy.answers_at == Instant{}) {
+    copy.answers_at = loop_.now() + options_.guest_boot;
+  }
+  copy.state = to;
+  tell(WorldChange::state, host, &copy);
+  return {};
+}
+
+void World::end_copy(HostTruth& host, const VmId& vm, const std::string& why) {
+  const auto found = host.copies.find(vm);
+  if (found == host.copies.end()) return;
+  Copy ended = std::move(found->second);
+  host.copies.erase(found);
+  hosts_by_serial_.erase(ended.serial);
+  StoredVm& stored = stored_[vm];
+  if (stored.lock == ended.serial) stored.lock = 0;
+  if (ended.trouble.empty()) ended.trouble = why;
+  tell(WorldChange::ended, host, &ended);
+}
+
+Copy* World::find_copy(std::uint64_t serial, HostTruth** host) {
+  const auto found = hosts_by_serial_.find(serial);
+  if (found == hosts_by_serial_.end()) return nullptr;
+  HostTruth& where = hosts_[found->second];
+  for (auto& [vm, copy] : where.copies) {
+    if (copy.serial != serial) continue;
+    *host = &where;
+    return &copy;
+  }
+  return nullptr;
+}
+
+void World::set_guest(HostTruth& host, Copy& copy, bool hung, const std::string& trouble) {
+  if (hung && !copy.guest_hung) copy.hung_at = loop_.now();
+  copy.guest_hung = hung;
+  copy.trouble = trouble;
+  tell(WorldChange::guest, host, &copy);
+}
+
+void World::power_off(HostTruth& host) {
+  if (!host.powered) return;
+  while (!host.copies.empty()) end_copy(host, host.copies.begin()->first, "power lost");
+  loop_.drop(host.group);
+  host.powered = false;
+  host.frozen = false;
+  host.seen.clear();
+  tell(WorldChange::power, host, nullptr);
+}
+
+void World::power_on(HostTruth& host) {
+  if (host.powered) return;
+  host.powered = true;
+  ++host.boots;
+  host.lease_until = Instant{};
+  host.last_fed = loop_.now();
+  tell(WorldChange::power, host, nullptr);
+}
+
+void World::set_frozen(HostTruth& host, bool frozen) {
+  if (!host.powered || host.frozen == frozen) return;
+  host.frozen = frozen;
+  frozen ? loop_.freeze(host.group) : loop_.thaw(host.group);
+  tell(WorldChange::power, host, nullptr);
+}
+
+void World::set_links(HostTruth& host, Wire wire, Link link) {
+  host.links[static_cast<std::size_t>(wire)] = link;
+  tell(WorldChange::links, host, nullptr);
+}
+
+void World::set_partition(HostTruth& host, int partition) {
+  host.partition = partition;
+  tell(WorldChange::links, host, nullptr);
+}
+
+void World::tell(WorldChange change, const HostTruth& host, const Copy* copy) {
+  mix(static_cast<std::uint64_t>(loop_.now().time_since_epoch().count()));
+  mix((static_cast<std::uint64_t>(change) << 32) | host.index);
+  if (copy != nullptr) {
+    mix(copy->vm.value);
+    mix((copy->epoch.counter << 8) | static_cast<std::uint64_t>(copy->state));
+  }
+  for (const Observer& observer : observers_) observer(change, host, copy);
+}
+
+void World::mix(std::string_view text) {
+  for (const char character : text) {
+    trace_ = (trace_ ^ static_cast<unsigned char>(character)) * 1099511628211U;
+  }
+  trace_ = (trace_ ^ 0xff) * 1099511628211U;
+}
+
+void World::mix(std::uint64_t number) {
+  for (int byte = 0; byte < 8; ++byte) {
+    trace_ = (trace_ ^ ((number >> (byte * 8)) & 0xff)) * 1099511628211U;
+  }
+}
+
+}  // namespace virga::sim

@@ -1,0 +1,173 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <deque>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "driver/bmc.h"
+#include "driver/hypervisor.h"
+#include "sim/sim_loop.h"
+
+/// Ground truth of the simulated cloud: what really runs, is powered, locked and connected. The programs under test
+/// see it only through the simulated drivers; the checker reads nothing else.
+namespace virga::sim {
+
+enum class Wire { management, storage, tenant };
+BOOST_DESCRIBE_ENUM(Wire, management, storage, tenant)
+constexpr std::size_t kWires = 3;
+
+/// One direction of a host's links; both are up in a healthy host.
+struct Link {
+  bool in = true;
+  bool out = true;
+};
+
+enum class BmcMode {
+  answers,
+  silent,  ///< no answer at all
+  lies,    ///< says that it did what it was asked; does nothing
+  slow,    ///< answers after 4 s
+};
+BOOST_DESCRIBE_ENUM(BmcMode, answers, silent, lies, slow)
+
+enum class CopyState {
+  starting,     ///< its process exists; its processors have never run
+  running,
+  incoming,     ///< waits for a live migration; has never run
+  paused,       ///< at the switch-over point of a live migration
+  postmigrate,  ///< has handed over
+};
+BOOST_DESCRIBE_ENUM(CopyState, starting, running, incoming, paused, postmigrate)
+
+/// One process of the simulated hypervisor: a copy of a VM on one host.
+struct Copy {
+  VmId vm;
+  Epoch epoch;
+  CopyState state = CopyState::starting;
+  Capacity takes;
+  std::uint64_t serial = 0;  ///< unique in the world
+  std::uint64_t peer = 0;    ///< incoming: serial of the source that has connected; 0 = none
+  bool received = false;     ///< incoming: the last of the state has arrived
+  bool deaf = false;         ///< ignores QMP
+  bool guest_hung = false;
+  Instant answers_at{};      ///< when its guest has booted
+  Instant hung_at{};
+  bool stopping = false;
+  std::string trouble;       ///< "guest panicked"; empty = none
+};
+
+struct HostTruth {
+  HostId id;
+  std::size_t index = 0;
+  SimLoop::Group group = 0;    ///< of what its processes do by themselves: frozen and dropped with the machine
+  std::string address;         ///< of its agent and probes, unique
+  Capacity capacity;
+  bool powered = true;
+  bool frozen = false;         ///< the whole machine stands still
+  bool watchdog = true;        ///< something outside resets it when its leash stops feeding
+  bool disk_full = false;
+  BmcMode bmc = BmcMode::answers;
+  std::uint64_t boots = 1;
+  std::uint64_t starts_failing = 0;  ///< so many of the next VM starts fail
+  std::array<Link, kWires> links;
+  int partition = 0;           ///< hosts and server reach one another only within the same number
+  std::map<VmId, Copy> copies;
+  std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
+  Instant lease_until{};       ///< true time until which the last grant that its agent received allows guests
+  Instant last_fed{};          ///< when its leash last fed the watchdog
+
+  std::string boot_id() const { return id.value + "-boot-" + std::to_string(boots); }
+  bool acts() const { return powered && !frozen; }
+  Capacity used() const;
+};
+
+/// What shared storage knows of one VM.
+struct StoredVm {
+  Epoch epoch;               ///< highest that wrote its configuration beside the disk
+  std::uint64_t lock = 0;    ///< serial of the copy that holds the image lock; 0 = free
+};
+
+enum class WorldChange {
+  spawned,   ///< a copy's process exists
+  state,     ///< a copy's state changed
+  ended,     ///< a copy's process is gone
+  power,     ///< a host was switched, froze or thawed
+  links,     ///< a host's links changed
+  guest,     ///< a guest hangs, panics or answers again
+};
+
+struct WorldOptions {
+  bool image_locks = true;  ///< shared storage enforces one writer per disk, as QEMU's image locks do
+  Duration start = milliseconds(180);        ///< from the start call until processors run
+  Duration guest_boot = milliseconds(2500);  ///< until the guest answers
+  Duration guest_shutdown = milliseconds(1200);
+  Duration host_boot = seconds(30);
+  std::int64_t migration_mib_per_second = 1024;
+};
+
+/// Owner of all ground truth. Changing calls tell every observer at once, in the order of observe(). Not thread-safe.
+class World {
+ public:
+  /// `host` is set always; `copy` for spawned, state, ended and guest.
+  using Observer = std::function<void(WorldChange, const HostTruth& host, const Copy* copy)>;
+
+  World(SimLoop& loop, WorldOptions options) : loop_(loop), options_(options) {}
+
+  SimLoop& loop() { return loop_; }
+  const WorldOptions& options() const { return options_; }
+  void observe(Observer observer) { observers_.push_back(std::move(observer)); }
+
+  HostTruth& add_host(const HostId& id, Capacity capacity);
+  std::deque<HostTruth>& hosts() { return hosts_; }
+  const std::deque<HostTruth>& hosts() const { return hosts_; }
+  HostTruth* find_host(const HostId& id);
+  HostTruth* find_address(const std::string& address);
+  const std::map<VmId, StoredVm>& stored() const { return stored_; }
+  std::map<VmId, StoredVm>& stored() { return stored_; }
+
+  bool storage_reachable(const HostTruth& host) const;
+  /// A packet from one host to another passes on `wire`.
+  bool path(const HostTruth& from, const HostTruth& to, Wire wire) const;
+
+  Copy* find_copy(std::uint64_t serial, HostTruth** host);
+
+  /// Makes a copy's process. The caller has checked what its driver checks.
+  Copy& spawn(HostTruth& host, const VmLaunch& launch, CopyState state);
+  /// Sets the state, takes or frees the image lock as the new state needs. Errors: conflict (locked elsewhere).
+  Result<void> set_state(HostTruth& host, Copy& copy, CopyState to);
+  /// Ends a copy's process; frees its lock. Nothing when it is not there.
+  void end_copy(HostTruth& host, const VmId& vm, const std::string& why);
+  /// The guest hangs or answers again, panics, or its process turns deaf.
+  void set_guest(HostTruth& host, Copy& copy, bool hung, const std::string& trouble);
+
+  void power_off(HostTruth& host);
+  void power_on(HostTruth& host);  ///< a new boot; its programs are started by who observes
+  void set_frozen(HostTruth& host, bool frozen);
+  void set_links(HostTruth& host, Wire wire, Link link);
+  void set_partition(HostTruth& host, int partition);
+
+  /// Hash over everything that has ever changed, in order; equal runs have equal hashes.
+  std::uint64_t trace_hash() const { return trace_; }
+  void mix(std::string_view text);
+  void mix(std::uint64_t number);
+
+ private:
+  void tell(WorldChange change, const HostTruth& host, const Copy* copy);
+
+  SimLoop& loop_;
+  WorldOptions options_;
+  std::deque<HostTruth> hosts_;
+  std::map<HostId, std::size_t> by_id_;
+  std::map<std::string, std::size_t> by_address_;
+  std::map<VmId, StoredVm> stored_;
+  std::map<std::uint64_t, std::size_t> hosts_by_serial_;
+  std::vector<Observer> observers_;
+  std::uint64_t next_serial_ = 1;
+  std::uint64_t trace_ = 14695981039346656037U;
+};
+
+}  // namespace virga::sim

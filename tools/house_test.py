@@ -1,0 +1,224 @@
+#!/usr/bin/env python3
+"""Tests of the house's own checks: each rule finds what it should and lets the usual pass."""
+
+import pathlib
+import sys
+import unittest
+
+sys.dont_write_bytecode = True
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+from house import allow, coverage, cpp, documents, layers, patterns, purity, scripts, sizes, tree  # noqa: E402
+
+
+def made(path, text, executable=False):
+    return tree.File(pathlib.Path("/nowhere"), path, text, executable)
+
+
+def rules(check, *files):
+    return sorted({finding.rule for finding in check(list(files))})
+
+
+def function(body, head="int f()"):
+    return f"{head} {{\n{body}\n}}\n"
+
+
+class Parsing(unittest.TestCase):
+    def names(self, code):
+        return {f.name: f for f in cpp.functions(cpp.blank(code)[0]) if f.body >= 0}
+
+    def test_F_B1_literals_and_comments_are_blank_and_lines_stay(self):
+        text = 'a = "x{"; // {\nb = R"(\n{)"; c = \'{\'; n = 1\'000; /* {\n */ d();\n'
+        code, comments = cpp.blank(text)
+        self.assertEqual(len(code), len(text))
+        self.assertNotIn("{", code)
+        self.assertIn("1'000", code)
+        self.assertEqual([line for line, _ in comments], [1, 3])
+
+    def test_F_B1_functions_of_all_shapes_are_found(self):
+        found = self.names("""
+            namespace a { class Box : public Base<int> { public: Box(int x) : x_{x}, y_(2) { use(); }
+            bool operator==(const Box& o) const { return true; } int x_{1}; std::vector<int> v = {1, 2}; }; }
+            template <typename T> requires std::is_enum_v<T> auto name(T v) -> int { return 1; }
+            const auto later = [](int a) { return a; }; enum class Kind { one, two };
+            std::map<int, std::string> table{{1, "a"}}; TEST(Suite, a_name) { if (x) { y(); } }
+            Result<std::pair<int, int>> Outer::Inner::run(const std::map<int, int>& m, int b = f(1, 2)) const {}
+        """)
+        self.assertEqual(set(found), {"Box", "operator==", "name", "TEST", "run", "lambda"})
+        self.assertEqual(len(found["run"].parameters), 2)
+        self.assertEqual(found["TEST"].depth, 1)
+
+    def test_F_B1_else_if_does_not_nest_and_lists_do_not_count(self):
+        found = self.names("void f() { if (a) { x({1, 2}); } else if (b) { } else { for (;;) { y = {3}; } } }")
+        self.assertEqual(found["f"].depth, 2)
+
+
+class Sizes(unittest.TestCase):
+    def test_F_B1_limits(self):
+        self.assertEqual(rules(sizes.check, made("src/a.cc", "int x;\n" * 801)), ["size.file"])
+        self.assertEqual(rules(sizes.check, made("src/a.h", "int x;\n" * 251)), ["size.header"])
+        self.assertEqual(rules(sizes.check, made("src/a.cc", function("g();\n" * 70))), ["size.function"])
+        self.assertEqual(rules(sizes.check, made("src/a.cc", "//" + "x" * 99 + "\n")), ["size.columns"])
+        self.assertEqual(rules(sizes.check, made("src/a.h", "/// " + "x" * 110 + "\n")), [])
+        deep = "if (a) {" * 4 + "}" * 4
+        self.assertEqual(rules(sizes.check, made("src/a.cc", function(deep))), ["size.nesting"])
+        six = "void f(int a, int b, int c, int d, int e, std::map<int, int> g)"
+        self.assertEqual(rules(sizes.check, made("src/a.cc", six + " {}\n")), ["size.parameters"])
+        self.assertEqual(rules(sizes.check, made("src/a.h", six + ";\n")), ["size.parameters"])
+        five = "void f(int a, std::map<int, int> b, int c, std::function<void(int, int)> d, int e);\n"
+        self.assertEqual(rules(sizes.check, made("src/a.h", five)), [])
+
+
+class Patterns(unittest.TestCase):
+    def found(self, code, path="src/arch/room/planner.cc"):
+        return rules(patterns.check, made(path, code))
+
+    def test_F_B1_banned_code(self):
+        for code, rule in (
+                ("std::uniform_int_distribution<int> d;", "ban.random"),
+                ("auto t = std::chrono::steady_clock::now();", "ban.clock"),
+                ("std::this_thread::sleep_for(x);", "ban.sleep"),
+                ("static Box& instance();", "ban.singleton"),
+                ("try { f(); } catch (...) {}", "ban.catch_all"),
+                ("void f() { GTEST" + "_SKIP(); }", "ban.skip"),
+                ("int a;  // TO" + "DO later", "ban.todo"),
+                ("// total += next(value);\n", "form.commented_code"),
+                ("const char* p = \"/ho" + "me/user/x\";", "ban.machine_path"),
+                ("run(\"pk" + "ill -f qemu\");", "ban.kill_by_name"),
+                ("std::unordered_map<int, int> all_;\nvoid f() { for (auto& [k, v] : all_) g(); }",
+                 "ban.unordered")):
+            with self.subTest(code=code):
+                self.assertEqual(self.found(code), [rule])
+
+    def test_F_B1_allowed_code(self):
+        for code in ("// The host returns; then it joins.\n", "// see f(x);  which waits\n",
+                     "std::unordered_map<int, int> all_;\nvoid f() { all_.find(3); }",
+                     "Instant now = loop.now();", "auto first = values.begin();",
+                     "// steady_clock is not used here\n", 'log("sleep_for");'):
+            with self.subTest(code=code):
+                self.assertEqual(self.found(code), [])
+
+    def test_F_B1_headers(self):
+        header = "#pragma once\nusing namespace std;\n"
+        self.assertEqual(self.found(header, "src/base/a.h"), ["ban.using_namespace"])
+        self.assertEqual(self.found("int a;\n", "src/base/a.h"), ["form.pragma"])
+
+    def test_F_B1_own_header_first(self):
+        header = made("src/base/a.h", "#pragma once\n")
+        wrong = made("src/base/a.cc", '#include <map>\n#include "base/a.h"\n')
+        right = made("src/base/a.cc", '#include "base/a.h"\n#include <map>\n')
+        self.assertEqual(rules(patterns.check, header, wrong), ["form.own_header"])
+        self.assertEqual(rules(patterns.check, header, right), [])
+
+    def test_F_B1_coroutine_rule(self):
+        for body, rule in (("co_await f(Options{1});", "coroutine.brace"),
+                           ("co_await f([&](int a) { return a; });", "coroutine.brace")):
+            self.assertEqual(self.found(function(body, "Awaitable<int> g(int a)")), [rule])
+        for parameter in ("const std::string& a", "std::string_view a"):
+            code = function("co_return 1;", f"Awaitable<int> g({parameter})")
+            self.assertEqual(self.found(code), ["coroutine.reference"])
+        right = function("auto made = f(Options{1});\nco_await made;\nco_return table[0];",
+                         "Awaitable<int> g(std::string a)")
+        self.assertEqual(self.found(right), [])
+
+
+class Layers(unittest.TestCase):
+    TABLE = made("tools/layers.txt", "base:\nmodel: base\ndriver: base model\nruntime: base driver\n"
+                 "arch: base model runtime driver\nedge: base\n<boost/asio -> edge\n")
+
+    def found(self, path, text):
+        return rules(layers.check, self.TABLE, made(path, text))
+
+    def test_F_B1_lower_layers_do_not_know_higher_ones(self):
+        self.assertEqual(self.found("src/base/a.cc", '#include "model/vm.h"\n'), ["layer"])
+        self.assertEqual(self.found("src/model/a.cc", '#include "base/a.h"\n'), [])
+        self.assertEqual(self.found("src/base/a_test.cc", '#include "model/vm.h"\n'), [])
+
+    def test_F_B1_a_planner_sees_no_driver_and_no_runtime(self):
+        for name in ("driver/hypervisor.h", "runtime/controller.h"):
+            self.assertEqual(self.found("src/arch/room/planner.cc", f'#include "{name}"\n'), ["layer"])
+            self.assertEqual(self.found("src/arch/room/controller.cc", f'#include "{name}"\n'), [])
+        view = '#include "runtime/cluster_view.h"\n'
+        self.assertEqual(self.found("src/arch/room/planner.cc", view), [])
+
+    def test_F_B1_foreign_headers_stay_in_their_folder(self):
+        self.assertEqual(self.found("src/model/a.cc", "#include <boost/asio.hpp>\n"), ["layer.foreign"])
+
+    def test_F_B1_nobody_reaches_asio_through_a_header(self):
+        inner = made("src/edge/io.h", "#include <boost/asio.hpp>\n")
+        leaking = made("src/edge/http.h", '#include "edge/io.h"\n')
+        user = made("src/base/a_test.cc", '#include "edge/http.h"\n')
+        self.assertEqual(rules(layers.check, self.TABLE, inner, made("src/edge/http.h", ""), user), [])
+        self.assertEqual(rules(layers.check, self.TABLE, inner, leaking, user), ["layer.asio"])
+
+    def test_F_B1_headers_name_what_they_use(self):
+        self.assertEqual(self.found("src/base/a.h", "std::optional<int> f();\n"), ["form.include"])
+        self.assertEqual(self.found("src/base/a.h", "#include <optional>\nstd::optional<int> f();\n"), [])
+
+
+class Documents(unittest.TestCase):
+    def found(self, text, path="docs/a.md"):
+        return rules(documents.check, made(path, text), made("src/base/a.h", "struct BigBox { void open(); };"))
+
+    def test_F_B1_documents_speak_of_what_is_there(self):
+        self.assertEqual(self.found("see `src/base/a.h` and `src/base/` and `src/<room>/x.h`"), [])
+        self.assertEqual(self.found("see `src/base/b.h`"), ["docs.path"])
+        self.assertEqual(self.found("[x](b.md)"), ["docs.link"])
+        self.assertEqual(self.found("```\nscripts/none --fast\n```"), ["docs.command"])
+        self.assertEqual(self.found("see `src/base/b.h` (pending)"), [])
+        self.assertEqual(self.found("see `src/base/a.h` (pending)"), ["docs.pending"])
+        self.assertEqual(self.found("```\nscripts/none   # (pending) the demo\n```"), [])
+        named = "docs/life-of-a-vm.md"
+        self.assertEqual(self.found("`BigBox` `BigBox::open` `open()` `state`", named), [])
+        self.assertEqual(self.found("`BigBox::close`", named), ["docs.name"])
+
+
+class Scripts(unittest.TestCase):
+    def test_F_B1_scripts_are_whole(self):
+        strict = "#!/usr/bin/env bash\nset -euo pipefail\n"
+        self.assertEqual(rules(scripts.check, made("scripts/a", strict, True)), [])
+        self.assertEqual(rules(scripts.check, made("scripts/a", strict, False)), ["script.mode"])
+        self.assertEqual(rules(scripts.check, made("scripts/a", "#!/bin/bash\n", True)), ["script.strict"])
+        self.assertEqual(rules(scripts.check, made("scripts/a", strict + "if\n", True)), ["script.syntax"])
+
+    def test_F_B1_rooms_hold_the_same_files(self):
+        self.assertEqual(rules(scripts.check, made("src/arch/room/planner.cc", "")), ["room.shape"])
+
+
+class Allowing(unittest.TestCase):
+    def test_F_B1_an_exception_has_a_reason_and_a_use(self):
+        finding = tree.Finding("src/a.h", 1, "size.header", "348 lines; at most 250")
+
+        def left(text):
+            return [f.rule for f in allow.apply([made(allow.PATH, text)], [finding])]
+
+        self.assertEqual(left("size.header src/a.h -- templates must be seen by their users\n"), [])
+        self.assertEqual(left("size.header src/a.h\n"), ["size.header", "allow.form"])
+        self.assertEqual(left("size.file src/b.h -- templates must be seen by their users\n"),
+                         ["size.header", "allow.unused"])
+
+
+class Coverage(unittest.TestCase):
+    def test_F_B1_ids_are_read_from_all_kinds_of_tests(self):
+        files = [made("src/a_test.cc", "TEST(A1_09_Heartbeat, F_B7_is_lost) {}\nTEST_F(X, A1_F3_A10_04_y) {}\n"
+                      "RC_GTEST_PROP(P, a1_05_not_upper_case, (int a)) {}\n"),
+                 made("tests/x_test.py", "    def test_F_F7_leash(self):\n"),
+                 made("scenarios/room/01-a.scn", "# proves A1-F4 F-F12\nhost a\n----\nA1-05\n")]
+        named = coverage.named(files, {"A1-09", "A1-F3", "A10-04", "F-B7", "F-F7", "A1-F4", "F-F12", "A1-05"})
+        self.assertEqual(named["A1-09"], ["`src/a_test.cc` A1_09_Heartbeat.F_B7_is_lost"])
+        self.assertEqual(set(named), {"A1-09", "A1-F3", "A10-04", "F-B7", "F-F7", "A1-F4", "F-F12"})
+
+    def test_F_B1_an_id_that_does_not_exist_is_an_error(self):
+        with self.assertRaisesRegex(ValueError, "A1-99"):
+            coverage.named([made("src/a_test.cc", "TEST(A1_99, x) {}\n")], {"A1-09"})
+
+
+class Purity(unittest.TestCase):
+    def test_F_B1_a_clock_a_file_a_lock_are_not_pure(self):
+        banned = purity.read_table("clock  clock_gettime\nclock  std::chrono::_V2::*::now*\nfiles  fopen*\n")
+        symbols = ["std::chrono::_V2::steady_clock::now()", "fopen64", "memcpy", "virga::free_capacity()"]
+        self.assertEqual([kind for kind, _ in purity.impure(symbols, banned)], ["clock", "files"])
+
+
+if __name__ == "__main__":
+    unittest.main()
