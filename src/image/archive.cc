@@ -90,7 +90,8 @@ Result<std::string> read_contents(archive* reader, const std::string& path) {
     if (count == 0) return contents;
     contents.append(block, static_cast<std::size_t>(count));
     if (contents.size() > kUnpackedBytesMax) {
-      return make_error(Errc::invalid, fmt::format("unpack {}: larger than {} bytes", path, kUnpackedBytesMax));
+      return make_error(Errc::invalid,
+                        fmt::format("unpack {}: larger than {} bytes", path, kUnpackedBytesMax));
     }
   }
 }
@@ -118,7 +119,8 @@ Result<std::string> make_initrd(const std::vector<ArchiveEntry>& entries) {
   const Writer writer(archive_write_new());
   if (archive_write_set_format_cpio_newc(writer.get()) != ARCHIVE_OK ||
       archive_write_add_filter_zstd(writer.get()) != ARCHIVE_OK ||
-      archive_write_set_filter_option(writer.get(), "zstd", "compression-level", "9") != ARCHIVE_OK) {
+      archive_write_set_filter_option(writer.get(), "zstd", "compression-level", "9") !=
+          ARCHIVE_OK) {
     return archive_error("prepare an initial RAM disk", writer.get());
   }
   return write_all(writer.get(), entries);
@@ -127,15 +129,16 @@ Result<std::string> make_initrd(const std::vector<ArchiveEntry>& entries) {
 Result<std::string> make_iso(const std::vector<ArchiveEntry>& entries, const std::string& volume) {
   const Writer writer(archive_write_new());
   if (archive_write_set_format_iso9660(writer.get()) != ARCHIVE_OK ||
-      archive_write_set_format_option(writer.get(), "iso9660", "volume-id", volume.c_str()) != ARCHIVE_OK) {
+      archive_write_set_format_option(writer.get(), "iso9660", "volume-id", volume.c_str()) !=
+          ARCHIVE_OK) {
     return archive_error("prepare an ISO 9660 image", writer.get());
   }
   return write_all(writer.get(), entries);
 }
 
-Result<void> read_debian_package(const std::string& package_path,
-                                 const std::function<bool(std::string_view path)>& wanted,
-                                 const std::function<void(std::string path, std::string contents)>& take) {
+Result<void> read_debian_package(
+    const std::string& package_path, const std::function<bool(std::string_view path)>& wanted,
+    const std::function<void(std::string path, std::string contents)>& take) {
   const auto data = read_data_member(package_path);
   if (!data) return data.error();
   const Reader inner(archive_read_new(), archive_read_free);

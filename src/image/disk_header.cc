@@ -61,7 +61,8 @@ Result<DiskHeader> judge_qcow2(std::string_view head, Bytes file_size) {
   }
   const std::uint64_t table_end = big_endian(head, 40, 8) + big_endian(head, 36, 4) * 8;
   if (table_end > static_cast<std::uint64_t>(file_size.value)) {
-    return refused(fmt::format("it is cut off: its table ends at byte {}, the file at {}", table_end, file_size.value));
+    return refused(fmt::format("it is cut off: its table ends at byte {}, the file at {}",
+                               table_end, file_size.value));
   }
   std::size_t header_bytes = kHeaderBytesV2;
   if (version == 3) {
@@ -70,7 +71,8 @@ Result<DiskHeader> judge_qcow2(std::string_view head, Bytes file_size) {
     if ((features & kDirty) != 0) return refused("it is marked dirty: it was not closed properly");
     if ((features & kCorrupt) != 0) return refused("it is marked corrupt");
     if ((features & kExternalData) != 0) return refused("it keeps its data in an external file");
-    if ((features & ~kKnownFeatures) != 0) return refused(fmt::format("it needs unknown features {:#x}", features));
+    if ((features & ~kKnownFeatures) != 0)
+      return refused(fmt::format("it needs unknown features {:#x}", features));
     header_bytes = big_endian(head, 100, 4);
     if (header_bytes < kHeaderBytesV3 || header_bytes > head.size()) {
       return refused(fmt::format("its header has an impossible length of {} bytes", header_bytes));
@@ -86,7 +88,8 @@ struct ForeignFormat {
   std::string_view name;
 };
 
-// A raw disk may hold anything, but one of these at its beginning means that it was taken for raw by mistake.
+// A raw disk may hold anything, but one of these at its beginning means that it was taken for raw
+// by mistake.
 constexpr std::array<ForeignFormat, 11> kForeign = {{
     {"KDMV", 0, "vmdk"},
     {"# Disk Descriptor", 0, "vmdk"},
@@ -107,12 +110,14 @@ Result<DiskHeader> read_disk_header(std::string_view head, Bytes file_size) {
   if (head.substr(0, 4) == std::string_view("QFI\xfb", 4)) return judge_qcow2(head, file_size);
   for (const ForeignFormat& foreign : kForeign) {
     if (head.size() > foreign.at && head.substr(foreign.at, foreign.mark.size()) == foreign.mark) {
-      return refused(fmt::format("it is {}; only qcow2 and raw are taken (see qemu-img convert)", foreign.name));
+      return refused(fmt::format("it is {}; only qcow2 and raw are taken (see qemu-img convert)",
+                                 foreign.name));
     }
   }
   constexpr std::int64_t kSectorBytes = 512;
   if (file_size.value == 0 || file_size.value % kSectorBytes != 0) {
-    return refused(fmt::format("{} bytes are no raw disk: it must be a multiple of {}", file_size.value, kSectorBytes));
+    return refused(fmt::format("{} bytes are no raw disk: it must be a multiple of {}",
+                               file_size.value, kSectorBytes));
   }
   return DiskHeader{ImageFormat::raw, file_size};
 }

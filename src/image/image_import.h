@@ -8,11 +8,12 @@
 namespace virga {
 
 struct ImageImportOptions {
-  std::string source_path;     ///< a regular file: qcow2 (version 2 or 3) or a raw disk
-  std::string images_folder;   ///< "<shared>/images"
-  std::string name;            ///< see check_name; the image appears as <images_folder>/<name>
-  std::string sha256;          ///< of the source file, 64 hexadecimal digits; empty = not checked
-  Mib size_mib_max{40 * 1024}; ///< quota: neither the file nor the disk that it describes may be larger
+  std::string source_path;    ///< a regular file: qcow2 (version 2 or 3) or a raw disk
+  std::string images_folder;  ///< "<shared>/images"
+  std::string name;           ///< see check_name; the image appears as <images_folder>/<name>
+  std::string sha256;         ///< of the source file, 64 hexadecimal digits; empty = not checked
+  Mib size_mib_max{40 *
+                   1024};  ///< quota: neither the file nor the disk that it describes may be larger
   Duration probe_deadline = seconds(60);  ///< for each of the probes of qemu-img
 };
 
@@ -31,7 +32,7 @@ struct ImageImportOptions {
 Result<ImageManifest> import_image(const ImageImportOptions& options);
 
 struct SeedOptions {
-  std::string instance_id;     ///< a change makes cloud-init run its first-boot steps again
+  std::string instance_id;  ///< a change makes cloud-init run its first-boot steps again
   std::string host_name;
   std::string user_data;       ///< "#cloud-config\n..." or a script
   std::string network_config;  ///< cloud-init's version 2 YAML; empty = the guest asks by DHCP

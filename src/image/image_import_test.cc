@@ -5,8 +5,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <filesystem>
 #include <rapidcheck/gtest.h>
+#include <filesystem>
 
 #include "edge/file.h"
 #include "edge/process.h"
@@ -46,7 +46,8 @@ class Import : public testing::Test {
   }
 
   /// Expects the refusal, its words, and that nothing was left behind.
-  void expect_refused(const ImageImportOptions& refused, Errc code, const std::string& words) const {
+  void expect_refused(const ImageImportOptions& refused, Errc code,
+                      const std::string& words) const {
     const auto imported = import_image(refused);
     ASSERT_FALSE(imported.ok());
     EXPECT_EQ(imported.error().code, code) << imported.error().text();
@@ -58,7 +59,8 @@ class Import : public testing::Test {
 
   void patch(const std::string& name, off_t at, const std::string& bytes) const {
     const Descriptor file(::open(path(name).c_str(), O_WRONLY | O_CLOEXEC));
-    ASSERT_EQ(::pwrite(file.get(), bytes.data(), bytes.size(), at), static_cast<ssize_t>(bytes.size()));
+    ASSERT_EQ(::pwrite(file.get(), bytes.data(), bytes.size(), at),
+              static_cast<ssize_t>(bytes.size()));
   }
 
   void make_filled_qcow2(const std::string& name) const {
@@ -135,7 +137,8 @@ TEST_F(Import, F_B5_RefusesBrokenTables) {
   make_filled_qcow2("a.qcow2");
   const std::string head = read_file(path("a.qcow2"))->substr(0, 104);
   std::uint64_t table = 0;
-  for (std::size_t index = 40; index < 48; ++index) table = table << 8 | static_cast<unsigned char>(head[index]);
+  for (std::size_t index = 40; index < 48; ++index)
+    table = table << 8 | static_cast<unsigned char>(head[index]);
   patch("a.qcow2", static_cast<off_t>(table), std::string("\x80\x00\x00\x00\x7f\xff\x00\x00", 8));
   expect_refused(options("a.qcow2"), Errc::invalid, "broken");
 }
@@ -229,7 +232,8 @@ TEST_F(Import, F_B5_TheSeedIsLabelledAndHoldsItsFiles) {
   EXPECT_FALSE(make_seed_iso(seed).ok());
 }
 
-RC_GTEST_PROP(DiskHeader, F_B5_AnyBytesAreJudgedWithoutHarm, (const std::string& tail, bool marked)) {
+RC_GTEST_PROP(DiskHeader, F_B5_AnyBytesAreJudgedWithoutHarm,
+              (const std::string& tail, bool marked)) {
   const std::string head = marked ? std::string("QFI\xfb\0\0\0\x03", 8) + tail : tail;
   const auto judged = read_disk_header(head, Bytes{static_cast<std::int64_t>(head.size())});
   RC_ASSERT(judged.ok() || judged.error().code == Errc::invalid);

@@ -69,13 +69,17 @@ Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(LinuxFabricOptions option
   const auto local = parse_address(options.local_address);
   if (!local) return wrap_error("local address of the tenant network", local.error());
   const std::string& prefix = options.name_prefix;
-  const bool plain = std::all_of(prefix.begin(), prefix.end(), [](unsigned char letter) { return std::isalnum(letter); });
+  const bool plain = std::all_of(prefix.begin(), prefix.end(),
+                                 [](unsigned char letter) { return std::isalnum(letter); });
   if (prefix.empty() || prefix.size() > 4 || !plain) {
-    return make_error(Errc::invalid, fmt::format("device prefix \"{}\": 1 to 4 letters or digits are right", prefix));
+    return make_error(
+        Errc::invalid,
+        fmt::format("device prefix \"{}\": 1 to 4 letters or digits are right", prefix));
   }
   auto socket = NetlinkSocket::open(options.network_namespace);
   if (!socket) return socket.error();
-  std::unique_ptr<LinuxFabric> made(new LinuxFabric(std::move(options), std::move(*socket), *local));
+  std::unique_ptr<LinuxFabric> made(
+      new LinuxFabric(std::move(options), std::move(*socket), *local));
   if (!made->options_.tenant_device.empty()) {
     const auto device = made->link(made->options_.tenant_device);
     if (!device) return wrap_error("tenant device", device.error());
@@ -142,20 +146,22 @@ Result<LinuxFabric::Links> LinuxFabric::links() {
 
 Result<LinuxFabric::Link> LinuxFabric::link(const std::string& name) {
   Link found;
-  const auto answer = socket_.execute(NetlinkMessage(RTM_GETLINK, 0).header(link_header(0)).text(IFLA_IFNAME, name),
-                                      [&found](std::string_view body) { found = parse_link(body); });
+  const auto answer =
+      socket_.execute(NetlinkMessage(RTM_GETLINK, 0).header(link_header(0)).text(IFLA_IFNAME, name),
+                      [&found](std::string_view body) { found = parse_link(body); });
   if (auto done = answer.as_result("look for network device " + name); !done) return done.error();
   return found;
 }
 
 Result<void> LinuxFabric::remove_link(const std::string& name) {
-  const auto answer =
-      socket_.execute(NetlinkMessage(RTM_DELLINK, 0).header(link_header(0)).text(IFLA_IFNAME, name));
+  const auto answer = socket_.execute(
+      NetlinkMessage(RTM_DELLINK, 0).header(link_header(0)).text(IFLA_IFNAME, name));
   if (answer.error == ENODEV) return {};
   return answer.as_result("remove network device " + name);
 }
 
-/// Before the device goes up: no link-local address, the host must not be a neighbour in a tenant's network.
+/// Before the device goes up: no link-local address, the host must not be a neighbour in a tenant's
+/// network.
 Result<void> LinuxFabric::quiet(const Link& made) {
   NetlinkMessage message(RTM_NEWLINK, 0);
   message.header(link_header(made.index));
@@ -181,16 +187,20 @@ Result<void> LinuxFabric::finish_link(const std::string& name, int mtu, int mast
 Result<void> LinuxFabric::adjust(const Link& now, std::uint32_t mtu, int master) {
   if (now.mtu == mtu && now.master == master && now.up) return {};
   NetlinkMessage message(RTM_NEWLINK, 0);
-  message.header(link_header(now.index, IFF_UP, IFF_UP)).number(IFLA_MTU, mtu).number(IFLA_MASTER, master);
-  return socket_.execute(message).as_result(fmt::format("set mtu {} and master of {}", mtu, now.name));
+  message.header(link_header(now.index, IFF_UP, IFF_UP))
+      .number(IFLA_MTU, mtu)
+      .number(IFLA_MASTER, master);
+  return socket_.execute(message).as_result(
+      fmt::format("set mtu {} and master of {}", mtu, now.name));
 }
 
 Result<int> LinuxFabric::ensure_bridge(const Links& present, const NetworkSpec& spec) {
   const std::string name = bridge_name(spec.vni);
   const auto found = present.find(name);
   if (found != present.end() && found->second.kind != "bridge") {
-    return make_error(Errc::conflict, fmt::format("{} is a {}, not a bridge; nobody else may use these names", name,
-                                                  found->second.kind));
+    return make_error(Errc::conflict,
+                      fmt::format("{} is a {}, not a bridge; nobody else may use these names", name,
+                                  found->second.kind));
   }
   if (found == present.end()) {
     NetlinkMessage message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
@@ -202,7 +212,8 @@ Result<int> LinuxFabric::ensure_bridge(const Links& present, const NetworkSpec& 
         data.number(IFLA_BR_MCAST_SNOOPING, std::uint8_t{0});
       });
     });
-    if (auto done = socket_.execute(message).as_result("make bridge " + name); !done) return done.error();
+    if (auto done = socket_.execute(message).as_result("make bridge " + name); !done)
+      return done.error();
   }
   if (auto done = finish_link(name, spec.mtu, 0); !done) return done.error();
   const auto made = link(name);
@@ -216,7 +227,8 @@ Result<void> LinuxFabric::ensure_tunnel(const Links& present, const NetworkSpec&
   if (!options_.tenant_device.empty()) {
     const auto device = present.find(options_.tenant_device);
     if (device == present.end()) {
-      return make_error(Errc::not_found, "the tenant device " + options_.tenant_device + " is gone");
+      return make_error(Errc::not_found,
+                        "the tenant device " + options_.tenant_device + " is gone");
     }
     lower = static_cast<std::uint32_t>(device->second.index);
   }
@@ -239,7 +251,8 @@ Result<void> LinuxFabric::ensure_tunnel(const Links& present, const NetworkSpec&
     });
   });
   const auto made = socket_.execute(message);
-  if (!made.ok()) return made.as_result(fmt::format("make tunnel {} from {}", name, options_.local_address));
+  if (!made.ok())
+    return made.as_result(fmt::format("make tunnel {} from {}", name, options_.local_address));
   return finish_link(name, spec.mtu, bridge);
 }
 
@@ -249,7 +262,8 @@ Result<void> LinuxFabric::ensure_network(const Links& present, const NetworkSpec
   return ensure_tunnel(present, spec, *bridge);
 }
 
-Result<void> LinuxFabric::remove_stale(const Links& present, const std::set<std::uint32_t>& wanted) {
+Result<void> LinuxFabric::remove_stale(const Links& present,
+                                       const std::set<std::uint32_t>& wanted) {
   std::set<std::string> kept;
   for (const std::uint32_t vni : wanted) {
     kept.insert(bridge_name(vni));
@@ -263,7 +277,8 @@ Result<void> LinuxFabric::remove_stale(const Links& present, const std::set<std:
   return outcome;
 }
 
-Result<void> LinuxFabric::change_peer(int tunnel, std::uint32_t peer, std::string_view mac, bool add) {
+Result<void> LinuxFabric::change_peer(int tunnel, std::uint32_t peer, std::string_view mac,
+                                      bool add) {
   ndmsg header{};
   header.ndm_family = AF_BRIDGE;
   header.ndm_ifindex = tunnel;
@@ -274,10 +289,12 @@ Result<void> LinuxFabric::change_peer(int tunnel, std::uint32_t peer, std::strin
   message.header(header).bytes(NDA_LLADDR, mac).number(NDA_DST, peer);
   const auto answer = socket_.execute(message);
   if (!add && answer.error == ENOENT) return {};  // it aged out meanwhile
-  return answer.as_result(fmt::format("{} peer {} of tunnel {}", add ? "add" : "remove", show_address(peer), tunnel));
+  return answer.as_result(
+      fmt::format("{} peer {} of tunnel {}", add ? "add" : "remove", show_address(peer), tunnel));
 }
 
-Result<void> LinuxFabric::ensure_peers(const std::set<int>& tunnels, const std::set<std::uint32_t>& peers) {
+Result<void> LinuxFabric::ensure_peers(const std::set<int>& tunnels,
+                                       const std::set<std::uint32_t>& peers) {
   struct Entry {
     int tunnel;
     std::uint32_t peer;
@@ -286,26 +303,29 @@ Result<void> LinuxFabric::ensure_peers(const std::set<int>& tunnels, const std::
   std::vector<Entry> present;
   ndmsg header{};
   header.ndm_family = AF_BRIDGE;
-  const auto answer = socket_.list(NetlinkMessage(RTM_GETNEIGH, 0).header(header), [&](std::string_view body) {
-    ndmsg seen{};
-    body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
-    const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
-    const auto mac = attributes.find(NDA_LLADDR);
-    const auto peer = attribute_number<std::uint32_t>(attributes, NDA_DST);
-    if (!tunnels.contains(seen.ndm_ifindex) || peer == 0 || mac == attributes.end()) return;
-    present.push_back({seen.ndm_ifindex, peer, std::string(mac->second)});
-  });
+  const auto answer =
+      socket_.list(NetlinkMessage(RTM_GETNEIGH, 0).header(header), [&](std::string_view body) {
+        ndmsg seen{};
+        body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
+        const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
+        const auto mac = attributes.find(NDA_LLADDR);
+        const auto peer = attribute_number<std::uint32_t>(attributes, NDA_DST);
+        if (!tunnels.contains(seen.ndm_ifindex) || peer == 0 || mac == attributes.end()) return;
+        present.push_back({seen.ndm_ifindex, peer, std::string(mac->second)});
+      });
   if (auto done = answer.as_result("list where the tunnels lead"); !done) return done;
   Result<void> outcome;
   std::set<std::pair<int, std::uint32_t>> flooded;
   for (const Entry& entry : present) {
     // What was learned about a host that is gone goes too, so that its guests are looked for anew.
-    if (!peers.contains(entry.peer)) keep_first(outcome, change_peer(entry.tunnel, entry.peer, entry.mac, false));
+    if (!peers.contains(entry.peer))
+      keep_first(outcome, change_peer(entry.tunnel, entry.peer, entry.mac, false));
     if (entry.mac == kEveryMac) flooded.insert({entry.tunnel, entry.peer});
   }
   for (const int tunnel : tunnels) {
     for (const std::uint32_t peer : peers) {
-      if (!flooded.contains({tunnel, peer})) keep_first(outcome, change_peer(tunnel, peer, kEveryMac, true));
+      if (!flooded.contains({tunnel, peer}))
+        keep_first(outcome, change_peer(tunnel, peer, kEveryMac, true));
     }
   }
   return outcome;
@@ -357,21 +377,27 @@ Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
   });
   if (!entered) return wrap_error(what, entered.error());
   if (error != 0 && error != EBUSY) {
-    return NetlinkAnswer{error, std::strerror(error)}.as_result(what + ": make tap " + port.tap_name).error();
+    return NetlinkAnswer{error, std::strerror(error)}
+        .as_result(what + ": make tap " + port.tap_name)
+        .error();
   }
-  if (auto done = finish_link(port.tap_name, nic.mtu, bridge->index); !done) return wrap_error(what, done.error());
+  if (auto done = finish_link(port.tap_name, nic.mtu, bridge->index); !done)
+    return wrap_error(what, done.error());
   if (error == 0) port.tap_descriptor = tap.release();
   return port;
 }
 
-Result<void> LinuxFabric::close_port(const LaunchNic& nic) { return remove_link(tap_name(nic.port)); }
+Result<void> LinuxFabric::close_port(const LaunchNic& nic) {
+  return remove_link(tap_name(nic.port));
+}
 
 Result<void> LinuxFabric::remove_all() {
   const auto present = links();
   if (!present) return present.error();
   Result<void> outcome;
   for (const auto& [name, ignored] : *present) {
-    const bool ours = is_ours(name, kBridgePart) || is_ours(name, kTunnelPart) || is_ours(name, kTapPart);
+    const bool ours =
+        is_ours(name, kBridgePart) || is_ours(name, kTunnelPart) || is_ours(name, kTapPart);
     if (ours) keep_first(outcome, remove_link(name));
   }
   version_ = 0;

@@ -11,9 +11,10 @@
 namespace virga {
 
 struct LinuxFabricOptions {
-  std::string tenant_device;   ///< device that carries the tunnels; empty = as the routes say
-  std::string local_address;   ///< this host's IPv4 address on it
-  std::string name_prefix = "vg";  ///< 1..4 letters or digits; begins the names of all devices made here
+  std::string tenant_device;  ///< device that carries the tunnels; empty = as the routes say
+  std::string local_address;  ///< this host's IPv4 address on it
+  std::string name_prefix =
+      "vg";  ///< 1..4 letters or digits; begins the names of all devices made here
   int network_namespace = -1;  ///< descriptor, must stay open; -1 = the caller's
 };
 

@@ -12,8 +12,6 @@
 #include <sched.h>
 #include <unistd.h>
 
-#include <chrono>
-
 #include "base/reflect.h"
 
 namespace virga {
@@ -62,7 +60,8 @@ class Namespace {
     for (const auto& entry : ask({"/usr/sbin/bridge", "-j", "fdb", "show", "dev", tunnel})) {
       const auto& fields = entry.as_object();
       if (!fields.contains("dst")) continue;
-      found.insert(std::string(fields.at("mac").as_string()) + " to " + std::string(fields.at("dst").as_string()));
+      found.insert(std::string(fields.at("mac").as_string()) + " to " +
+                   std::string(fields.at("dst").as_string()));
     }
     return found;
   }
@@ -74,11 +73,12 @@ class Namespace {
 void address_device(NetlinkSocket& socket, const std::string& name, const std::string& address) {
   int index = 0;
   ifinfomsg header{};
-  socket.execute(NetlinkMessage(RTM_GETLINK, 0).header(header).text(IFLA_IFNAME, name), [&index](std::string_view body) {
-    ifinfomsg seen{};
-    body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
-    index = seen.ifi_index;
-  });
+  socket.execute(NetlinkMessage(RTM_GETLINK, 0).header(header).text(IFLA_IFNAME, name),
+                 [&index](std::string_view body) {
+                   ifinfomsg seen{};
+                   body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
+                   index = seen.ifi_index;
+                 });
   header.ifi_index = index;
   header.ifi_flags = header.ifi_change = IFF_UP;
   ASSERT_EQ(socket.execute(NetlinkMessage(RTM_NEWLINK, 0).header(header)).error, 0);
@@ -100,13 +100,17 @@ void join(const Namespace& left, const std::string& left_address, const Namespac
   auto other = NetlinkSocket::open(right.get());
   ASSERT_TRUE(socket.ok() && other.ok());
   NetlinkMessage cable(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
-  cable.header(ifinfomsg{}).text(IFLA_IFNAME, "uplink").nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
-    info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
-      data.nest(VETH_INFO_PEER, [&](NetlinkMessage& peer) {
-        peer.header(ifinfomsg{}).text(IFLA_IFNAME, "uplink").number(IFLA_NET_NS_FD, right.get());
+  cable.header(ifinfomsg{})
+      .text(IFLA_IFNAME, "uplink")
+      .nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
+        info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
+          data.nest(VETH_INFO_PEER, [&](NetlinkMessage& peer) {
+            peer.header(ifinfomsg{})
+                .text(IFLA_IFNAME, "uplink")
+                .number(IFLA_NET_NS_FD, right.get());
+          });
+        });
       });
-    });
-  });
   const auto made = socket->execute(cable);
   ASSERT_EQ(made.error, 0) << made.words;
   address_device(*socket, "uplink", left_address);
@@ -136,14 +140,13 @@ std::string frame(const std::string& to, const std::string& from, const std::str
   return made;
 }
 
-/// The texts that came out of a tap within `deadline_ms` up to the one that is waited for.
-std::vector<std::string> texts_until(int tap, const std::string& wanted, int deadline_ms) {
+/// The texts that came out of a tap up to the one that is waited for, or to a silence of
+/// `silence_ms`.
+std::vector<std::string> texts_until(int tap, const std::string& wanted, int silence_ms) {
   std::vector<std::string> texts;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
   while (texts.empty() || texts.back() != wanted) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
     pollfd question{tap, POLLIN, 0};
-    if (left.count() <= 0 || ::poll(&question, 1, static_cast<int>(left.count())) <= 0) return texts;
+    if (::poll(&question, 1, silence_ms) <= 0) return texts;
     char block[2048];
     const ssize_t count = ::read(tap, block, sizeof block - 1);
     if (count <= static_cast<ssize_t>(kTapHeaderBytes + 14)) continue;
@@ -153,7 +156,8 @@ std::vector<std::string> texts_until(int tap, const std::string& wanted, int dea
   return texts;
 }
 
-/// Sends until it arrives (a new port of a bridge drops frames until the kernel has seen its carrier); all that came.
+/// Sends until it arrives (a new port of a bridge drops frames until the kernel has seen its
+/// carrier); all that came.
 std::vector<std::string> pass(int from, int to, const std::string& sent, const std::string& text) {
   std::vector<std::string> all;
   for (int waited = 0; waited < kDeadlineMs; waited += kResendMs) {
@@ -221,10 +225,12 @@ TEST_F(LinuxFabricTest, A1_15_OverlappingSubnetsOfTwoTenantsDoNotMix) {
   const Descriptor bolt_right = port(*second_, nic("bolt/db.0", 1002));
   const std::string same_mac = "\x52\x54\x01\x01\x01\x01";
   pass(acme_left.get(), acme_right.get(), frame(kBroadcast, same_mac, "for acme"), "for acme");
-  const auto bolt = pass(bolt_left.get(), bolt_right.get(), frame(kBroadcast, same_mac, "for bolt"), "for bolt");
+  const auto bolt =
+      pass(bolt_left.get(), bolt_right.get(), frame(kBroadcast, same_mac, "for bolt"), "for bolt");
   EXPECT_EQ(bolt, std::vector<std::string>{"for bolt"});
   pass(acme_left.get(), acme_right.get(), frame(kBroadcast, same_mac, "again"), "again");
-  const auto back = pass(bolt_right.get(), bolt_left.get(), frame(kBroadcast, "\x52\x54\x03\x03\x03\x03", "back"), "back");
+  const auto back = pass(bolt_right.get(), bolt_left.get(),
+                         frame(kBroadcast, "\x52\x54\x03\x03\x03\x03", "back"), "back");
   EXPECT_EQ(back, std::vector<std::string>{"back"});
 }
 
@@ -238,7 +244,8 @@ TEST_F(LinuxFabricTest, F_B10_ApplyingTwiceChangesNothing) {
   apply_both(wanted);
   const auto after = one_.devices();
   ASSERT_EQ(after.size(), before.size());
-  for (const auto& [name, device] : before) EXPECT_EQ(after.at(name).at("ifindex"), device.at("ifindex")) << name;
+  for (const auto& [name, device] : before)
+    EXPECT_EQ(after.at(name).at("ifindex"), device.at("ifindex")) << name;
   EXPECT_EQ(one_.tunnel_entries("vgtvx1001"), entries);
   EXPECT_EQ(after.at("vgtvx1001").at("master"), "vgtbr1001");
   EXPECT_EQ(after.at("vgtvx1001").at("mtu"), 1450);
@@ -276,7 +283,8 @@ TEST_F(LinuxFabricTest, F_B10_APeerThatIsGoneIsForgotten) {
   pass(right.get(), left.get(), frame(kBroadcast, "\x52\x54\x02\x02\x02\x02", "hello"), "hello");
   EXPECT_EQ(one_.tunnel_entries("vgtvx1001").size(), 2U);
   ASSERT_TRUE(first_->apply({2, {network("acme", 1001)}, {"10.77.0.9"}}).ok());
-  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"), (std::set<std::string>{"00:00:00:00:00:00 to 10.77.0.9"}));
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
+            (std::set<std::string>{"00:00:00:00:00:00 to 10.77.0.9"}));
 }
 
 TEST_F(LinuxFabricTest, F_B10_APortIsFoundAgainAndClosedOnce) {
@@ -328,9 +336,12 @@ TEST_F(LinuxFabricTest, F_B10_ErrorsNameWhatIsMissing) {
   ASSERT_FALSE(no_network.ok());
   EXPECT_EQ(no_network.error().code, Errc::not_found);
   EXPECT_NE(no_network.error().text().find("acme/web.0"), std::string::npos);
-  EXPECT_EQ(LinuxFabric::open({"nowhere", "10.77.0.1", "vgt", one_.get()}).error().code, Errc::not_found);
-  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0", "vgt", one_.get()}).error().code, Errc::invalid);
-  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0.1", "toolong", one_.get()}).error().code, Errc::invalid);
+  EXPECT_EQ(LinuxFabric::open({"nowhere", "10.77.0.1", "vgt", one_.get()}).error().code,
+            Errc::not_found);
+  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0", "vgt", one_.get()}).error().code,
+            Errc::invalid);
+  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0.1", "toolong", one_.get()}).error().code,
+            Errc::invalid);
   EXPECT_EQ(first_->apply({1, {}, {"not-an-address"}}).error().code, Errc::invalid);
 }
 

@@ -52,7 +52,8 @@ NetlinkAnswer read_error(std::string_view body, std::uint16_t flags) {
   NetlinkAnswer answer{-error.error, {}};
   if (answer.ok()) return answer;
   answer.words = std::strerror(answer.error);
-  const std::size_t echoed = (flags & NLM_F_CAPPED) != 0 ? sizeof(nlmsghdr) : aligned(error.msg.nlmsg_len);
+  const std::size_t echoed =
+      (flags & NLM_F_CAPPED) != 0 ? sizeof(nlmsghdr) : aligned(error.msg.nlmsg_len);
   const std::size_t at = offsetof(nlmsgerr, msg) + echoed;
   if ((flags & NLM_F_ACK_TLVS) == 0 || at >= body.size()) return answer;
   const auto attributes = parse_attributes(body.substr(at));
@@ -86,7 +87,8 @@ NetlinkMessage& NetlinkMessage::text(std::uint16_t type, const std::string& valu
   return bytes(type, std::string_view(value.c_str(), value.size() + 1));
 }
 
-NetlinkMessage& NetlinkMessage::nest(std::uint16_t type, const std::function<void(NetlinkMessage&)>& fill) {
+NetlinkMessage& NetlinkMessage::nest(std::uint16_t type,
+                                     const std::function<void(NetlinkMessage&)>& fill) {
   const std::size_t begin = data_.size();
   nlattr head{0, type};
   append(&head, sizeof head);
@@ -117,7 +119,8 @@ NetlinkAttributes parse_attributes(std::string_view data) {
     nlattr head{};
     data.copy(reinterpret_cast<char*>(&head), sizeof head);
     if (head.nla_len < sizeof head || head.nla_len > data.size()) return attributes;
-    attributes[head.nla_type & NLA_TYPE_MASK] = data.substr(sizeof head, head.nla_len - sizeof head);
+    attributes[head.nla_type & NLA_TYPE_MASK] =
+        data.substr(sizeof head, head.nla_len - sizeof head);
     data.remove_prefix(std::min<std::size_t>(aligned(head.nla_len), data.size()));
   }
   return attributes;
@@ -132,30 +135,36 @@ Result<NetlinkSocket> NetlinkSocket::open(int network_namespace) {
   });
   if (!entered) return entered.error();
   if (!socket.valid()) {
-    return make_error(code_of(error), fmt::format("open a netlink socket: {}", std::strerror(error)));
+    return make_error(code_of(error),
+                      fmt::format("open a netlink socket: {}", std::strerror(error)));
   }
   const int yes = 1;
   const timeval deadline{2, 0};
   if (::setsockopt(socket.get(), SOL_NETLINK, NETLINK_EXT_ACK, &yes, sizeof yes) != 0 ||
       ::setsockopt(socket.get(), SOL_SOCKET, SO_RCVTIMEO, &deadline, sizeof deadline) != 0) {
-    return make_error(Errc::internal, fmt::format("prepare a netlink socket: {}", std::strerror(errno)));
+    return make_error(Errc::internal,
+                      fmt::format("prepare a netlink socket: {}", std::strerror(errno)));
   }
   return NetlinkSocket(std::move(socket));
 }
 
 NetlinkAnswer NetlinkSocket::exchange(std::string_view request,
-                                      const std::function<void(std::string_view body)>& take, bool& interrupted) {
-  if (::send(socket_.get(), request.data(), request.size(), 0) < 0) return {errno, std::strerror(errno)};
+                                      const std::function<void(std::string_view body)>& take,
+                                      bool& interrupted) {
+  if (::send(socket_.get(), request.data(), request.size(), 0) < 0)
+    return {errno, std::strerror(errno)};
   std::vector<char> buffer(kReceiveBytes);
   while (true) {
     const ssize_t count = ::recv(socket_.get(), buffer.data(), buffer.size(), 0);
     if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return {errno, std::string("no answer from the kernel: ") + std::strerror(errno)};
+    if (count < 0)
+      return {errno, std::string("no answer from the kernel: ") + std::strerror(errno)};
     std::string_view rest(buffer.data(), static_cast<std::size_t>(count));
     while (rest.size() >= sizeof(nlmsghdr)) {
       nlmsghdr head{};
       rest.copy(reinterpret_cast<char*>(&head), sizeof head);
-      if (head.nlmsg_len < sizeof head || head.nlmsg_len > rest.size()) return {EPROTO, "the kernel's answer is cut off"};
+      if (head.nlmsg_len < sizeof head || head.nlmsg_len > rest.size())
+        return {EPROTO, "the kernel's answer is cut off"};
       const std::string_view body = rest.substr(sizeof head, head.nlmsg_len - sizeof head);
       rest.remove_prefix(std::min(aligned(head.nlmsg_len), rest.size()));
       if (head.nlmsg_seq != sequence_) continue;  // late answer to a request that was given up
@@ -167,7 +176,8 @@ NetlinkAnswer NetlinkSocket::exchange(std::string_view request,
   }
 }
 
-NetlinkAnswer NetlinkSocket::execute(NetlinkMessage message, const std::function<void(std::string_view body)>& take) {
+NetlinkAnswer NetlinkSocket::execute(NetlinkMessage message,
+                                     const std::function<void(std::string_view body)>& take) {
   bool interrupted = false;
   return exchange(message.finish(++sequence_, NLM_F_ACK), take, interrupted);
 }
@@ -178,8 +188,9 @@ NetlinkAnswer NetlinkSocket::list(const NetlinkMessage& message,
     NetlinkMessage request = message;
     std::vector<std::string> entries;
     bool interrupted = false;
-    NetlinkAnswer answer = exchange(request.finish(++sequence_, NLM_F_DUMP),
-                                    [&entries](std::string_view body) { entries.emplace_back(body); }, interrupted);
+    NetlinkAnswer answer = exchange(
+        request.finish(++sequence_, NLM_F_DUMP),
+        [&entries](std::string_view body) { entries.emplace_back(body); }, interrupted);
     if (!answer.ok()) return answer;
     if (interrupted) continue;
     for (const std::string& entry : entries) take(entry);
@@ -195,7 +206,8 @@ Result<void> in_network_namespace(int network_namespace, const std::function<voi
   }
   const Descriptor home(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
   if (!home.valid() || ::setns(network_namespace, CLONE_NEWNET) != 0) {
-    return make_error(code_of(errno), fmt::format("enter a network namespace: {}", std::strerror(errno)));
+    return make_error(code_of(errno),
+                      fmt::format("enter a network namespace: {}", std::strerror(errno)));
   }
   task();
   // A thread that stayed there would do all its later work in the wrong network.

@@ -79,16 +79,18 @@ class NetlinkSocket {
   static Result<NetlinkSocket> open(int network_namespace);
 
   /// Sends one request and waits for its acknowledgement; `take` gets the body of what the kernel sends before it.
-  NetlinkAnswer execute(NetlinkMessage message, const std::function<void(std::string_view body)>& take = {});
+  NetlinkAnswer execute(NetlinkMessage message,
+                        const std::function<void(std::string_view body)>& take = {});
 
   /// Asks for a list; `take` gets each entry's body (behind the netlink header). A list that changed while it was read
   /// is asked for again, at most 5 times.
-  NetlinkAnswer list(const NetlinkMessage& message, const std::function<void(std::string_view body)>& take);
+  NetlinkAnswer list(const NetlinkMessage& message,
+                     const std::function<void(std::string_view body)>& take);
 
  private:
   explicit NetlinkSocket(Descriptor socket) : socket_(std::move(socket)) {}
-  NetlinkAnswer exchange(std::string_view request, const std::function<void(std::string_view body)>& take,
-                         bool& interrupted);
+  NetlinkAnswer exchange(std::string_view request,
+                         const std::function<void(std::string_view body)>& take, bool& interrupted);
 
   Descriptor socket_;
   std::uint32_t sequence_ = 0;
