@@ -48,6 +48,11 @@ class Parsing(unittest.TestCase):
         self.assertEqual(len(found["run"].parameters), 2)
         self.assertEqual(found["TEST"].depth, 1)
 
+    def test_F_B1_a_macro_without_semicolon_is_no_function(self):
+        found = self.names("BOOST_DESCRIBE_ENUM(A, b,\n c)\nstruct S { int f() { return 1; } };\n"
+                           "TEST_F(S, works) { f(); }")
+        self.assertEqual(set(found), {"f", "TEST_F"})
+
     def test_F_B1_else_if_does_not_nest_and_lists_do_not_count(self):
         found = self.names("void f() { if (a) { x({1, 2}); } else if (b) { } else { for (;;) { y = {3}; } } }")
         self.assertEqual(found["f"].depth, 2)
