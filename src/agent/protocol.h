@@ -73,10 +73,11 @@ enum class CommandKind {
   switch_over,
   resume,
   cancel_send,
+  erase,
   console,
 };
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
-                    cancel_send, console)
+                    cancel_send, erase, console)
 
 /// Something to do; idempotent by (kind, vm, epoch). Only the fields of its kind are set.
 struct Command {
@@ -153,18 +154,18 @@ struct ClusterState {
 };
 BOOST_DESCRIBE_STRUCT(ClusterState, (), (members, probe_key, fabric))
 
-struct Refusal {
+struct SessionRefusal {
   std::string code;  ///< to_string(Errc)
   std::string text;
 };
-BOOST_DESCRIBE_STRUCT(Refusal, (), (code, text))
+BOOST_DESCRIBE_STRUCT(SessionRefusal, (), (code, text))
 
 struct ServerMessage {
   std::optional<Welcome> welcome;
   std::optional<LeaseGrant> grant;
   std::optional<Command> command;
   std::optional<ClusterState> cluster;
-  std::optional<Refusal> refusal;  ///< last message before the server closes the connection
+  std::optional<SessionRefusal> refusal;  ///< last message before the server closes the connection
 };
 BOOST_DESCRIBE_STRUCT(ServerMessage, (), (welcome, grant, command, cluster, refusal))
 

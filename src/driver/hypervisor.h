@@ -2,6 +2,7 @@
 
 #include <boost/describe.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/result.h"
@@ -9,6 +10,10 @@
 #include "model/launch.h"
 
 namespace virga {
+
+/// How health_reason begins for failures that only a restart of the guest cures.
+inline constexpr std::string_view kGuestPanicked = "guest panicked";
+inline constexpr std::string_view kWatchdogExpired = "watchdog expired";
 
 /// What really exists on this host for one VM.
 struct ObservedVm {
@@ -87,6 +92,9 @@ class Hypervisor {
   /// Ends the VM; completes when no process of it is left. A VM that is not there counts as stopped.
   virtual void stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
                     Callback<void> done) = 0;
+
+  /// Removes the disks and the folder of a VM that runs nowhere; what is not there counts as removed. Deadline 20 s.
+  virtual void erase(const VmLaunch& launch, Callback<void> done) = 0;
 
   /// Destination, step 1: the VM's second copy, stopped, ready to receive one connection. Deadline 20 s.
   virtual void prepare_incoming(const VmLaunch& launch, Callback<MigrationEndpoint> done) = 0;

@@ -15,10 +15,12 @@ struct ClusterPolicy {
   bool ha_armed = true;        ///< false: nothing is fenced or restarted by itself
   int moves_per_host = 2;      ///< live migrations at once, each direction
   int starts_per_host = 4;     ///< VM starts at once on one host
+  int cpu_overcommit_percent = 400;  ///< promised processor time against what the hosts have
 };
 BOOST_DESCRIBE_STRUCT(ClusterPolicy, (),
                       (heartbeat_ms, lease_ms, grace_ms, suspect_after_ms, confirm_after_ms,
-                       failures_tolerated, ha_armed, moves_per_host, starts_per_host))
+                       failures_tolerated, ha_armed, moves_per_host, starts_per_host,
+                       cpu_overcommit_percent))
 
 struct ClusterSpec {
   ClusterPolicy policy;

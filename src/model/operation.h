@@ -31,9 +31,10 @@ struct OperationArguments {
   FenceProof proof = FenceProof::none;  ///< start_vm after a failure: why the old copy cannot act
   std::string boot_id;  ///< fence_host: the boot to be fenced
   bool force = false;   ///< stop_vm: without asking the guest
+  bool ask_only = false;  ///< fence_host: read the power state, switch nothing
 };
 BOOST_DESCRIBE_STRUCT(OperationArguments, (),
-                      (source, destination, epoch, next_epoch, proof, boot_id, force))
+                      (source, destination, epoch, next_epoch, proof, boot_id, force, ask_only))
 
 struct OperationStep {
   std::string name;

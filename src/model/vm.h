@@ -41,14 +41,15 @@ struct VmSpec {
   RestartPriority restart_priority = RestartPriority::normal;
   std::string anti_affinity_group;  ///< VMs of a tenant with the same word avoid one another's host
   HostId pinned_host;               ///< may run nowhere else; empty = anywhere in the cluster
+  HostId move_to;                   ///< operator's command: move alive to this host; cleared when decided
   bool direct_io = false;           ///< holds a device of its host: locked to it, never moved alive
   Duration downtime_ms_max = milliseconds(300);  ///< budget of a live migration's pause
   std::map<std::string, std::string> parameters;  ///< handed to the guest (name=value)
 };
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
                       (cluster, image, cpus, cpu_millicores, cpu_weight, memory_mib, disks, nics,
-                       power, restart_priority, anti_affinity_group, pinned_host, direct_io,
-                       downtime_ms_max, parameters))
+                       power, restart_priority, anti_affinity_group, pinned_host, move_to,
+                       direct_io, downtime_ms_max, parameters))
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };
@@ -93,11 +94,12 @@ struct VmStatus {
   VmMigration migration;
   OperationId operation;   ///< the running operation; empty = none
   std::string unplaced_reason;  ///< why it does not run although it should
+  bool recovering = false;      ///< lost its place by a failure and is to be started again
   int restarts = 0;             ///< by high availability, since creation
 };
 BOOST_DESCRIBE_STRUCT(VmStatus, (),
                       (power, health, health_reason, host, epoch, identity, migration, operation,
-                       unplaced_reason, restarts))
+                       unplaced_reason, recovering, restarts))
 
 struct Vm {
   Meta meta;

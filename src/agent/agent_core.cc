@@ -1,0 +1,390 @@
+#include "agent/agent_core.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+/// What peers tell each other; authenticated by `mac` over the text of `body`.
+struct ProbeBody {
+  HostId from;
+  HostId to;
+  bool answer = false;
+  std::uint64_t sequence = 0;
+  std::string boot_id;
+  Capacity free;
+};
+BOOST_DESCRIBE_STRUCT(ProbeBody, (), (from, to, answer, sequence, boot_id, free))
+
+struct Probe {
+  std::string body;
+  std::string mac;
+};
+BOOST_DESCRIBE_STRUCT(Probe, (), (body, mac))
+
+constexpr Duration kLagTolerated = milliseconds(500);
+
+}  // namespace
+
+AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
+    : on_(std::move(dependencies)),
+      options_(std::move(options)),
+      heartbeat_timer_(on_.loop),
+      lease_timer_(on_.loop) {}
+
+AgentCore::~AgentCore() = default;
+
+void AgentCore::start(Callback<void> ready) {
+  on_.hypervisor.open(*this, [this, ready, alive = std::weak_ptr(alive_)](Result<HypervisorInfo> info) {
+    if (alive.expired()) return;
+    if (!info) return ready(wrap_error("open the hypervisor", info.error()));
+    options_.hello.hypervisor = *info;
+    // Guests adopted from before this process began run on a lease that it has not seen: it ends, at the latest,
+    // one lease after the last report that the former agent can have sent.
+    lease_known_ = true;
+    lease_end_ = on_.loop.now() + policy_.lease_ms;
+    watch_lease();
+    heartbeat_due_ = on_.loop.now();
+    heartbeat();
+    ready({});
+  });
+}
+
+std::int64_t AgentCore::now_ms() const {
+  return to_ms(on_.loop.now().time_since_epoch());
+}
+
+bool AgentCore::lease_valid() const { return lease_known_ && on_.loop.now() < lease_end_; }
+
+void AgentCore::link_opened() {
+  welcomed_ = false;
+  AgentMessage message;
+  message.hello = options_.hello;
+  on_.link.send(message);
+}
+
+void AgentCore::link_closed(const std::string& reason) {
+  welcomed_ = false;
+  log_line(LogLevel::info, "agent", "session ended: " + reason);
+}
+
+void AgentCore::link_received(ServerMessage message) {
+  if (message.refusal) {
+    log_line(LogLevel::error, "agent", "the server refuses this host: " + message.refusal->text);
+    return;
+  }
+  if (message.welcome) {
+    if (message.welcome->incarnation < incarnation_) {
+      log_line(LogLevel::error, "agent",
+               fmt::format("the server's state is of incarnation {}, older than {} that this host has "
+                           "served: not followed",
+                           message.welcome->incarnation, incarnation_));
+      return on_.link.reconnect();
+    }
+    incarnation_ = message.welcome->incarnation;
+    policy_ = message.welcome->policy;
+    welcomed_ = true;
+    report_now();
+    return;
+  }
+  if (!welcomed_) return;
+  if (message.grant) granted(*message.grant);
+  if (message.cluster) take_cluster(*message.cluster);
+  if (message.command) execute(*message.command);
+}
+
+void AgentCore::granted(const LeaseGrant& grant) {
+  const Instant sent_at{std::chrono::milliseconds(grant.report_sent_at_ms)};
+  const Instant end = sent_at + grant.lease_ms;
+  if (sent_at > on_.loop.now() || (lease_known_ && end <= lease_end_)) return;
+  lease_end_ = end;
+  lease_known_ = true;
+  lease_over_told_ = false;
+  on_.guard.extend(lease_end_);
+  watch_lease();
+}
+
+void AgentCore::watch_lease() {
+  lease_timer_.set_at(lease_end_, [this] { lease_ended(); });
+}
+
+void AgentCore::lease_ended() {
+  if (lease_valid()) return watch_lease();
+  for (const ObservedVm& vm : on_.hypervisor.observe()) {
+    log_line(LogLevel::error, "agent",
+             fmt::format("no valid lease: kill {} with epoch {}", vm.vm.value, to_string(vm.epoch)));
+    on_.hypervisor.stop(vm.vm, vm.epoch, StopOptions{true, seconds(1)}, [](Result<void>) {});
+  }
+  if (lease_over_told_) return;
+  lease_over_told_ = true;
+  AgentMessage message;
+  message.event = AgentEvent{"host.lease_ended", VmId(),
+                             "its lease ended: it has stopped its guests", Severity::alarm};
+  on_.link.send(message);
+}
+
+void AgentCore::heartbeat() {
+  loop_lag_ = on_.loop.now() - heartbeat_due_;
+  if (loop_lag_ > kLagTolerated) {
+    // This process was held up: what it has not heard in that time says nothing about its peers.
+    for (auto& [host, peer] : peers_) peer.heard_at += loop_lag_;
+  }
+  heartbeat_due_ = on_.loop.now() + policy_.heartbeat_ms;
+  heartbeat_timer_.set_at(heartbeat_due_, [this] { heartbeat(); });
+  if (!lease_valid()) lease_ended();
+  probe_peers();
+  judge_peers();
+  report_now();
+}
+
+void AgentCore::report_now() {
+  if (!welcomed_) return;
+  AgentMessage message;
+  message.report = make_report();
+  on_.link.send(message);
+}
+
+HostReport AgentCore::make_report() {
+  HostReport report;
+  report.sequence = ++sequence_;
+  report.sent_at_ms = now_ms();
+  report.vms = on_.hypervisor.observe();
+  report.used = on_.used();
+  report.degraded = on_.degraded();
+  report.leash_armed = on_.guard.armed();
+  report.loop_lag_ms = loop_lag_;
+  report.fabric_version = on_.fabric.version();
+  for (const auto& [host, peer] : peers_) {
+    if (!peer.asked) continue;
+    report.peers.push_back({host, peer.silent ? PeerHealth::silent : PeerHealth::alive,
+                            on_.loop.now() - peer.heard_at, peer.boot_id, peer.free});
+  }
+  return report;
+}
+
+void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
+  report_now();
+  if (now.health != VmHealth::failing && now.power != VmPower::stopped) return;
+  AgentMessage message;
+  message.event = AgentEvent{now.health == VmHealth::failing ? "vm.failure" : "vm.process_ended",
+                             now.vm, why, Severity::warning};
+  on_.link.send(message);
+}
+
+void AgentCore::take_cluster(const ClusterState& state) {
+  probe_key_ = state.probe_key;
+  std::map<HostId, Peer> next;
+  for (const ClusterMember& member : state.members) {
+    if (member.host == options_.hello.host) continue;
+    const auto known = peers_.find(member.host);
+    Peer peer = known == peers_.end() ? Peer() : known->second;
+    if (known == peers_.end()) peer.heard_at = on_.loop.now();
+    peer.member = member;
+    next.emplace(member.host, std::move(peer));
+  }
+  peers_ = std::move(next);
+  if (auto applied = on_.fabric.apply(state.fabric); !applied) {
+    AgentMessage message;
+    message.event = AgentEvent{"host.network_failed", VmId(), applied.error().text(),
+                               Severity::alarm};
+    on_.link.send(message);
+  }
+  report_now();
+}
+
+Callback<void> AgentCore::reply_to(std::uint64_t id) {
+  return [this, id, alive = std::weak_ptr(alive_)](Result<void> done) {
+    if (alive.expired()) return;
+    if (done.ok()) return reply(id, CommandResult{});
+    reply(id, done.error());
+  };
+}
+
+/// A report goes out before every answer, so that the server never holds an answer that its picture contradicts.
+void AgentCore::reply(std::uint64_t id, const Result<CommandResult>& result) {
+  report_now();
+  AgentMessage message;
+  CommandResult answer = result.ok() ? *result : CommandResult{};
+  answer.id = id;
+  answer.ok = result.ok();
+  if (!result.ok()) {
+    answer.error_code = std::string(to_string(result.error().code));
+    answer.error = result.error().text();
+  }
+  message.result = std::move(answer);
+  on_.link.send(message);
+}
+
+void AgentCore::start_vm(const Command& command) {
+  if (!command.launch) {
+    return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
+  }
+  if (!lease_valid()) {
+    return reply(command.id, make_error(Errc::unavailable, "this host holds no valid lease"));
+  }
+  on_.guard.extend(lease_end_);
+  on_.hypervisor.start(*command.launch, reply_to(command.id));
+}
+
+void AgentCore::execute(const Command& command) {
+  switch (command.kind) {
+    case CommandKind::start:
+      return start_vm(command);
+    case CommandKind::stop:
+      return on_.hypervisor.stop(command.vm, command.epoch, command.stop.value_or(StopOptions()),
+                                 reply_to(command.id));
+    case CommandKind::erase:
+      if (!command.launch) {
+        return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
+      }
+      return on_.hypervisor.erase(*command.launch, reply_to(command.id));
+    case CommandKind::console: {
+      constexpr std::size_t kTailBytes = 64 << 10;
+      auto tail = on_.hypervisor.console_tail(command.vm, kTailBytes);
+      if (!tail) return reply(command.id, tail.error());
+      CommandResult answer;
+      answer.text = std::move(*tail);
+      return reply(command.id, answer);
+    }
+    default:
+      if (!execute_migration(command)) {
+        reply(command.id, make_error(Errc::unsupported, "this agent does not know the command"));
+      }
+  }
+}
+
+bool AgentCore::execute_migration(const Command& command) {
+  const auto with_progress = [this, id = command.id,
+                              alive = std::weak_ptr(alive_)](Result<MigrationProgress> progress) {
+    if (alive.expired()) return;
+    if (!progress) return reply(id, progress.error());
+    CommandResult answer;
+    answer.progress = *progress;
+    reply(id, answer);
+  };
+  switch (command.kind) {
+    case CommandKind::prepare_incoming:
+      if (!command.launch || !lease_valid()) {
+        reply(command.id, make_error(Errc::unavailable, "no launch, or no valid lease on this host"));
+        return true;
+      }
+      on_.hypervisor.prepare_incoming(
+          *command.launch, [this, id = command.id,
+                            alive = std::weak_ptr(alive_)](Result<MigrationEndpoint> endpoint) {
+            if (alive.expired()) return;
+            if (!endpoint) return reply(id, endpoint.error());
+            CommandResult answer;
+            answer.endpoint = *endpoint;
+            reply(id, answer);
+          });
+      return true;
+    case CommandKind::send:
+      if (!command.endpoint || !command.limits) {
+        reply(command.id, make_error(Errc::invalid, "endpoint, limits: are missing"));
+        return true;
+      }
+      on_.hypervisor.send(command.vm, command.epoch, *command.endpoint, *command.limits,
+                          with_progress);
+      return true;
+    case CommandKind::switch_over:
+      on_.hypervisor.switch_over(command.vm, command.epoch, with_progress);
+      return true;
+    case CommandKind::resume:
+      on_.hypervisor.resume(command.vm, command.epoch, reply_to(command.id));
+      return true;
+    case CommandKind::cancel_send:
+      on_.hypervisor.cancel_send(command.vm, command.epoch, reply_to(command.id));
+      return true;
+    default:
+      return false;
+  }
+}
+
+Capacity AgentCore::free_capacity() const {
+  Capacity free = options_.hello.capacity;
+  for (const ObservedVm& vm : on_.hypervisor.observe()) {
+    free.cpu_millicores -= vm.cpu_millicores_used;
+    free.memory_mib -= vm.memory_mib_used;
+  }
+  return free;
+}
+
+/// Each host asks the next ones in the ring of names: everybody is watched by as many as it watches.
+void AgentCore::probe_peers() {
+  if (peers_.empty() || probe_key_.empty()) return;
+  auto next = peers_.upper_bound(options_.hello.host);
+  const std::size_t count =
+      std::min(peers_.size(), static_cast<std::size_t>(options_.probed_peers));
+  for (auto& [host, peer] : peers_) peer.asked = false;
+  ++probe_sequence_;
+  for (std::size_t asked = 0; asked < count; ++asked, ++next) {
+    if (next == peers_.end()) next = peers_.begin();
+    next->second.asked = true;
+    send_probe(next->second.member, false, probe_sequence_);
+  }
+}
+
+void AgentCore::send_probe(const ClusterMember& to, bool answer, std::uint64_t sequence) {
+  const ProbeBody body{options_.hello.host, to.host,          answer,
+                       sequence,            options_.hello.boot_id, free_capacity()};
+  Probe probe;
+  probe.body = to_json_text(body);
+  probe.mac = on_.sign(probe_key_, probe.body);
+  on_.peers.send(to.address, to.probe_port, to_json_text(probe));
+}
+
+void AgentCore::peer_received(const std::string& data, const std::string&) {
+  if (probe_key_.empty()) return;
+  const auto probe = from_json_text<Probe>(data, UnknownFields::ignore);
+  if (!probe || on_.sign(probe_key_, probe->body) != probe->mac) return;
+  const auto body = from_json_text<ProbeBody>(probe->body, UnknownFields::ignore);
+  if (!body || body->to != options_.hello.host) return;
+  const auto found = peers_.find(body->from);
+  if (found == peers_.end()) return;
+  Peer& peer = found->second;
+  if (!body->answer) return send_probe(peer.member, true, body->sequence);
+  const bool was_silent = peer.silent;
+  peer.heard_at = on_.loop.now();
+  peer.silent = false;
+  peer.boot_id = body->boot_id;
+  peer.free = body->free;
+  if (was_silent) report_now();
+}
+
+/// Half a heartbeat below the server's own patience, so that the peers' word is there when it is asked for.
+bool AgentCore::judge_peers() {
+  const Duration patience = policy_.suspect_after_ms - policy_.heartbeat_ms / 2;
+  bool changed = false;
+  for (auto& [host, peer] : peers_) {
+    const bool silent = peer.asked && on_.loop.now() - peer.heard_at >= patience;
+    changed = changed || (silent && !peer.silent);
+    peer.silent = silent;
+  }
+  return changed;
+}
+
+boost::json::object AgentCore::local_status() const {
+  boost::json::object status;
+  status["host"] = options_.hello.host.value;
+  status["boot_id"] = options_.hello.boot_id;
+  status["connected"] = welcomed_;
+  status["lease_ms_left"] = lease_valid() ? to_ms(lease_end_ - on_.loop.now()) : 0;
+  boost::json::array peers;
+  for (const auto& [host, peer] : peers_) {
+    const PeerHealth health = !peer.asked    ? PeerHealth::unknown
+                              : peer.silent ? PeerHealth::silent
+                                            : PeerHealth::alive;
+    peers.push_back(to_json(PeerView{host, health, on_.loop.now() - peer.heard_at, peer.boot_id,
+                                     peer.free}));
+  }
+  status["peers"] = std::move(peers);
+  boost::json::array vms;
+  for (const ObservedVm& vm : on_.hypervisor.observe()) vms.push_back(to_json(vm));
+  status["vms"] = std::move(vms);
+  return status;
+}
+
+}  // namespace virga

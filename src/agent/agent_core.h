@@ -1,0 +1,124 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "agent/protocol.h"
+#include "base/loop.h"
+#include "driver/process_guard.h"
+
+namespace virga {
+
+/// The agent's connection to the server. Implementations: AgentConnection (WebSocket), SimNetwork.
+class AgentLink {
+ public:
+  virtual ~AgentLink() = default;
+  virtual void send(const AgentMessage& message) = 0;  ///< dropped when not connected
+  virtual void reconnect() = 0;  ///< ends the session; the link opens a new one by itself, with jitter
+};
+
+/// Datagrams between agents. Lost, late and doubled ones are expected.
+class PeerLink {
+ public:
+  virtual ~PeerLink() = default;
+  virtual void send(const std::string& address, std::uint16_t port, std::string data) = 0;
+};
+
+struct AgentDependencies {
+  Loop& loop;
+  Hypervisor& hypervisor;
+  Fabric& fabric;
+  ProcessGuard& guard;
+  AgentLink& link;
+  PeerLink& peers;
+  /// Keyed digest of probe datagrams (HMAC-SHA-256).
+  std::function<std::string(const std::string& key, const std::string& data)> sign;
+  /// What the host uses now and what is failing on it ("" = nothing); cheap, asked once a heartbeat.
+  std::function<Capacity()> used;
+  std::function<std::string()> degraded;
+};
+
+struct AgentOptions {
+  Hello hello;         ///< all but `hypervisor`, which the driver answers
+  int probed_peers = 3;  ///< each heartbeat asks the next ones in the ring of names
+};
+
+/// The agent without its sockets and processes: leases, epochs, adoption, reports, peer probes, commands. It runs the
+/// same in `virgad agent` and in the simulator. Loop thread only.
+///
+/// Safety: guests run only under a lease that the server granted (counted from the moment the report was sent) and
+/// under a guard that holds the same deadline; when the lease ends they are killed here, and by the guard if this
+/// process cannot.
+class AgentCore final : public HypervisorSink {
+ public:
+  AgentCore(AgentDependencies dependencies, AgentOptions options);
+  ~AgentCore() override;
+
+  /// Adopts what runs and begins; `ready` runs when the link may be opened.
+  void start(Callback<void> ready);
+
+  // The link calls these.
+  void link_opened();
+  void link_received(ServerMessage message);
+  void link_closed(const std::string& reason);
+
+  /// A datagram from a peer; what is not authentic is dropped.
+  void peer_received(const std::string& data, const std::string& from_address);
+
+  void vm_changed(const ObservedVm& now, const std::string& why) override;
+
+  /// What this agent knows, for `virga host peers` when the server is away: peers, lease, VMs.
+  boost::json::object local_status() const;
+
+  bool lease_valid() const;
+
+ private:
+  struct Peer {
+    ClusterMember member;
+    Instant heard_at;
+    bool asked = false;
+    bool silent = false;
+    std::string boot_id;
+    Capacity free;
+  };
+
+  void heartbeat();
+  void report_now();
+  HostReport make_report();
+  void granted(const LeaseGrant& grant);
+  void lease_ended();
+  void watch_lease();
+  void take_cluster(const ClusterState& state);
+  void execute(const Command& command);
+  void start_vm(const Command& command);
+  bool execute_migration(const Command& command);
+  Callback<void> reply_to(std::uint64_t id);
+  void reply(std::uint64_t id, const Result<CommandResult>& result);
+  void probe_peers();
+  void send_probe(const ClusterMember& to, bool answer, std::uint64_t sequence);
+  bool judge_peers();
+  Capacity free_capacity() const;
+  std::int64_t now_ms() const;
+
+  AgentDependencies on_;
+  AgentOptions options_;
+  ClusterPolicy policy_;
+  Timer heartbeat_timer_;
+  Timer lease_timer_;
+  Instant heartbeat_due_;
+  Duration loop_lag_{0};
+  Instant lease_end_;
+  bool lease_known_ = false;
+  bool lease_over_told_ = false;
+  bool welcomed_ = false;
+  std::uint64_t incarnation_ = 0;
+  std::uint64_t sequence_ = 0;
+  std::uint64_t probe_sequence_ = 0;
+  std::string probe_key_;
+  std::map<HostId, Peer> peers_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace virga

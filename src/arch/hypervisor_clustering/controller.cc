@@ -1,0 +1,402 @@
+#include "arch/hypervisor_clustering/controller.h"
+
+#include <fmt/format.h>
+
+#include "arch/hypervisor_clustering/launch.h"
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+Severity severity_of(HostHealth health) {
+  if (health == HostHealth::alive) return Severity::info;
+  return health == HostHealth::suspect ? Severity::warning : Severity::alarm;
+}
+
+}  // namespace
+
+ClusterController::ClusterController(Loop& loop, Store& store, StoreMirror& mirror,
+                                     HostCommands& commands, NameSource& names)
+    : loop_(loop), store_(store), mirror_(mirror), commands_(commands), names_(names) {}
+
+void ClusterController::start(Observe observe, Options options) {
+  observe_ = std::move(observe);
+  options_ = options;
+  mirror_.listen([this](const std::vector<Change>& changes) { notice(changes); });
+  for (const auto& [id, cluster] : mirror_.view().clusters.all()) mark(id);
+}
+
+void ClusterController::notice(const std::vector<Change>& changes) {
+  const ClusterView& view = mirror_.view();
+  for (const Change& change : changes) {
+    const std::string_view key = change.entry.key;
+    const auto rest = [&](std::string_view prefix) { return std::string(key.substr(prefix.size())); };
+    if (key.starts_with(keys::kVm)) {
+      if (const Vm* vm = view.vms.find(VmId(rest(keys::kVm)))) mark(vm->spec.cluster);
+    } else if (key.starts_with(keys::kHost)) {
+      if (const Host* host = view.hosts.find(HostId(rest(keys::kHost)))) mark(host->spec.cluster);
+    } else if (key.starts_with(keys::kCluster)) {
+      mark(ClusterId(rest(keys::kCluster)));
+    } else if (key.starts_with(keys::kOperation)) {
+      const Operation* operation = view.operations.find(OperationId(rest(keys::kOperation)));
+      if (operation != nullptr && operation->ended()) notice_ended(*operation);
+    }
+  }
+}
+
+void ClusterController::notice_ended(const Operation& operation) {
+  if (operation.kind == OperationKind::fence_host) {
+    const HostId host(operation.subject.substr(keys::kHost.size()));
+    if (operation.state == OperationState::failed) {
+      fence_not_before_[host] = loop_.now() + options_.fence_retry;
+    }
+    if (const Host* stored = mirror_.view().hosts.find(host)) mark(stored->spec.cluster);
+    return;
+  }
+  const VmId id(operation.subject.substr(keys::kVm.size()));
+  if (operation.state == OperationState::succeeded) {
+    retries_.erase(id);
+    return;
+  }
+  if (operation.state != OperationState::failed) return;
+  Retry& retry = retries_[id];
+  Duration wait = options_.move_retry;
+  if (operation.kind == OperationKind::start_vm) {
+    retry.hosts.insert(operation.arguments.destination);
+    wait = options_.start_retry_first * (1 << std::min(retry.failures, 5));
+    wait = std::min(wait, options_.start_retry_max);
+  }
+  ++retry.failures;
+  retry.not_before = loop_.now() + wait;
+  loop_.at(retry.not_before, [this, id, alive = std::weak_ptr(alive_)] {
+    if (alive.expired()) return;
+    if (const Vm* vm = mirror_.view().vms.find(id)) mark(vm->spec.cluster);
+  });
+}
+
+void ClusterController::mark(const ClusterId& cluster) {
+  Round& round = cluster_rounds_[cluster];
+  if (round.running) {
+    round.again = true;
+    return;
+  }
+  round.running = true;
+  loop_.post([this, cluster, alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) run(cluster);
+  });
+}
+
+ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
+  ClusterEvidence evidence = observe_(cluster);
+  for (const auto& [id, retry] : retries_) {
+    evidence.failed_lately[id] = retry.hosts;
+    if (retry.not_before > loop_.now()) evidence.cooling_down.insert(id);
+  }
+  for (const auto& [host, when] : fence_not_before_) {
+    const auto found = evidence.hosts.find(host);
+    if (found != evidence.hosts.end()) found->second.fence_may_begin = when <= loop_.now();
+  }
+  return evidence;
+}
+
+void ClusterController::run(const ClusterId& cluster) {
+  ++rounds_;
+  Round& round = cluster_rounds_[cluster];
+  round.again = false;
+  round.outstanding = 1;
+  const ClusterPlan plan = plan_cluster(mirror_.view(), cluster, gather(cluster), options_.planner);
+  execute(cluster, plan);
+  finished(cluster);
+}
+
+/// What is believed of hosts is stored before anything is built on it: a start's proof must be durable first.
+void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& plan) {
+  for (const HostChange& change : plan.host_changes) {
+    commit(cluster, [&](Transaction& into) { return change_host(into, change); });
+  }
+  if (!plan.host_changes.empty()) {
+    cluster_rounds_[cluster].again = true;
+    return;
+  }
+  for (const FenceHost& fence : plan.fences) {
+    commit(cluster, [&](Transaction& into) { return begin_fence(into, fence); });
+  }
+  for (const ObserveVm& seen : plan.observations) {
+    commit(cluster, [&](Transaction& into) { return observe_vm(into, seen); });
+  }
+  for (const StartVm& start : plan.starts) {
+    commit(cluster, [&](Transaction& into) { return begin_start(into, start); });
+  }
+  for (const MoveVm& move : plan.moves) {
+    commit(cluster, [&](Transaction& into) { return begin_move(into, move); });
+  }
+  for (const StopVm& stop : plan.stops) {
+    commit(cluster, [&](Transaction& into) { return begin_stop(into, stop); });
+  }
+  for (const Unplaced& unplaced : plan.unplaced) {
+    commit(cluster, [&](Transaction& into) { return leave_unplaced(into, unplaced); });
+  }
+  for (const RevokeCopy& copy : plan.revokes) revoke(copy);
+  tell_strays(plan.strays);
+}
+
+void ClusterController::commit(const ClusterId& cluster, const Build& build) {
+  Transaction transaction;
+  if (!build(transaction)) return;
+  ++cluster_rounds_[cluster].outstanding;
+  store_.commit(transaction.guards(), transaction.writes(),
+                [this, cluster, alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
+                  if (alive.expired()) return;
+                  Round& round = cluster_rounds_[cluster];
+                  if (done.ok() && done->verdict == CommitVerdict::committed) {
+                    round.reached = std::max(round.reached, done->revision);
+                  } else {
+                    round.again = true;
+                    if (!done.ok()) log_line(LogLevel::warning, "cluster", done.error().text());
+                  }
+                  finished(cluster);
+                });
+}
+
+void ClusterController::finished(const ClusterId& cluster) {
+  Round& round = cluster_rounds_[cluster];
+  if (--round.outstanding > 0) return;
+  mirror_.when_reached(round.reached, [this, cluster, alive = std::weak_ptr(alive_)] {
+    if (alive.expired()) return;
+    Round& ended = cluster_rounds_[cluster];
+    ended.running = false;
+    if (ended.again) mark(cluster);
+  });
+}
+
+void ClusterController::revoke(const RevokeCopy& copy) {
+  Command command;
+  command.kind = CommandKind::stop;
+  command.vm = copy.vm;
+  command.epoch = copy.epoch;
+  command.stop = StopOptions{true, seconds(5)};
+  log_line(LogLevel::info, "cluster",
+           fmt::format("revoke {} with epoch {} on {}: {}", copy.vm.value, to_string(copy.epoch),
+                       copy.host.value, copy.reason));
+  commands_.call(copy.host, std::move(command), seconds(10), [](Result<CommandResult>) {});
+}
+
+void ClusterController::event(Transaction& transaction, Event event) {
+  event.at = loop_.wall_now();
+  transaction.event(names_.outbox_key(mirror_.view().revision), event);
+}
+
+void ClusterController::tell_strays(const std::vector<StrayVm>& strays) {
+  for (const StrayVm& stray : strays) {
+    if (!told_strays_.emplace(stray.vm, stray.host).second) continue;
+    Event told;
+    told.kind = "vm.stray";
+    told.severity = Severity::alarm;
+    told.subject = keys::of(stray.host);
+    told.text = fmt::format("{} runs vm {}, which this cloud does not know; it is left alone",
+                            stray.host.value, stray.vm.value);
+    told.facts["vm"] = stray.vm.value;
+    Transaction transaction;
+    event(transaction, std::move(told));
+    store_.commit(transaction.guards(), transaction.writes(), [](Result<CommitOutcome>) {});
+  }
+}
+
+bool ClusterController::change_host(Transaction& transaction, const HostChange& change) {
+  const Host* stored = mirror_.view().hosts.find(change.host);
+  if (stored == nullptr) return false;
+  Host changed = *stored;
+  changed.status.health = change.health;
+  changed.status.health_reason = change.reason;
+  changed.status.fence_proof = change.proof;
+  transaction.put(changed);
+  if (stored->status.health == change.health) return true;
+  Event told;
+  told.kind = "host." + std::string(enum_name(change.health));
+  told.severity = severity_of(change.health);
+  told.subject = keys::of(change.host);
+  told.text = change.reason;
+  told.facts["before"] = std::string(enum_name(stored->status.health));
+  if (change.proof != FenceProof::none) told.facts["proof"] = std::string(enum_name(change.proof));
+  event(transaction, std::move(told));
+  return true;
+}
+
+bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& seen) {
+  const Vm* stored = mirror_.view().vms.find(seen.vm);
+  if (stored == nullptr || !stored->status.operation.empty()) return false;
+  Vm changed = *stored;
+  changed.status.power = seen.power;
+  changed.status.health = seen.health;
+  changed.status.health_reason = seen.health_reason;
+  changed.status.host = seen.host;
+  changed.status.epoch = seen.epoch;
+  transaction.put(changed);
+  Event told;
+  told.subject = keys::of(seen.vm);
+  told.tenant = stored->meta.tenant;
+  told.facts["host"] = seen.host.value;
+  told.facts["epoch"] = to_string(seen.epoch);
+  told.text = seen.health_reason;
+  if (seen.epoch != stored->status.epoch) {
+    told.kind = "vm.adopted";
+    told.text = "found running on " + seen.host.value;
+  } else if (seen.power == VmPower::stopped && stored->status.power != VmPower::stopped) {
+    told.kind = "vm.ended";
+    told.severity = Severity::warning;
+    told.text = "its host reports that it does not run any more";
+  } else if (seen.health == VmHealth::healthy && stored->status.health != VmHealth::healthy) {
+    told.kind = "vm.answering";
+    told.text = "its guest sends heartbeats";
+  } else if (seen.health == VmHealth::failing || seen.health == VmHealth::unreachable) {
+    told.kind = "vm." + std::string(enum_name(seen.health));
+    told.severity = Severity::warning;
+  }
+  if (!told.kind.empty()) event(transaction, std::move(told));
+  return true;
+}
+
+Operation ClusterController::make_operation(OperationKind kind, std::string subject,
+                                            std::string reason) {
+  Operation operation;
+  operation.meta.name = names_.operation(mirror_.view().revision).value;
+  operation.meta.created_at = loop_.wall_now();
+  operation.kind = kind;
+  operation.subject = std::move(subject);
+  operation.reason = std::move(reason);
+  operation.deadline_at =
+      WallTime{loop_.wall_now().unix_ms + to_ms(options_.operation_deadline)};
+  operation.correlation = operation.meta.name;
+  return operation;
+}
+
+void ClusterController::supersede(Transaction& transaction, const OperationId& id) {
+  const Operation* running = id.empty() ? nullptr : mirror_.view().operations.find(id);
+  if (running == nullptr || running->ended()) return;
+  Operation changed = *running;
+  changed.state = OperationState::superseded;
+  changed.error = "a recovery took over";
+  transaction.put(changed);
+}
+
+bool ClusterController::begin_fence(Transaction& transaction, const FenceHost& fence) {
+  const Host* stored = mirror_.view().hosts.find(fence.host);
+  if (stored == nullptr || !stored->status.operation.empty()) return false;
+  Operation operation = make_operation(OperationKind::fence_host, keys::of(fence.host), fence.reason);
+  operation.arguments.source = fence.host;
+  operation.arguments.boot_id = fence.boot_id;
+  operation.arguments.ask_only = fence.ask_only;
+  Host changed = *stored;
+  changed.status.operation = operation.id();
+  transaction.put(operation);
+  transaction.put(changed);
+  return true;
+}
+
+bool ClusterController::begin_start(Transaction& transaction, const StartVm& start) {
+  const Vm* stored = mirror_.view().vms.find(start.vm);
+  const Host* host = mirror_.view().hosts.find(start.host);
+  if (stored == nullptr || host == nullptr) return false;
+  supersede(transaction, stored->status.operation);
+  Operation operation = make_operation(OperationKind::start_vm, keys::of(start.vm), start.reason);
+  operation.meta.tenant = stored->meta.tenant;
+  operation.arguments.source = start.lost_host;
+  operation.arguments.destination = start.host;
+  operation.arguments.epoch = start.epoch;
+  operation.arguments.proof = start.proof;
+  Vm changed = *stored;
+  changed.status.identity = make_identity(*stored, *host);
+  changed.status.power = VmPower::starting;
+  changed.status.host = start.host;
+  changed.status.epoch = start.epoch;
+  changed.status.migration = VmMigration();
+  changed.status.operation = operation.id();
+  changed.status.recovering = start.proof != FenceProof::none || stored->status.recovering;
+  if (start.proof != FenceProof::none) ++changed.status.restarts;
+  transaction.put(operation);
+  transaction.put(changed);
+  transaction.guard(keys::of(start.host), host->meta.revision);
+  Event told;
+  told.kind = "vm.placed";
+  told.subject = keys::of(start.vm);
+  told.tenant = stored->meta.tenant;
+  told.text = start.reason;
+  told.correlation = operation.correlation;
+  told.facts["host"] = start.host.value;
+  told.facts["epoch"] = to_string(start.epoch);
+  told.facts["operation"] = operation.meta.name;
+  if (start.proof != FenceProof::none) told.facts["proof"] = std::string(enum_name(start.proof));
+  if (!start.lost_host.empty()) told.facts["lost_host"] = start.lost_host.value;
+  event(transaction, std::move(told));
+  return true;
+}
+
+bool ClusterController::begin_move(Transaction& transaction, const MoveVm& move) {
+  const Vm* stored = mirror_.view().vms.find(move.vm);
+  const Host* destination = mirror_.view().hosts.find(move.destination);
+  if (stored == nullptr || destination == nullptr || !stored->status.operation.empty()) return false;
+  Operation operation = make_operation(OperationKind::migrate_vm, keys::of(move.vm), move.reason);
+  operation.meta.tenant = stored->meta.tenant;
+  operation.arguments.source = move.source;
+  operation.arguments.destination = move.destination;
+  operation.arguments.epoch = move.epoch;
+  operation.arguments.next_epoch = move.next_epoch;
+  Vm changed = *stored;
+  changed.status.operation = operation.id();
+  changed.status.migration = {MigrationPhase::prepared, move.destination, move.next_epoch};
+  transaction.put(operation);
+  transaction.put(changed);
+  transaction.guard(keys::of(move.destination), destination->meta.revision);
+  return true;
+}
+
+bool ClusterController::begin_stop(Transaction& transaction, const StopVm& stop) {
+  const Vm* stored = mirror_.view().vms.find(stop.vm);
+  if (stored == nullptr || !stored->status.operation.empty()) return false;
+  const auto kind = stop.then_delete ? OperationKind::delete_vm : OperationKind::stop_vm;
+  Operation operation = make_operation(kind, keys::of(stop.vm), stop.reason);
+  operation.meta.tenant = stored->meta.tenant;
+  operation.arguments.source = stop.host;
+  operation.arguments.destination = stop.eraser;
+  operation.arguments.epoch = stop.epoch;
+  operation.arguments.force = stop.force;
+  Vm changed = *stored;
+  changed.status.operation = operation.id();
+  if (changed.status.power != VmPower::stopped) changed.status.power = VmPower::stopping;
+  transaction.put(operation);
+  transaction.put(changed);
+  return true;
+}
+
+bool ClusterController::leave_unplaced(Transaction& transaction, const Unplaced& unplaced) {
+  const Vm* stored = mirror_.view().vms.find(unplaced.vm);
+  if (stored == nullptr) return false;
+  const bool told_before = stored->status.unplaced_reason == unplaced.reason;
+  if (told_before && unplaced.lost_host.empty()) return false;
+  Vm changed = *stored;
+  changed.status.unplaced_reason = unplaced.reason;
+  if (!unplaced.lost_host.empty()) {
+    supersede(transaction, stored->status.operation);
+    changed.status.operation = OperationId();
+    changed.status.migration = VmMigration();
+    changed.status.power = VmPower::stopped;
+    changed.status.host = HostId();
+    changed.status.recovering = true;
+  }
+  transaction.put(changed);
+  Event told;
+  told.kind = "vm.unplaced";
+  told.severity = Severity::warning;
+  told.subject = keys::of(unplaced.vm);
+  told.tenant = stored->meta.tenant;
+  told.text = unplaced.reason;
+  if (!unplaced.lost_host.empty()) {
+    told.facts["lost_host"] = unplaced.lost_host.value;
+    told.facts["proof"] = std::string(enum_name(unplaced.proof));
+  }
+  event(transaction, std::move(told));
+  return true;
+}
+
+}  // namespace virga

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "arch/hypervisor_clustering/planner.h"
+#include "base/loop.h"
+#include "runtime/host_commands.h"
+#include "runtime/store_mirror.h"
+#include "runtime/transaction.h"
+
+namespace virga {
+
+/// The loop of this room: observe (evidence), decide (plan_cluster), act (operations in the store), record (events in
+/// the same commits). Level-triggered: mark() says "look again", never what to do. One round per cluster at a time;
+/// the next begins when the view contains all that the last one wrote. Loop thread only.
+class ClusterController {
+ public:
+  /// The evidence about one cluster at this moment; this controller adds what it knows of failed tries.
+  using Observe = std::function<ClusterEvidence(const ClusterId& cluster)>;
+
+  struct Options {
+    ClusterOptions planner;
+    Duration start_retry_first = seconds(1);  ///< after a failed start; doubles up to start_retry_max
+    Duration start_retry_max = seconds(30);
+    Duration move_retry = seconds(30);
+    Duration fence_retry = seconds(5);
+    Duration operation_deadline = seconds(600);
+  };
+
+  ClusterController(Loop& loop, Store& store, StoreMirror& mirror, HostCommands& commands,
+                    NameSource& names);
+
+  void start(Observe observe) { start(std::move(observe), Options()); }
+  void start(Observe observe, Options options);
+
+  /// Something about this cluster changed: decide again soon.
+  void mark(const ClusterId& cluster);
+
+  /// Rounds that were planned since the start.
+  std::uint64_t rounds() const { return rounds_; }
+
+ private:
+  struct Retry {
+    int failures = 0;
+    Instant not_before;
+    std::set<HostId> hosts;
+  };
+  struct Round {
+    int outstanding = 0;
+    Revision reached = 0;
+    bool running = false;
+    bool again = false;
+  };
+  /// How one stored action is put into a transaction; false = it is not valid any more.
+  using Build = std::function<bool(Transaction&)>;
+
+  void notice(const std::vector<Change>& changes);
+  void notice_ended(const Operation& operation);
+  void run(const ClusterId& cluster);
+  ClusterEvidence gather(const ClusterId& cluster) const;
+  void execute(const ClusterId& cluster, const ClusterPlan& plan);
+  void commit(const ClusterId& cluster, const Build& build);
+  void finished(const ClusterId& cluster);
+
+  bool change_host(Transaction& transaction, const HostChange& change);
+  bool begin_fence(Transaction& transaction, const FenceHost& fence);
+  bool observe_vm(Transaction& transaction, const ObserveVm& seen);
+  bool begin_start(Transaction& transaction, const StartVm& start);
+  bool begin_move(Transaction& transaction, const MoveVm& move);
+  bool begin_stop(Transaction& transaction, const StopVm& stop);
+  bool leave_unplaced(Transaction& transaction, const Unplaced& unplaced);
+  void revoke(const RevokeCopy& copy);
+  void supersede(Transaction& transaction, const OperationId& id);
+  Operation make_operation(OperationKind kind, std::string subject, std::string reason);
+  void event(Transaction& transaction, Event event);
+  void tell_strays(const std::vector<StrayVm>& strays);
+
+  Loop& loop_;
+  Store& store_;
+  StoreMirror& mirror_;
+  HostCommands& commands_;
+  NameSource& names_;
+  Observe observe_;
+  Options options_;
+  std::map<ClusterId, Round> cluster_rounds_;
+  std::map<VmId, Retry> retries_;
+  std::map<HostId, Instant> fence_not_before_;
+  std::set<std::pair<VmId, HostId>> told_strays_;
+  std::uint64_t rounds_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace virga

@@ -1,0 +1,68 @@
+#include "arch/hypervisor_clustering/planner.h"
+
+#include <fmt/format.h>
+
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+HostChange unchanged(const Host& host) {
+  return {host.id(), host.status.health, host.status.fence_proof, host.status.health_reason};
+}
+
+/// A host that was fenced is taken back when it comes as another boot, or when the same boot runs nothing that
+/// was taken from it: the revokes of the plan see to that.
+HostChange judge_returning(const Host& host, const HostEvidence& evidence) {
+  if (evidence.boot_id != host.status.boot_id) {
+    return {host.id(), HostHealth::alive, FenceProof::none, "came back as another boot"};
+  }
+  return {host.id(), HostHealth::alive, FenceProof::none, "reports again"};
+}
+
+HostChange judge_reporting(const Host& host, const HostEvidence& evidence) {
+  if (host.status.health == HostHealth::fenced || host.status.health == HostHealth::dead) {
+    return judge_returning(host, evidence);
+  }
+  if (!evidence.degraded.empty()) {
+    return {host.id(), HostHealth::degraded, FenceProof::none, evidence.degraded};
+  }
+  return {host.id(), HostHealth::alive, FenceProof::none, "reports arrive"};
+}
+
+}  // namespace
+
+HostChange judge_host(const Host& host, const HostEvidence& evidence, const ClusterPolicy& policy,
+                      bool most_are_silent) {
+  const HostHealth health = host.status.health;
+  const bool silent = !evidence.reported || evidence.silence >= policy.suspect_after_ms;
+  if (!silent) return judge_reporting(host, evidence);
+  if (health == HostHealth::fenced) return unchanged(host);
+  if (evidence.lease_over && host.status.leash_armed && !host.status.boot_id.empty()) {
+    return {host.id(), HostHealth::fenced, FenceProof::lease_and_leash,
+            "its lease and grace have ended and its leash was armed"};
+  }
+  if (health == HostHealth::dead) return unchanged(host);
+  if (health == HostHealth::unknown && !evidence.reported) return unchanged(host);
+  const HostChange suspect{host.id(), HostHealth::suspect, FenceProof::none,
+                           "its reports are missing"};
+  if (evidence.silence < policy.suspect_after_ms + policy.confirm_after_ms) return suspect;
+  if (most_are_silent) {
+    return {host.id(), HostHealth::suspect, FenceProof::none,
+            "silent together with most hosts: waits for a proof of its own (power state, lease)"};
+  }
+  if (evidence.observers > 0 && evidence.observers_silent < evidence.observers) {
+    return {host.id(), HostHealth::suspect, FenceProof::none,
+            fmt::format("reports are missing but {} of {} peers hear it: its link to the server",
+                        evidence.observers - evidence.observers_silent, evidence.observers)};
+  }
+  if (evidence.observers == 0 && !evidence.lease_over) {
+    return {host.id(), HostHealth::suspect, FenceProof::none,
+            "reports are missing and no peer can be asked: waits for its lease to end"};
+  }
+  return {host.id(), HostHealth::dead, FenceProof::none,
+          fmt::format("silent to the server and to all {} peers that probe it",
+                      evidence.observers)};
+}
+
+}  // namespace virga

@@ -1,0 +1,276 @@
+#include "arch/hypervisor_clustering/operations.h"
+
+#include <fmt/format.h>
+
+#include "arch/hypervisor_clustering/launch.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+using Dependencies = std::shared_ptr<ClusterOperationDependencies>;
+
+constexpr Duration kStartDeadline = seconds(25);
+constexpr Duration kStopDeadline = seconds(45);
+constexpr Duration kSwitchDeadline = seconds(12);
+constexpr Duration kEraseDeadline = seconds(25);
+
+const Vm* subject_vm(const ClusterView& view, const Operation& operation) {
+  return view.vms.find(VmId(operation.subject.substr(keys::kVm.size())));
+}
+
+bool is_fenced(const ClusterView& view, const HostId& host) {
+  const Host* found = view.hosts.find(host);
+  return found == nullptr || found->status.health == HostHealth::fenced;
+}
+
+/// True when it is not known whether the command had its effect: ask again, or wait for a proof.
+bool is_uncertain(const Error& error) {
+  return error.code == Errc::unavailable || error.code == Errc::timeout;
+}
+
+Command command_for(CommandKind kind, const Operation& operation, const Epoch& epoch) {
+  Command command;
+  command.kind = kind;
+  command.correlation = operation.correlation;
+  command.vm = VmId(operation.subject.substr(keys::kVm.size()));
+  command.epoch = epoch;
+  return command;
+}
+
+void emit(const RecordContext& context, std::string kind, std::string text,
+          Severity severity = Severity::info) {
+  Event event;
+  event.kind = std::move(kind);
+  event.severity = severity;
+  event.subject = context.operation.subject;
+  event.tenant = context.operation.meta.tenant;
+  event.text = std::move(text);
+  const OperationArguments& arguments = context.operation.arguments;
+  event.facts["operation"] = context.operation.meta.name;
+  if (!arguments.source.empty()) event.facts["source"] = arguments.source.value;
+  if (!arguments.destination.empty()) event.facts["host"] = arguments.destination.value;
+  if (arguments.epoch.counter > 0) event.facts["epoch"] = to_string(arguments.epoch);
+  if (arguments.proof != FenceProof::none) {
+    event.facts["proof"] = std::string(enum_name(arguments.proof));
+  }
+  for (const auto& [name, value] : context.operation.facts) {
+    if (name != "endpoint") event.facts[name] = value;
+  }
+  context.event(std::move(event));
+}
+
+/// Changes the subject VM in the commit; a VM that is gone or serves another operation is left alone.
+void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change) {
+  const Vm* vm = subject_vm(context.view, context.operation);
+  if (vm == nullptr || vm->status.operation != context.operation.id()) return;
+  Vm changed = *vm;
+  change(changed.status);
+  context.transaction.put(changed);
+}
+
+void give_back(VmStatus& status) { status.operation = OperationId(); }
+
+/// Ends one copy and answers done when it is certain that it cannot run any more.
+void stop_copy(const Dependencies& on, const Operation& operation, const ClusterView& view,
+               const std::pair<HostId, Epoch>& copy, StepDone done) {
+  if (copy.first.empty() || is_fenced(view, copy.first)) return done(StepOutcome::done());
+  Command command = command_for(CommandKind::stop, operation, copy.second);
+  command.stop = StopOptions{true, seconds(5)};
+  on->commands.call(copy.first, std::move(command), kStopDeadline,
+                    [done](Result<CommandResult> result) {
+                      if (result.ok()) return done(StepOutcome::done());
+                      done(StepOutcome::failed(result.error()));
+                    });
+}
+
+OperationStepTable start_table(const Dependencies& on) {
+  OperationStepTable table;
+  OperationStepTable::Step start;
+  start.name = "start";
+  start.act = [on](const Operation& operation, const ClusterView& view, StepDone done) {
+    const Vm* vm = subject_vm(view, operation);
+    if (vm == nullptr) return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
+    auto launch = resolve_launch(view, *vm, operation.arguments.epoch);
+    if (!launch) return done(StepOutcome::failed(launch.error()));
+    Command command = command_for(CommandKind::start, operation, operation.arguments.epoch);
+    command.launch = std::move(*launch);
+    command.launch->correlation = operation.correlation;
+    on->commands.call(operation.arguments.destination, std::move(command), kStartDeadline,
+                      [done](Result<CommandResult> result) {
+                        if (result.ok()) return done(StepOutcome::done());
+                        done(StepOutcome::failed(result.error()));
+                      });
+  };
+  table.steps.push_back(std::move(start));
+  table.record_success = [](const RecordContext& context) {
+    change_vm(context, [](VmStatus& status) {
+      give_back(status);
+      status.power = VmPower::running;
+      status.health = VmHealth::unknown;
+      status.health_reason.clear();
+      status.unplaced_reason.clear();
+      status.recovering = false;
+    });
+    emit(context, "vm.started", "its processors run on " +
+                                    context.operation.arguments.destination.value);
+  };
+  table.undo = [on](const Operation& operation, const ClusterView& view, StepDone done) {
+    stop_copy(on, operation, view, {operation.arguments.destination, operation.arguments.epoch},
+              std::move(done));
+  };
+  table.record_failure = [](const RecordContext& context) {
+    const bool certain = !context.operation.facts.contains("undo_error");
+    change_vm(context, [&](VmStatus& status) {
+      give_back(status);
+      if (!certain) return;
+      status.power = VmPower::stopped;
+      status.host = HostId();
+      status.unplaced_reason = context.operation.error;
+    });
+    emit(context, "vm.start_failed", context.operation.error, Severity::warning);
+  };
+  return table;
+}
+
+OperationStepTable::Step stop_step(const Dependencies& on) {
+  OperationStepTable::Step stop;
+  stop.name = "stop";
+  stop.act = [on](const Operation& operation, const ClusterView& view, StepDone done) {
+    const HostId& host = operation.arguments.source;
+    if (host.empty() || is_fenced(view, host)) return done(StepOutcome::done());
+    Command command = command_for(CommandKind::stop, operation, operation.arguments.epoch);
+    command.stop = StopOptions{operation.arguments.force, seconds(30)};
+    on->commands.call(host, std::move(command), kStopDeadline,
+                      [done](Result<CommandResult> result) {
+                        if (result.ok()) return done(StepOutcome::done());
+                        if (is_uncertain(result.error())) {
+                          return done(StepOutcome::again(result.error(), milliseconds(500)));
+                        }
+                        done(StepOutcome::failed(result.error()));
+                      });
+  };
+  return stop;
+}
+
+OperationStepTable stop_table(const Dependencies& on) {
+  OperationStepTable table;
+  table.steps.push_back(stop_step(on));
+  table.record_success = [](const RecordContext& context) {
+    const Vm* vm = subject_vm(context.view, context.operation);
+    const bool comes_back = vm != nullptr && vm->spec.power == DesiredPower::running;
+    change_vm(context, [&](VmStatus& status) {
+      give_back(status);
+      status.power = VmPower::stopped;
+      status.health = VmHealth::unknown;
+      status.health_reason.clear();
+      status.host = HostId();
+      status.recovering = comes_back;
+    });
+    emit(context, "vm.stopped", "it does not run any more");
+  };
+  table.record_failure = [](const RecordContext& context) {
+    change_vm(context, give_back);
+    emit(context, "vm.stop_failed", context.operation.error, Severity::warning);
+  };
+  return table;
+}
+
+OperationStepTable delete_table(const Dependencies& on) {
+  OperationStepTable table = stop_table(on);
+  OperationStepTable::Step erase;
+  erase.name = "erase";
+  erase.act = [on](const Operation& operation, const ClusterView& view, StepDone done) {
+    const Vm* vm = subject_vm(view, operation);
+    if (vm == nullptr) return done(StepOutcome::done());
+    auto launch = resolve_launch(view, *vm, operation.arguments.epoch);
+    if (!launch) return done(StepOutcome::done());
+    Command command = command_for(CommandKind::erase, operation, operation.arguments.epoch);
+    command.launch = std::move(*launch);
+    on->commands.call(operation.arguments.destination, std::move(command), kEraseDeadline,
+                      [done](Result<CommandResult> result) {
+                        if (result.ok()) return done(StepOutcome::done());
+                        done(StepOutcome::failed(result.error()));
+                      });
+  };
+  table.steps.push_back(std::move(erase));
+  table.record_success = [](const RecordContext& context) {
+    const Vm* vm = subject_vm(context.view, context.operation);
+    if (vm == nullptr || vm->status.operation != context.operation.id()) return;
+    for (const Port* port : context.view.ports_of(vm->id())) context.transaction.erase(*port);
+    context.transaction.erase(*vm);
+    emit(context, "vm.deleted", "it and its disks are gone");
+  };
+  return table;
+}
+
+OperationStepTable fence_table(const Dependencies& on) {
+  OperationStepTable table;
+  OperationStepTable::Step fence;
+  fence.name = "power_off";
+  fence.act = [on](const Operation& operation, const ClusterView& view, StepDone done) {
+    const HostId id(operation.subject.substr(keys::kHost.size()));
+    const Host* host = view.hosts.find(id);
+    const Machine* machine = host == nullptr ? nullptr : view.machines.find(host->spec.machine);
+    if (machine == nullptr) {
+      return done(StepOutcome::failed(make_error(Errc::not_found, "its machine is not known")));
+    }
+    const auto judge = [on, id, done](const std::string& claim) {
+      const auto contradiction = on->seen_alive(id);
+      if (!contradiction) return done(StepOutcome::done());
+      done(StepOutcome::failed(make_error(Errc::conflict, claim + ", but " + *contradiction)));
+    };
+    if (operation.arguments.ask_only) {
+      return on->bmc.power(*machine, [done, judge](Result<MachinePower> power) {
+        if (!power) return done(StepOutcome::failed(power.error()));
+        if (*power == MachinePower::off) return judge("the BMC says it is off");
+        done(StepOutcome::failed(make_error(Errc::conflict, "the BMC says it is on")));
+      });
+    }
+    on->bmc.set_power(*machine, MachinePower::off, [done, judge](Result<void> off) {
+      if (!off) return done(StepOutcome::failed(off.error()));
+      judge("the BMC says it switched off");
+    });
+  };
+  table.steps.push_back(std::move(fence));
+  const auto change_host = [](const RecordContext& context, bool fenced) {
+    const Host* host = context.view.hosts.find(HostId(context.operation.subject.substr(keys::kHost.size())));
+    if (host == nullptr || host->status.operation != context.operation.id()) return;
+    Host changed = *host;
+    changed.status.operation = OperationId();
+    if (fenced) {
+      changed.status.health = HostHealth::fenced;
+      changed.status.fence_proof = FenceProof::bmc_power_off;
+      changed.status.health_reason = "its BMC confirmed that it is off";
+    }
+    context.transaction.put(changed);
+  };
+  table.record_success = [change_host](const RecordContext& context) {
+    change_host(context, true);
+    emit(context, "host.fenced", "its BMC confirmed that it is off");
+  };
+  table.record_failure = [change_host](const RecordContext& context) {
+    change_host(context, false);
+    if (context.operation.arguments.ask_only) return;
+    emit(context, "host.fence_failed", context.operation.error, Severity::alarm);
+  };
+  return table;
+}
+
+}  // namespace
+
+/// In migration.cc.
+OperationStepTable migrate_table(HostCommands& commands);
+
+void register_cluster_operations(OperationRunner& runner,
+                                 ClusterOperationDependencies dependencies) {
+  HostCommands& commands = dependencies.commands;
+  const auto on = std::make_shared<ClusterOperationDependencies>(std::move(dependencies));
+  runner.set_table(OperationKind::start_vm, start_table(on));
+  runner.set_table(OperationKind::stop_vm, stop_table(on));
+  runner.set_table(OperationKind::delete_vm, delete_table(on));
+  runner.set_table(OperationKind::fence_host, fence_table(on));
+  runner.set_table(OperationKind::migrate_vm, migrate_table(commands));
+}
+
+}  // namespace virga

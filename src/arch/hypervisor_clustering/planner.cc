@@ -1,0 +1,480 @@
+#include "arch/hypervisor_clustering/planner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "base/reflect.h"
+#include "model/keys.h"
+
+namespace virga {
+namespace {
+
+std::string join(const std::vector<Refusal>& refusals) {
+  constexpr std::size_t kShownMax = 5;
+  if (refusals.empty()) return "the cluster has no hosts";
+  std::string text;
+  for (std::size_t index = 0; index < refusals.size() && index < kShownMax; ++index) {
+    if (!text.empty()) text += "; ";
+    text += refusals[index].host.value + " " + refusals[index].reason;
+  }
+  if (refusals.size() > kShownMax) text += fmt::format("; and {} more", refusals.size() - kShownMax);
+  return text;
+}
+
+bool wants_restart(const Vm& vm) {
+  return vm.status.health == VmHealth::failing &&
+         (vm.status.health_reason.starts_with(kGuestPanicked) ||
+          vm.status.health_reason.starts_with(kWatchdogExpired));
+}
+
+class Planner {
+ public:
+  Planner(const ClusterView& view, const ClusterId& cluster, const ClusterEvidence& evidence,
+          const ClusterOptions& options)
+      : view_(view), cluster_(cluster), evidence_(evidence), options_(options) {}
+
+  ClusterPlan plan() {
+    const Cluster* cluster = view_.clusters.find(cluster_);
+    if (cluster == nullptr) return {};
+    policy_ = cluster->spec.policy;
+    armed_ = policy_.ha_armed && !evidence_.recovery_held;
+    count_operations();
+    judge_hosts();
+    state_.emplace(view_, cluster_);
+    for (const Vm* vm : members()) decide(*vm);
+    refuse_strangers();
+    place_waiting();
+    return std::move(plan_);
+  }
+
+ private:
+  struct Waiting {
+    const Vm* vm = nullptr;
+    HostId lost_host;
+    FenceProof proof = FenceProof::none;
+    std::string reason;
+    bool recovery = false;
+  };
+
+  const HostEvidence& evidence_of(const HostId& host) const {
+    static const HostEvidence kNothing;
+    const auto found = evidence_.hosts.find(host);
+    return found == evidence_.hosts.end() ? kNothing : found->second;
+  }
+
+  bool reports(const HostId& host) const {
+    const HostEvidence& evidence = evidence_of(host);
+    return evidence.reported && evidence.silence < policy_.suspect_after_ms && !evidence.cut_off;
+  }
+
+  const Host* host_of(const Vm& vm) const {
+    return vm.status.host.empty() ? nullptr : view_.hosts.find(vm.status.host);
+  }
+
+  std::vector<const Vm*> members() const {
+    std::vector<const Vm*> found;
+    for (const auto& [id, vm] : view_.vms.all()) {
+      if (vm->spec.cluster == cluster_) found.push_back(vm.get());
+    }
+    return found;
+  }
+
+  bool room_for(std::size_t planned) const {
+    return planned < static_cast<std::size_t>(options_.actions_max);
+  }
+
+  void count_operations();
+  void judge_hosts();
+  void judge(const Host& host, bool most_are_silent);
+  void plan_fence(const Host& host, const HostChange& change);
+  void decide(const Vm& vm);
+  bool decide_superseding(const Vm& vm);
+  bool observe(const Vm& vm);
+  void decide_running(const Vm& vm);
+  void decide_stopped(const Vm& vm);
+  void decide_deleting(const Vm& vm);
+  void recover(const Vm& vm, const Host& lost);
+  void move_away(const Vm& vm, const std::string& reason);
+  void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
+  void refuse_strangers();
+  void judge_copy(const HostId& host, const ObservedVm& copy);
+  void place_waiting();
+  bool place(const Waiting& waiting);
+  bool strands_somebody() const;
+  void leave_unplaced(const Waiting& waiting, std::string reason, std::vector<Refusal> refusals);
+  PlacementQuery query_for(const Vm& vm, bool live) const;
+
+  ClusterView view_;  ///< with this plan's host changes in it
+  const ClusterId& cluster_;
+  const ClusterEvidence& evidence_;
+  const ClusterOptions& options_;
+  ClusterPolicy policy_;
+  bool armed_ = false;
+  std::optional<PlacementState> state_;
+  std::map<HostId, int> starts_;
+  std::map<HostId, int> moves_;
+  std::vector<Waiting> waiting_;
+  std::set<VmId> decided_;
+  ClusterPlan plan_;
+};
+
+void Planner::count_operations() {
+  for (const auto& [id, operation] : view_.operations.all()) {
+    if (operation->ended()) continue;
+    if (operation->kind == OperationKind::start_vm) ++starts_[operation->arguments.destination];
+    if (operation->kind == OperationKind::migrate_vm) {
+      ++moves_[operation->arguments.source];
+      ++moves_[operation->arguments.destination];
+    }
+  }
+}
+
+void Planner::judge_hosts() {
+  const std::vector<const Host*> hosts = view_.hosts_of(cluster_);
+  int silent = 0;
+  int counted = 0;
+  for (const Host* host : hosts) {
+    if (host->status.health == HostHealth::unknown && !evidence_of(host->id()).reported) continue;
+    if (host->status.health == HostHealth::fenced) continue;
+    ++counted;
+    if (!reports(host->id())) ++silent;
+  }
+  const bool most_are_silent = silent >= 2 && silent * 2 > counted;
+  std::vector<std::shared_ptr<const Host>> shared;
+  for (const Host* host : hosts) shared.push_back(view_.hosts.share(host->id()));
+  for (const auto& host : shared) judge(*host, most_are_silent);
+}
+
+void Planner::judge(const Host& host, bool most_are_silent) {
+  const HostEvidence& evidence = evidence_of(host.id());
+  HostChange change = judge_host(host, evidence, policy_, most_are_silent);
+  const bool slow_observer = evidence_.observer_lag > options_.observer_lag_max;
+  if (slow_observer && change.health > HostHealth::degraded &&
+      change.proof == FenceProof::none) {
+    return;
+  }
+  if (change.health != host.status.health || change.proof != host.status.fence_proof ||
+      change.reason != host.status.health_reason) {
+    Host changed = host;
+    changed.status.health = change.health;
+    changed.status.fence_proof = change.proof;
+    changed.status.health_reason = change.reason;
+    view_.hosts.put(std::make_shared<const Host>(std::move(changed)));
+    plan_.host_changes.push_back(change);
+  }
+  plan_fence(host, change);
+}
+
+void Planner::plan_fence(const Host& host, const HostChange& change) {
+  const HostEvidence& evidence = evidence_of(host.id());
+  const bool confirmed_silence =
+      evidence.silence >= policy_.suspect_after_ms + policy_.confirm_after_ms;
+  const bool dead = change.health == HostHealth::dead;
+  const bool ask = change.health == HostHealth::suspect && confirmed_silence &&
+                   (evidence.observers == 0 || evidence.observers_silent == evidence.observers);
+  if (!dead && !ask) return;
+  if (!armed_ || !evidence.fence_may_begin || !host.status.operation.empty()) return;
+  const Machine* machine = view_.machines.find(host.spec.machine);
+  if (machine == nullptr || machine->spec.bmc.protocol == BmcProtocol::none) return;
+  plan_.fences.push_back({host.id(), host.status.boot_id, !dead, change.reason});
+}
+
+void Planner::decide(const Vm& vm) {
+  if (!vm.status.operation.empty()) {
+    if (decide_superseding(vm)) decided_.insert(vm.id());
+    return;
+  }
+  if (observe(vm)) {
+    decided_.insert(vm.id());
+    return;
+  }
+  if (vm.meta.deleting_at) return decide_deleting(vm);
+  if (vm.spec.power == DesiredPower::stopped) return decide_stopped(vm);
+  decide_running(vm);
+}
+
+/// An operation whose outcome a fenced host has made certain is replaced by a recovery. A migration that is
+/// switching is not: its own steps know which of the two copies may go on.
+bool Planner::decide_superseding(const Vm& vm) {
+  const Operation* operation = view_.operations.find(vm.status.operation);
+  if (operation == nullptr || operation->kind == OperationKind::delete_vm) return false;
+  if (vm.status.migration.phase == MigrationPhase::switching) return false;
+  const Host* host = host_of(vm);
+  if (host == nullptr || host->status.health != HostHealth::fenced) return false;
+  if (operation->kind == OperationKind::stop_vm) return false;
+  recover(vm, *host);
+  return true;
+}
+
+/// The stored state follows the report of the VM's host.
+bool Planner::observe(const Vm& vm) {
+  const HostId& host = vm.status.host;
+  if (host.empty()) return false;
+  ObserveVm seen{vm.id(), vm.status.power, vm.status.health, vm.status.health_reason, host,
+                 vm.status.epoch};
+  if (reports(host)) {
+    const auto& copies = evidence_of(host).vms;
+    const auto copy = std::find_if(copies.begin(), copies.end(), [&](const ObservedVm& candidate) {
+      return candidate.vm == vm.id() && candidate.epoch == vm.status.epoch;
+    });
+    if (copy == copies.end()) {
+      seen.power = VmPower::stopped;
+      seen.health = VmHealth::unknown;
+      seen.health_reason.clear();
+    } else {
+      seen.power = copy->power;
+      seen.health = copy->health;
+      seen.health_reason = copy->health_reason;
+    }
+  } else if (vm.status.power != VmPower::stopped) {
+    const Host* place = host_of(vm);
+    if (place != nullptr && place->status.health >= HostHealth::suspect) {
+      seen.health = VmHealth::unreachable;
+      seen.health_reason = "its host is " + std::string(enum_name(place->status.health));
+    }
+  }
+  const bool fenced = host_of(vm) != nullptr && host_of(vm)->status.health == HostHealth::fenced;
+  if (fenced && seen.power != VmPower::stopped) return false;
+  if (seen.power == vm.status.power && seen.health == vm.status.health &&
+      (seen.health_reason == vm.status.health_reason || seen.health == VmHealth::unreachable)) {
+    return false;
+  }
+  plan_.observations.push_back(std::move(seen));
+  return plan_.observations.back().power != vm.status.power;
+}
+
+void Planner::decide_running(const Vm& vm) {
+  const Host* host = host_of(vm);
+  if (vm.status.power == VmPower::stopped) {
+    const bool crashed = host != nullptr;
+    const bool recovery = crashed || vm.status.recovering;
+    if (recovery && (!armed_ || vm.spec.restart_priority == RestartPriority::none)) return;
+    if (evidence_.recovery_held || evidence_.cooling_down.contains(vm.id())) return;
+    waiting_.push_back({&vm, crashed ? host->id() : HostId(),
+                        crashed ? FenceProof::agent_confirmed_stop : FenceProof::none,
+                        crashed ? "it ended although it should run" : "it should run", recovery});
+    return;
+  }
+  if (host == nullptr) return;
+  if (host->status.health == HostHealth::fenced) return recover(vm, *host);
+  if (!reports(host->id()) || vm.status.power != VmPower::running) {
+    if (armed_ && reports(host->id()) && wants_restart(vm)) {
+      plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
+                             vm.status.health_reason + ": it is restarted"});
+    }
+    return;
+  }
+  if (!vm.spec.move_to.empty()) return move_to(vm, vm.spec.move_to, "an operator asked for it");
+  if (host->spec.maintenance) return move_away(vm, host->id().value + " goes into maintenance");
+  if (host->status.health == HostHealth::degraded && armed_) {
+    move_away(vm, host->id().value + " is failing: " + host->status.health_reason);
+  }
+}
+
+void Planner::recover(const Vm& vm, const Host& lost) {
+  if (!armed_) return;
+  if (vm.spec.power == DesiredPower::stopped || vm.meta.deleting_at ||
+      vm.spec.restart_priority == RestartPriority::none) {
+    plan_.observations.push_back({vm.id(), VmPower::stopped, VmHealth::unknown,
+                                  "its host was lost", HostId(), vm.status.epoch});
+    return;
+  }
+  if (evidence_.cooling_down.contains(vm.id())) return;
+  state_->remove(vm, lost.id());
+  waiting_.push_back({&vm, lost.id(), lost.status.fence_proof,
+                      lost.id().value + " was lost: " + lost.status.health_reason, true});
+}
+
+void Planner::decide_stopped(const Vm& vm) {
+  if (vm.status.power == VmPower::stopped) return;
+  const Host* host = host_of(vm);
+  if (host != nullptr && host->status.health == HostHealth::fenced) return recover(vm, *host);
+  if (host == nullptr || !reports(host->id())) return;
+  plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, false, false, HostId(),
+                         "it should be stopped"});
+}
+
+void Planner::decide_deleting(const Vm& vm) {
+  const Host* host = host_of(vm);
+  if (vm.status.power != VmPower::stopped) {
+    if (host != nullptr && host->status.health == HostHealth::fenced) return recover(vm, *host);
+    if (host == nullptr || !reports(host->id())) return;
+  }
+  HostId eraser;
+  for (const Host* member : view_.hosts_of(cluster_)) {
+    if (member->status.health == HostHealth::alive && reports(member->id())) {
+      eraser = member->id();
+      break;
+    }
+  }
+  if (eraser.empty() || !room_for(plan_.stops.size())) return;
+  const bool runs = vm.status.power != VmPower::stopped;
+  plan_.stops.push_back({vm.id(), runs ? vm.status.host : HostId(), vm.status.epoch, true, true,
+                         eraser, "it was deleted"});
+}
+
+PlacementQuery Planner::query_for(const Vm& vm, bool live) const {
+  PlacementQuery query{.vm = &vm, .live = live, .avoid = {}};
+  const auto failed = evidence_.failed_lately.find(vm.id());
+  if (failed != evidence_.failed_lately.end()) query.avoid = failed->second;
+  return query;
+}
+
+void Planner::move_away(const Vm& vm, const std::string& reason) {
+  if (evidence_.cooling_down.contains(vm.id()) || !room_for(plan_.moves.size())) return;
+  const PlacementQuery query = query_for(vm, true);
+  if (vm.spec.direct_io) {
+    return leave_unplaced({&vm, HostId(), FenceProof::none, reason, false},
+                          "it uses a device of its host directly and cannot move alive", {});
+  }
+  const auto target = state_->choose(query);
+  if (!target) {
+    return leave_unplaced({&vm, HostId(), FenceProof::none, reason, false},
+                          "no host can take it alive", state_->explain(query));
+  }
+  move_to(vm, *target, reason);
+}
+
+void Planner::move_to(const Vm& vm, const HostId& destination, const std::string& reason) {
+  if (destination == vm.status.host || evidence_.cooling_down.contains(vm.id())) return;
+  if (moves_[vm.status.host] >= policy_.moves_per_host ||
+      moves_[destination] >= policy_.moves_per_host) {
+    return;
+  }
+  for (const Refusal& refusal : state_->explain(query_for(vm, true))) {
+    if (refusal.host != destination) continue;
+    return leave_unplaced({&vm, HostId(), FenceProof::none, reason, false},
+                          "cannot move to " + destination.value, {refusal});
+  }
+  if (!reports(destination) || vm.spec.direct_io) return;
+  ++moves_[vm.status.host];
+  ++moves_[destination];
+  state_->add(vm, destination);
+  const Epoch next = next_epoch(view_, vm);
+  plan_.moves.push_back({vm.id(), vm.status.host, destination, vm.status.epoch, next, reason});
+}
+
+void Planner::refuse_strangers() {
+  for (const Host* host : view_.hosts_of(cluster_)) {
+    if (!reports(host->id())) continue;
+    for (const ObservedVm& copy : evidence_of(host->id()).vms) judge_copy(host->id(), copy);
+  }
+}
+
+void Planner::judge_copy(const HostId& host, const ObservedVm& copy) {
+  const Vm* vm = view_.vms.find(copy.vm);
+  if (vm == nullptr) {
+    plan_.strays.push_back({copy.vm, host});
+    return;
+  }
+  if (!vm->status.operation.empty() || decided_.contains(copy.vm)) return;
+  if (copy.epoch == vm->status.epoch && host == vm->status.host) return;
+  if (copy.epoch > vm->status.epoch && copy.power == VmPower::running) {
+    plan_.observations.push_back({copy.vm, copy.power, copy.health, copy.health_reason, host,
+                                  copy.epoch});
+    decided_.insert(copy.vm);
+    return;
+  }
+  if (!room_for(plan_.revokes.size())) return;
+  plan_.revokes.push_back({copy.vm, host, copy.epoch,
+                           fmt::format("epoch {} is in force", to_string(vm->status.epoch))});
+}
+
+void Planner::place_waiting() {
+  std::stable_sort(waiting_.begin(), waiting_.end(), [](const Waiting& left, const Waiting& right) {
+    if (left.recovery != right.recovery) return left.recovery;
+    return restarts_before(*left.vm, *right.vm);
+  });
+  const bool reserve = policy_.failures_tolerated > 0;
+  bool batch_checked = false;
+  const auto first_new = std::find_if(waiting_.begin(), waiting_.end(),
+                                      [](const Waiting& waiting) { return !waiting.recovery; });
+  for (auto next = waiting_.begin(); next != first_new; ++next) place(*next);
+  const PlacementState before_new = *state_;
+  const std::size_t starts_before_new = plan_.starts.size();
+  const auto counts_before_new = starts_;
+  for (auto next = first_new; next != waiting_.end(); ++next) place(*next);
+  batch_checked = plan_.starts.size() == starts_before_new;
+  if (!reserve || batch_checked || !strands_somebody()) return;
+  state_ = before_new;
+  starts_ = counts_before_new;
+  plan_.starts.resize(starts_before_new);
+  for (auto next = first_new; next != waiting_.end(); ++next) {
+    const auto already = std::find_if(plan_.unplaced.begin(), plan_.unplaced.end(),
+                                      [&](const Unplaced& one) { return one.vm == next->vm->id(); });
+    if (already != plan_.unplaced.end() || !place(*next)) continue;
+    if (!strands_somebody()) continue;
+    const StartVm refused = plan_.starts.back();
+    plan_.starts.pop_back();
+    state_->remove(*next->vm, refused.host);
+    --starts_[refused.host];
+    leave_unplaced(*next,
+                   fmt::format("it would leave no room for the loss of {} host(s)",
+                               policy_.failures_tolerated),
+                   {});
+  }
+}
+
+bool Planner::strands_somebody() const {
+  int alive = 0;
+  for (const Host* host : view_.hosts_of(cluster_)) {
+    if (host->status.health == HostHealth::alive) ++alive;
+  }
+  const int tolerated = std::min(policy_.failures_tolerated, alive - 1);
+  return !unabsorbed_losses(*state_, tolerated, 1).empty();
+}
+
+bool Planner::place(const Waiting& waiting) {
+  if (!room_for(plan_.starts.size())) return false;
+  const PlacementQuery query = query_for(*waiting.vm, false);
+  std::optional<HostId> target;
+  const bool in_place = waiting.proof == FenceProof::agent_confirmed_stop &&
+                        !query.avoid.contains(waiting.lost_host);
+  if (in_place) {
+    const auto refusals = state_->explain(query);
+    const bool refused = std::any_of(refusals.begin(), refusals.end(), [&](const Refusal& one) {
+      return one.host == waiting.lost_host;
+    });
+    if (!refused) target = waiting.lost_host;
+  }
+  if (!target) target = state_->choose(query);
+  if (!target) {
+    leave_unplaced(waiting, "no host can take it", state_->explain(query));
+    return false;
+  }
+  if (!reports(*target) || starts_[*target] >= policy_.starts_per_host) return false;
+  ++starts_[*target];
+  state_->add(*waiting.vm, *target);
+  plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.proof,
+                          waiting.lost_host,
+                          fmt::format("{}; {} has the most room", waiting.reason, target->value)});
+  return true;
+}
+
+void Planner::leave_unplaced(const Waiting& waiting, std::string reason,
+                             std::vector<Refusal> refusals) {
+  const Vm& vm = *waiting.vm;
+  std::string text = waiting.reason + ", but " + reason;
+  if (!refusals.empty()) text += ": " + join(refusals);
+  const bool lost = !waiting.lost_host.empty() && vm.status.power != VmPower::stopped;
+  if (!lost && vm.status.unplaced_reason == text) return;
+  plan_.unplaced.push_back({vm.id(), lost ? waiting.lost_host : HostId(), waiting.proof,
+                            std::move(text), std::move(refusals)});
+}
+
+}  // namespace
+
+Epoch next_epoch(const ClusterView& view, const Vm& vm) {
+  const std::uint64_t above =
+      std::max({vm.status.epoch.counter, vm.status.migration.epoch.counter, view.revision});
+  return {std::max(view.incarnation, vm.status.epoch.incarnation), above + 1};
+}
+
+ClusterPlan plan_cluster(const ClusterView& view, const ClusterId& cluster,
+                         const ClusterEvidence& evidence, const ClusterOptions& options) {
+  return Planner(view, cluster, evidence, options).plan();
+}
+
+}  // namespace virga

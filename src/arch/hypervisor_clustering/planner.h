@@ -1,0 +1,32 @@
+#pragma once
+
+#include "arch/hypervisor_clustering/types.h"
+#include "runtime/cluster_view.h"
+
+namespace virga {
+
+/// Decides for one cluster: which hosts are believed dead and may be taken as fenced, which VMs start, move or stop,
+/// and where. The contract of every planner (ARCHITECTURE.md):
+///  1. reads only its arguments; the same input gives the same plan on every compiler (order by id);
+///  2. at most one action per subject;
+///  3. actions in flight count as done;
+///  4. fixpoint: plan, execute, plan again gives nothing;
+///  5. bounded: at most options.actions_max of each kind a round;
+///  6. every action has a reason, every refusal names the constraint per candidate;
+///  7. no clock, no randomness: evidence carries spans of time that the caller measured;
+///  8. no intermediate state breaks a hard constraint: moving VMs count on both ends.
+///
+/// Safety, which no option switches off: a VM starts only where its last copy is proven unable to act (StartVm.proof),
+/// with an epoch above every one it ever had. Cost: O(hosts + VMs + actions * hosts).
+ClusterPlan plan_cluster(const ClusterView& view, const ClusterId& cluster,
+                         const ClusterEvidence& evidence, const ClusterOptions& options);
+
+/// What one host's condition is believed to be now, and why. Part of plan_cluster; also shown by the API.
+/// `most_are_silent`: more than half of the members, and at least two, do not report.
+HostChange judge_host(const Host& host, const HostEvidence& evidence, const ClusterPolicy& policy,
+                      bool most_are_silent);
+
+/// The epoch of a VM's next placement: above all it ever had, also under an earlier VM of the same name.
+Epoch next_epoch(const ClusterView& view, const Vm& vm);
+
+}  // namespace virga

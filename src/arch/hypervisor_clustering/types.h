@@ -1,0 +1,134 @@
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "driver/hypervisor.h"
+#include "mechanism/placement/placement.h"
+#include "model/operation.h"
+
+namespace virga {
+
+/// What is known of one host beside what is stored: volatile, held by the leader alone.
+struct HostEvidence {
+  bool reported = false;       ///< at least once since this server leads
+  Duration silence{0};         ///< since its last report, or since the server began to lead
+  bool lease_over = true;      ///< the server's view of its lease, with grace, has ended
+  bool leash_armed = false;    ///< at its last report
+  std::string boot_id;         ///< of its present session; empty = none
+  std::string degraded;        ///< what it says is failing on it; empty = nothing
+  bool cut_off = false;        ///< its session is gone
+  int observers = 0;           ///< peers with fresh reports that probe it
+  int observers_silent = 0;    ///< of those: how many get no answer
+  std::vector<ObservedVm> vms; ///< of its last report
+  bool fence_may_begin = true; ///< false while a failed try to switch it off is too recent
+};
+
+/// Evidence about one cluster at one moment. Silence of everything together is the observer's problem.
+struct ClusterEvidence {
+  std::map<HostId, HostEvidence> hosts;
+  Duration observer_lag{0};     ///< how late this server's own timers run
+  bool recovery_held = false;   ///< restored from a backup and not yet confirmed: nothing is fenced or restarted
+  std::map<VmId, std::set<HostId>> failed_lately;  ///< starts that failed: hosts to avoid
+  std::set<VmId> cooling_down;  ///< no new try before their time
+};
+
+struct HostChange {
+  HostId host;
+  HostHealth health = HostHealth::unknown;
+  FenceProof proof = FenceProof::none;
+  std::string reason;
+};
+
+struct FenceHost {
+  HostId host;
+  std::string boot_id;
+  bool ask_only = false;  ///< true: read the power state as a proof; switch nothing
+  std::string reason;
+};
+
+struct StartVm {
+  VmId vm;
+  HostId host;
+  Epoch epoch;
+  FenceProof proof = FenceProof::none;  ///< why the old copy cannot act; none = there was none
+  HostId lost_host;                     ///< where it ran before; empty = nowhere
+  std::string reason;
+};
+
+struct MoveVm {
+  VmId vm;
+  HostId source;
+  HostId destination;
+  Epoch epoch;
+  Epoch next_epoch;
+  std::string reason;
+};
+
+struct StopVm {
+  VmId vm;
+  HostId host;
+  Epoch epoch;
+  bool force = false;
+  bool then_delete = false;  ///< `host` may be empty then; `eraser` removes its disks
+  HostId eraser;
+  std::string reason;
+};
+
+/// A copy with an old epoch on a host that reports: to be ended at once, without an operation.
+struct RevokeCopy {
+  VmId vm;
+  HostId host;
+  Epoch epoch;
+  std::string reason;
+};
+
+/// The stored state of a VM follows what its host reports.
+struct ObserveVm {
+  VmId vm;
+  VmPower power = VmPower::stopped;
+  VmHealth health = VmHealth::unknown;
+  std::string health_reason;
+  HostId host;   ///< where it is; empty = nowhere any more
+  Epoch epoch;   ///< as stored, or what runs after a restore from a backup
+};
+
+struct Unplaced {
+  VmId vm;
+  HostId lost_host;                     ///< it ran there and cannot any more: now counts as stopped
+  FenceProof proof = FenceProof::none;  ///< with lost_host
+  std::string reason;  ///< one line with every candidate's
+  std::vector<Refusal> refusals;
+};
+
+struct StrayVm {
+  VmId vm;
+  HostId host;
+};
+
+/// The room's decision. At most one action per host and per VM.
+struct ClusterPlan {
+  std::vector<HostChange> host_changes;
+  std::vector<FenceHost> fences;
+  std::vector<RevokeCopy> revokes;
+  std::vector<ObserveVm> observations;
+  std::vector<StartVm> starts;
+  std::vector<MoveVm> moves;
+  std::vector<StopVm> stops;
+  std::vector<Unplaced> unplaced;
+  std::vector<StrayVm> strays;
+
+  bool empty() const {
+    return host_changes.empty() && fences.empty() && revokes.empty() && observations.empty() &&
+           starts.empty() && moves.empty() && stops.empty() && unplaced.empty();
+  }
+};
+
+struct ClusterOptions {
+  int actions_max = 128;  ///< of each kind in one round; the rest waits for the next
+  Duration observer_lag_max = milliseconds(500);  ///< above it the server suspects itself, not the hosts
+};
+
+}  // namespace virga

@@ -1,0 +1,282 @@
+#include "driver/qemu/hardware.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+// Slots on pcie.0. They are part of what guests see and what a migration compares: never change one.
+constexpr int kSerialSlot = 0x1;
+constexpr int kPanicSlot = 0x2;
+constexpr int kEntropySlot = 0x3;
+constexpr int kFirstDiskSlot = 0x8;
+constexpr int kFirstNicSlot = 0x10;
+
+// Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that every back end can
+// take over from every other.
+constexpr const char* kNoOffloads =
+    "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,"
+    "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off";
+
+class Arguments {
+ public:
+  template <typename... Args>
+  void add(const char* option, fmt::format_string<Args...> pattern, Args&&... args) {
+    list_.push_back(option);
+    list_.push_back(fmt::format(pattern, std::forward<Args>(args)...));
+  }
+  void add(const char* option) { list_.push_back(option); }
+  void add_text(const char* option, std::string text) {
+    list_.push_back(option);
+    list_.push_back(std::move(text));
+  }
+  std::vector<std::string> take() { return std::move(list_); }
+
+ private:
+  std::vector<std::string> list_;
+};
+
+template <typename... Visitors>
+struct Overloaded : Visitors... {
+  using Visitors::operator()...;
+};
+template <typename... Visitors>
+Overloaded(Visitors...) -> Overloaded<Visitors...>;
+
+/// A descriptor set has the number of its descriptor, so that no second numbering is needed.
+std::string set_path(InheritedDescriptor descriptor) {
+  return fmt::format("/dev/fdset/{}", descriptor.number);
+}
+
+void add_set(Arguments& arguments, InheritedDescriptor descriptor) {
+  arguments.add("-add-fd", "fd={0},set={0}", descriptor.number);
+}
+
+void add_listener(Arguments& arguments, const char* id, InheritedDescriptor socket) {
+  arguments.add("-chardev", "socket,id={},fd={},server=on,wait=off", id, socket.number);
+}
+
+void add_machine(Arguments& arguments, const Hardware& hardware) {
+  const VmIdentity& identity = hardware.identity;
+  arguments.add("-name", "guest={},debug-threads=on", hardware.name);
+  arguments.add("-nodefaults");
+  arguments.add("-no-user-config");
+  arguments.add("-display", "none");
+  arguments.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+  arguments.add("-machine", "{},memory-backend=ram0,usb=off,vmport=off,graphics=off,dump-guest-core=off",
+                identity.machine_type);
+  if (identity.accelerator == Accelerator::kvm) {
+    arguments.add("-accel", "kvm");
+  } else {
+    arguments.add("-accel", "tcg,tb-size=64");
+  }
+  arguments.add("-cpu", "{}", identity.cpu_model);
+  arguments.add("-smp", "cpus={0},sockets=1,cores={0},threads=1", hardware.cpus);
+  arguments.add("-m", "size={}M", hardware.memory_mib.value);
+  arguments.add("-uuid", "{}", identity.uuid);
+  arguments.add("-rtc", "base=utc");
+  arguments.add("-boot", "menu=off,strict=off");
+  arguments.add("-action", "panic=pause,watchdog=pause");
+  arguments.add("-S");
+  if (hardware.incoming) arguments.add("-incoming", "defer");
+}
+
+void add_memory(Arguments& arguments, const Hardware& hardware) {
+  const std::int64_t size = hardware.memory_mib.value;
+  // One id for all kinds: it names the block of memory in a migration's stream.
+  std::visit(Overloaded{[&](const AnonymousMemory&) {
+                          arguments.add("-object", "memory-backend-ram,id=ram0,size={}M", size);
+                        },
+                        [&](const MemfdMemory&) {
+                          arguments.add("-object",
+                                        "memory-backend-memfd,id=ram0,size={}M,share=on", size);
+                        },
+                        [&](const SharedFileMemory& file) {
+                          arguments.add("-object",
+                                        "memory-backend-file,id=ram0,size={}M,share=on,"
+                                        "mem-path=/proc/self/fd/{}",
+                                        size, file.descriptor.number);
+                        }},
+             hardware.memory);
+}
+
+void add_monitor(Arguments& arguments, const Hardware& hardware) {
+  add_listener(arguments, "qmp", hardware.qmp);
+  arguments.add("-mon", "chardev=qmp,mode=control");
+  add_set(arguments, hardware.console);
+  arguments.add("-chardev", "file,id=console,path={},append=on", set_path(hardware.console));
+  arguments.add("-device", "isa-serial,id=serial0,chardev=console,index=0");
+  arguments.add("-device", "virtio-serial-pci,id=ports,bus=pcie.0,addr={:#x},max_ports=8", kSerialSlot);
+  add_listener(arguments, "heartbeat", hardware.heartbeat);
+  arguments.add("-device",
+                "virtserialport,bus=ports.0,nr=1,id=port-heartbeat,chardev=heartbeat,name=org.virga.hb.0");
+  add_listener(arguments, "guest-agent", hardware.guest_agent);
+  arguments.add("-device",
+                "virtserialport,bus=ports.0,nr=2,id=port-guest-agent,chardev=guest-agent,"
+                "name=org.qemu.guest_agent.0");
+  arguments.add("-device", "pvpanic-pci,id=panic0,bus=pcie.0,addr={:#x}", kPanicSlot);
+  arguments.add("-device", "ib700,id=watchdog0");
+  arguments.add("-object", "rng-builtin,id=entropy0");
+  arguments.add("-device", "virtio-rng-pci,id=rng0,rng=entropy0,bus=pcie.0,addr={:#x}", kEntropySlot);
+}
+
+void add_block_node(Arguments& arguments, const json::object& node) {
+  arguments.add_text("-blockdev", json::serialize(node));
+}
+
+void add_file_chain(Arguments& arguments, const std::string& node, const FileDisk& disk) {
+  // Bottom first: a node can only refer to what exists.
+  for (std::size_t index = disk.chain.size(); index-- > 0;) {
+    const DiskFile& file = disk.chain[index];
+    const bool read_only = index > 0;
+    const std::string name = read_only ? fmt::format("{}-base{}", node, index) : node;
+    add_set(arguments, file.descriptor);
+    add_block_node(arguments, {{"driver", "file"},
+                               {"node-name", name + "-file"},
+                               {"filename", set_path(file.descriptor)},
+                               {"locking", "on"},
+                               {"read-only", read_only},
+                               {"discard", "unmap"}});
+    json::object format{{"driver", file.format},
+                        {"node-name", name},
+                        {"file", name + "-file"},
+                        {"read-only", read_only},
+                        {"discard", "unmap"}};
+    if (file.format == "qcow2") {
+      // Named or null: what the image's header says about a backing file is never opened.
+      const bool last = index + 1 == disk.chain.size();
+      format["backing"] = last ? json::value() : json::value(fmt::format("{}-base{}", node, index + 1));
+    }
+    add_block_node(arguments, format);
+  }
+}
+
+void add_nbd(Arguments& arguments, const std::string& node, json::object server,
+             const std::string& export_name) {
+  add_block_node(arguments, {{"driver", "nbd"},
+                             {"node-name", node},
+                             {"server", std::move(server)},
+                             {"export", export_name},
+                             {"discard", "unmap"}});
+}
+
+void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
+  const std::string node = fmt::format("disk{}", index);
+  std::visit(Overloaded{[&](const FileDisk& files) { add_file_chain(arguments, node, files); },
+                        [&](const NbdDisk& nbd) {
+                          add_nbd(arguments, node,
+                                  {{"type", "inet"},
+                                   {"host", nbd.address},
+                                   {"port", std::to_string(nbd.port)}},
+                                  nbd.export_name);
+                        },
+                        [&](const ExportDisk& own) {
+                          add_nbd(arguments, node,
+                                  {{"type", "fd"}, {"str", std::to_string(own.descriptor.number)}},
+                                  own.export_name);
+                        }},
+             disk.backend);
+  // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME.
+  arguments.add("-device",
+                "virtio-blk-pci,id=disk{0}-device,drive={1},bus=pcie.0,addr={2:#x},serial={3},"
+                "bootindex={0},werror=stop,rerror=stop,num-queues=1",
+                index, node, kFirstDiskSlot + index, disk.name.substr(0, 20));
+}
+
+void add_nic(Arguments& arguments, const NicDevice& nic, int index) {
+  std::visit(Overloaded{[&](const TapNic& tap) {
+                          arguments.add("-netdev", "tap,id=net{},fd={},vhost=off", index,
+                                        tap.descriptor.number);
+                        },
+                        [&](const DatagramNic& socket) {
+                          arguments.add("-netdev", "dgram,id=net{},local.type=fd,local.str={}", index,
+                                        socket.descriptor.number);
+                        }},
+             nic.backend);
+  arguments.add("-device",
+                "virtio-net-pci,id=nic{0},netdev=net{0},mac={1},host_mtu={2},bus=pcie.0,addr={3:#x},"
+                "romfile=,{4}",
+                index, nic.mac, nic.mtu, kFirstNicSlot + index, kNoOffloads);
+}
+
+void add_boot(Arguments& arguments, const DirectBoot& boot) {
+  // QEMU reads these with plain open(), which knows no descriptor sets.
+  arguments.add("-kernel", "/proc/self/fd/{}", boot.kernel.number);
+  if (boot.initrd.number >= 0) arguments.add("-initrd", "/proc/self/fd/{}", boot.initrd.number);
+  if (!boot.command_line.empty()) arguments.add_text("-append", boot.command_line);
+}
+
+Result<void> check_word(const char* what, const std::string& text) {
+  const bool fine = !text.empty() && text.find_first_not_of(
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/") == std::string::npos;
+  if (fine) return {};
+  return make_error(Errc::invalid, fmt::format("{} \"{}\": letters, digits, '-', '_', '.', ':' and '/' "
+                                               "are allowed",
+                                               what, text));
+}
+
+Result<void> check(const Hardware& hardware) {
+  const auto too_many = [&](const char* what, std::size_t count, std::size_t most) {
+    return make_error(Errc::invalid,
+                      fmt::format("VM {} has {} {}; at most {} fit", hardware.name, count, what, most));
+  };
+  if (hardware.disks.size() > kDisksMax) return too_many("disks", hardware.disks.size(), kDisksMax);
+  if (hardware.nics.size() > kNicsMax) return too_many("NICs", hardware.nics.size(), kNicsMax);
+  if (hardware.cpus < 1 || hardware.cpus > 64 || hardware.memory_mib.value < 1) {
+    return make_error(Errc::invalid, fmt::format("VM {} has {} processors and {} MiB; 1 to 64 and at least 1 "
+                                                 "are right",
+                                                 hardware.name, hardware.cpus, hardware.memory_mib.value));
+  }
+  const std::pair<const char*, const std::string*> words[] = {
+      {"VM name", &hardware.name},
+      {"machine type", &hardware.identity.machine_type},
+      {"CPU model", &hardware.identity.cpu_model},
+      {"UUID", &hardware.identity.uuid}};
+  for (const auto& [what, text] : words) {
+    if (auto fine = check_word(what, *text); !fine) return fine;
+  }
+  for (const DiskDevice& disk : hardware.disks) {
+    if (auto fine = check_word("disk name", disk.name); !fine) return fine;
+    const auto* files = std::get_if<FileDisk>(&disk.backend);
+    if (files != nullptr && files->chain.empty()) {
+      return make_error(Errc::invalid, "disk " + disk.name + " has no file");
+    }
+  }
+  for (const NicDevice& nic : hardware.nics) {
+    if (auto fine = check_word("MAC address", nic.mac); !fine) return fine;
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::vector<std::string>> command_line(const Hardware& hardware) {
+  if (auto fine = check(hardware); !fine) return fine.error();
+  Arguments arguments;
+  add_machine(arguments, hardware);
+  add_memory(arguments, hardware);
+  add_monitor(arguments, hardware);
+  for (std::size_t index = 0; index < hardware.disks.size(); ++index) {
+    add_disk(arguments, hardware.disks[index], static_cast<int>(index));
+  }
+  for (std::size_t index = 0; index < hardware.nics.size(); ++index) {
+    add_nic(arguments, hardware.nics[index], static_cast<int>(index));
+  }
+  if (hardware.direct_boot) add_boot(arguments, hardware.boot);
+  return arguments.take();
+}
+
+int disk_index_of_node(const std::string& node) {
+  constexpr std::string_view kPrefix = "disk";
+  if (!node.starts_with(kPrefix)) return -1;
+  int index = -1;
+  const char* first = node.data() + kPrefix.size();
+  if (std::from_chars(first, node.data() + node.size(), index).ec != std::errc()) return -1;
+  return index;
+}
+
+}  // namespace virga

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "base/result.h"
+#include "model/launch.h"
+
+namespace virga {
+
+/// A descriptor by its number in QEMU's process. Where it came from is not QEMU's business.
+struct InheritedDescriptor {
+  int number = -1;
+};
+
+/// One file of a disk's chain.
+struct DiskFile {
+  InheritedDescriptor descriptor;
+  std::string format;  ///< "qcow2" or "raw"; never guessed from the content, which guests can write
+};
+
+/// Files on shared storage: [0] is written, the others are its read-only backing files in order.
+struct FileDisk {
+  std::vector<DiskFile> chain;
+};
+struct NbdDisk {
+  std::string address;
+  std::uint16_t port = 0;
+  std::string export_name;
+};
+/// The agent's own NBD export, through a connected socket.
+struct ExportDisk {
+  InheritedDescriptor descriptor;
+  std::string export_name;
+};
+using DiskBackend = std::variant<FileDisk, NbdDisk, ExportDisk>;
+
+struct TapNic {
+  InheritedDescriptor descriptor;
+};
+/// A connected datagram socket to the agent, one frame a datagram.
+struct DatagramNic {
+  InheritedDescriptor descriptor;
+};
+using NicBackend = std::variant<TapNic, DatagramNic>;
+
+struct AnonymousMemory {};
+struct MemfdMemory {};
+struct SharedFileMemory {
+  InheritedDescriptor descriptor;
+};
+using MemoryBackend = std::variant<AnonymousMemory, MemfdMemory, SharedFileMemory>;
+
+struct DiskDevice {
+  std::string name;
+  DiskBackend backend;
+};
+struct NicDevice {
+  std::string mac;
+  int mtu = 1450;
+  NicBackend backend;
+};
+
+/// Kernel that is booted without a boot loader.
+struct DirectBoot {
+  InheritedDescriptor kernel;
+  InheritedDescriptor initrd;  ///< number -1 = none
+  std::string command_line;
+};
+
+/// A VM as QEMU shall build it. The devices, their addresses and all that a guest can see follow from the upper half
+/// alone; back ends can differ between two hosts, and a live migration still fits.
+struct Hardware {
+  std::string name;  ///< "tenant/name"
+  VmIdentity identity;
+  int cpus = 1;
+  Mib memory_mib;
+  std::vector<DiskDevice> disks;  ///< at most 8
+  std::vector<NicDevice> nics;    ///< at most 8
+  bool direct_boot = false;
+  DirectBoot boot;
+
+  MemoryBackend memory;
+  InheritedDescriptor qmp;          ///< listening sockets
+  InheritedDescriptor heartbeat;    ///< of port org.virga.hb.0
+  InheritedDescriptor guest_agent;  ///< of port org.qemu.guest_agent.0
+  InheritedDescriptor console;      ///< file, opened for appending
+  bool incoming = false;            ///< waits for a live migration
+};
+
+inline constexpr std::size_t kDisksMax = 8;
+inline constexpr std::size_t kNicsMax = 8;
+
+/// QEMU's arguments without the program's name. Pure. The processors are stopped until "cont".
+/// Errors: invalid (too many devices, a disk without files, a name or number that QEMU would misread).
+Result<std::vector<std::string>> command_line(const Hardware& hardware);
+
+/// Index of the disk that a block node belongs to ("disk2-file" -> 2); -1 = none.
+int disk_index_of_node(const std::string& node);
+
+}  // namespace virga

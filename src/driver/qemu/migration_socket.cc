@@ -1,0 +1,185 @@
+#include "driver/qemu/migration_socket.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstring>
+
+#include "driver/qemu/unix_socket.h"
+#include "edge/file.h"
+#include "edge/tls.h"
+
+namespace virga {
+namespace {
+
+constexpr std::size_t kCandidatesMax = 8;
+constexpr std::size_t kLineMax = 256;
+constexpr Duration kSecretDeadline = seconds(5);
+constexpr std::string_view kReady = "ready\n";
+
+/// A silent peer ends the connection after 2 s instead of after minutes.
+void set_timeouts(int socket) {
+  const auto set = [socket](int level, int name, int value) {
+    ::setsockopt(socket, level, name, &value, sizeof value);
+  };
+  set(IPPROTO_TCP, TCP_USER_TIMEOUT, 2000);
+  set(SOL_SOCKET, SO_KEEPALIVE, 1);
+  set(IPPROTO_TCP, TCP_KEEPIDLE, 1);
+  set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
+  set(IPPROTO_TCP, TCP_KEEPCNT, 2);
+  set(IPPROTO_TCP, TCP_NODELAY, 1);
+}
+
+Result<sockaddr_in> parse_address(const std::string& address, std::uint16_t port) {
+  sockaddr_in parsed{};
+  parsed.sin_family = AF_INET;
+  parsed.sin_port = htons(port);
+  if (::inet_pton(AF_INET, address.c_str(), &parsed.sin_addr) == 1) return parsed;
+  return make_error(Errc::invalid, "migration address \"" + address + "\": an IPv4 address is right");
+}
+
+/// QEMU wants a blocking socket.
+void set_blocking(int socket) { ::fcntl(socket, F_SETFL, ::fcntl(socket, F_GETFL) & ~O_NONBLOCK); }
+
+class Countdown {
+ public:
+  explicit Countdown(Duration span) : end_(std::chrono::steady_clock::now() + span) {}
+
+  /// False = the deadline passed.
+  bool wait(int descriptor, short events) const {
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+        end_ - std::chrono::steady_clock::now());
+    pollfd question{descriptor, events, 0};
+    return left.count() > 0 && ::poll(&question, 1, static_cast<int>(left.count())) == 1;
+  }
+
+ private:
+  std::chrono::steady_clock::time_point end_;
+};
+
+Result<void> await_ready(int socket, const Countdown& countdown, const std::string& peer) {
+  std::string seen;
+  while (seen.size() < kReady.size()) {
+    if (!countdown.wait(socket, POLLIN)) {
+      return make_error(Errc::timeout, "migration: " + peer + " did not confirm");
+    }
+    char piece[8];
+    const ssize_t count = ::recv(socket, piece, kReady.size() - seen.size(), MSG_DONTWAIT);
+    if (count == 0) return make_error(Errc::unavailable, "migration: " + peer + " closed the connection");
+    if (count > 0) seen.append(piece, static_cast<std::size_t>(count));
+    if (count < 0 && errno != EAGAIN && errno != EINTR) return make_error(Errc::unavailable, "migration: " + peer + ": " + std::strerror(errno));
+  }
+  if (seen == kReady) return {};
+  return make_error(Errc::unavailable, "migration: " + peer + " is no destination of a migration");
+}
+
+}  // namespace
+
+Result<std::unique_ptr<MigrationListener>> MigrationListener::listen(AsioLoop& loop,
+                                                                     const std::string& address,
+                                                                     std::string secret,
+                                                                     Handler handler) {
+  const auto parsed = parse_address(address, 0);
+  if (!parsed) return parsed.error();
+  Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return errno_error("make a socket", errno);
+  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&*parsed), sizeof *parsed) != 0 ||
+      ::listen(socket.get(), 4) != 0) {
+    return errno_error("listen for a migration on " + address, errno);
+  }
+  return std::unique_ptr<MigrationListener>(
+      new MigrationListener(loop, std::move(socket), std::move(secret), std::move(handler)));
+}
+
+MigrationListener::MigrationListener(AsioLoop& loop, Descriptor socket, std::string secret,
+                                     Handler handler)
+    : loop_(loop), socket_(std::move(socket)), secret_(std::move(secret)), handler_(std::move(handler)) {
+  sockaddr_in address{};
+  socklen_t size = sizeof address;
+  ::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&address), &size);
+  port_ = ntohs(address.sin_port);
+  loop_.watch_descriptor(socket_.get(), [this] { accept(); });
+}
+
+MigrationListener::~MigrationListener() { close(); }
+
+void MigrationListener::close() {
+  while (!candidates_.empty()) drop(candidates_.begin());
+  if (socket_.valid()) loop_.forget_descriptor(socket_.get());
+  socket_.reset();
+}
+
+void MigrationListener::accept() {
+  Descriptor connection(::accept4(socket_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK));
+  if (!connection.valid()) return;
+  if (candidates_.size() >= kCandidatesMax) drop(candidates_.begin());
+  set_timeouts(connection.get());
+  const Place place = candidates_.insert(candidates_.end(), Candidate{std::move(connection), {}, 0});
+  place->deadline = loop_.after(kSecretDeadline, [this, place] { drop(place); });
+  loop_.watch_descriptor(place->connection.get(), [this, place] { read(place); });
+}
+
+void MigrationListener::read(Place candidate) {
+  char piece[kLineMax];
+  const ssize_t count = ::recv(candidate->connection.get(), piece, sizeof piece, MSG_DONTWAIT);
+  if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  if (count <= 0) return drop(candidate);
+  candidate->line.append(piece, static_cast<std::size_t>(count));
+  const bool whole = candidate->line.back() == '\n';
+  if (!whole && candidate->line.size() < kLineMax) return;
+  if (!equal_in_constant_time(candidate->line, secret_ + "\n")) return drop(candidate);
+  loop_.forget_descriptor(candidate->connection.get());
+  Descriptor connection = std::move(candidate->connection);
+  loop_.cancel(candidate->deadline);
+  candidates_.erase(candidate);
+  close();
+  set_blocking(connection.get());
+  if (auto handler = std::exchange(handler_, nullptr)) handler(std::move(connection));
+}
+
+void MigrationListener::drop(Place candidate) {
+  loop_.cancel(candidate->deadline);
+  loop_.forget_descriptor(candidate->connection.get());
+  candidates_.erase(candidate);
+}
+
+Result<void> confirm_migration(int connection) { return send_unix(connection, std::string(kReady)); }
+
+Result<Descriptor> connect_migration(const MigrationEndpoint& to, Duration deadline) {
+  const auto address = parse_address(to.address, to.port);
+  if (!address) return address.error();
+  const std::string peer = fmt::format("{}:{}", to.address, to.port);
+  const Countdown countdown(deadline);
+  Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  if (!socket.valid()) return errno_error("make a socket", errno);
+  set_timeouts(socket.get());
+  const int begun =
+      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address);
+  if (begun != 0 && errno != EINPROGRESS) {
+    return make_error(Errc::unavailable,
+                      fmt::format("migration: connect to {}: {}", peer, std::strerror(errno)));
+  }
+  if (begun != 0 && !countdown.wait(socket.get(), POLLOUT)) {
+    return make_error(Errc::timeout, "migration: " + peer + " does not answer");
+  }
+  int outcome = 0;
+  socklen_t size = sizeof outcome;
+  ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &outcome, &size);
+  if (outcome != 0) {
+    return make_error(Errc::unavailable, fmt::format("migration: connect to {}: {}", peer, std::strerror(outcome)));
+  }
+  if (auto sent = send_unix(socket.get(), to.secret + "\n"); !sent) {
+    return wrap_error("migration: secret to " + peer, sent.error());
+  }
+  if (auto ready = await_ready(socket.get(), countdown, peer); !ready) return ready.error();
+  set_blocking(socket.get());
+  return socket;
+}
+
+}  // namespace virga

@@ -1,0 +1,169 @@
+#include "driver/qemu/qmp_commands.h"
+
+#include <utility>
+
+#include "base/reflect.h"
+
+namespace virga::qmp {
+namespace {
+
+constexpr Duration kDeadline = seconds(5);
+
+QmpClient::Answer only_outcome(Callback<void> done) {
+  return [done = std::move(done)](Result<json::value> answer) {
+    done(answer ? Result<void>() : Result<void>(answer.error()));
+  };
+}
+
+void simple(QmpClient& client, const char* command, json::object arguments, Callback<void> done) {
+  client.execute(command, std::move(arguments), kDeadline, only_outcome(std::move(done)));
+}
+
+std::string text_at(const json::value& value, const char* name) {
+  const json::object* object = value.if_object();
+  const json::value* member = object != nullptr ? object->if_contains(name) : nullptr;
+  if (member == nullptr || !member->is_string()) return {};
+  return std::string(member->get_string());
+}
+
+std::int64_t number_at(const json::value& value, const char* name) {
+  const json::object* object = value.if_object();
+  const json::value* member = object != nullptr ? object->if_contains(name) : nullptr;
+  if (member == nullptr) return 0;
+  if (member->is_int64()) return member->get_int64();
+  return member->is_double() ? static_cast<std::int64_t>(member->get_double()) : 0;
+}
+
+RunState run_state(const std::string& status) {
+  if (status == "running") return RunState::running;
+  if (status == "shutdown") return RunState::shut_down;
+  if (status == "io-error") return RunState::io_error;
+  if (status == "guest-panicked") return RunState::panicked;
+  if (status == "watchdog") return RunState::watchdog;
+  if (status == "inmigrate") return RunState::incoming;
+  if (status == "postmigrate") return RunState::postmigrate;
+  return RunState::paused;
+}
+
+MigrationInfo migration_info(const json::value& answer) {
+  MigrationInfo info;
+  info.state = migration_state(text_at(answer, "status"));
+  info.error = text_at(answer, "error-desc");
+  info.downtime = milliseconds(number_at(answer, "downtime"));
+  const json::object* object = answer.if_object();
+  if (const json::value* ram = object != nullptr ? object->if_contains("ram") : nullptr) {
+    info.transferred = Bytes{number_at(*ram, "transferred")};
+    info.remaining = Bytes{number_at(*ram, "remaining")};
+    info.passes = static_cast<int>(number_at(*ram, "dirty-sync-count"));
+  }
+  return info;
+}
+
+void hand_over(QmpClient& client, int socket, std::string command, Callback<void> done) {
+  client.execute_with("getfd", {{"fdname", "migration"}}, socket,
+                      [&client, command = std::move(command),
+                       done = std::move(done)](Result<json::value> answer) mutable {
+                        if (!answer) return done(answer.error());
+                        simple(client, command.c_str(), {{"uri", "fd:migration"}}, std::move(done));
+                      });
+}
+
+}  // namespace
+
+MigrationState migration_state(std::string_view status) {
+  if (status.empty() || status == "none") return MigrationState::none;
+  if (status == "active") return MigrationState::active;
+  if (status == "pre-switchover") return MigrationState::pre_switchover;
+  if (status == "completed") return MigrationState::completed;
+  if (status == "failed") return MigrationState::failed;
+  if (status == "cancelled") return MigrationState::cancelled;
+  return MigrationState::other;
+}
+
+void query_status(QmpClient& client, Callback<RunState> done) {
+  client.execute("query-status", {}, kDeadline,
+                 [done = std::move(done)](Result<json::value> answer) {
+                   if (!answer) return done(answer.error());
+                   done(run_state(text_at(*answer, "status")));
+                 });
+}
+
+void resume(QmpClient& client, Callback<void> done) { simple(client, "cont", {}, std::move(done)); }
+
+void power_down(QmpClient& client, Callback<void> done) {
+  simple(client, "system_powerdown", {}, std::move(done));
+}
+
+void quit(QmpClient& client, Callback<void> done) { simple(client, "quit", {}, std::move(done)); }
+
+void announce_self(QmpClient& client, Callback<void> done) {
+  simple(client, "announce-self",
+         {{"initial", 20}, {"max", 100}, {"rounds", 6}, {"step", 30}}, std::move(done));
+}
+
+void prepare_migration(QmpClient& client, const MigrationParameters& parameters,
+                       Callback<void> done) {
+  json::array capabilities;
+  for (const char* name : {"events", "return-path", "pause-before-switchover", "late-block-activate"}) {
+    capabilities.push_back(json::object{{"capability", name}, {"state", true}});
+  }
+  json::object limits{{"max-bandwidth", parameters.bytes_per_second_max},
+                      {"downtime-limit", to_ms(parameters.downtime_max)},
+                      {"announce-initial", 20},
+                      {"announce-max", 100},
+                      {"announce-rounds", 6},
+                      {"announce-step", 30}};
+  client.execute("migrate-set-capabilities", {{"capabilities", std::move(capabilities)}}, kDeadline,
+                 [&client, limits = std::move(limits),
+                  done = std::move(done)](Result<json::value> answer) mutable {
+                   if (!answer) return done(answer.error());
+                   simple(client, "migrate-set-parameters", std::move(limits), std::move(done));
+                 });
+}
+
+void send_through(QmpClient& client, int socket, Callback<void> done) {
+  hand_over(client, socket, "migrate", std::move(done));
+}
+
+void receive_through(QmpClient& client, int socket, Callback<void> done) {
+  hand_over(client, socket, "migrate-incoming", std::move(done));
+}
+
+void query_migration(QmpClient& client, Callback<MigrationInfo> done) {
+  client.execute("query-migrate", {}, kDeadline,
+                 [done = std::move(done)](Result<json::value> answer) {
+                   if (!answer) return done(answer.error());
+                   done(migration_info(*answer));
+                 });
+}
+
+void pass_switchover(QmpClient& client, Callback<void> done) {
+  simple(client, "migrate-continue", {{"state", "pre-switchover"}}, std::move(done));
+}
+
+void cancel_migration(QmpClient& client, Callback<void> done) {
+  simple(client, "migrate_cancel", {}, std::move(done));
+}
+
+void yank_migration(QmpClient& client, Callback<void> done) {
+  client.execute_oob("yank", {{"instances", json::array{json::object{{"type", "migration"}}}}},
+                     kDeadline, only_outcome(std::move(done)));
+}
+
+void query_port_open(QmpClient& client, const std::string& chardev, Callback<bool> done) {
+  client.execute("query-chardev", {}, kDeadline,
+                 [chardev, done = std::move(done)](Result<json::value> answer) {
+                   if (!answer) return done(answer.error());
+                   const json::array* list = answer->if_array();
+                   for (std::size_t index = 0; list != nullptr && index < list->size(); ++index) {
+                     const json::value& entry = (*list)[index];
+                     if (text_at(entry, "label") != chardev) continue;
+                     const json::object* object = entry.if_object();
+                     const json::value* open = object->if_contains("frontend-open");
+                     return done(open != nullptr && open->is_bool() && open->get_bool());
+                   }
+                   done(make_error(Errc::not_found, "QEMU has no chardev " + chardev));
+                 });
+}
+
+}  // namespace virga::qmp

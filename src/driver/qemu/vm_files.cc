@@ -1,0 +1,213 @@
+#include "driver/qemu/vm_files.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <linux/openat2.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+#include "base/reflect.h"
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+constexpr Duration kCreateDeadline = seconds(10);
+
+Result<void> check_below(const std::string& path) {
+  const std::string framed = "/" + path + "/";
+  const bool climbs = framed.find("/../") != std::string::npos ||
+                      framed.find("/./") != std::string::npos ||
+                      framed.find("//") != std::string::npos;
+  if (!climbs && path.find('\0') == std::string::npos) return {};
+  return make_error(Errc::invalid, fmt::format("path \"{}\": must be relative to the shared directory, "
+                                               "without empty, \".\" or \"..\" parts",
+                                               path));
+}
+
+/// Opens a file so that neither ".." nor a symbolic link can lead out of the shared directory.
+Result<Descriptor> open_below(const std::string& directory, const std::string& path, int flags) {
+  if (auto fine = check_below(path); !fine) return fine.error();
+  const Descriptor root(::open(directory.c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  if (!root.valid()) return errno_error("open the shared directory " + directory, errno);
+  open_how how{};
+  how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
+  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
+  Descriptor file(static_cast<int>(::syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof how)));
+  if (file.valid()) return file;
+  if (errno == EXDEV || errno == ELOOP) {
+    return make_error(Errc::invalid, fmt::format("path \"{}\" leaves the shared directory", path));
+  }
+  return errno_error(fmt::format("open {} in {}", path, directory), errno);
+}
+
+std::string format_of(const std::string& path) { return path.ends_with(".qcow2") ? "qcow2" : "raw"; }
+
+std::string folder_of(const std::string& path) {
+  const std::size_t slash = path.rfind('/');
+  return slash == std::string::npos ? "" : path.substr(0, slash);
+}
+
+/// From the folder of `path` to `target`; both are relative to one directory.
+std::string relative_to(const std::string& path, const std::string& target) {
+  std::string climb;
+  for (const char letter : path) {
+    if (letter == '/') climb += "../";
+  }
+  return climb + target;
+}
+
+Error creation_error(const LaunchDisk& disk, const std::string& words) {
+  Errc code = Errc::invalid;
+  if (words.find("No space left") != std::string::npos) code = Errc::exhausted;
+  if (words.find("Disk quota") != std::string::npos) code = Errc::exhausted;
+  return make_error(code, fmt::format("create disk {}: {}", disk.path, words));
+}
+
+Result<void> run_creation(const FileRequest& request, const LaunchDisk& disk,
+                          const std::string& path) {
+  ProcessOptions options;
+  const std::string format = format_of(disk.path);
+  options.arguments = {request.image_program, "create", "-q", "-f", format};
+  options.environment = {{"LC_ALL", "C"}};
+  if (!disk.backing.empty()) {
+    if (auto fine = check_below(disk.backing); !fine) return fine;
+    if (format != "qcow2") {
+      return make_error(Errc::invalid, "disk " + disk.path + ": only qcow2 can have a backing file");
+    }
+    const std::vector<std::string> more = {"-F", format_of(disk.backing), "-b",
+                                           relative_to(disk.path, disk.backing)};
+    options.arguments.insert(options.arguments.end(), more.begin(), more.end());
+  }
+  options.arguments.push_back(path);
+  if (disk.size_mib.value > 0) options.arguments.push_back(fmt::format("{}M", disk.size_mib.value));
+  const auto output = run_process(options, kCreateDeadline);
+  if (!output) return wrap_error("create disk " + disk.path, output.error());
+  if (output->exit.code != 0) return creation_error(disk, output->err);
+  return {};
+}
+
+/// Makes the disk under another name first, so that a crash leaves none that is half made.
+Result<void> create_disk(const FileRequest& request, const LaunchDisk& disk) {
+  const std::string path = request.shared_directory + "/" + disk.path;
+  if (::access(path.c_str(), F_OK) == 0) return {};
+  if (auto fine = check_below(disk.path); !fine) return fine;
+  const std::string folder = request.shared_directory + "/" + folder_of(disk.path);
+  if (auto done = make_folders(folder); !done) return done;
+  if (disk.backing.empty() && disk.size_mib.value <= 0) {
+    return make_error(Errc::not_found, "disk " + disk.path + " is not there and has neither size nor image");
+  }
+  const std::string unfinished = path + ".new";
+  ::unlink(unfinished.c_str());
+  if (auto done = run_creation(request, disk, unfinished); !done) {
+    ::unlink(unfinished.c_str());
+    return done;
+  }
+  ::chmod(unfinished.c_str(), 0600);
+  if (::rename(unfinished.c_str(), path.c_str()) != 0) return errno_error("rename to " + path, errno);
+  return {};
+}
+
+Result<void> check_shared_epoch(const FileRequest& request) {
+  const VmLaunch& launch = request.launch;
+  const std::string path = request.shared_directory + "/" + launch.directory + "/vm.json";
+  const auto text = read_file(path, 1 << 20);
+  if (!text) return text.error().code == Errc::not_found ? Result<void>() : Result<void>(text.error());
+  const auto seen = from_json_text<VmLaunch>(*text, UnknownFields::ignore);
+  if (!seen) return wrap_error("read " + path, seen.error());
+  if (seen->epoch <= launch.epoch) return {};
+  return make_error(Errc::fenced, fmt::format("start {} with epoch {}: its storage knows epoch {}",
+                                              launch.vm.value, to_string(launch.epoch),
+                                              to_string(seen->epoch)));
+}
+
+Result<std::vector<OpenDiskFile>> open_chain(const FileRequest& request, const LaunchDisk& disk) {
+  std::vector<OpenDiskFile> chain;
+  auto file = open_below(request.shared_directory, disk.path, O_RDWR);
+  if (!file) return file.error();
+  chain.push_back({std::move(*file), format_of(disk.path)});
+  if (disk.backing.empty()) return chain;
+  auto backing = open_below(request.shared_directory, disk.backing, O_RDONLY);
+  if (!backing) return backing.error();
+  chain.push_back({std::move(*backing), format_of(disk.backing)});
+  return chain;
+}
+
+template <typename T>
+Result<T> read_record(const std::string& path) {
+  const auto text = read_file(path, 1 << 20);
+  if (!text) return text.error();
+  auto record = from_json_text<T>(*text, UnknownFields::ignore);
+  if (!record) return wrap_error("read " + path, record.error());
+  return record;
+}
+
+}  // namespace
+
+Result<VmFolder> vm_folder(const std::string& run_directory, const VmId& vm) {
+  const std::size_t slash = vm.value.find('/');
+  if (slash == std::string::npos) return make_error(Errc::invalid, "VM id \"" + vm.value + "\": tenant/name is right");
+  if (auto fine = check_name("tenant", vm.value.substr(0, slash)); !fine) return fine.error();
+  if (auto fine = check_name("VM name", vm.value.substr(slash + 1)); !fine) return fine.error();
+  return VmFolder{run_directory + "/" + vm.value};
+}
+
+Result<LaunchRecord> read_launch_record(const VmFolder& folder) {
+  return read_record<LaunchRecord>(folder.record());
+}
+
+Result<void> write_launch_record(const VmFolder& folder, const LaunchRecord& record) {
+  return write_file_atomically(folder.record(), to_json_text(record), 0600);
+}
+
+Result<EpochRecord> read_epoch_record(const VmFolder& folder) {
+  auto record = read_record<EpochRecord>(folder.epoch());
+  if (!record && record.error().code == Errc::not_found) return EpochRecord{};
+  return record;
+}
+
+Result<void> write_epoch_record(const VmFolder& folder, const EpochRecord& record) {
+  if (auto done = make_folders(folder.path, 0700); !done) return done;
+  return write_file_atomically(folder.epoch(), to_json_text(record), 0600);
+}
+
+Result<OpenFiles> open_files(const FileRequest& request) {
+  const VmLaunch& launch = request.launch;
+  if (auto fine = check_below(launch.directory); !fine) return fine.error();
+  if (auto fine = check_shared_epoch(request); !fine) return fine.error();
+  OpenFiles files;
+  for (const LaunchDisk& disk : launch.disks) {
+    if (request.create) {
+      if (auto done = create_disk(request, disk); !done) return done.error();
+    }
+    auto chain = open_chain(request, disk);
+    if (!chain) return chain.error();
+    files.disks.push_back(std::move(*chain));
+  }
+  if (!launch.kernel.empty()) {
+    auto kernel = open_below(request.shared_directory, launch.kernel, O_RDONLY);
+    if (!kernel) return wrap_error("the image's kernel", kernel.error());
+    files.kernel = std::move(*kernel);
+  }
+  if (!launch.initrd.empty()) {
+    auto initrd = open_below(request.shared_directory, launch.initrd, O_RDONLY);
+    if (!initrd) return wrap_error("the image's initrd", initrd.error());
+    files.initrd = std::move(*initrd);
+  }
+  if (!request.create) return files;
+  if (auto done = write_shared_launch(request.shared_directory, launch); !done) return done.error();
+  return files;
+}
+
+Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch) {
+  if (launch.directory.empty()) return {};
+  const std::string folder = shared_directory + "/" + launch.directory;
+  if (auto done = make_folders(folder); !done) return done;
+  return write_file_atomically(folder + "/vm.json", to_json_text(launch), 0644);
+}
+
+}  // namespace virga

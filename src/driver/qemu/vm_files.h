@@ -1,0 +1,82 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "edge/process.h"
+#include "model/launch.h"
+
+namespace virga {
+
+/// Names in a VM's own folder on its host: `<run>/<tenant>/<vm>/`. QEMU itself opens none of them.
+struct VmFolder {
+  std::string path;
+
+  std::string record() const { return path + "/launch.json"; }
+  std::string epoch() const { return path + "/epoch.json"; }
+  std::string qmp() const { return path + "/qmp.sock"; }
+  std::string heartbeat() const { return path + "/heartbeat.sock"; }
+  std::string guest_agent() const { return path + "/guest-agent.sock"; }
+  std::string console() const { return path + "/console.log"; }
+  std::string log() const { return path + "/qemu.log"; }
+};
+
+/// Errors: invalid (an id that is not two names).
+Result<VmFolder> vm_folder(const std::string& run_directory, const VmId& vm);
+
+/// What a restarted agent needs to find a VM again.
+struct LaunchRecord {
+  VmLaunch launch;
+  std::string boot_id;
+  std::int64_t pid = 0;
+  std::uint64_t start_ticks = 0;
+  std::uint32_t user = 0;
+  bool incoming = false;  ///< waits for a live migration
+  bool ended = false;
+};
+BOOST_DESCRIBE_STRUCT(LaunchRecord, (), (launch, boot_id, pid, start_ticks, user, incoming, ended))
+
+/// The highest epoch that was seen for a VM on this host.
+struct EpochRecord {
+  Epoch epoch;
+  bool used = false;  ///< a copy with it has run or was forbidden to: none will be started with it again
+};
+BOOST_DESCRIBE_STRUCT(EpochRecord, (), (epoch, used))
+
+Result<LaunchRecord> read_launch_record(const VmFolder& folder);
+Result<void> write_launch_record(const VmFolder& folder, const LaunchRecord& record);
+
+/// A file that is not there reads as epoch 0. Errors: internal (damaged).
+Result<EpochRecord> read_epoch_record(const VmFolder& folder);
+Result<void> write_epoch_record(const VmFolder& folder, const EpochRecord& record);
+
+struct OpenDiskFile {
+  Descriptor descriptor;
+  std::string format;
+};
+
+/// A VM's files on shared storage, open.
+struct OpenFiles {
+  std::vector<std::vector<OpenDiskFile>> disks;  ///< per disk: the file and its backing file
+  Descriptor kernel;
+  Descriptor initrd;
+};
+
+struct FileRequest {
+  VmLaunch launch;
+  std::string shared_directory;
+  std::string image_program;  ///< qemu-img
+  bool create = true;         ///< make missing disks and write vm.json; else all must be there
+};
+
+/// Blocking, at most 15 s of helper programs. Disk formats follow from the names: ".qcow2", all others raw.
+/// Errors: fenced (vm.json tells of a newer epoch), exhausted (no space), not_found (a file is missing, incoming),
+/// invalid (an image that cannot be used; a path that leaves the shared directory).
+Result<OpenFiles> open_files(const FileRequest& request);
+
+/// Writes the resolved configuration beside the disks, atomically. Blocking.
+Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch);
+
+}  // namespace virga

@@ -1,0 +1,19 @@
+#pragma once
+
+#include "agent/protocol.h"
+#include "base/result.h"
+
+namespace virga {
+
+/// How decisions reach a host's agent. Loop thread only.
+class HostCommands {
+ public:
+  virtual ~HostCommands() = default;
+
+  /// Sends one command and completes with the agent's answer. Errors: unavailable (no session, or it was lost before
+  /// the answer: the effect is unknown), timeout, or the agent's own error. Never tried again here.
+  virtual void call(const HostId& host, Command command, Duration deadline,
+                    Callback<CommandResult> done) = 0;
+};
+
+}  // namespace virga

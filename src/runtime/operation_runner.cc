@@ -1,0 +1,262 @@
+#include "runtime/operation_runner.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+constexpr std::size_t kEndedKept = 500;
+constexpr Duration kCommitRetry = milliseconds(50);
+
+}  // namespace
+
+struct OperationRunner::Execution {
+  explicit Execution(Loop& loop) : timer(loop) {}
+
+  OperationId id;
+  const OperationStepTable* table = nullptr;
+  Timer timer;
+  WallTime step_began_at;
+  std::uint64_t turn = 0;  ///< late answers of an earlier try are told apart by it
+};
+
+OperationRunner::OperationRunner(Loop& loop, Store& store, StoreMirror& mirror, NameSource& names)
+    : loop_(loop), store_(store), mirror_(mirror), names_(names) {}
+
+void OperationRunner::set_table(OperationKind kind, OperationStepTable table) {
+  tables_[kind] = std::move(table);
+}
+
+void OperationRunner::start() {
+  mirror_.listen([this](const std::vector<Change>& changes) { notice(changes); });
+  std::vector<OperationId> running;
+  for (const auto& [id, operation] : mirror_.view().operations.all()) {
+    if (!operation->ended()) running.push_back(id);
+  }
+  for (const OperationId& id : running) take_up(id);
+}
+
+void OperationRunner::notice(const std::vector<Change>& changes) {
+  for (const Change& change : changes) {
+    const std::string_view key = change.entry.key;
+    if (key.starts_with(keys::kOperation)) {
+      take_up(OperationId(std::string(key.substr(keys::kOperation.size()))));
+    }
+  }
+}
+
+void OperationRunner::take_up(const OperationId& id) {
+  const Operation* operation = mirror_.view().operations.find(id);
+  const auto running = active_.find(id);
+  if (operation == nullptr || operation->ended()) {
+    if (running != active_.end()) forget(running->second);
+    if (operation != nullptr) prune();
+    return;
+  }
+  if (running != active_.end()) return consider_cancel(running->second, *operation);
+  const auto table = tables_.find(operation->kind);
+  if (table == tables_.end()) return;
+  auto execution = std::make_shared<Execution>(loop_);
+  execution->id = id;
+  execution->table = &table->second;
+  active_.emplace(id, execution);
+  if (operation->state == OperationState::undoing) {
+    undo(execution, make_error(Errc::cancelled, operation->error));
+  } else {
+    run_step(execution);
+  }
+}
+
+void OperationRunner::consider_cancel(const std::shared_ptr<Execution>& execution,
+                                      const Operation& operation) {
+  if (!operation.cancel_requested || operation.state != OperationState::running) return;
+  if (execution->table->steps.at(static_cast<std::size_t>(operation.cursor)).past_deadline) return;
+  ++execution->turn;
+  undo(execution, make_error(Errc::cancelled, "it was cancelled on request"));
+}
+
+const Operation* OperationRunner::current(const std::shared_ptr<Execution>& execution) const {
+  const auto found = active_.find(execution->id);
+  if (found == active_.end() || found->second != execution) return nullptr;
+  return mirror_.view().operations.find(execution->id);
+}
+
+void OperationRunner::run_step(const std::shared_ptr<Execution>& execution) {
+  const Operation* operation = current(execution);
+  if (operation == nullptr) return;
+  const auto& step = execution->table->steps.at(static_cast<std::size_t>(operation->cursor));
+  if (!step.past_deadline && operation->cancel_requested) {
+    return undo(execution, make_error(Errc::cancelled, "it was cancelled on request"));
+  }
+  execution->step_began_at = loop_.wall_now();
+  const std::uint64_t turn = ++execution->turn;
+  step.act(*operation, mirror_.view(),
+           [this, execution, turn, alive = std::weak_ptr(alive_)](StepOutcome outcome) {
+             if (alive.expired() || execution->turn != turn) return;
+             ++execution->turn;
+             step_ended(execution, std::move(outcome));
+           });
+}
+
+void OperationRunner::step_ended(const std::shared_ptr<Execution>& execution, StepOutcome outcome) {
+  const Operation* operation = current(execution);
+  if (operation == nullptr) return;
+  const auto& step = execution->table->steps.at(static_cast<std::size_t>(operation->cursor));
+  if (outcome.kind == StepOutcome::Kind::again) {
+    const bool late = loop_.wall_now() > operation->deadline_at && !step.past_deadline;
+    if (late) return undo(execution, wrap_error(step.name + " did not end in time", outcome.error));
+    execution->timer.set_after(outcome.retry_after, [this, execution] { run_step(execution); });
+    return;
+  }
+  if (outcome.kind == StepOutcome::Kind::failed) {
+    return undo(execution, wrap_error(step.name, outcome.error));
+  }
+  const bool last = static_cast<std::size_t>(operation->cursor) + 1 == execution->table->steps.size();
+  const WallTime began_at = execution->step_began_at;
+  commit(
+      execution,
+      [this, last, began_at, name = step.name, note = outcome.note](Operation& changed) {
+        changed.steps.push_back({name, began_at, loop_.wall_now(), ""});
+        ++changed.cursor;
+        if (note) note(changed);
+        if (last) changed.state = OperationState::succeeded;
+        if (last) changed.progress_percent = 100;
+      },
+      [last, &step, table = execution->table](const RecordContext& context) {
+        if (step.record) step.record(context);
+        if (last && table->record_success) table->record_success(context);
+      },
+      [this, execution, last] {
+        if (last) return forget(execution);
+        run_step(execution);
+      });
+}
+
+void OperationRunner::undo(const std::shared_ptr<Execution>& execution, const Error& error) {
+  const Operation* operation = current(execution);
+  if (operation == nullptr) return;
+  const auto begin = [this, execution] {
+    const Operation* undoing = current(execution);
+    if (undoing == nullptr) return;
+    const std::uint64_t turn = ++execution->turn;
+    if (!execution->table->undo) return undone(execution, StepOutcome::done());
+    execution->table->undo(*undoing, mirror_.view(),
+                           [this, execution, turn, alive = std::weak_ptr(alive_)](StepOutcome done) {
+                             if (alive.expired() || execution->turn != turn) return;
+                             ++execution->turn;
+                             undone(execution, done);
+                           });
+  };
+  if (operation->state == OperationState::undoing) return begin();
+  log_line(LogLevel::warning, "operation",
+           fmt::format("{} {} {}: {}", execution->id.value, enum_name(operation->kind),
+                       operation->subject, error.text()),
+           operation->correlation);
+  commit(
+      execution,
+      [text = error.text()](Operation& changed) {
+        changed.state = OperationState::undoing;
+        changed.error = text;
+      },
+      nullptr, begin);
+}
+
+void OperationRunner::undone(const std::shared_ptr<Execution>& execution,
+                             const StepOutcome& outcome) {
+  const Operation* operation = current(execution);
+  if (operation == nullptr) return;
+  if (outcome.kind == StepOutcome::Kind::again) {
+    execution->timer.set_after(outcome.retry_after, [this, execution] {
+      undo(execution, make_error(Errc::internal, "undo again"));
+    });
+    return;
+  }
+  const bool clean = outcome.kind == StepOutcome::Kind::done;
+  const bool cancelled = operation->cancel_requested;
+  commit(
+      execution,
+      [clean, cancelled, text = clean ? std::string() : outcome.error.text()](Operation& changed) {
+        changed.state = cancelled ? OperationState::cancelled : OperationState::failed;
+        if (!clean) changed.facts["undo_error"] = text;
+      },
+      execution->table->record_failure, [this, execution] { forget(execution); });
+}
+
+void OperationRunner::commit(const std::shared_ptr<Execution>& execution,
+                             std::function<void(Operation&)> change, Record record, Task then) {
+  const Operation* operation = current(execution);
+  if (operation == nullptr) return;
+  Operation changed = *operation;
+  change(changed);
+  Transaction transaction;
+  transaction.put(changed);
+  if (record) {
+    record({mirror_.view(), changed, transaction, [&](Event event) {
+              event.at = loop_.wall_now();
+              event.correlation = changed.correlation;
+              transaction.event(names_.outbox_key(mirror_.view().revision), event);
+            }});
+  }
+  store_.commit(transaction.guards(), transaction.writes(),
+                [this, execution, change = std::move(change), record = std::move(record),
+                 then = std::move(then), alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
+                  if (alive.expired()) return;
+                  commit_ended(execution, change, record, then, done);
+                });
+}
+
+void OperationRunner::commit_ended(const std::shared_ptr<Execution>& execution,
+                                   std::function<void(Operation&)> change, Record record, Task then,
+                                   const Result<CommitOutcome>& outcome) {
+  if (outcome.ok() && outcome->verdict == CommitVerdict::committed) {
+    mirror_.when_reached(outcome->revision, std::move(then));
+    return;
+  }
+  const Operation* before = current(execution);
+  if (before == nullptr) return;
+  const Revision read_at = before->meta.revision;
+  if (!outcome.ok()) {
+    log_line(LogLevel::warning, "operation", outcome.error().text() + "; trying again");
+  }
+  execution->timer.set_after(kCommitRetry, [this, execution, change, record, then, read_at] {
+    const Operation* now = current(execution);
+    if (now == nullptr) return;
+    if (now->meta.revision != read_at) {
+      // The lost commit happened after all, or somebody asked to cancel: go on from what is stored.
+      forget(execution);
+      return take_up(execution->id);
+    }
+    commit(execution, change, record, then);
+  });
+}
+
+void OperationRunner::forget(const std::shared_ptr<Execution>& execution) {
+  ++execution->turn;
+  execution->timer.cancel();
+  const auto found = active_.find(execution->id);
+  if (found != active_.end() && found->second == execution) active_.erase(found);
+}
+
+/// Ended operations are history; the journal keeps what matters of them for good.
+void OperationRunner::prune() {
+  const auto& all = mirror_.view().operations.all();
+  if (pruning_ || all.size() < kEndedKept * 2) return;
+  std::multimap<Revision, const Operation*> ended;
+  for (const auto& [id, operation] : all) {
+    if (operation->ended()) ended.emplace(operation->meta.revision, operation.get());
+  }
+  if (ended.size() <= kEndedKept) return;
+  Transaction transaction;
+  std::size_t surplus = std::min<std::size_t>(ended.size() - kEndedKept, 60);
+  for (auto next = ended.begin(); surplus > 0; ++next, --surplus) transaction.erase(*next->second);
+  pruning_ = true;
+  store_.commit(transaction.guards(), transaction.writes(),
+                [this, alive = std::weak_ptr(alive_)](Result<CommitOutcome>) {
+                  if (!alive.expired()) pruning_ = false;
+                });
+}
+
+}  // namespace virga

@@ -1,0 +1,326 @@
+#include "server/core/agent_sessions.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+/// Joins what comes in a burst (a whole cluster reconnecting) into one message per host.
+constexpr Duration kSpreadDelay = milliseconds(100);
+
+}  // namespace
+
+AgentSessions::AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links)
+    : loop_(loop), store_(store), mirror_(mirror), links_(links) {}
+
+void AgentSessions::start(Listener changed, EventSink events) {
+  changed_ = std::move(changed);
+  events_ = std::move(events);
+  leads_since_ = loop_.now();
+  // A new leader honours every lease that its predecessor may have granted.
+  for (const auto& [id, host] : mirror_.view().hosts.all()) {
+    const Cluster* cluster = mirror_.view().clusters.find(host->spec.cluster);
+    LiveHost& live = hosts_[id];
+    live.last_report_at = leads_since_;
+    live.lease_end = leads_since_ + (cluster == nullptr ? ClusterPolicy().lease_ms
+                                                        : cluster->spec.policy.lease_ms);
+  }
+}
+
+LiveHost* AgentSessions::find(const HostId& host) {
+  const auto found = hosts_.find(host);
+  return found == hosts_.end() ? nullptr : &found->second;
+}
+
+void AgentSessions::opened(SessionId session, std::string peer_name) {
+  sessions_[session].peer_name = std::move(peer_name);
+}
+
+void AgentSessions::received(SessionId session, AgentMessage message) {
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return;
+  if (message.hello) return hello(session, *message.hello);
+  const HostId host = found->second.host;
+  if (host.empty()) {
+    return refuse(session, Errc::invalid, "the first message of a session must be `hello`");
+  }
+  if (message.report) return report(host, std::move(*message.report));
+  if (message.result) return result(session, std::move(*message.result));
+  if (message.event && events_) {
+    Event event;
+    event.kind = message.event->kind;
+    event.severity = message.event->severity;
+    event.text = message.event->text;
+    event.subject = message.event->vm.empty() ? keys::of(host) : keys::of(message.event->vm);
+    event.facts["host"] = host.value;
+    events_(std::move(event));
+  }
+}
+
+void AgentSessions::refuse(SessionId session, Errc code, const std::string& text) {
+  log_line(LogLevel::warning, "session", text);
+  ServerMessage message;
+  message.refusal = SessionRefusal{std::string(to_string(code)), text};
+  links_.send(session, message);
+  links_.close(session);
+}
+
+Result<const Host*> AgentSessions::admit(const Session& session, const Hello& message) const {
+  if (message.protocol < kProtocolVersionMin || message.protocol > kProtocolVersion + 1) {
+    return make_error(Errc::unsupported,
+                      fmt::format("host {} speaks protocol {}; this server speaks {} to {}",
+                                  message.host.value, message.protocol, kProtocolVersionMin,
+                                  kProtocolVersion));
+  }
+  if (!session.peer_name.empty() && session.peer_name != "agent:" + message.host.value) {
+    return make_error(Errc::denied,
+                      fmt::format("the certificate names \"{}\" but the agent says it is host {}",
+                                  session.peer_name, message.host.value));
+  }
+  const Host* host = mirror_.view().hosts.find(message.host);
+  if (host == nullptr) {
+    return make_error(Errc::not_found,
+                      fmt::format("host {} is not registered: join it with a token of its cluster",
+                                  message.host.value));
+  }
+  if (mirror_.view().clusters.find(host->spec.cluster) == nullptr) {
+    return make_error(Errc::not_found, fmt::format("host {} belongs to cluster {}, which does not exist",
+                                                   message.host.value, host->spec.cluster.value));
+  }
+  return host;
+}
+
+void AgentSessions::hello(SessionId session, const Hello& message) {
+  Session& entry = sessions_[session];
+  const auto host = admit(entry, message);
+  if (!host) return refuse(session, host.error().code, host.error().what);
+  const auto already = hosts_.find(message.host);
+  if (already != hosts_.end() && already->second.session != 0 &&
+      already->second.session != session) {
+    const SessionId older = already->second.session;
+    closed(older);
+    links_.close(older);
+  }
+  const bool known = already != hosts_.end();
+  LiveHost& live = hosts_[message.host];
+  if (!known) live.lease_end = loop_.now();
+  live.session = session;
+  live.hello = message;
+  live.reported = false;
+  live.fabric_sent = 0;
+  if (!known) live.last_report_at = loop_.now();
+  sessions_[session].host = message.host;
+  const Cluster* cluster = mirror_.view().clusters.find((*host)->spec.cluster);
+  ServerMessage reply;
+  reply.welcome = Welcome{std::min(kProtocolVersion, message.protocol), mirror_.view().incarnation,
+                          cluster->id(), cluster->spec.policy, cluster->spec.shared_directory};
+  links_.send(session, reply);
+  record_hello(message.host);
+  spread_cluster_state();
+}
+
+void AgentSessions::record_hello(const HostId& id) {
+  const Host* stored = mirror_.view().hosts.find(id);
+  const LiveHost& live = hosts_[id];
+  if (stored == nullptr || live.session == 0 || recording_.contains(id)) return;
+  Host changed = *stored;
+  changed.status.boot_id = live.hello.boot_id;
+  changed.status.address = live.hello.address;
+  changed.status.agent_version = live.hello.agent_version;
+  changed.status.capacity = live.hello.capacity;
+  changed.status.hypervisor = live.hello.hypervisor;
+  changed.status.leash_armed = live.reported ? live.report.leash_armed : stored->status.leash_armed;
+  if (to_json(changed.status) == to_json(stored->status)) return;
+  Transaction transaction;
+  transaction.put(changed);
+  recording_.insert(id);
+  store_.commit(transaction.guards(), transaction.writes(),
+                [this, id, alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
+                  if (alive.expired()) return;
+                  const bool committed = done.ok() && done->verdict == CommitVerdict::committed;
+                  const auto again = [this, id, alive] {
+                    if (alive.expired()) return;
+                    recording_.erase(id);
+                    record_hello(id);
+                  };
+                  if (committed) return mirror_.when_reached(done->revision, again);
+                  loop_.after(milliseconds(100), again);
+                });
+}
+
+bool AgentSessions::lease_allowed(const Host& stored) const {
+  const bool being_fenced = !stored.status.operation.empty();
+  return !being_fenced && stored.status.health != HostHealth::dead &&
+         stored.status.health != HostHealth::fenced;
+}
+
+void AgentSessions::report(const HostId& host, HostReport report) {
+  LiveHost& live = hosts_[host];
+  const Host* stored = mirror_.view().hosts.find(host);
+  if (stored == nullptr) return;
+  const Cluster* cluster = mirror_.view().clusters.find(stored->spec.cluster);
+  if (cluster == nullptr) return;
+  const bool changed = !live.reported || differs(live.report, report);
+  live.reported = true;
+  live.last_report_at = loop_.now();
+  live.report = std::move(report);
+  if (lease_allowed(*stored)) {
+    const Duration lease = cluster->spec.policy.lease_ms;
+    live.lease_end = std::max(live.lease_end, loop_.now() + lease);
+    ServerMessage grant;
+    grant.grant = LeaseGrant{live.report.sent_at_ms, lease};
+    links_.send(live.session, grant);
+  }
+  if (live.report.leash_armed != stored->status.leash_armed) record_hello(host);
+  if (changed && changed_) changed_(host);
+}
+
+void AgentSessions::result(SessionId session, CommandResult result) {
+  const auto found = pending_.find({session, result.id});
+  if (found == pending_.end()) return;
+  const Pending pending = std::move(found->second);
+  pending_.erase(found);
+  loop_.cancel(pending.timer);
+  if (!result.ok) {
+    return pending.done(make_error(errc_from_string(result.error_code), result.error));
+  }
+  pending.done(std::move(result));
+}
+
+void AgentSessions::closed(SessionId session) {
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return;
+  const HostId host = found->second.host;
+  sessions_.erase(found);
+  drop_pending(session);
+  LiveHost* live = find(host);
+  if (live == nullptr || live->session != session) return;
+  live->session = 0;
+  if (changed_) changed_(host);
+}
+
+void AgentSessions::drop_pending(SessionId session) {
+  std::vector<Pending> dropped;
+  auto next = pending_.lower_bound({session, 0});
+  while (next != pending_.end() && next->first.first == session) {
+    dropped.push_back(std::move(next->second));
+    next = pending_.erase(next);
+  }
+  for (const Pending& pending : dropped) {
+    loop_.cancel(pending.timer);
+    loop_.post([done = pending.done] {
+      done(make_error(Errc::unavailable, "the agent's connection was lost before its answer"));
+    });
+  }
+}
+
+void AgentSessions::call(const HostId& host, Command command, Duration deadline,
+                         Callback<CommandResult> done) {
+  const LiveHost* live = find(host);
+  const std::string what = fmt::format("{} {} on {}", enum_name(command.kind), command.vm.value,
+                                       host.value);
+  const auto refuse_call = [&](Errc code, const std::string& why) {
+    loop_.post([done, error = make_error(code, what + ": " + why)] { done(error); });
+  };
+  if (live == nullptr || live->session == 0) {
+    return refuse_call(Errc::unavailable, "its agent is not connected");
+  }
+  const SessionId session = live->session;
+  int waiting = 0;
+  for (auto next = pending_.lower_bound({session, 0});
+       next != pending_.end() && next->first.first == session; ++next) {
+    ++waiting;
+  }
+  if (waiting >= options_.pending_per_host_max) {
+    return refuse_call(Errc::exhausted, fmt::format("{} commands wait there already", waiting));
+  }
+  command.id = ++commands_;
+  Pending pending;
+  pending.session = session;
+  pending.done = [what, done = std::move(done)](Result<CommandResult> answer) {
+    if (answer.ok()) return done(std::move(answer));
+    done(wrap_error(what, answer.error()));
+  };
+  const auto key = std::pair(session, command.id);
+  pending.timer = loop_.after(deadline, [this, key, what] {
+    const auto found = pending_.find(key);
+    if (found == pending_.end()) return;
+    const auto late = std::move(found->second.done);
+    pending_.erase(found);
+    late(make_error(Errc::timeout, "no answer in time"));
+  });
+  pending_.emplace(key, std::move(pending));
+  ServerMessage message;
+  message.command = std::move(command);
+  links_.send(session, message);
+}
+
+void AgentSessions::spread_cluster_state() {
+  if (spreading_) return;
+  spreading_ = true;
+  loop_.after(kSpreadDelay, [this, alive = std::weak_ptr(alive_)] {
+    if (alive.expired()) return;
+    spreading_ = false;
+    spread_now();
+  });
+}
+
+void AgentSessions::spread_now() {
+  const ClusterView& view = mirror_.view();
+  for (const auto& [cluster_id, cluster] : view.clusters.all()) {
+    ClusterState state;
+    state.probe_key = probe_key_;
+    for (const auto& [id, network] : view.networks.all()) {
+      if (network->spec.cluster == cluster_id) state.fabric.networks.push_back(*network);
+      state.fabric.version = std::max(state.fabric.version, network->meta.revision);
+    }
+    std::vector<LiveHost*> members;
+    for (const Host* host : view.hosts_of(cluster_id)) {
+      LiveHost* live = find(host->id());
+      if (live == nullptr || live->hello.host.empty()) continue;
+      members.push_back(live);
+      state.members.push_back({host->id(), live->hello.address, live->hello.probe_port});
+      state.fabric.peer_addresses.push_back(live->hello.tenant_address);
+    }
+    // Changes with every network and every member that comes, goes or moves.
+    const std::string text = to_json_text(state);
+    const std::uint64_t fingerprint = std::hash<std::string>()(text) | 1U;
+    state.fabric.version = view.revision + 1;
+    for (LiveHost* live : members) {
+      if (live->session == 0 || live->fabric_sent == fingerprint) continue;
+      live->fabric_sent = fingerprint;
+      ServerMessage message;
+      message.cluster = state;
+      std::erase(message.cluster->fabric.peer_addresses, live->hello.tenant_address);
+      links_.send(live->session, message);
+    }
+  }
+}
+
+bool differs(const HostReport& before, const HostReport& after) {
+  if (before.degraded != after.degraded || before.leash_armed != after.leash_armed ||
+      before.vms.size() != after.vms.size() || before.peers.size() != after.peers.size()) {
+    return true;
+  }
+  for (std::size_t index = 0; index < before.vms.size(); ++index) {
+    const ObservedVm& left = before.vms[index];
+    const ObservedVm& right = after.vms[index];
+    if (left.vm != right.vm || left.epoch != right.epoch || left.power != right.power ||
+        left.health != right.health || left.health_reason != right.health_reason ||
+        left.incoming != right.incoming || left.postmigrate != right.postmigrate) {
+      return true;
+    }
+  }
+  for (std::size_t index = 0; index < before.peers.size(); ++index) {
+    if (before.peers[index].host != after.peers[index].host ||
+        before.peers[index].health != after.peers[index].health) {
+      return true;
+    }
+  }
+  return false;
+}
+
+}  // namespace virga

@@ -1,0 +1,113 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "agent/protocol.h"
+#include "base/loop.h"
+#include "runtime/host_commands.h"
+#include "runtime/store_mirror.h"
+#include "runtime/transaction.h"
+
+namespace virga {
+
+using SessionId = std::uint64_t;  ///< one connection of one agent
+
+/// The server's end of the agents' connections. Implementations: AgentListener (WebSockets), SimNetwork.
+class HostLinks {
+ public:
+  virtual ~HostLinks() = default;
+  virtual void send(SessionId session, const ServerMessage& message) = 0;
+  virtual void close(SessionId session) = 0;
+};
+
+/// What the leader knows of a host beside what is stored. Lost with the leader, by design.
+struct LiveHost {
+  SessionId session = 0;        ///< 0 = not connected
+  Hello hello;                  ///< of the last session
+  bool reported = false;        ///< since this server leads
+  Instant last_report_at;
+  Instant lease_end;            ///< never before the host's own
+  HostReport report;
+  Instant fence_not_before;     ///< next try to switch it off
+  std::uint64_t fabric_sent = 0;
+};
+
+/// Agents' sessions, their leases and their commands: admits hosts, takes reports, grants leases, carries commands.
+/// Loop thread only. Writes of the store it does: status of a host as it introduces itself.
+class AgentSessions final : public HostCommands {
+ public:
+  struct Options {
+    int pending_per_host_max = 1024;  ///< commands without an answer; more are refused as exhausted
+  };
+  /// Told when something arrived that decisions depend on.
+  using Listener = std::function<void(const HostId& host)>;
+  using EventSink = std::function<void(Event event)>;
+
+  AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links);
+
+  void start(Listener changed, EventSink events);
+
+  /// A connection whose certificate names `peer_name` ("agent:host-1"); empty in the simulator = not checked.
+  void opened(SessionId session, std::string peer_name);
+  void received(SessionId session, AgentMessage message);
+  void closed(SessionId session);
+
+  void call(const HostId& host, Command command, Duration deadline,
+            Callback<CommandResult> done) override;
+
+  const std::map<HostId, LiveHost>& hosts() const { return hosts_; }
+  LiveHost* find(const HostId& host);
+
+  /// Sends members, keys and networks to every connected host that has an older state; soon, several calls at once.
+  void spread_cluster_state();
+
+  void set_probe_key(std::string key) { probe_key_ = std::move(key); }
+
+ private:
+  struct Session {
+    std::string peer_name;
+    HostId host;
+  };
+  struct Pending {
+    SessionId session = 0;
+    TimerId timer = 0;
+    Callback<CommandResult> done;
+  };
+
+  void refuse(SessionId session, Errc code, const std::string& text);
+  void hello(SessionId session, const Hello& message);
+  Result<const Host*> admit(const Session& session, const Hello& message) const;
+  void record_hello(const HostId& host);
+  void record_leash(const HostId& host, bool armed);
+  void report(const HostId& host, HostReport report);
+  bool lease_allowed(const Host& stored) const;
+  void result(SessionId session, CommandResult result);
+  void drop_pending(SessionId session);
+  void spread_now();
+
+  Loop& loop_;
+  Store& store_;
+  StoreMirror& mirror_;
+  HostLinks& links_;
+  Listener changed_;
+  EventSink events_;
+  Options options_;
+  Instant leads_since_;
+  std::string probe_key_;
+  std::map<SessionId, Session> sessions_;
+  std::map<HostId, LiveHost> hosts_;
+  std::map<std::pair<SessionId, std::uint64_t>, Pending> pending_;
+  std::set<HostId> recording_;
+  bool spreading_ = false;
+  std::uint64_t commands_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+/// True when two reports differ in what decisions depend on (figures of load do not count).
+bool differs(const HostReport& before, const HostReport& after);
+
+}  // namespace virga

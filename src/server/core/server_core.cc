@@ -1,0 +1,274 @@
+#include "server/core/server_core.h"
+
+#include <fmt/format.h>
+
+#include <charconv>
+
+#include "arch/hypervisor_clustering/operations.h"
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+constexpr std::string_view kIncarnationKey = "meta/incarnation";
+constexpr std::string_view kServedKey = "meta/served_incarnation";
+constexpr std::string_view kProbeKey = "meta/probe_key";
+
+std::uint64_t number_of(const std::optional<KeyValue>& entry, std::uint64_t otherwise) {
+  if (!entry) return otherwise;
+  std::uint64_t number = otherwise;
+  std::from_chars(entry->value.data(), entry->value.data() + entry->value.size(), number);
+  return number;
+}
+
+json::array refusals_json(const std::vector<Refusal>& refusals) {
+  json::array list;
+  for (const Refusal& refusal : refusals) {
+    list.push_back({{"candidate", refusal.host.value}, {"reason", refusal.reason}});
+  }
+  return list;
+}
+
+}  // namespace
+
+ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
+    : on_(std::move(dependencies)),
+      options_(options),
+      mirror_(on_.loop, on_.store),
+      sessions_(on_.loop, on_.store, mirror_, on_.links),
+      runner_(on_.loop, on_.store, mirror_, names_),
+      controller_(on_.loop, on_.store, mirror_, sessions_, names_),
+      pump_(on_.loop, on_.store, mirror_, on_.journal),
+      tick_timer_(on_.loop) {}
+
+void ServerCore::start(Callback<void> ready) {
+  pump_.start();
+  mirror_.open([this, ready](Result<void> opened) {
+    if (!opened) return ready(opened.error());
+    load_meta(ready);
+  });
+}
+
+void ServerCore::load_meta(Callback<void> ready) {
+  ListRequest request;
+  request.prefix = std::string(keys::kMeta);
+  on_.store.list(request, [this, ready, alive = std::weak_ptr(alive_)](Result<Page> page) {
+    if (alive.expired()) return;
+    if (!page) return ready(wrap_error("read the store's incarnation", page.error()));
+    std::map<std::string, KeyValue> found;
+    for (KeyValue& entry : page->entries) found[entry.key] = entry;
+    const auto entry = [&](std::string_view key) {
+      const auto at = found.find(std::string(key));
+      return at == found.end() ? std::nullopt : std::optional(at->second);
+    };
+    found_meta(entry(kIncarnationKey), entry(kServedKey), entry(kProbeKey), ready);
+  });
+}
+
+void ServerCore::found_meta(std::optional<KeyValue> incarnation, std::optional<KeyValue> served,
+                            std::optional<KeyValue> probe_key, const Callback<void>& ready) {
+  const std::uint64_t current = number_of(incarnation, 1);
+  recovery_held_ = served && number_of(served, 1) < current;
+  Transaction transaction;
+  const std::string key = probe_key ? probe_key->value : on_.make_secret();
+  if (!incarnation) transaction.write(std::string(kIncarnationKey), 0, std::to_string(current));
+  if (!served) transaction.write(std::string(kServedKey), 0, std::to_string(current));
+  if (!probe_key) transaction.write(std::string(kProbeKey), 0, key);
+  mirror_.set_incarnation(current);
+  sessions_.set_probe_key(key);
+  if (transaction.empty()) return lead(ready);
+  on_.store.commit(transaction.guards(), transaction.writes(),
+                   [this, ready, alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
+                     if (alive.expired()) return;
+                     if (!done) return ready(wrap_error("write the store's incarnation", done.error()));
+                     if (done->verdict != CommitVerdict::committed) return load_meta(ready);
+                     lead(ready);
+                   });
+}
+
+void ServerCore::lead(const Callback<void>& ready) {
+  leads_since_ = on_.loop.now();
+  register_cluster_operations(
+      runner_, {sessions_, on_.bmc, [this](const HostId& host) { return seen_alive(host); }});
+  sessions_.start(
+      [this](const HostId& host) {
+        const Host* stored = view().hosts.find(host);
+        if (stored != nullptr) controller_.mark(stored->spec.cluster);
+      },
+      [this](Event event) { journal_event(std::move(event)); });
+  mirror_.listen([this](const std::vector<Change>& changes) {
+    for (const Change& change : changes) {
+      const std::string_view key = change.entry.key;
+      if (key.starts_with(keys::kNetwork) || key.starts_with(keys::kCluster)) {
+        sessions_.spread_cluster_state();
+      }
+    }
+  });
+  runner_.start();
+  controller_.start([this](const ClusterId& cluster) { return observe(cluster); },
+                    options_.controller);
+  if (recovery_held_) {
+    log_line(LogLevel::warning, "server",
+             "the state was restored from a backup: nothing is fenced or restarted until every "
+             "host has reported or an operator arms recovery");
+  }
+  tick_due_ = on_.loop.now();
+  tick();
+  ready({});
+}
+
+void ServerCore::tick() {
+  lag_ = on_.loop.now() - tick_due_;
+  tick_due_ = on_.loop.now() + options_.tick;
+  tick_timer_.set_at(tick_due_, [this] { tick(); });
+  if (recovery_held_) check_hold();
+  for (const auto& [id, live] : sessions_.hosts()) {
+    const Host* host = view().hosts.find(id);
+    if (host != nullptr && needs_attention(*host, live)) controller_.mark(host->spec.cluster);
+  }
+}
+
+bool ServerCore::needs_attention(const Host& host, const LiveHost& live) const {
+  const Cluster* cluster = view().clusters.find(host.spec.cluster);
+  if (cluster == nullptr) return false;
+  const bool silent =
+      !live.reported || on_.loop.now() - live.last_report_at >= cluster->spec.policy.suspect_after_ms;
+  const bool believed_well =
+      host.status.health == HostHealth::alive || host.status.health == HostHealth::degraded;
+  if (host.status.health == HostHealth::fenced && silent) return false;
+  return silent || !believed_well;
+}
+
+void ServerCore::check_hold() {
+  for (const auto& [id, host] : view().hosts.all()) {
+    const auto live = sessions_.hosts().find(id);
+    if (live == sessions_.hosts().end() || !live->second.reported) return;
+  }
+  release_recovery_hold();
+}
+
+void ServerCore::release_recovery_hold() {
+  if (!recovery_held_) return;
+  recovery_held_ = false;
+  on_.store.get(std::string(kServedKey), [this, alive = std::weak_ptr(alive_)](
+                                             Result<std::optional<KeyValue>> served) {
+    if (alive.expired() || !served || !*served) return;
+    Transaction transaction;
+    transaction.write(std::string(kServedKey), (*served)->modified,
+                      std::to_string(view().incarnation));
+    on_.store.commit(transaction.guards(), transaction.writes(), [](Result<CommitOutcome>) {});
+  });
+  for (const auto& [id, cluster] : view().clusters.all()) controller_.mark(id);
+}
+
+ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
+  ClusterEvidence evidence;
+  evidence.recovery_held = recovery_held_;
+  evidence.observer_lag = lag_;
+  const Cluster* stored = view().clusters.find(cluster);
+  if (stored == nullptr) return evidence;
+  const ClusterPolicy& policy = stored->spec.policy;
+  const Instant now = on_.loop.now();
+  for (const Host* host : view().hosts_of(cluster)) {
+    HostEvidence& seen = evidence.hosts[host->id()];
+    const auto found = sessions_.hosts().find(host->id());
+    if (found == sessions_.hosts().end()) {
+      seen.silence = now - leads_since_;
+      continue;
+    }
+    const LiveHost& live = found->second;
+    seen.reported = live.reported;
+    seen.silence = now - live.last_report_at;
+    seen.lease_over = now > live.lease_end + policy.grace_ms;
+    seen.leash_armed = live.report.leash_armed;
+    seen.boot_id = live.hello.boot_id;
+    seen.degraded = live.report.degraded;
+    seen.cut_off = live.session == 0;
+    seen.vms = live.report.vms;
+  }
+  for (const Host* host : view().hosts_of(cluster)) {
+    const auto found = sessions_.hosts().find(host->id());
+    if (found == sessions_.hosts().end() || !found->second.reported) continue;
+    if (now - found->second.last_report_at >= policy.suspect_after_ms) continue;
+    for (const PeerView& peer : found->second.report.peers) {
+      const auto watched = evidence.hosts.find(peer.host);
+      if (watched == evidence.hosts.end() || peer.health == PeerHealth::unknown) continue;
+      ++watched->second.observers;
+      if (peer.health == PeerHealth::silent) ++watched->second.observers_silent;
+    }
+  }
+  return evidence;
+}
+
+std::optional<std::string> ServerCore::seen_alive(const HostId& host) const {
+  const Host* stored = view().hosts.find(host);
+  if (stored == nullptr) return std::nullopt;
+  const ClusterEvidence evidence = observe(stored->spec.cluster);
+  const auto found = evidence.hosts.find(host);
+  const Cluster* cluster = view().clusters.find(stored->spec.cluster);
+  if (found == evidence.hosts.end() || cluster == nullptr) return std::nullopt;
+  const HostEvidence& seen = found->second;
+  if (seen.reported && seen.silence < cluster->spec.policy.suspect_after_ms) {
+    return "its agent reports";
+  }
+  const int hearing = seen.observers - seen.observers_silent;
+  if (hearing > 0) return fmt::format("{} of {} peers hear it", hearing, seen.observers);
+  return std::nullopt;
+}
+
+void ServerCore::journal_event(Event event) {
+  event.at = on_.loop.wall_now();
+  Transaction transaction;
+  transaction.event(names_.outbox_key(view().revision), event);
+  on_.store.commit(transaction.guards(), transaction.writes(), [](Result<CommitOutcome> done) {
+    if (!done) log_line(LogLevel::warning, "server", "an event was lost: " + done.error().text());
+  });
+}
+
+boost::json::object ServerCore::live_host(const HostId& host) const {
+  json::object shown;
+  const auto found = sessions_.hosts().find(host);
+  if (found == sessions_.hosts().end()) {
+    shown["connected"] = false;
+    return shown;
+  }
+  const LiveHost& live = found->second;
+  const Instant now = on_.loop.now();
+  shown["connected"] = live.session != 0;
+  shown["reported"] = live.reported;
+  shown["report_age_ms"] = to_ms(now - live.last_report_at);
+  shown["lease_ms_left"] = std::max<std::int64_t>(0, to_ms(live.lease_end - now));
+  shown["leash_armed"] = live.report.leash_armed;
+  shown["used"] = to_json(live.report.used);
+  shown["peers"] = to_json(live.report.peers);
+  shown["vms"] = to_json(live.report.vms);
+  if (const Host* stored = view().hosts.find(host)) {
+    shown["free"] = to_json(PlacementState(view(), stored->spec.cluster).free_on(host));
+  }
+  return shown;
+}
+
+boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
+  const PlacementState state(view(), cluster);
+  json::array losses;
+  bool all_absorbed = true;
+  for (const HostId& host : state.members()) {
+    const LossPlan plan = plan_loss(state, {host});
+    json::array restarts;
+    for (const auto& [vm, target] : plan.restarts) {
+      restarts.push_back({{"vm", vm.value}, {"host", target.value}});
+    }
+    json::array stranded;
+    for (const auto& [vm, refusals] : plan.stranded) {
+      stranded.push_back({{"vm", vm.value}, {"reasons", refusals_json(refusals)}});
+    }
+    all_absorbed = all_absorbed && plan.stranded.empty();
+    losses.push_back({{"lost", host.value},
+                      {"restarts", std::move(restarts)},
+                      {"stranded", std::move(stranded)}});
+  }
+  return {{"cluster", cluster.value}, {"absorbed", all_absorbed}, {"losses", std::move(losses)}};
+}
+
+}  // namespace virga

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "arch/hypervisor_clustering/controller.h"
+#include "driver/bmc.h"
+#include "runtime/journal.h"
+#include "runtime/journal_pump.h"
+#include "runtime/operation_runner.h"
+#include "server/core/agent_sessions.h"
+
+namespace virga {
+
+struct ServerDependencies {
+  Loop& loop;
+  Store& store;
+  Journal& journal;
+  Bmc& bmc;
+  HostLinks& links;
+  std::function<std::string()> make_secret;  ///< 256 random bits, hex
+};
+
+struct ServerOptions {
+  Duration tick = milliseconds(250);  ///< how often silence is looked at
+  ClusterController::Options controller;
+};
+
+/// The server without its sockets: the mirror of the store, the agents' sessions, the rooms' controllers, the runner of
+/// operations and the journal's pump, wired. It runs the same in `virgad server` and in the simulator.
+/// Loop thread only. Destroying it ends all that it does; what was in flight is taken up by the next one.
+class ServerCore {
+ public:
+  ServerCore(ServerDependencies dependencies, ServerOptions options);
+
+  /// Loads the state and begins to lead; `ready` runs when agents may connect.
+  void start(Callback<void> ready);
+
+  AgentSessions& sessions() { return sessions_; }
+  StoreMirror& mirror() { return mirror_; }
+  NameSource& names() { return names_; }
+  const ClusterView& view() const { return mirror_.view(); }
+
+  /// What is known of a host beside what is stored: silence, lease, load, its view of its peers.
+  boost::json::object live_host(const HostId& host) const;
+
+  /// The exact plan for the loss of each single host of a cluster, or who would be stranded and why.
+  boost::json::object whatif(const ClusterId& cluster) const;
+
+  /// A restored state neither fences nor restarts until every host has reported or an operator calls this.
+  bool recovery_held() const { return recovery_held_; }
+  void release_recovery_hold();
+
+  /// Looks at a cluster again (after a change that no key shows).
+  void mark(const ClusterId& cluster) { controller_.mark(cluster); }
+
+  ClusterEvidence observe(const ClusterId& cluster) const;
+
+ private:
+  void load_meta(Callback<void> ready);
+  void found_meta(std::optional<KeyValue> incarnation, std::optional<KeyValue> served,
+                  std::optional<KeyValue> probe_key, const Callback<void>& ready);
+  void lead(const Callback<void>& ready);
+  void tick();
+  void check_hold();
+  bool needs_attention(const Host& host, const LiveHost& live) const;
+  std::optional<std::string> seen_alive(const HostId& host) const;
+  void journal_event(Event event);
+
+  ServerDependencies on_;
+  ServerOptions options_;
+  StoreMirror mirror_;
+  NameSource names_;
+  AgentSessions sessions_;
+  OperationRunner runner_;
+  ClusterController controller_;
+  JournalPump pump_;
+  Timer tick_timer_;
+  Instant tick_due_;
+  Duration lag_{0};
+  Instant leads_since_;
+  bool recovery_held_ = false;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace virga
