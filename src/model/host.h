@@ -34,8 +34,9 @@ struct HostSpec {
   MachineId machine;         ///< its bare metal, where the BMC is known; may be empty
   std::string zone;          ///< failure domain, for spreading
   bool maintenance = false;  ///< true: evacuate alive, then let go; nothing is placed here
+  std::string confirmed_off_boot_id;  ///< a person vouches that this boot of the host runs nothing any more
 };
-BOOST_DESCRIBE_STRUCT(HostSpec, (), (cluster, machine, zone, maintenance))
+BOOST_DESCRIBE_STRUCT(HostSpec, (), (cluster, machine, zone, maintenance, confirmed_off_boot_id))
 
 /// What the cloud believes about a host's life.
 enum class HostHealth {

@@ -26,6 +26,8 @@ inline constexpr std::string_view kOutbox = "outbox/";      ///< events on their
 inline constexpr std::string_view kMeta = "meta/";          ///< incarnation, schema, authority
 inline constexpr std::string_view kToken = "token/";        ///< join tokens, by SHA-256
 inline constexpr std::string_view kIdempotency = "idempotency/";
+inline constexpr std::string_view kAddress = "address/";    ///< one a port: makes its address unique on the network
+inline constexpr std::string_view kVni = "vni/";            ///< one a network: makes its VXLAN id unique in the cloud
 
 inline std::string of(const MachineId& id) { return std::string(kMachine) + id.value; }
 inline std::string of(const ClusterId& id) { return std::string(kCluster) + id.value; }
@@ -35,5 +37,11 @@ inline std::string of(const NetworkId& id) { return std::string(kNetwork) + id.v
 inline std::string of(const PortId& id) { return std::string(kPort) + id.value; }
 inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
 inline std::string of(const OperationId& id) { return std::string(kOperation) + id.value; }
+
+/// "address/acme/front/10.50.0.10"; the value is the PortId. `address` with or without prefix length.
+inline std::string address(const NetworkId& network, const std::string& address) {
+  return std::string(kAddress) + network.value + "/" + address.substr(0, address.find('/'));
+}
+inline std::string vni(std::uint32_t number) { return std::string(kVni) + std::to_string(number); }
 
 }  // namespace virga::keys

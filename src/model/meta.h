@@ -28,7 +28,7 @@ using NetworkId = Id<NetworkTag>;      ///< "tenant/name"
 using ImageId = Id<ImageTag>;          ///< the image's name
 using MachineId = Id<MachineTag>;      ///< the machine's name
 using OperationId = Id<OperationTag>;  ///< "op-" + number, unique in a store's life
-using PortId = Id<PortTag>;            ///< "tenant/vm-name.index"
+using PortId = Id<PortTag>;            ///< "tenant/vm-index"
 
 /// Head of every stored resource.
 struct Meta {
@@ -39,9 +39,10 @@ struct Meta {
   std::map<std::string, std::string> labels;  ///< free pairs for selection
   WallTime created_at;
   std::optional<WallTime> deleting_at;  ///< set once: controllers clean up, the last one removes
+  std::string correlation;              ///< of the request that last changed spec, labels or deleting_at
 };
 BOOST_DESCRIBE_STRUCT(Meta, (),
-                      (name, tenant, generation, revision, labels, created_at, deleting_at))
+                      (name, tenant, generation, revision, labels, created_at, deleting_at, correlation))
 
 /// Fencing token of one VM. Grows at every placement and is stored before the first effect; agents and storage
 /// refuse an older one. `incarnation` counts restores of the store from a backup.

@@ -1,6 +1,7 @@
 #include "runtime/cluster_view.h"
 
 #include "base/reflect.h"
+#include "model/ipv4.h"
 #include "model/keys.h"
 
 namespace virga {
@@ -35,7 +36,10 @@ Result<void> ClusterView::apply(const Change& change) {
   } else if (key.starts_with(keys::kHost)) {
     done = apply_to(hosts, change, keys::kHost);
   } else if (key.starts_with(keys::kPort)) {
+    const PortId id(std::string(key.substr(keys::kPort.size())));
+    const auto before = ports.share(id);
     done = apply_to(ports, change, keys::kPort);
+    if (done.ok()) index_port(before.get(), ports.find(id));
   } else if (key.starts_with(keys::kNetwork)) {
     done = apply_to(networks, change, keys::kNetwork);
   } else if (key.starts_with(keys::kImage)) {
@@ -65,6 +69,35 @@ void ClusterView::index_vm(const Vm* before, const Vm* after) {
   const VmId id = before != nullptr ? before->id() : after->id();
   for (const HostId& host : old_places) (*vms_by_host_)[host].erase(id);
   for (const HostId& host : new_places) (*vms_by_host_)[host].insert(id);
+}
+
+void ClusterView::index_port(const Port* before, const Port* after) {
+  if (addresses_.use_count() > 1) addresses_ = std::make_shared<AddressIndex>(*addresses_);
+  if (before != nullptr) {
+    if (const auto address = parse_ipv4(before->spec.address)) {
+      (*addresses_)[before->spec.network].erase(*address);
+    }
+  }
+  if (after != nullptr) {
+    if (const auto address = parse_ipv4(after->spec.address)) {
+      (*addresses_)[after->spec.network].insert(*address);
+    }
+  }
+}
+
+const std::set<std::uint32_t>& ClusterView::addresses_on(const NetworkId& network) const {
+  static const std::set<std::uint32_t> kNone;
+  const auto found = addresses_->find(network);
+  return found == addresses_->end() ? kNone : found->second;
+}
+
+std::vector<std::string> ClusterView::keys_of(const VmId& vm) const {
+  std::vector<std::string> found{keys::of(vm)};
+  for (const Port* port : ports_of(vm)) {
+    found.push_back(keys::of(port->id()));
+    found.push_back(keys::address(port->spec.network, port->spec.address));
+  }
+  return found;
 }
 
 std::vector<const Vm*> ClusterView::vms_on(const HostId& host) const {

@@ -69,15 +69,24 @@ struct ClusterView {
   /// Ports of a VM, in order of id.
   std::vector<const Port*> ports_of(const VmId& vm) const;
 
+  /// IPv4 addresses of a network's ports, in host byte order.
+  const std::set<std::uint32_t>& addresses_on(const NetworkId& network) const;
+
+  /// Every store key that goes when a VM goes: its own, its ports' and their addresses'.
+  std::vector<std::string> keys_of(const VmId& vm) const;
+
   /// Applies one change of the store; keys of unknown kinds are skipped. Errors: internal, naming the key whose value
   /// cannot be read; the entry before it is kept.
   Result<void> apply(const Change& change);
 
  private:
   using HostIndex = std::map<HostId, std::set<VmId>>;
+  using AddressIndex = std::map<NetworkId, std::set<std::uint32_t>>;
   void index_vm(const Vm* before, const Vm* after);
+  void index_port(const Port* before, const Port* after);
 
   std::shared_ptr<HostIndex> vms_by_host_ = std::make_shared<HostIndex>();
+  std::shared_ptr<AddressIndex> addresses_ = std::make_shared<AddressIndex>();
 };
 
 }  // namespace virga

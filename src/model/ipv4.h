@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+
+namespace virga {
+
+/// The IPv4 address in "10.50.0.10" or "10.50.0.10/24", in host byte order; none when the text is not one.
+std::optional<std::uint32_t> parse_ipv4(std::string_view text);
+
+/// "10.50.0.10".
+std::string ipv4_text(std::uint32_t address);
+
+/// A range of addresses that share their first `prefix` bits.
+struct Ipv4Subnet {
+  std::uint32_t base = 0;
+  int prefix = 24;
+
+  std::uint32_t size() const { return 1U << (32 - prefix); }
+  std::uint32_t broadcast() const { return base + size() - 1; }
+};
+
+/// Reads "10.50.0.0/24". Errors: invalid, naming `field`: not a subnet, prefix outside 16..29, or bits set after it.
+Result<Ipv4Subnet> parse_subnet(std::string_view field, std::string_view text);
+
+}  // namespace virga

@@ -1,0 +1,209 @@
+#include "server/api/rules.h"
+
+#include <fmt/format.h>
+
+#include "server/api/validate.h"
+
+namespace virga::api {
+namespace {
+
+constexpr std::size_t kReasonsMax = 20;
+constexpr std::uint32_t kVniFirst = 1000;  ///< the server picks from here on
+constexpr std::uint32_t kVniMax = (1 << 24) - 1;
+
+Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
+  return Problem{make_error(code, std::move(text)), std::move(reasons), 0};
+}
+
+Problem fixed(std::string_view field, std::string_view hint) {
+  return problem(Errc::invalid, fmt::format("{}: never changes; {}", field, hint));
+}
+
+template <typename T>
+bool same(const T& left, const T& right) {
+  return to_json(left) == to_json(right);
+}
+
+class Users {
+ public:
+  void add(std::string candidate, std::string reason) {
+    if (list_.size() < kReasonsMax) list_.push_back({std::move(candidate), std::move(reason)});
+  }
+  std::vector<Reason> take() { return std::move(list_); }
+
+ private:
+  std::vector<Reason> list_;
+};
+
+template <typename T>
+std::string name_of(const T& resource) {
+  return std::string(Kind<T>::kSingular) + " " + resource.id().value;
+}
+
+}  // namespace
+
+Result<const Cluster*> fitting_cluster(const ClusterView& view, const std::string& tenant,
+                                       const ClusterId& wanted) {
+  const auto fits = [&](const Cluster& cluster) {
+    return (cluster.meta.tenant.empty() || cluster.meta.tenant == tenant) &&
+           !cluster.meta.deleting_at;
+  };
+  if (!wanted.empty()) {
+    const Cluster* cluster = view.clusters.find(wanted);
+    if (cluster == nullptr) {
+      return make_error(Errc::not_found, "spec.cluster: there is no cluster \"" + wanted.value + "\"");
+    }
+    if (fits(*cluster)) return cluster;
+    if (cluster->meta.deleting_at) {
+      return make_error(Errc::conflict, "spec.cluster: cluster \"" + wanted.value + "\" is being deleted");
+    }
+    return make_error(Errc::denied, fmt::format("spec.cluster: cluster \"{}\" belongs to another tenant; \"{}\" "
+                                                "cannot use it", wanted.value, tenant));
+  }
+  const Cluster* only = nullptr;
+  for (const auto& [id, cluster] : view.clusters.all()) {
+    if (!fits(*cluster)) continue;
+    if (only != nullptr) {
+      return make_error(Errc::invalid, fmt::format("spec.cluster: is empty and several fit: {}, {}; name one",
+                                                   only->meta.name, cluster->meta.name));
+    }
+    only = cluster.get();
+  }
+  if (only != nullptr) return only;
+  return make_error(Errc::not_found, fmt::format("spec.cluster: no cluster is open to tenant \"{}\"", tenant));
+}
+
+Refusal apply_rules(const RuleContext& context, const Cluster* before, Cluster& after) {
+  if (auto sound = check_cluster(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  if (before == nullptr) return std::nullopt;
+  const bool used = !context.view.hosts_of(after.id()).empty();
+  if (used && before->spec.shared_directory != after.spec.shared_directory) {
+    return problem(Errc::conflict, "spec.shared_directory: the cluster has hosts that use \"" +
+                                       before->spec.shared_directory + "\"; remove them first");
+  }
+  return std::nullopt;
+}
+
+Refusal apply_rules(const RuleContext&, const Machine* before, Machine& after) {
+  if (auto sound = check_machine(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  if (before != nullptr && after.spec.bmc.password.empty()) {
+    after.spec.bmc.password = before->spec.bmc.password;
+  }
+  return std::nullopt;
+}
+
+Refusal apply_rules(const RuleContext& context, const Host* before, Host& after) {
+  if (before == nullptr) {
+    return problem(Errc::unsupported, "hosts are made when their agent joins: `virga cluster join-token CLUSTER` "
+                                      "gives the token for `virgad agent --join`");
+  }
+  if (auto sound = check_host(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  if (before->spec.cluster != after.spec.cluster) {
+    return fixed("spec.cluster", "delete the host and let it join the other cluster");
+  }
+  const MachineId& machine = after.spec.machine;
+  if (!machine.empty() && context.view.machines.find(machine) == nullptr) {
+    return problem(Errc::not_found, "spec.machine: there is no machine \"" + machine.value + "\"");
+  }
+  return std::nullopt;
+}
+
+Refusal apply_rules(const RuleContext&, const Image* before, Image& after) {
+  if (auto sound = check_image(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  if (before != nullptr && !same(before->spec, after.spec)) {
+    return fixed("spec", "add an image under another name");
+  }
+  return std::nullopt;
+}
+
+Refusal apply_rules(const RuleContext& context, const Network* before, Network& after) {
+  if (auto sound = check_network(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  if (before != nullptr) {
+    if (after.spec.cluster.empty()) after.spec.cluster = before->spec.cluster;
+    if (after.spec.vni == 0) after.spec.vni = before->spec.vni;
+    if (after.spec.cluster != before->spec.cluster) return fixed("spec.cluster", "make another network");
+    if (after.spec.vni != before->spec.vni) return fixed("spec.vni", "make another network");
+    if (after.spec.subnet != before->spec.subnet) return fixed("spec.subnet", "make another network");
+    return std::nullopt;
+  }
+  const auto cluster = fitting_cluster(context.view, after.meta.tenant, after.spec.cluster);
+  if (!cluster.ok()) return Problem{cluster.error(), {}, 0};
+  after.spec.cluster = (*cluster)->id();
+  std::set<std::uint32_t> used;
+  for (const auto& [id, network] : context.view.networks.all()) {
+    if (network->spec.vni == after.spec.vni) {
+      return problem(Errc::conflict, fmt::format("spec.vni: {} is in use; leave it out and the server picks",
+                                                 after.spec.vni));
+    }
+    used.insert(network->spec.vni);
+  }
+  if (after.spec.vni != 0) return std::nullopt;
+  std::uint32_t vni = kVniFirst;
+  while (used.contains(vni) || context.engine.claims().taken("vni", vni)) ++vni;
+  if (vni > kVniMax) return problem(Errc::exhausted, "spec.vni: all VXLAN ids are in use");
+  after.spec.vni = vni;
+  return std::nullopt;
+}
+
+Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
+                       Change& change) {
+  if (before != nullptr) return std::nullopt;
+  change.claims = context.engine.claims().take("vni", after.spec.vni);
+  change.guards.push_back({keys::vni(after.spec.vni), 0});
+  change.writes.push_back({keys::vni(after.spec.vni), after.id().value});
+  const Cluster* cluster = context.view.clusters.find(after.spec.cluster);
+  VIRGA_CHECK(cluster != nullptr);
+  change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});
+  return std::nullopt;
+}
+
+std::vector<Reason> users_of(const ClusterView& view, const Cluster& cluster) {
+  Users users;
+  for (const Host* host : view.hosts_of(cluster.id())) users.add(name_of(*host), "is a member");
+  for (const auto& [id, network] : view.networks.all()) {
+    if (network->spec.cluster == cluster.id()) users.add(name_of(*network), "belongs to it");
+  }
+  for (const auto& [id, vm] : view.vms.all()) {
+    if (vm->spec.cluster == cluster.id()) users.add(name_of(*vm), "runs in it");
+  }
+  return users.take();
+}
+
+std::vector<Reason> users_of(const ClusterView& view, const Machine& machine) {
+  Users users;
+  for (const auto& [id, host] : view.hosts.all()) {
+    if (host->spec.machine == machine.id()) users.add(name_of(*host), "runs on it");
+  }
+  return users.take();
+}
+
+std::vector<Reason> users_of(const ClusterView& view, const Host& host) {
+  Users users;
+  for (const Vm* vm : view.vms_on(host.id())) users.add(name_of(*vm), "is placed on it");
+  for (const auto& [id, vm] : view.vms.all()) {
+    if (vm->spec.pinned_host == host.id()) users.add(name_of(*vm), "is pinned to it");
+  }
+  const HostHealth health = host.status.health;
+  if (!host.spec.maintenance && (health == HostHealth::alive || health == HostHealth::degraded)) {
+    users.add(name_of(host), "is alive: put it into maintenance first");
+  }
+  return users.take();
+}
+
+std::vector<Reason> users_of(const ClusterView& view, const Image& image) {
+  Users users;
+  for (const auto& [id, vm] : view.vms.all()) {
+    if (vm->spec.image == image.id()) users.add(name_of(*vm), "was made from it");
+  }
+  return users.take();
+}
+
+std::vector<Reason> users_of(const ClusterView& view, const Network& network) {
+  Users users;
+  for (const auto& [id, port] : view.ports.all()) {
+    if (port->spec.network == network.id()) users.add(name_of(*port), "of vm " + port->spec.vm.value);
+  }
+  return users.take();
+}
+
+}  // namespace virga::api

@@ -1,0 +1,56 @@
+#pragma once
+
+#include <optional>
+
+#include "server/api/handlers.h"
+
+/// What each kind asks of a change beyond the text itself: references that exist and fit the tenant, fields that never
+/// change, values that the server picks. Called with a view on every try; may add guards and writes to `change`.
+namespace virga::api {
+
+/// What earlier tries of the same request did.
+struct Tries {
+  int count = 0;
+  std::set<std::uint32_t> addresses;
+};
+
+struct RuleContext {
+  Engine& engine;
+  const Call& call;
+  const ClusterView& view;
+  Tries& tries;
+};
+
+using Refusal = std::optional<Problem>;
+
+/// `before` = nullptr: is being created. Completes `after`.
+Refusal apply_rules(const RuleContext& context, const Cluster* before, Cluster& after);
+Refusal apply_rules(const RuleContext& context, const Machine* before, Machine& after);
+Refusal apply_rules(const RuleContext& context, const Host* before, Host& after);
+Refusal apply_rules(const RuleContext& context, const Image* before, Image& after);
+Refusal apply_rules(const RuleContext& context, const Network* before, Network& after);
+Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
+
+/// Guards and further keys that belong into the same commit as the resource.
+Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
+                       Change& change);
+Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
+                       Change& change);
+template <typename T>
+Refusal add_companions(const RuleContext&, const T*, const T&, Change&) {
+  return std::nullopt;
+}
+
+/// Who uses the resource and therefore stands against its removal; at most 20.
+std::vector<Reason> users_of(const ClusterView& view, const Cluster& cluster);
+std::vector<Reason> users_of(const ClusterView& view, const Machine& machine);
+std::vector<Reason> users_of(const ClusterView& view, const Host& host);
+std::vector<Reason> users_of(const ClusterView& view, const Image& image);
+std::vector<Reason> users_of(const ClusterView& view, const Network& network);
+
+/// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid, not_found,
+/// denied (another tenant's cluster).
+Result<const Cluster*> fitting_cluster(const ClusterView& view, const std::string& tenant,
+                                       const ClusterId& wanted);
+
+}  // namespace virga::api

@@ -1,0 +1,269 @@
+#include "server/api/validate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+
+#include "model/ipv4.h"
+
+namespace virga::api {
+namespace {
+
+constexpr std::size_t kTextMax = 1024;
+constexpr std::size_t kCommandLineMax = 1024;
+constexpr std::size_t kWordMax = 63;
+
+Error wrong(std::string_view field, std::string_view value, std::string_view right) {
+  return make_error(Errc::invalid,
+                    fmt::format("{}: \"{}\" is wrong: {}", field, value.substr(0, 80), right));
+}
+
+Result<void> in_range(const std::string& kind, std::string_view field, std::int64_t value) {
+  const Range& range = ranges().at(kind + "." + std::string(field));
+  if (value >= range.low && value <= range.high) return {};
+  return make_error(Errc::invalid, fmt::format("spec.{}: {} is out of range: {} to {} {}", field,
+                                               value, range.low, range.high, range.unit));
+}
+
+/// The first error of several checks.
+Result<void> all(std::initializer_list<Result<void>> checks) {
+  for (const auto& check : checks) {
+    if (!check.ok()) return check;
+  }
+  return {};
+}
+
+/// Letters, digits and . _ - /: what needs no quoting anywhere.
+bool plain(std::string_view text, std::string_view more) {
+  return std::all_of(text.begin(), text.end(), [&](char c) {
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+           more.find(c) != std::string_view::npos;
+  });
+}
+
+bool printable(std::string_view text) {
+  return std::all_of(text.begin(), text.end(), [](char c) { return c >= 0x20 && c < 0x7f; });
+}
+
+Result<void> check_optional_name(std::string_view field, const std::string& name) {
+  return name.empty() ? Result<void>() : check_name(field, name);
+}
+
+Result<void> check_labels(const std::map<std::string, std::string>& labels) {
+  constexpr std::size_t kLabelsMax = 32;
+  if (labels.size() > kLabelsMax) {
+    return wrong("meta.labels", std::to_string(labels.size()), "at most 32 labels");
+  }
+  for (const auto& [name, value] : labels) {
+    if (name.empty() || name.size() > kWordMax || !plain(name, "._-/")) {
+      return wrong("meta.labels", name, "a label's name is 1 to 63 letters, digits and . _ - /");
+    }
+    if (value.size() > 4 * kWordMax || !printable(value)) {
+      return wrong("meta.labels." + name, value, "a value is at most 252 printable ASCII characters");
+    }
+  }
+  return {};
+}
+
+Result<void> check_disks(const std::vector<VmDisk>& disks) {
+  std::set<std::string> names{"root"};
+  for (std::size_t i = 0; i < disks.size(); ++i) {
+    const std::string field = fmt::format("spec.disks[{}]", i);
+    if (auto named = check_name(field + ".name", disks[i].name); !named.ok()) return named;
+    if (disks[i].name != "root" && !names.insert(disks[i].name).second) {
+      return wrong(field + ".name", disks[i].name, "another disk of this VM has that name");
+    }
+    const Range& range = ranges().at("vm.disks.size_mib");
+    const std::int64_t low = disks[i].name == "root" ? 0 : range.low;
+    if (disks[i].size_mib.value < low || disks[i].size_mib.value > range.high) {
+      return make_error(Errc::invalid,
+                        fmt::format("{}.size_mib: {} is out of range: {} to {} {}", field,
+                                    disks[i].size_mib.value, low, range.high, range.unit));
+    }
+  }
+  return {};
+}
+
+Result<void> check_parameters(const std::map<std::string, std::string>& parameters) {
+  constexpr std::size_t kParametersMax = 32;
+  if (parameters.size() > kParametersMax) {
+    return wrong("spec.parameters", std::to_string(parameters.size()), "at most 32 parameters");
+  }
+  for (const auto& [name, value] : parameters) {
+    if (name.empty() || name.size() > kWordMax || !plain(name, "._-")) {
+      return wrong("spec.parameters", name, "a name is 1 to 63 letters, digits and . _ -");
+    }
+    const bool sound = printable(value) && value.find_first_of(" \"'\\") == std::string::npos;
+    if (value.size() > 256 || !sound) {
+      return wrong("spec.parameters." + name, value,
+                   "at most 256 printable ASCII characters without space, quote and backslash");
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
+const std::map<std::string, Range>& ranges() {
+  constexpr std::int64_t kMibMax = 64LL << 20;  // 64 TiB
+  static const std::map<std::string, Range> kTable = {
+      {"vm.cpus", {"cpus", 1, 256, "processors"}},
+      {"vm.cpu_millicores", {"cpu_millicores", 0, 256'000, "thousandths of a core (0 = cpus * 1000)"}},
+      {"vm.cpu_weight", {"cpu_weight", 1, 10'000, "shares"}},
+      {"vm.memory_mib", {"memory_mib", 32, 4 << 20, "MiB"}},
+      {"vm.downtime_ms_max", {"downtime_ms_max", 10, 10'000, "milliseconds"}},
+      {"vm.disks", {"disks", 0, 16, "disks"}},
+      {"vm.disks.size_mib", {"disks.size_mib", 1, kMibMax, "MiB"}},
+      {"vm.nics", {"nics", 0, 8, "NICs"}},
+      {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
+      {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
+      {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
+      {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
+      {"cluster.policy.lease_ms", {"policy.lease_ms", 500, 600'000, "milliseconds"}},
+      {"cluster.policy.grace_ms", {"policy.grace_ms", 100, 60'000, "milliseconds"}},
+      {"cluster.policy.suspect_after_ms", {"policy.suspect_after_ms", 100, 300'000, "milliseconds"}},
+      {"cluster.policy.confirm_after_ms", {"policy.confirm_after_ms", 0, 300'000, "milliseconds"}},
+      {"cluster.policy.failures_tolerated", {"policy.failures_tolerated", 0, 16, "hosts"}},
+      {"cluster.policy.moves_per_host", {"policy.moves_per_host", 1, 16, "moves"}},
+      {"cluster.policy.starts_per_host", {"policy.starts_per_host", 1, 64, "starts"}},
+  };
+  return kTable;
+}
+
+Result<void> check_meta(const Meta& meta, bool tenant_owned) {
+  if (auto named = check_name("meta.name", meta.name); !named.ok()) return named;
+  if (tenant_owned || !meta.tenant.empty()) {
+    if (auto named = check_name("meta.tenant", meta.tenant); !named.ok()) return named;
+  }
+  return check_labels(meta.labels);
+}
+
+Result<void> check_path(std::string_view field, std::string_view path, bool absolute) {
+  constexpr std::size_t kPathMax = 512;
+  if (path.empty() || path.size() > kPathMax || !plain(path, "._-/")) {
+    return wrong(field, path, "a path of 1 to 512 letters, digits and . _ - /");
+  }
+  if ((path.front() == '/') != absolute) {
+    return wrong(field, path, absolute ? "must begin with '/'" : "must not begin with '/'");
+  }
+  std::string_view rest = absolute ? path.substr(1) : path;
+  while (true) {
+    const std::size_t end = rest.find('/');
+    const std::string_view segment = rest.substr(0, end);
+    if (segment.empty() || segment == "." || segment == "..") {
+      return wrong(field, path, "must hold no empty, \".\" or \"..\" part");
+    }
+    if (end == std::string_view::npos) return {};
+    rest.remove_prefix(end + 1);
+  }
+}
+
+Result<void> check_cluster(const ClusterSpec& spec) {
+  const ClusterPolicy& policy = spec.policy;
+  const auto in = [](std::string_view field, std::int64_t value) {
+    return in_range("cluster", field, value);
+  };
+  auto checked = all({in("policy.heartbeat_ms", to_ms(policy.heartbeat_ms)),
+                      in("policy.lease_ms", to_ms(policy.lease_ms)),
+                      in("policy.grace_ms", to_ms(policy.grace_ms)),
+                      in("policy.suspect_after_ms", to_ms(policy.suspect_after_ms)),
+                      in("policy.confirm_after_ms", to_ms(policy.confirm_after_ms)),
+                      in("policy.failures_tolerated", policy.failures_tolerated),
+                      in("policy.moves_per_host", policy.moves_per_host),
+                      in("policy.starts_per_host", policy.starts_per_host)});
+  if (!checked.ok()) return checked;
+  const auto text = [](Duration duration) { return std::to_string(to_ms(duration)); };
+  if (policy.lease_ms < policy.heartbeat_ms * 3) {
+    return wrong("spec.policy.lease_ms", text(policy.lease_ms),
+                 fmt::format("must be at least three heartbeats, {} ms", to_ms(policy.heartbeat_ms * 3)));
+  }
+  if (policy.suspect_after_ms <= policy.heartbeat_ms) {
+    return wrong("spec.policy.suspect_after_ms", text(policy.suspect_after_ms),
+                 fmt::format("must be longer than a heartbeat, {} ms", to_ms(policy.heartbeat_ms)));
+  }
+  return check_path("spec.shared_directory", spec.shared_directory, true);
+}
+
+Result<void> check_machine(const MachineSpec& spec) {
+  if (spec.bmc.protocol == BmcProtocol::none) return {};
+  const std::string& url = spec.bmc.url;
+  const bool scheme = url.starts_with("http://") || url.starts_with("https://");
+  if (!scheme || url.size() > kTextMax || !printable(url) || url.find(' ') != std::string::npos) {
+    return wrong("spec.bmc.url", url, "right would be http://10.77.0.11:8000/redfish/v1/Systems/host-1");
+  }
+  for (const std::string* text : {&spec.bmc.user, &spec.bmc.password}) {
+    if (text->size() > 256 || !printable(*text)) {
+      return make_error(Errc::invalid, "spec.bmc.user: user and password have at most 256 printable "
+                                       "ASCII characters each");
+    }
+  }
+  return {};
+}
+
+Result<void> check_host(const HostSpec& spec) {
+  if (spec.confirmed_off_boot_id.size() > kWordMax || !plain(spec.confirmed_off_boot_id, "-")) {
+    return wrong("spec.confirmed_off_boot_id", spec.confirmed_off_boot_id, "must be the host's boot id");
+  }
+  return all({check_name("spec.cluster", spec.cluster.value),
+              check_optional_name("spec.machine", spec.machine.value),
+              check_optional_name("spec.zone", spec.zone)});
+}
+
+Result<void> check_image(const ImageSpec& spec) {
+  if (auto path = check_path("spec.path", spec.path, false); !path.ok()) return path;
+  if (auto size = in_range("image", "size_mib", spec.size_mib.value); !size.ok()) return size;
+  if (spec.format != ImageFormat::direct && spec.size_mib.value == 0) {
+    return wrong("spec.size_mib", "0", "a disk image has a size; `virga image import` fills it in");
+  }
+  const bool hex = spec.sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
+  if (!spec.sha256.empty() && (spec.sha256.size() != 64 || !hex)) {
+    return wrong("spec.sha256", spec.sha256, "64 hexadecimal digits in lower case");
+  }
+  if (spec.command_line.size() > kCommandLineMax || !printable(spec.command_line)) {
+    return wrong("spec.command_line", spec.command_line, "at most 1024 printable ASCII characters");
+  }
+  return {};
+}
+
+Result<void> check_network(const NetworkSpec& spec) {
+  if (auto named = check_optional_name("spec.cluster", spec.cluster.value); !named.ok()) return named;
+  if (auto vni = in_range("network", "vni", spec.vni); !vni.ok()) return vni;
+  if (auto mtu = in_range("network", "mtu", spec.mtu); !mtu.ok()) return mtu;
+  const auto subnet = parse_subnet("spec.subnet", spec.subnet);
+  if (!subnet.ok()) return subnet.error();
+  const std::uint32_t first = subnet->base >> 24;
+  if (first == 0 || first == 127 || first >= 224) {
+    return wrong("spec.subnet", spec.subnet, "must not be a reserved range; right would be 10.50.0.0/24");
+  }
+  return {};
+}
+
+Result<void> check_vm(const VmSpec& spec) {
+  const auto in = [](std::string_view field, std::int64_t value) {
+    return in_range("vm", field, value);
+  };
+  auto checked = all({check_optional_name("spec.cluster", spec.cluster.value),
+                      check_name("spec.image", spec.image.value), in("cpus", spec.cpus),
+                      in("cpu_millicores", spec.cpu_millicores.value),
+                      in("cpu_weight", spec.cpu_weight), in("memory_mib", spec.memory_mib.value),
+                      in("downtime_ms_max", to_ms(spec.downtime_ms_max)),
+                      in("disks", static_cast<std::int64_t>(spec.disks.size())),
+                      in("nics", static_cast<std::int64_t>(spec.nics.size())),
+                      check_optional_name("spec.anti_affinity_group", spec.anti_affinity_group),
+                      check_optional_name("spec.pinned_host", spec.pinned_host.value),
+                      check_optional_name("spec.move_to", spec.move_to.value)});
+  if (!checked.ok()) return checked;
+  for (std::size_t i = 0; i < spec.nics.size(); ++i) {
+    auto named = check_name(fmt::format("spec.nics[{}].network", i), spec.nics[i].network);
+    if (!named.ok()) return named;
+  }
+  if (spec.cpu_millicores.value > spec.cpus * 1000LL) {
+    return wrong("spec.cpu_millicores", std::to_string(spec.cpu_millicores.value),
+                 fmt::format("{} processors use at most {}", spec.cpus, spec.cpus * 1000LL));
+  }
+  if (auto disks = check_disks(spec.disks); !disks.ok()) return disks;
+  return check_parameters(spec.parameters);
+}
+
+}  // namespace virga::api

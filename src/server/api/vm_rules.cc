@@ -1,0 +1,195 @@
+#include <fmt/format.h>
+
+#include "model/ipv4.h"
+#include "server/api/rules.h"
+#include "server/api/validate.h"
+
+namespace virga::api {
+namespace {
+
+constexpr std::uint32_t kFirstAddress = 10;       ///< offset in the subnet; below it is room for routers
+constexpr std::uint32_t kFirstAddressSmall = 2;   ///< in subnets of 16 addresses and fewer
+
+Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
+  return Problem{make_error(code, std::move(text)), std::move(reasons), 0};
+}
+
+Refusal check_fixed(const Vm& before, const Vm& after) {
+  const auto fixed = [](std::string_view field) {
+    return problem(Errc::invalid,
+                   fmt::format("{}: never changes; make another VM", field));
+  };
+  if (before.spec.cluster != after.spec.cluster) return fixed("spec.cluster");
+  if (before.spec.image != after.spec.image) return fixed("spec.image");
+  if (to_json(before.spec.disks) != to_json(after.spec.disks)) return fixed("spec.disks");
+  if (to_json(before.spec.nics) != to_json(after.spec.nics)) return fixed("spec.nics");
+  return std::nullopt;
+}
+
+Refusal check_image_of(const ClusterView& view, const Vm& vm) {
+  const Image* image = view.images.find(vm.spec.image);
+  if (image == nullptr) {
+    std::vector<Reason> known;
+    for (const auto& [id, other] : view.images.all()) {
+      const bool fits = other->meta.tenant.empty() || other->meta.tenant == vm.meta.tenant;
+      if (fits && known.size() < 20) known.push_back({"image " + id.value, "exists"});
+    }
+    return problem(Errc::not_found, "spec.image: there is no image \"" + vm.spec.image.value + "\"", known);
+  }
+  if (!image->meta.tenant.empty() && image->meta.tenant != vm.meta.tenant) {
+    return problem(Errc::denied, "spec.image: image \"" + vm.spec.image.value + "\" belongs to another tenant");
+  }
+  if (image->meta.deleting_at) {
+    return problem(Errc::conflict, "spec.image: image \"" + vm.spec.image.value + "\" is being deleted");
+  }
+  for (std::size_t i = 0; i < vm.spec.disks.size(); ++i) {
+    const VmDisk& disk = vm.spec.disks[i];
+    if (disk.name != "root") continue;
+    if (image->spec.format == ImageFormat::direct) {
+      return problem(Errc::invalid, fmt::format("spec.disks[{}].name: image \"{}\" has no root disk", i,
+                                                vm.spec.image.value));
+    }
+    if (disk.size_mib.value != 0 && disk.size_mib < image->spec.size_mib) {
+      return problem(Errc::invalid,
+                     fmt::format("spec.disks[{}].size_mib: {} is less than the image's {} MiB", i,
+                                 disk.size_mib.value, image->spec.size_mib.value));
+    }
+  }
+  return std::nullopt;
+}
+
+Refusal check_pin(const ClusterView& view, const Vm& vm) {
+  const HostId& pinned = vm.spec.pinned_host;
+  if (pinned.empty()) return std::nullopt;
+  const Host* host = view.hosts.find(pinned);
+  if (host != nullptr && host->spec.cluster == vm.spec.cluster) return std::nullopt;
+  std::vector<Reason> members;
+  for (const Host* member : view.hosts_of(vm.spec.cluster)) {
+    if (members.size() < 20) members.push_back({"host " + member->meta.name, "is a member"});
+  }
+  return problem(Errc::not_found,
+                 fmt::format("spec.pinned_host: \"{}\" is no host of cluster \"{}\"", pinned.value,
+                             vm.spec.cluster.value),
+                 members);
+}
+
+/// Bits of the network's name; with the address below it makes a MAC that no other port of the network can have.
+std::uint32_t hash_of(const std::string& text) {
+  std::uint32_t hash = 2166136261U;  // FNV-1a
+  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
+  return hash;
+}
+
+/// 52:54:00 and 24 bits that are the address's own within its network (subnets have at most 16 host bits), mixed with
+/// the network's name so that equal addresses of two networks differ.
+std::string mac_of(const NetworkId& network, std::uint32_t address) {
+  const std::uint32_t bits = (hash_of(network.value) ^ address) & 0xffffff;
+  return fmt::format("52:54:00:{:02x}:{:02x}:{:02x}", bits >> 16, bits >> 8 & 255, bits & 255);
+}
+
+Result<std::uint32_t> free_address(const RuleContext& context, const Network& network,
+                                   const std::set<std::uint32_t>& avoid) {
+  const auto subnet = parse_subnet("spec.subnet", network.spec.subnet);
+  if (!subnet.ok()) return wrap_error("network " + network.id().value, subnet.error());
+  const std::set<std::uint32_t>& used = context.view.addresses_on(network.id());
+  std::uint32_t candidate =
+      subnet->base + (subnet->size() > 16 ? kFirstAddress : kFirstAddressSmall);
+  auto next_used = used.lower_bound(candidate);
+  for (; candidate < subnet->broadcast(); ++candidate) {
+    while (next_used != used.end() && *next_used < candidate) ++next_used;
+    const bool taken = next_used != used.end() && *next_used == candidate;
+    if (taken || avoid.contains(candidate)) continue;
+    if (!context.engine.claims().taken(network.id().value, candidate)) return candidate;
+  }
+  return make_error(Errc::exhausted, fmt::format("network {}: all addresses of {} are in use",
+                                                 network.id().value, network.spec.subnet));
+}
+
+/// Ports with addresses for all NICs, their keys and guards, and the claims that keep parallel creations apart.
+Refusal add_ports(const RuleContext& context, const Vm& vm, Change& change) {
+  auto claims = std::make_shared<std::vector<std::shared_ptr<void>>>();
+  std::set<std::string> guarded;
+  // An address that the view shows free but whose key exists all the same must not stop a creation for ever.
+  constexpr int kTrustedTries = 2;
+  std::set<std::uint32_t> avoid;
+  if (context.tries.count > kTrustedTries) avoid = context.tries.addresses;
+  for (std::size_t i = 0; i < vm.spec.nics.size(); ++i) {
+    const NetworkId network_id(qualified(vm.meta.tenant, vm.spec.nics[i].network));
+    const Network* network = context.view.networks.find(network_id);
+    VIRGA_CHECK(network != nullptr);
+    const auto address = free_address(context, *network, avoid);
+    if (!address.ok()) return Problem{address.error(), {}, 0};
+    context.tries.addresses.insert(*address);
+    claims->push_back(context.engine.claims().take(network_id.value, *address));
+    const std::string prefix = network->spec.subnet.substr(network->spec.subnet.find('/'));
+    Port port;
+    port.meta.name = fmt::format("{}-{}", vm.meta.name, i);
+    port.meta.tenant = vm.meta.tenant;
+    port.meta.generation = 1;
+    port.meta.created_at = context.engine.context().loop.wall_now();
+    port.meta.correlation = context.call.correlation;
+    port.spec = {vm.id(), network_id, mac_of(network_id, *address), ipv4_text(*address) + prefix};
+    change.guards.push_back({keys::of(port.id()), 0});
+    change.writes.push_back({keys::of(port.id()), to_json_text(port)});
+    const std::string address_key = keys::address(network_id, port.spec.address);
+    change.guards.push_back({address_key, 0});
+    change.writes.push_back({address_key, port.id().value});
+    if (guarded.insert(network_id.value).second) {
+      change.guards.push_back({keys::of(network_id), network->meta.revision});
+    }
+  }
+  change.claims = claims;
+  return std::nullopt;
+}
+
+}  // namespace
+
+Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
+  const ClusterView& view = context.view;
+  if (before != nullptr) {
+    if (after.spec.cluster.empty()) after.spec.cluster = before->spec.cluster;
+    after.spec.move_to = before->spec.move_to;
+    after.spec.restart = before->spec.restart;
+  } else if (!after.spec.move_to.empty() || after.spec.restart) {
+    return problem(Errc::invalid, "spec.move_to: is set by POST .../migrate and .../restart only");
+  }
+  if (auto sound = check_vm(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  const auto cluster = fitting_cluster(view, after.meta.tenant, after.spec.cluster);
+  if (!cluster.ok()) return Problem{cluster.error(), {}, 0};
+  after.spec.cluster = (*cluster)->id();
+  if (before != nullptr) {
+    if (auto refused = check_fixed(*before, after)) return refused;
+    return check_pin(view, after);
+  }
+  if (auto refused = check_image_of(view, after)) return refused;
+  for (std::size_t i = 0; i < after.spec.nics.size(); ++i) {
+    const NetworkId id(qualified(after.meta.tenant, after.spec.nics[i].network));
+    const Network* network = view.networks.find(id);
+    const std::string field = fmt::format("spec.nics[{}].network", i);
+    if (network == nullptr) {
+      return problem(Errc::not_found, fmt::format("{}: tenant \"{}\" has no network \"{}\"", field,
+                                                  after.meta.tenant, after.spec.nics[i].network));
+    }
+    if (network->meta.deleting_at) {
+      return problem(Errc::conflict, field + ": network " + id.value + " is being deleted");
+    }
+    if (network->spec.cluster != after.spec.cluster) {
+      return problem(Errc::invalid, fmt::format("{}: network {} belongs to cluster \"{}\", the VM to \"{}\"", field,
+                                                id.value, network->spec.cluster.value, after.spec.cluster.value));
+    }
+  }
+  return check_pin(view, after);
+}
+
+Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
+                       Change& change) {
+  if (before != nullptr) return std::nullopt;
+  const Cluster* cluster = context.view.clusters.find(after.spec.cluster);
+  const Image* image = context.view.images.find(after.spec.image);
+  VIRGA_CHECK(cluster != nullptr && image != nullptr);
+  change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});
+  change.guards.push_back({keys::of(image->id()), image->meta.revision});
+  return add_ports(context, after, change);
+}
+
+}  // namespace virga::api
