@@ -89,6 +89,7 @@ class Patterns(unittest.TestCase):
                 ("int a;  // TO" + "DO later", "ban.todo"),
                 ("// total += next(value);\n", "form.commented_code"),
                 ("const char* p = \"/ho" + "me/user/x\";", "ban.machine_path"),
+                ("int a;\n<<<<<<" + "< HEAD\n", "form.conflict"),
                 ("run(\"pk" + "ill -f qemu\");", "ban.kill_by_name"),
                 ("std::unordered_map<int, int> all_;\nvoid f() { for (auto& [k, v] : all_) g(); }",
                  "ban.unordered")):
