@@ -12,10 +12,6 @@
 
 namespace virga {
 
-/// How health_reason begins for failures that only a restart of the guest cures.
-inline constexpr std::string_view kGuestPanicked = "guest panicked";
-inline constexpr std::string_view kWatchdogExpired = "watchdog expired";
-
 /// Where the destination of a live migration listens. `secret` admits exactly one connection.
 struct MigrationEndpoint {
   std::string address;

@@ -2,10 +2,15 @@
 
 #include <boost/describe.hpp>
 #include <string>
+#include <string_view>
 
 #include "model/vm.h"
 
 namespace virga {
+
+/// How health_reason begins for failures that only a restart of the guest cures.
+inline constexpr std::string_view kGuestPanicked = "guest panicked";
+inline constexpr std::string_view kWatchdogExpired = "watchdog expired";
 
 /// What really exists on this host for one VM.
 struct ObservedVm {
