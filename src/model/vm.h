@@ -41,7 +41,6 @@ struct VmSpec {
   RestartPriority restart_priority = RestartPriority::normal;
   std::string anti_affinity_group;  ///< VMs of a tenant with the same word avoid one another's host
   HostId pinned_host;               ///< may run nowhere else; empty = anywhere in the cluster
-  HostId move_to;                   ///< operator's command: move alive to this host; cleared when decided
   bool direct_io = false;           ///< holds a device of its host: locked to it, never moved alive
   Duration downtime_ms_max = milliseconds(300);  ///< budget of a live migration's pause
   std::map<std::string, std::string> parameters;  ///< handed to the guest (name=value)
@@ -50,13 +49,8 @@ struct VmSpec {
 };
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
                       (cluster, image, cpus, cpu_millicores, cpu_weight, memory_mib, disks, nics,
-<<<<<<< HEAD
                        power, restart_priority, anti_affinity_group, pinned_host, direct_io,
                        downtime_ms_max, parameters, move_to, restart))
-=======
-                       power, restart_priority, anti_affinity_group, pinned_host, move_to,
-                       direct_io, downtime_ms_max, parameters))
->>>>>>> main
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };
