@@ -34,8 +34,6 @@ std::string base64(const std::string& text) {
 
 const char* reset_type(MachinePower to) { return to == MachinePower::off ? "ForceOff" : "On"; }
 
-const char* power_state(MachinePower power) { return power == MachinePower::off ? "Off" : "On"; }
-
 /// PoweringOn and PoweringOff are states on the way: neither on nor off yet.
 Result<std::optional<MachinePower>> read_power_state(const std::string& body) {
   const auto parsed = parse_json(body, kAnswerBytesMax);
