@@ -127,6 +127,7 @@ const std::map<std::string, Range>& ranges() {
       {"cluster.policy.failures_tolerated", {"policy.failures_tolerated", 0, 16, "hosts"}},
       {"cluster.policy.moves_per_host", {"policy.moves_per_host", 1, 16, "moves"}},
       {"cluster.policy.starts_per_host", {"policy.starts_per_host", 1, 64, "starts"}},
+      {"cluster.policy.cpu_overcommit_percent", {"policy.cpu_overcommit_percent", 100, 10'000, "percent"}},
   };
   return kTable;
 }
@@ -171,7 +172,8 @@ Result<void> check_cluster(const ClusterSpec& spec) {
                       in("policy.confirm_after_ms", to_ms(policy.confirm_after_ms)),
                       in("policy.failures_tolerated", policy.failures_tolerated),
                       in("policy.moves_per_host", policy.moves_per_host),
-                      in("policy.starts_per_host", policy.starts_per_host)});
+                      in("policy.starts_per_host", policy.starts_per_host),
+                      in("policy.cpu_overcommit_percent", policy.cpu_overcommit_percent)});
   if (!checked.ok()) return checked;
   const auto text = [](Duration duration) { return std::to_string(to_ms(duration)); };
   if (policy.lease_ms < policy.heartbeat_ms * 3) {
