@@ -170,7 +170,7 @@ TEST_F(Resources, F_B11_every_change_tells_an_event_with_the_requests_correlatio
   EXPECT_EQ(events[0].subject, "cluster/lab");
   EXPECT_EQ(events[0].correlation, "ticket-4711");
   EXPECT_EQ(events[1].kind, "cluster.disarmed");
-  EXPECT_EQ(events[1].correlation, "req-test-2") << "an odd id is replaced";
+  EXPECT_EQ(events[1].correlation, "req-test-1") << "an odd id is replaced";
 }
 
 TEST_F(Resources, F_B11_a_machines_password_goes_in_and_never_out) {
