@@ -43,7 +43,8 @@ int apply_file(Session& session, const Invocation& invocation) {
   int worst = 0;
   std::vector<std::string> changed_vms;
   for (const ManifestEntry& entry : *entries) {
-    const auto answer = request(session, "PUT", resource_target(entry.plural, entry.name), boost::json::value(entry.body));
+    const auto answer = request(session, "PUT", resource_target(entry.plural, entry.name),
+                                boost::json::value(entry.body));
     if (!answer.ok()) {
       const int code = fail(session, wrap_error(entry.kind + " " + entry.name, answer.error()));
       if (worst == 0) worst = code;

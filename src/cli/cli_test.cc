@@ -13,7 +13,8 @@ namespace {
 class CommandLine : public ApiTest, public cli::Transport {
  protected:
   Result<HttpResponse> call(const std::string& method, const std::string& target,
-                            const std::map<std::string, std::string>& headers, const std::string& body) override {
+                            const std::map<std::string, std::string>& headers,
+                            const std::string& body) override {
     if (down) return make_error(Errc::unavailable, "connect: connection refused");
     return ApiTest::call(method, target, body, headers);
   }
@@ -34,7 +35,8 @@ class CommandLine : public ApiTest, public cli::Transport {
   Instant now() override { return loop.now(); }
 
   /// Runs "vm", "create" with positional "name" and options; returns the exit code.
-  int run(const std::string& noun, const std::string& verb, std::map<std::string, std::vector<std::string>> typed) {
+  int run(const std::string& noun, const std::string& verb,
+          std::map<std::string, std::vector<std::string>> typed) {
     out.clear();
     err.clear();
     for (const cli::Command& command : cli::commands()) {
@@ -49,7 +51,8 @@ class CommandLine : public ApiTest, public cli::Transport {
   }
 
   int apply(const std::string& text) {
-    const std::string path = ::testing::TempDir() + "virga-manifest-" + std::to_string(::getpid()) + ".yaml";
+    const std::string path =
+        ::testing::TempDir() + "virga-manifest-" + std::to_string(::getpid()) + ".yaml";
     std::ofstream(path) << text;
     const int code = run("", "apply", {{"file", {path}}});
     std::remove(path.c_str());
@@ -89,11 +92,15 @@ spec: {path: images/tiny}
 
 TEST_F(CommandLine, F_B11_a_manifest_is_applied_in_order_and_the_second_time_says_unchanged) {
   EXPECT_EQ(apply(kManifest), 0) << err;
-  EXPECT_EQ(out, "cluster lab created\nimage tiny created\nnetwork acme/front created\nvm acme/web accepted\n");
+  EXPECT_EQ(out,
+            "cluster lab created\nimage tiny created\nnetwork acme/front created\nvm acme/web "
+            "accepted\n");
   EXPECT_EQ(view.vms.find(VmId("acme/web"))->spec.memory_mib.value, 256);
   const Revision before = view.revision;
   EXPECT_EQ(apply(kManifest), 0) << err;
-  EXPECT_EQ(out, "cluster lab unchanged\nimage tiny unchanged\nnetwork acme/front unchanged\nvm acme/web unchanged\n");
+  EXPECT_EQ(out,
+            "cluster lab unchanged\nimage tiny unchanged\nnetwork acme/front unchanged\nvm "
+            "acme/web unchanged\n");
   EXPECT_EQ(view.revision, before);
 }
 
@@ -115,7 +122,9 @@ TEST_F(CommandLine, F_B11_tables_json_and_yaml_of_a_list) {
             "acme/web  running  stopped  unknown  -     1     256         -\n");
   session.format = cli::Format::wide;
   ASSERT_EQ(run("vm", "list", {{"tenant", {"zeta"}}}), 0);
-  EXPECT_EQ(out, "NAME  WANTED  POWER  HEALTH  HOST  CPUS  MEMORY_MIB  OPERATION  EPOCH  IMAGE  CLUSTER  REASON\n");
+  EXPECT_EQ(out,
+            "NAME  WANTED  POWER  HEALTH  HOST  CPUS  MEMORY_MIB  OPERATION  EPOCH  IMAGE  CLUSTER "
+            " REASON\n");
   session.format = cli::Format::json;
   ASSERT_EQ(run("vm", "list", {}), 0);
   EXPECT_EQ(parse_json(out).value().get_array().size(), 1U);
@@ -131,7 +140,9 @@ TEST_F(CommandLine, F_B11_wait_follows_a_vm_and_says_why_it_does_not_come) {
     vm.status.host = HostId("host-1");
     put(vm, keys::of(vm.id()));
   };
-  EXPECT_EQ(run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"network", {"front"}}}), 0) << err;
+  EXPECT_EQ(
+      run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"network", {"front"}}}), 0)
+      << err;
   EXPECT_NE(out.find("running  running"), std::string::npos) << out;
   each_pause = [this] {
     Vm vm = *view.vms.find(VmId("acme/big"));
@@ -148,12 +159,16 @@ TEST_F(CommandLine, F_B11_exit_codes_and_advice_are_stable) {
   EXPECT_EQ(run("vm", "create", {{"name", {"web"}}, {"image", {"tiny"}}}), 2);
   EXPECT_NE(err.find("TENANT/web"), std::string::npos) << err;
   make_house();
-  EXPECT_EQ(run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"cpus", {"many"}}}), 2);
-  EXPECT_EQ(run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"network", {"front"}}}), 0) << err;
+  EXPECT_EQ(run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"cpus", {"many"}}}),
+            2);
+  EXPECT_EQ(
+      run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"network", {"front"}}}), 0)
+      << err;
   EXPECT_EQ(run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}}), 4);
   EXPECT_EQ(run("network", "delete", {{"name", {"acme/front"}}}), 4);
   EXPECT_NE(err.find("\n  port acme/web-0: of vm acme/web"), std::string::npos) << err;
-  EXPECT_EQ(run("vm", "get", {{"name", {"../../hosts/x"}}}), 3) << "a name cannot climb to another route";
+  EXPECT_EQ(run("vm", "get", {{"name", {"../../hosts/x"}}}), 3)
+      << "a name cannot climb to another route";
   down = true;
   EXPECT_EQ(run("vm", "list", {}), 5);
   EXPECT_NE(err.find("next: "), std::string::npos);
@@ -178,7 +193,8 @@ TEST_F(CommandLine, F_B11_watch_goes_on_with_rows_of_changes) {
 
 TEST_F(CommandLine, F_B7_peers_are_shown_from_the_agents_file_when_the_server_is_down) {
   down = true;
-  const std::string path = ::testing::TempDir() + "virga-status-" + std::to_string(::getpid()) + ".json";
+  const std::string path =
+      ::testing::TempDir() + "virga-status-" + std::to_string(::getpid()) + ".json";
   std::ofstream(path) << R"({"peers":[{"host":"host-2","health":"silent","silent_ms":4200}]})";
   EXPECT_EQ(run("host", "peers", {{"name", {"host-1"}}}), 5);
   EXPECT_EQ(run("host", "peers", {{"name", {"host-1"}}, {"agent-status", {path}}}), 0) << err;
@@ -188,7 +204,8 @@ TEST_F(CommandLine, F_B7_peers_are_shown_from_the_agents_file_when_the_server_is
 
 TEST(Yaml, F_B11_the_core_schema_of_yaml_1_2_is_read) {
   const auto read = cli::parse_yaml(
-      "a: no\nb: \"1\"\nc: 12\nd: 0x1f\ne: 1.5\nf: ~\ng: true\nh: 'true'\ni: 1.2.3\nj: -7\nk: [1, {l: 2}]\nm: |\n  x\n  y\n");
+      "a: no\nb: \"1\"\nc: 12\nd: 0x1f\ne: 1.5\nf: ~\ng: true\nh: 'true'\ni: 1.2.3\nj: -7\nk: [1, "
+      "{l: 2}]\nm: |\n  x\n  y\n");
   ASSERT_TRUE(read.ok()) << read.error().text();
   EXPECT_EQ(json::serialize(read->front()),
             R"({"a":"no","b":"1","c":12,"d":31,"e":1.5E0,"f":null,"g":true,"h":"true","i":"1.2.3","j":-7,)"
@@ -198,11 +215,13 @@ TEST(Yaml, F_B11_the_core_schema_of_yaml_1_2_is_read) {
 TEST(Yaml, F_F23_huge_and_deeply_nested_yaml_is_refused_with_its_place) {
   std::string bomb = "a: &a [x, x]\n";
   for (char c = 'b'; c < 'k'; ++c) {
-    bomb += std::string(1, c) + ": &" + c + " [*" + static_cast<char>(c - 1) + ", *" + static_cast<char>(c - 1) + "]\n";
+    bomb += std::string(1, c) + ": &" + c + " [*" + static_cast<char>(c - 1) + ", *" +
+            static_cast<char>(c - 1) + "]\n";
   }
   for (const std::string& text :
-       {bomb, std::string("a: &x 1\n"), std::string(5000, '['), std::string("a: {") + std::string(300, '{'),
-        std::string("a: 1\na: 2\n"), std::string("a: !!binary x\n"), std::string("a: [1\nb: 2"), std::string("\tx: 1"),
+       {bomb, std::string("a: &x 1\n"), std::string(5000, '['),
+        std::string("a: {") + std::string(300, '{'), std::string("a: 1\na: 2\n"),
+        std::string("a: !!binary x\n"), std::string("a: [1\nb: 2"), std::string("\tx: 1"),
         std::string("? [1]\n: 2\n"), "a: " + std::string(5 << 20, 'x')}) {
     const auto read = cli::parse_yaml(text);
     EXPECT_FALSE(read.ok()) << text.substr(0, 60);
@@ -221,7 +240,8 @@ TEST(Yaml, F_F21_F_F22_F_F24_manifests_with_odd_content_are_refused_by_document)
       {"kind: cluster\nspec: {}\n", "meta"},
       {"kind: cluster\nmeta: {name: a}\nspeck: {}\n", "speck"},
       {"just text\n", "is not a resource"},
-      {"kind: cluster\nmeta: {name: ok}\n---\n- kind: cluster\n  meta: {name: Ä}\n", "document 2, entry 1"}};
+      {"kind: cluster\nmeta: {name: ok}\n---\n- kind: cluster\n  meta: {name: Ä}\n",
+       "document 2, entry 1"}};
   for (const auto& [text, named] : table) {
     const auto read = cli::read_manifest(text);
     ASSERT_FALSE(read.ok()) << text;
@@ -250,7 +270,8 @@ TEST(Completion, F_B11_every_command_and_option_is_offered) {
   for (const cli::Command& command : cli::commands()) {
     EXPECT_NE(script.find(command.verb), std::string::npos) << command.verb;
     for (const cli::Argument& argument : command.arguments) {
-      if (!argument.positional) EXPECT_NE(script.find("--" + argument.name), std::string::npos) << argument.name;
+      if (!argument.positional)
+        EXPECT_NE(script.find("--" + argument.name), std::string::npos) << argument.name;
     }
   }
   for (const auto& [noun, help] : cli::nouns()) EXPECT_NE(script.find(noun), std::string::npos);

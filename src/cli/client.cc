@@ -25,10 +25,12 @@ Error refusal(const HttpResponse& response, const std::string& target) {
   }
   const json::object& body = parsed->get_object();
   const auto text = [](const json::value* value) {
-    return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+    return value != nullptr && value->is_string() ? std::string(value->get_string())
+                                                  : std::string();
   };
   std::string what = text(body.if_contains("text"));
-  if (const auto* reasons = body.if_contains("reasons"); reasons != nullptr && reasons->is_array()) {
+  if (const auto* reasons = body.if_contains("reasons");
+      reasons != nullptr && reasons->is_array()) {
     for (const json::value& reason : reasons->get_array()) {
       if (!reason.is_object()) continue;
       what += fmt::format("\n  {}: {}", text(reason.get_object().if_contains("candidate")),
@@ -87,7 +89,8 @@ class HttpTransport final : public Transport {
  private:
   Result<HttpResponse> named(Result<HttpResponse> outcome) const {
     if (outcome.ok()) return outcome;
-    return wrap_error("server " + server_ + " (set by --server, VIRGA_SERVER or `context.json`)", outcome.error());
+    return wrap_error("server " + server_ + " (set by --server, VIRGA_SERVER or `context.json`)",
+                      outcome.error());
   }
 
   std::string server_;
@@ -109,7 +112,9 @@ std::string choose_server(const std::string& option,
   const std::string folder = configured.empty() ? home + "/.config" : configured;
   if (const auto text = read_file(folder + "/virga/context.json", 64 << 10); text.ok()) {
     const auto context = parse_json(*text);
-    const auto* server = context.ok() && context->is_object() ? context->get_object().if_contains("server") : nullptr;
+    const auto* server = context.ok() && context->is_object()
+                             ? context->get_object().if_contains("server")
+                             : nullptr;
     if (server != nullptr && server->is_string()) return std::string(server->get_string());
   }
   return "http://127.0.0.1:7480";
@@ -118,8 +123,8 @@ std::string choose_server(const std::string& option,
 std::string percent_encoded(const std::string& text) {
   std::string out;
   for (const char c : text) {
-    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-                       c == '_' || c == '.' || c == '~';
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                       c == '-' || c == '_' || c == '.' || c == '~';
     if (plain) {
       out += c;
     } else {
@@ -165,7 +170,8 @@ Result<Answer> request(Session& session, const std::string& method, const std::s
     answer.body = json::string(response->body);
   } else if (!response->body.empty()) {
     auto parsed = parse_json(response->body, kAnswerMax);
-    if (!parsed.ok()) return wrap_error(method + " " + whole + " answered what is not JSON", parsed.error());
+    if (!parsed.ok())
+      return wrap_error(method + " " + whole + " answered what is not JSON", parsed.error());
     answer.body = std::move(*parsed);
   }
   return answer;
@@ -183,7 +189,8 @@ Result<Listing> list_all(Session& session, const std::string& target) {
     if (auto* items = body.if_contains("items"); items != nullptr && items->is_array()) {
       for (json::value& item : items->get_array()) listing.items.push_back(std::move(item));
     }
-    if (const auto* revision = body.if_contains("revision"); revision != nullptr && revision->is_number()) {
+    if (const auto* revision = body.if_contains("revision");
+        revision != nullptr && revision->is_number()) {
       listing.revision = revision->to_number<std::uint64_t>();
     }
     const auto* next = body.if_contains("next");

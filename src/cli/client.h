@@ -34,8 +34,9 @@ struct Listing {
 Result<Listing> list_all(Session& session, const std::string& target);
 
 /// Server-sent events of `target` one by one until `take` returns false: kind and parsed data.
-Result<void> follow(Session& session, const std::string& target,
-                    std::function<bool(const std::string& kind, const boost::json::value& data)> take);
+Result<void> follow(
+    Session& session, const std::string& target,
+    std::function<bool(const std::string& kind, const boost::json::value& data)> take);
 
 /// A transport on sockets. `server`: "http://127.0.0.1:7480".
 std::unique_ptr<Transport> http_transport(const std::string& server);

@@ -7,10 +7,20 @@
 namespace virga::cli {
 namespace {
 
-#define VIRGA_CLI_KIND(plural)                                                               \
-  [](Session& session, const Invocation& typed) { return list_resources(session, typed, plural); }, \
-      [](Session& session, const Invocation& typed) { return get_resource(session, typed, plural); }, \
-      [](Session& session, const Invocation& typed) { return delete_resource(session, typed, plural); }
+#define VIRGA_CLI_READ(call, plural) \
+  [](Session& session, const Invocation& typed) { return call(session, typed, plural); }
+
+#define VIRGA_CLI_KIND(plural)                                                     \
+  KindRuns {                                                                       \
+    VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural),  \
+        VIRGA_CLI_READ(delete_resource, plural)                                    \
+  }
+
+/// Of kinds that the API only reads.
+#define VIRGA_CLI_READ_KIND(plural)                                                     \
+  KindRuns {                                                                            \
+    VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural), nullptr \
+  }
 
 #define VIRGA_CLI_ACT(plural, action) \
   [](Session& session, const Invocation& typed) { return act(session, typed, plural, action); }
@@ -19,6 +29,12 @@ namespace {
   [](Session& session, const Invocation& typed) { return act_on_vm(session, typed, action); }
 
 using Run = int (*)(Session&, const Invocation&);
+
+struct KindRuns {
+  Run list;
+  Run get;
+  Run remove;
+};
 
 Argument name_argument(bool owned) {
   return {"name", owned ? "TENANT/NAME" : "NAME", Takes::one, true, true};
@@ -34,151 +50,214 @@ Argument flag(std::string name, std::string help) {
 }
 
 /// list, get and, where `remove` is given, delete.
-void add_kind(std::vector<Command>& all, const std::string& noun, bool owned, Run list, Run get, Run remove) {
-  all.push_back({noun, "list", "list " + noun + "s; --watch follows changes",
-                 {option("tenant", "only this owner's"), option("labels", "NAME=VALUE,...: only these")}, list});
-  all.push_back({noun, "get", "show one " + noun, {name_argument(owned)}, get});
-  if (remove != nullptr) {
-    all.push_back({noun, "delete", "delete a " + noun, {name_argument(owned)}, remove});
+void add_kind(std::vector<Command>& all, const std::string& noun, bool owned,
+              const KindRuns& runs) {
+  all.push_back(
+      {noun,
+       "list",
+       "list " + noun + "s; --watch follows changes",
+       {option("tenant", "only this owner's"), option("labels", "NAME=VALUE,...: only these")},
+       runs.list});
+  all.push_back({noun, "get", "show one " + noun, {name_argument(owned)}, runs.get});
+  if (runs.remove != nullptr) {
+    all.push_back({noun, "delete", "delete a " + noun, {name_argument(owned)}, runs.remove});
   }
 }
 
 void add_cluster_commands(std::vector<Command>& all) {
   add_kind(all, "cluster", false, VIRGA_CLI_KIND("clusters"));
-  all.push_back({"cluster", "create", "make a cluster",
-                 {name_argument(false), option("shared-directory", "folder that every host mounts", true),
-                  option("tenant", "only this tenant's VMs"), option("failures-tolerated", "hosts that may be lost"),
-                  option("lease-ms", "how long a host may run VMs without the server"),
-                  option("heartbeat-ms", "between reports of a host"), many("label", "NAME=VALUE")},
-                 create_cluster});
-  all.push_back({"cluster", "arm", "let high availability act", {name_argument(false)}, VIRGA_CLI_ACT("clusters", "arm")});
+  all.push_back(
+      {"cluster",
+       "create",
+       "make a cluster",
+       {name_argument(false), option("shared-directory", "folder that every host mounts", true),
+        option("tenant", "only this tenant's VMs"),
+        option("failures-tolerated", "hosts that may be lost"),
+        option("lease-ms", "how long a host may run VMs without the server"),
+        option("heartbeat-ms", "between reports of a host"), many("label", "NAME=VALUE")},
+       create_cluster});
+  all.push_back({"cluster",
+                 "arm",
+                 "let high availability act",
+                 {name_argument(false)},
+                 VIRGA_CLI_ACT("clusters", "arm")});
   all.push_back({"cluster", "disarm", "let high availability rest", {name_argument(false)},
                  VIRGA_CLI_ACT("clusters", "disarm")});
-  all.push_back({"cluster", "join-token", "a one-time token for a new host", {name_argument(false)}, make_join_token});
-  all.push_back({"cluster", "whatif", "what the loss of each single host would lead to", {name_argument(false)},
+  all.push_back({"cluster",
+                 "join-token",
+                 "a one-time token for a new host",
+                 {name_argument(false)},
+                 make_join_token});
+  all.push_back({"cluster",
+                 "whatif",
+                 "what the loss of each single host would lead to",
+                 {name_argument(false)},
                  show_whatif});
 }
 
 void add_host_commands(std::vector<Command>& all) {
   add_kind(all, "host", false, VIRGA_CLI_KIND("hosts"));
-  all.push_back({"host", "peers", "how a host sees the others",
-                 {name_argument(false), option("agent-status", "the agent's status file, when the server is down")},
+  all.push_back({"host",
+                 "peers",
+                 "how a host sees the others",
+                 {name_argument(false),
+                  option("agent-status", "the agent's status file, when the server is down")},
                  show_peers});
-  all.push_back({"host", "maintenance", "evacuate a host alive and place nothing there", {name_argument(false)},
+  all.push_back({"host",
+                 "maintenance",
+                 "evacuate a host alive and place nothing there",
+                 {name_argument(false)},
                  VIRGA_CLI_ACT("hosts", "maintenance")});
-  all.push_back({"host", "activate", "end maintenance", {name_argument(false)}, VIRGA_CLI_ACT("hosts", "activate")});
-  all.push_back({"host", "confirm-off", "vouch that a silent host runs nothing any more", {name_argument(false)},
+  all.push_back({"host",
+                 "activate",
+                 "end maintenance",
+                 {name_argument(false)},
+                 VIRGA_CLI_ACT("hosts", "activate")});
+  all.push_back({"host",
+                 "confirm-off",
+                 "vouch that a silent host runs nothing any more",
+                 {name_argument(false)},
                  VIRGA_CLI_ACT("hosts", "confirm-off")});
   add_kind(all, "machine", false, VIRGA_CLI_KIND("machines"));
-  all.push_back({"machine", "create", "register bare metal",
-                 {name_argument(false), option("bmc-url", "http://.../redfish/v1/Systems/NAME", true),
-                  option("bmc-user", "user"), option("bmc-password-file", "file that holds the password"),
-                  many("label", "NAME=VALUE")},
-                 create_machine});
+  all.push_back(
+      {"machine",
+       "create",
+       "register bare metal",
+       {name_argument(false), option("bmc-url", "http://.../redfish/v1/Systems/NAME", true),
+        option("bmc-user", "user"), option("bmc-password-file", "file that holds the password"),
+        many("label", "NAME=VALUE")},
+       create_machine});
 }
 
 void add_image_and_network_commands(std::vector<Command>& all) {
   add_kind(all, "image", false, VIRGA_CLI_KIND("images"));
-  all.push_back({"image", "create", "register an image that lies in the shared directory",
-                 {name_argument(false), option("path", "below the shared directory: images/tiny", true),
-                  option("format", "direct, qcow2 or raw"), option("size-mib", "virtual size"),
-                  option("sha256", "checksum"), option("command-line", "kernel's, for direct"),
-                  option("tenant", "only this tenant's VMs"), many("label", "NAME=VALUE")},
-                 create_image});
-  all.push_back({"image", "build", "build the tiny guest from Debian packages",
-                 {{"name", "tiny", Takes::one, true, true}, option("output", "folder that becomes the image", true),
+  all.push_back(
+      {"image",
+       "create",
+       "register an image that lies in the shared directory",
+       {name_argument(false), option("path", "below the shared directory: images/tiny", true),
+        option("format", "direct, qcow2 or raw"), option("size-mib", "virtual size"),
+        option("sha256", "checksum"), option("command-line", "kernel's, for direct"),
+        option("tenant", "only this tenant's VMs"), many("label", "NAME=VALUE")},
+       create_image});
+  all.push_back({"image",
+                 "build",
+                 "build the tiny guest from Debian packages",
+                 {{"name", "tiny", Takes::one, true, true},
+                  option("output", "folder that becomes the image", true),
                   option("guest", "the program virga-guest; default: beside this one"),
                   option("packages", "folder for downloaded packages")},
                  build_image});
-  all.push_back({"image", "import", "check a disk image and take it over",
-                 {{"name", "FILE", Takes::one, true, true}, option("images-folder", "SHARED/images", true),
-                  option("as", "name of the image", true), option("sha256", "expected checksum of the file"),
+  all.push_back({"image",
+                 "import",
+                 "check a disk image and take it over",
+                 {{"name", "FILE", Takes::one, true, true},
+                  option("images-folder", "SHARED/images", true),
+                  option("as", "name of the image", true),
+                  option("sha256", "expected checksum of the file"),
                   option("size-mib-max", "quota")},
                  import_image_file});
   add_kind(all, "network", true, VIRGA_CLI_KIND("networks"));
-  all.push_back({"network", "create", "make a tenant's network",
-                 {name_argument(true), option("subnet", "10.50.0.0/24", true), option("cluster", "cluster"),
-                  option("vni", "VXLAN id; default: the server picks"), option("mtu", "bytes"),
-                  many("label", "NAME=VALUE")},
-                 create_network});
-  add_kind(all, "port", true, [](Session& session, const Invocation& typed) { return list_resources(session, typed, "ports"); },
-           [](Session& session, const Invocation& typed) { return get_resource(session, typed, "ports"); }, nullptr);
+  all.push_back(
+      {"network",
+       "create",
+       "make a tenant's network",
+       {name_argument(true), option("subnet", "10.50.0.0/24", true), option("cluster", "cluster"),
+        option("vni", "VXLAN id; default: the server picks"), option("mtu", "bytes"),
+        many("label", "NAME=VALUE")},
+       create_network});
+  add_kind(all, "port", true, VIRGA_CLI_READ_KIND("ports"));
 }
 
 void add_vm_commands(std::vector<Command>& all) {
   add_kind(all, "vm", true, VIRGA_CLI_KIND("vms"));
-  all.push_back({"vm", "create", "make a VM",
-                 {name_argument(true), option("image", "image", true), option("cluster", "cluster; default: the only one"),
-                  option("cpus", "processors"), option("millicores", "processor quota in thousandths of a core"),
-                  option("memory-mib", "memory"), many("network", "a NIC on this network of the tenant"),
-                  option("priority", "restart priority: high, normal, low, none"),
-                  option("apart", "word: VMs with the same word avoid one another's host"),
-                  option("pin", "may run on this host only"), many("parameter", "NAME=VALUE for the guest"),
-                  many("label", "NAME=VALUE"), flag("stopped", "do not start it")},
-                 create_vm});
+  all.push_back(
+      {"vm",
+       "create",
+       "make a VM",
+       {name_argument(true), option("image", "image", true),
+        option("cluster", "cluster; default: the only one"), option("cpus", "processors"),
+        option("millicores", "processor quota in thousandths of a core"),
+        option("memory-mib", "memory"), many("network", "a NIC on this network of the tenant"),
+        option("priority", "restart priority: high, normal, low, none"),
+        option("apart", "word: VMs with the same word avoid one another's host"),
+        option("pin", "may run on this host only"), many("parameter", "NAME=VALUE for the guest"),
+        many("label", "NAME=VALUE"), flag("stopped", "do not start it")},
+       create_vm});
   all.push_back({"vm", "start", "let it run", {name_argument(true)}, VIRGA_CLI_VM("start")});
   all.push_back({"vm", "stop", "let it stop", {name_argument(true)}, VIRGA_CLI_VM("stop")});
-  all.push_back({"vm", "restart", "stop it and start it again", {name_argument(true)}, VIRGA_CLI_VM("restart")});
-  all.push_back({"vm", "migrate", "move it alive",
-                 {name_argument(true), option("host", "where to; default: the planner chooses")}, VIRGA_CLI_VM("migrate")});
+  all.push_back({"vm",
+                 "restart",
+                 "stop it and start it again",
+                 {name_argument(true)},
+                 VIRGA_CLI_VM("restart")});
+  all.push_back({"vm",
+                 "migrate",
+                 "move it alive",
+                 {name_argument(true), option("host", "where to; default: the planner chooses")},
+                 VIRGA_CLI_VM("migrate")});
   all.push_back({"vm", "console", "the last of its console", {name_argument(true)}, show_console});
 }
 
 void add_other_commands(std::vector<Command>& all) {
-  add_kind(all, "operation", false,
-           [](Session& session, const Invocation& typed) { return list_resources(session, typed, "operations"); },
-           [](Session& session, const Invocation& typed) { return get_resource(session, typed, "operations"); }, nullptr);
+  add_kind(all, "operation", false, VIRGA_CLI_READ_KIND("operations"));
   all.push_back({"operation", "cancel", "undo a running operation", {name_argument(false)},
                  VIRGA_CLI_ACT("operations", "cancel")});
-  all.push_back({"event", "list", "the journal; --watch follows it",
+  all.push_back({"event",
+                 "list",
+                 "the journal; --watch follows it",
                  {option("kind", "beginning of the kind: host."), option("subject", "vm/acme/web"),
-                  option("tenant", "only this tenant's"), option("after", "sequence"), option("limit", "at most so many"),
-                  flag("newest", "newest first")},
+                  option("tenant", "only this tenant's"), option("after", "sequence"),
+                  option("limit", "at most so many"), flag("newest", "newest first")},
                  list_events});
   all.push_back({"", "apply", "make or change all resources of a manifest",
                  {option("file", "YAML or JSON; - is standard input", true)}, apply_file});
   all.push_back({"", "join-token", "a one-time token for a new host", {{"name", "CLUSTER", Takes::one, true, true}},
                  make_join_token});
-  all.push_back({"whatif", "cluster", "what the loss of each single host would lead to", {name_argument(false)},
+  all.push_back({"whatif",
+                 "cluster",
+                 "what the loss of each single host would lead to",
+                 {name_argument(false)},
                  show_whatif});
-  all.push_back({"", "backup", "let the server write a backup", {{"name", "NAME", Takes::one, false, true}}, write_backup});
+  all.push_back({"",
+                 "backup",
+                 "let the server write a backup",
+                 {{"name", "NAME", Takes::one, false, true}},
+                 write_backup});
   all.push_back({"", "restore", "make a store from a backup; the server must not run on it",
                  {{"name", "BACKUP", Takes::one, true, true}, option("to", "the new store's file"),
                   flag("verify", "read it whole and change nothing")},
                  restore_backup_file});
-  all.push_back({"lab", "status", "what the lab runs", {option("instance", "the lab's name")}, show_lab});
-  all.push_back({"lab", "fail", "break a host of the lab",
-                 {name_argument(false), option("how", "power, hang, link, link-oneway, agent, leash, qemu", true),
-                  option("network", "management, storage, tenant, all"),
-                  option("bmc", "answers, silent, lies, slow"), flag("hold", "agent, leash: stays down until heal"),
-                  option("instance", "the lab's name")},
-                 fail_lab});
-  all.push_back({"lab", "heal", "undo all faults of a host or of all",
-                 {{"name", "HOST", Takes::one, false, true}, option("instance", "the lab's name")}, heal_lab});
+  all.push_back(
+      {"lab", "status", "what the lab runs", {option("instance", "the lab's name")}, show_lab});
+  all.push_back(
+      {"lab",
+       "fail",
+       "break a host of the lab",
+       {name_argument(false),
+        option("how", "power, hang, link, link-oneway, agent, leash, qemu", true),
+        option("network", "management, storage, tenant, all"),
+        option("bmc", "answers, silent, lies, slow"),
+        flag("hold", "agent, leash: stays down until heal"), option("instance", "the lab's name")},
+       fail_lab});
+  all.push_back({"lab",
+                 "heal",
+                 "undo all faults of a host or of all",
+                 {{"name", "HOST", Takes::one, false, true}, option("instance", "the lab's name")},
+                 heal_lab});
   all.push_back({"", "sim", "play scenarios: hands all that follows to `virgad sim`",
                  {{"arguments", "ARGUMENTS", Takes::many, false, true}}, run_simulator});
-  all.push_back({"", "completion", "print completion for bash: eval \"$(virga completion)\"", {},
-                 [](Session& session, const Invocation&) { return session.out(bash_completion()), 0; }});
+  all.push_back(
+      {"",
+       "completion",
+       "print completion for bash: eval \"$(virga completion)\"",
+       {},
+       [](Session& session, const Invocation&) { return session.out(bash_completion()), 0; }});
   all.push_back({"", "reference", "print this reference as Markdown", {},
                  [](Session& session, const Invocation&) { return session.out(reference()), 0; }});
-  all.push_back({"", "version", "print the version", {},
-                 [](Session& session, const Invocation&) { return session.out("virga " VIRGA_VERSION "\n"), 0; }});
-}
-
-std::string usage_of(const Command& command) {
-  std::string usage = "virga " + command.noun + (command.noun.empty() ? "" : " ") + command.verb;
-  for (const Argument& argument : command.arguments) {
-    if (!argument.positional) continue;
-    const std::string word = argument.help + (argument.takes == Takes::many ? "..." : "");
-    usage += argument.required ? " " + word : " [" + word + "]";
-  }
-  return usage;
-}
-
-std::string words(const std::vector<std::string>& list) {
-  std::string joined;
-  for (const std::string& word : list) joined += (joined.empty() ? "" : " ") + word;
-  return joined;
+  all.push_back({"", "version", "print the version", {}, [](Session& session, const Invocation&) {
+                   return session.out("virga " VIRGA_VERSION "\n"), 0;
+                 }});
 }
 
 }  // namespace
@@ -252,81 +331,6 @@ int fail(Session& session, const Error& error) {
     default: break;
   }
   return exit_code(error.code);
-}
-
-std::string bash_completion() {
-  std::vector<std::string> first;
-  std::map<std::string, std::vector<std::string>> verbs;
-  std::string cases;
-  std::string common;
-  for (const Argument& argument : common_arguments()) common += " --" + argument.name;
-  for (const auto& [noun, help] : nouns()) first.push_back(noun);
-  for (const Command& command : commands()) {
-    if (command.noun.empty()) {
-      first.push_back(command.verb);
-    } else {
-      verbs[command.noun].push_back(command.verb);
-    }
-    std::string options;
-    for (const Argument& argument : command.arguments) {
-      if (!argument.positional) options += " --" + argument.name;
-    }
-    const std::string key = command.noun.empty() ? command.verb + " *" : command.noun + " " + command.verb;
-    cases += fmt::format("    '{}') options='{}' ;;\n", key, options.empty() ? "" : options.substr(1));
-  }
-  std::string verb_cases;
-  for (const auto& [noun, list] : verbs) verb_cases += fmt::format("    {}) words='{}' ;;\n", noun, words(list));
-  return fmt::format(R"(_virga() {{
-  local current="${{COMP_WORDS[COMP_CWORD]}}" noun="${{COMP_WORDS[1]}}" verb="${{COMP_WORDS[2]}}"
-  local words='' options=''
-  case "$noun" in
-{1}    *) ;;
-  esac
-  if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=($(compgen -W '{0}' -- "$current"))
-    return
-  fi
-  if [ "$COMP_CWORD" -eq 2 ] && [ -n "$words" ]; then
-    COMPREPLY=($(compgen -W "$words" -- "$current"))
-    return
-  fi
-  case "$noun $verb" in
-{2}    *) case "$noun" in apply) options='--file' ;; restore) options='--to --verify' ;; esac ;;
-  esac
-  if [ "${{current#-}}" != "$current" ]; then
-    COMPREPLY=($(compgen -W "$options{3}" -- "$current"))
-    return
-  fi
-  case "$verb" in
-    get|delete|start|stop|restart|migrate|console|peers|maintenance|activate|confirm-off|arm|disarm|join-token|cancel)
-      COMPREPLY=($(compgen -W "$(virga "$noun" list 2>/dev/null | awk 'NR > 1 {{print $1}}')" -- "$current")) ;;
-  esac
-}}
-complete -F _virga virga
-)", words(first), verb_cases, cases, common);
-}
-
-std::string reference() {
-  std::string out = "# virga\n\nGenerated by `virga reference`; do not edit.\n\n"
-                    "Exit codes: 0 ok, 1 other, 2 usage or invalid, 3 not found, 4 conflict or no room, "
-                    "5 unavailable or timeout, 6 denied.\n\n## Options of every command\n\n";
-  for (const Argument& argument : common_arguments()) out += fmt::format("* `--{}`: {}\n", argument.name, argument.help);
-  std::string noun = "-";
-  for (const Command& command : commands()) {
-    if (command.noun != noun) {
-      noun = command.noun;
-      const auto known = nouns().find(noun);
-      out += known == nouns().end() ? "\n## more\n" : fmt::format("\n## {}\n\n{}.\n", noun, known->second);
-    }
-    out += fmt::format("\n`{}`: {}\n", usage_of(command), command.help);
-    std::string list;
-    for (const Argument& argument : command.arguments) {
-      if (argument.positional) continue;
-      list += fmt::format("* `--{}`: {}{}\n", argument.name, argument.help, argument.required ? " (needed)" : "");
-    }
-    if (!list.empty()) out += "\n" + list;
-  }
-  return out;
 }
 
 }  // namespace virga::cli

@@ -10,7 +10,8 @@ namespace virga::cli {
 int list_resources(Session& session, const Invocation& invocation, const std::string& plural);
 int get_resource(Session& session, const Invocation& invocation, const std::string& plural);
 int delete_resource(Session& session, const Invocation& invocation, const std::string& plural);
-int act(Session& session, const Invocation& invocation, const std::string& plural, const std::string& action);
+int act(Session& session, const Invocation& invocation, const std::string& plural,
+        const std::string& action);
 
 int create_cluster(Session& session, const Invocation& invocation);
 int create_machine(Session& session, const Invocation& invocation);

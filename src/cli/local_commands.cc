@@ -43,19 +43,23 @@ int restore_backup_file(Session& session, const Invocation& invocation) {
   const std::string to = invocation.text("to");
   const bool verify = invocation.has("verify") || session.dry_run;
   if (!verify && to.empty()) {
-    return fail(session, make_error(Errc::invalid, "--to: name the new store's file, or give --verify to check only"));
+    return fail(session,
+                make_error(Errc::invalid,
+                           "--to: name the new store's file, or give --verify to check only"));
   }
   const auto info = verify ? verify_backup(from) : restore_backup(from, to);
   if (!info.ok()) return fail(session, info.error());
   print_value(session, to_json(*info));
-  session.err(verify ? "the backup is sound\n"
-                     : "restored; high availability waits until every host has reported or you arm it\n");
+  session.err(
+      verify ? "the backup is sound\n"
+             : "restored; high availability waits until every host has reported or you arm it\n");
   return 0;
 }
 
 int build_image(Session& session, const Invocation& invocation) {
   if (invocation.text("name") != "tiny") {
-    return fail(session, make_error(Errc::invalid, "\"" + invocation.text("name") + "\" is not known; right is tiny"));
+    return fail(session, make_error(Errc::invalid, "\"" + invocation.text("name") +
+                                                       "\" is not known; right is tiny"));
   }
   TinyImageOptions options;
   options.output_folder = invocation.text("output");
@@ -65,7 +69,8 @@ int build_image(Session& session, const Invocation& invocation) {
   const auto manifest = build_tiny_image(options);
   if (!manifest.ok()) return fail(session, manifest.error());
   print_value(session, to_json(*manifest));
-  session.err("next: virga image create tiny --path images/tiny, when it lies in the shared directory\n");
+  session.err(
+      "next: virga image create tiny --path images/tiny, when it lies in the shared directory\n");
   return 0;
 }
 
@@ -78,15 +83,17 @@ int import_image_file(Session& session, const Invocation& invocation) {
   if (invocation.has("size-mib-max")) {
     const auto size = parse_json(invocation.text("size-mib-max"));
     if (!size.ok() || !size->is_int64() || size->get_int64() < 1) {
-      return fail(session, make_error(Errc::invalid, "--size-mib-max: \"" + invocation.text("size-mib-max") +
-                                                         "\" is not a number of MiB"));
+      return fail(session,
+                  make_error(Errc::invalid, "--size-mib-max: \"" + invocation.text("size-mib-max") +
+                                                "\" is not a number of MiB"));
     }
     options.size_mib_max = Mib{size->get_int64()};
   }
   const auto manifest = import_image(options);
   if (!manifest.ok()) return fail(session, manifest.error());
   const ImageSpec spec = image_spec(*manifest, "images/" + options.name);
-  const json::value body = json::object{{"meta", json::object{{"name", options.name}}}, {"spec", to_json(spec)}};
+  const json::value body =
+      json::object{{"meta", json::object{{"name", options.name}}}, {"spec", to_json(spec)}};
   session.err("imported; registering it with the server\n");
   const auto answer = request(session, "PUT", resource_target("images", options.name), body);
   return answer.ok() ? show_one(session, "images", answer->body) : fail(session, answer.error());
@@ -100,7 +107,8 @@ int run_simulator(Session& session, const Invocation& invocation) {
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
   ::execv(program.c_str(), pointers.data());
-  return fail(session, make_error(Errc::not_found, "run " + program + " sim: the program is not there"));
+  return fail(session,
+              make_error(Errc::not_found, "run " + program + " sim: the program is not there"));
 }
 
 }  // namespace virga::cli

@@ -33,13 +33,16 @@ void add_argument(CLI::App& app, const Argument& argument, Typed& typed) {
     app.add_flag(names_of(argument), typed.flags[argument.name], argument.help);
     return;
   }
-  CLI::Option* added = app.add_option(names_of(argument), typed.texts[argument.name], argument.help);
+  CLI::Option* added =
+      app.add_option(names_of(argument), typed.texts[argument.name], argument.help);
   if (argument.takes == Takes::one) {
     added->expected(1);
   } else if (argument.positional) {
     added->expected(0, 1000);
   } else {
-    added->expected(1)->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)->allow_extra_args(false);
+    added->expected(1)
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll)
+        ->allow_extra_args(false);
   }
   if (argument.required) added->required();
 }
@@ -47,7 +50,8 @@ void add_argument(CLI::App& app, const Argument& argument, Typed& typed) {
 void build(CLI::App& app, std::deque<Typed>& all, Typed& common) {
   app.require_subcommand(1);
   app.fallthrough();
-  for (const Argument& argument : virga::cli::common_arguments()) add_argument(app, argument, common);
+  for (const Argument& argument : virga::cli::common_arguments())
+    add_argument(app, argument, common);
   std::map<std::string, CLI::App*> nouns;
   for (const auto& [noun, help] : virga::cli::nouns()) {
     nouns[noun] = app.add_subcommand(noun, help);
@@ -93,11 +97,15 @@ int run(const Typed& typed, const Typed& common) {
   const auto transport =
       virga::cli::http_transport(virga::cli::choose_server(options.text("server"), environment));
   virga::cli::Session session{*transport};
-  session.out = [](const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); std::fflush(stdout); };
+  session.out = [](const std::string& text) {
+    std::fwrite(text.data(), 1, text.size(), stdout);
+    std::fflush(stdout);
+  };
   session.err = [](const std::string& text) { std::fwrite(text.data(), 1, text.size(), stderr); };
   const auto format = format_of(options.text("output"));
   if (!format) {
-    session.err("virga: -o: \"" + options.text("output") + "\" is not one of table, wide, json, yaml\n");
+    session.err("virga: -o: \"" + options.text("output") +
+                "\" is not one of table, wide, json, yaml\n");
     return 2;
   }
   session.format = *format;
@@ -107,7 +115,8 @@ int run(const Typed& typed, const Typed& common) {
   if (options.has("timeout")) {
     const long seconds = std::strtol(options.text("timeout").c_str(), nullptr, 10);
     if (seconds < 1 || seconds > 86'400) {
-      session.err("virga: --timeout: \"" + options.text("timeout") + "\" is not 1 to 86400 seconds\n");
+      session.err("virga: --timeout: \"" + options.text("timeout") +
+                  "\" is not 1 to 86400 seconds\n");
       return 2;
     }
     session.deadline = virga::seconds(seconds);

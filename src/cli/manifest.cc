@@ -30,27 +30,37 @@ std::string text_of(const json::object& from, std::string_view name) {
 }
 
 Result<ManifestEntry> read_entry(const json::value& document, const std::string& where) {
-  const auto wrong = [&](const std::string& what) { return make_error(Errc::invalid, where + ": " + what); };
+  const auto wrong = [&](const std::string& what) {
+    return make_error(Errc::invalid, where + ": " + what);
+  };
   if (!document.is_object()) return wrong("is not a resource; right would be kind, meta and spec");
   json::object body = document.get_object();
   const std::string kind = text_of(body, "kind");
   const auto* known = std::find_if(std::begin(kKinds), std::end(kKinds),
                                    [&](const KnownKind& one) { return one.kind == kind; });
   if (known == std::end(kKinds)) {
-    return wrong("kind: \"" + kind.substr(0, 80) + "\" is not one of cluster, machine, image, network, host, vm");
+    return wrong("kind: \"" + kind.substr(0, 80) +
+                 "\" is not one of cluster, machine, image, network, host, vm");
   }
   body.erase("kind");
   body.erase("status");
   for (const auto& [name, value] : body) {
-    if (name != "meta" && name != "spec") return wrong(std::string(name) + ": no such field; known: kind, meta, spec");
+    if (name != "meta" && name != "spec")
+      return wrong(std::string(name) + ": no such field; known: kind, meta, spec");
   }
   const auto* meta = body.if_contains("meta");
-  if (meta == nullptr || !meta->is_object()) return wrong("meta: is missing; it holds name and tenant");
-  ManifestEntry entry{std::string(known->kind), std::string(known->plural), text_of(meta->get_object(), "name"), {}};
-  if (auto named = check_name("meta.name", entry.name); !named.ok()) return wrong(named.error().text());
+  if (meta == nullptr || !meta->is_object())
+    return wrong("meta: is missing; it holds name and tenant");
+  ManifestEntry entry{std::string(known->kind),
+                      std::string(known->plural),
+                      text_of(meta->get_object(), "name"),
+                      {}};
+  if (auto named = check_name("meta.name", entry.name); !named.ok())
+    return wrong(named.error().text());
   if (known->tenant_owned) {
     const std::string tenant = text_of(meta->get_object(), "tenant");
-    if (auto named = check_name("meta.tenant", tenant); !named.ok()) return wrong(named.error().text());
+    if (auto named = check_name("meta.tenant", tenant); !named.ok())
+      return wrong(named.error().text());
     entry.name = qualified(tenant, entry.name);
   }
   entry.body = std::move(body);
@@ -85,9 +95,10 @@ Result<std::vector<ManifestEntry>> read_manifest(std::string_view text) {
       entries.push_back(std::move(*entry));
     }
   }
-  std::stable_sort(entries.begin(), entries.end(), [](const ManifestEntry& left, const ManifestEntry& right) {
-    return order_of(left) < order_of(right);
-  });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const ManifestEntry& left, const ManifestEntry& right) {
+                     return order_of(left) < order_of(right);
+                   });
   return entries;
 }
 

@@ -29,8 +29,9 @@ bool plain_yaml(const std::string& text) {
   const bool word = letter(text.front()) && std::all_of(text.begin(), text.end(), [&](char c) {
     return letter(c) || (c >= '0' && c <= '9') || c == '-' || c == '_' || c == '.' || c == '/';
   });
-  static const std::set<std::string> kReserved = {"true", "false", "null", "yes", "no",  "on",   "off",
-                                                  "True", "False", "Null", "TRUE", "FALSE", "NULL", "y", "n"};
+  static const std::set<std::string> kReserved = {"true", "false", "null", "yes",   "no",
+                                                  "on",   "off",   "True", "False", "Null",
+                                                  "TRUE", "FALSE", "NULL", "y",     "n"};
   return word && !kReserved.contains(text);
 }
 
@@ -93,49 +94,107 @@ void write_json(const json::value& from, int depth, std::string& out) {
 
 }  // namespace
 
-const std::vector<Column>& columns_of(const std::string& plural) {
-  static const std::vector<Column> kName = {{"NAME", "meta.name"}};
-  static const std::map<std::string, std::vector<Column>> kColumns = {
+namespace {
+
+using Columns = std::map<std::string, std::vector<Column>>;
+
+const Columns& columns_of_resources() {
+  static const Columns kColumns = {
       {"clusters",
-       {{"NAME", "meta.name"}, {"TENANT", "meta.tenant"}, {"HA", "spec.policy.ha_armed"},
-        {"TOLERATES", "spec.policy.failures_tolerated"}, {"DIRECTORY", "spec.shared_directory"},
-        {"LEASE_MS", "spec.policy.lease_ms", true}, {"HEARTBEAT_MS", "spec.policy.heartbeat_ms", true}}},
+       {{"NAME", "meta.name"},
+        {"TENANT", "meta.tenant"},
+        {"HA", "spec.policy.ha_armed"},
+        {"TOLERATES", "spec.policy.failures_tolerated"},
+        {"DIRECTORY", "spec.shared_directory"},
+        {"LEASE_MS", "spec.policy.lease_ms", true},
+        {"HEARTBEAT_MS", "spec.policy.heartbeat_ms", true}}},
       {"hosts",
-       {{"NAME", "meta.name"}, {"CLUSTER", "spec.cluster"}, {"HEALTH", "status.health"},
-        {"MAINTENANCE", "spec.maintenance"}, {"MILLICORES", "status.capacity.cpu_millicores"},
-        {"MEMORY_MIB", "status.capacity.memory_mib"}, {"LEASH", "status.leash_armed"},
-        {"ACCELERATOR", "status.hypervisor.accelerator", true}, {"ADDRESS", "status.address", true},
-        {"PROOF", "status.fence_proof", true}, {"REASON", "status.health_reason", true}}},
-      {"machines",
-       {{"NAME", "meta.name"}, {"BMC", "spec.bmc.protocol"}, {"URL", "spec.bmc.url"}}},
+       {{"NAME", "meta.name"},
+        {"CLUSTER", "spec.cluster"},
+        {"HEALTH", "status.health"},
+        {"MAINTENANCE", "spec.maintenance"},
+        {"MILLICORES", "status.capacity.cpu_millicores"},
+        {"MEMORY_MIB", "status.capacity.memory_mib"},
+        {"LEASH", "status.leash_armed"},
+        {"ACCELERATOR", "status.hypervisor.accelerator", true},
+        {"ADDRESS", "status.address", true},
+        {"PROOF", "status.fence_proof", true},
+        {"REASON", "status.health_reason", true}}},
+      {"machines", {{"NAME", "meta.name"}, {"BMC", "spec.bmc.protocol"}, {"URL", "spec.bmc.url"}}},
       {"images",
-       {{"NAME", "meta.name"}, {"TENANT", "meta.tenant"}, {"FORMAT", "spec.format"}, {"SIZE_MIB", "spec.size_mib"},
-        {"PATH", "spec.path"}, {"SHA256", "spec.sha256", true}}},
+       {{"NAME", "meta.name"},
+        {"TENANT", "meta.tenant"},
+        {"FORMAT", "spec.format"},
+        {"SIZE_MIB", "spec.size_mib"},
+        {"PATH", "spec.path"},
+        {"SHA256", "spec.sha256", true}}},
       {"networks",
-       {{"NAME", "meta.tenant+meta.name"}, {"CLUSTER", "spec.cluster"}, {"SUBNET", "spec.subnet"},
-        {"VNI", "spec.vni"}, {"MTU", "spec.mtu", true}}},
+       {{"NAME", "meta.tenant+meta.name"},
+        {"CLUSTER", "spec.cluster"},
+        {"SUBNET", "spec.subnet"},
+        {"VNI", "spec.vni"},
+        {"MTU", "spec.mtu", true}}},
       {"ports",
-       {{"NAME", "meta.tenant+meta.name"}, {"VM", "spec.vm"}, {"NETWORK", "spec.network"},
-        {"ADDRESS", "spec.address"}, {"MAC", "spec.mac"}}},
+       {{"NAME", "meta.tenant+meta.name"},
+        {"VM", "spec.vm"},
+        {"NETWORK", "spec.network"},
+        {"ADDRESS", "spec.address"},
+        {"MAC", "spec.mac"}}},
       {"vms",
-       {{"NAME", "meta.tenant+meta.name"}, {"WANTED", "spec.power"}, {"POWER", "status.power"},
-        {"HEALTH", "status.health"}, {"HOST", "status.host"}, {"CPUS", "spec.cpus"},
-        {"MEMORY_MIB", "spec.memory_mib"}, {"OPERATION", "status.operation"},
-        {"EPOCH", "status.epoch.counter", true}, {"IMAGE", "spec.image", true},
-        {"CLUSTER", "spec.cluster", true}, {"REASON", "status.unplaced_reason", true}}},
+       {{"NAME", "meta.tenant+meta.name"},
+        {"WANTED", "spec.power"},
+        {"POWER", "status.power"},
+        {"HEALTH", "status.health"},
+        {"HOST", "status.host"},
+        {"CPUS", "spec.cpus"},
+        {"MEMORY_MIB", "spec.memory_mib"},
+        {"OPERATION", "status.operation"},
+        {"EPOCH", "status.epoch.counter", true},
+        {"IMAGE", "spec.image", true},
+        {"CLUSTER", "spec.cluster", true},
+        {"REASON", "status.unplaced_reason", true}}}
+  };
+  return kColumns;
+}
+
+const Columns& columns_of_records() {
+  static const Columns kColumns = {
       {"operations",
-       {{"NAME", "meta.name"}, {"KIND", "kind"}, {"SUBJECT", "subject"}, {"STATE", "state"},
-        {"PERCENT", "progress_percent"}, {"REASON", "reason"}, {"ERROR", "error", true},
+       {{"NAME", "meta.name"},
+        {"KIND", "kind"},
+        {"SUBJECT", "subject"},
+        {"STATE", "state"},
+        {"PERCENT", "progress_percent"},
+        {"REASON", "reason"},
+        {"ERROR", "error", true},
         {"REQUEST", "correlation", true}}},
       {"events",
-       {{"SEQUENCE", "sequence"}, {"AT", "at"}, {"SEVERITY", "severity"}, {"KIND", "kind"},
-        {"SUBJECT", "subject"}, {"TEXT", "text"}, {"REQUEST", "correlation", true}}},
+       {{"SEQUENCE", "sequence"},
+        {"AT", "at"},
+        {"SEVERITY", "severity"},
+        {"KIND", "kind"},
+        {"SUBJECT", "subject"},
+        {"TEXT", "text"},
+        {"REQUEST", "correlation", true}}},
       {"peers",
-       {{"PEER", "host"}, {"HEALTH", "health"}, {"SILENT_MS", "silent_ms"},
-        {"FREE_MILLICORES", "free.cpu_millicores"}, {"FREE_MIB", "free.memory_mib"}, {"BOOT", "boot_id", true}}},
+       {{"PEER", "host"},
+        {"HEALTH", "health"},
+        {"SILENT_MS", "silent_ms"},
+        {"FREE_MILLICORES", "free.cpu_millicores"},
+        {"FREE_MIB", "free.memory_mib"},
+        {"BOOT", "boot_id", true}}}
   };
-  const auto found = kColumns.find(plural);
-  return found == kColumns.end() ? kName : found->second;
+  return kColumns;
+}
+
+}  // namespace
+
+const std::vector<Column>& columns_of(const std::string& plural) {
+  static const std::vector<Column> kName = {{"NAME", "meta.name"}};
+  for (const Columns* columns : {&columns_of_resources(), &columns_of_records()}) {
+    if (const auto found = columns->find(plural); found != columns->end()) return found->second;
+  }
+  return kName;
 }
 
 std::string text_at(const json::value& from, const std::string& path) {
@@ -155,8 +214,8 @@ std::string text_at(const json::value& from, const std::string& path) {
   return text.empty() ? "-" : text;
 }
 
-std::string table_text(const std::vector<Column>& columns, const std::vector<json::value>& rows, bool wide,
-                       bool titles) {
+std::string table_text(const std::vector<Column>& columns, const std::vector<json::value>& rows,
+                       bool wide, bool titles) {
   std::vector<std::vector<std::string>> cells;
   std::vector<std::string> head;
   for (const Column& column : columns) {
@@ -197,11 +256,12 @@ std::string yaml_text(const json::value& from) {
   return out;
 }
 
-void print_resources(Session& session, const std::string& plural, const std::vector<json::value>& items,
-                     bool single) {
+void print_resources(Session& session, const std::string& plural,
+                     const std::vector<json::value>& items, bool single) {
   if (session.format == Format::json || session.format == Format::yaml) {
-    json::value shown = single && items.size() == 1 ? items.front()
-                                                     : json::value(json::array(items.begin(), items.end()));
+    json::value shown = single && items.size() == 1
+                            ? items.front()
+                            : json::value(json::array(items.begin(), items.end()));
     return session.out(session.format == Format::json ? pretty_json(shown) : yaml_text(shown));
   }
   session.out(table_text(columns_of(plural), items, session.format == Format::wide));

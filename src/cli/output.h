@@ -8,7 +8,8 @@
 
 namespace virga::cli {
 
-/// A column of a table: a title and where its text comes from ("status.power"; several joined by '/': "meta.tenant+meta.name").
+/// A column of a table: a title and where its text comes from: "status.power", or two joined by '/' as in
+/// "meta.tenant+meta.name".
 struct Column {
   std::string title;
   std::string path;
@@ -22,10 +23,10 @@ const std::vector<Column>& columns_of(const std::string& plural);
 std::string text_at(const boost::json::value& from, const std::string& path);
 
 /// Rows padded to columns, with titles unless `titles` is false; control characters are replaced.
-std::string table_text(const std::vector<Column>& columns, const std::vector<boost::json::value>& rows, bool wide,
-                       bool titles = true);
+std::string table_text(const std::vector<Column>& columns,
+                       const std::vector<boost::json::value>& rows, bool wide, bool titles = true);
 
-/// Indented JSON and YAML 1.2, ending with a newline; YAML strings are quoted where they could be read as anything else.
+/// Indented JSON and YAML 1.2, ending with a newline; YAML strings are quoted where they could be read as another type.
 std::string pretty_json(const boost::json::value& from);
 std::string yaml_text(const boost::json::value& from);
 

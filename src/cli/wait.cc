@@ -34,8 +34,9 @@ std::optional<Error> failure_of(Session& session, const std::string& operation) 
   if (!answer.ok()) return std::nullopt;
   const std::string state = text_at(answer->body, "state");
   if (state != "failed" && state != "cancelled") return std::nullopt;
-  return make_error(state == "cancelled" ? Errc::cancelled : Errc::conflict,
-                    fmt::format("operation {} {}: {}", operation, state, text_at(answer->body, "error")));
+  return make_error(
+      state == "cancelled" ? Errc::cancelled : Errc::conflict,
+      fmt::format("operation {} {}: {}", operation, state, text_at(answer->body, "error")));
 }
 
 }  // namespace
@@ -61,10 +62,11 @@ Result<json::value> wait_for_vm(Session& session, const std::string& name, Goal 
     operation = running;
     if (session.transport.now() >= deadline) {
       const std::string reason = text_at(last, "status.unplaced_reason");
-      return make_error(Errc::timeout,
-                        fmt::format("vm {} is {} on {} after {} ms{}; `virga vm get {}` shows how it goes on", name,
-                                    text_at(last, "status.power"), text_at(last, "status.host"),
-                                    to_ms(session.deadline), reason == "-" ? "" : ": " + reason, name));
+      return make_error(
+          Errc::timeout,
+          fmt::format("vm {} is {} on {} after {} ms{}; `virga vm get {}` shows how it goes on",
+                      name, text_at(last, "status.power"), text_at(last, "status.host"),
+                      to_ms(session.deadline), reason == "-" ? "" : ": " + reason, name));
     }
     session.transport.pause(kPollInterval);
   }

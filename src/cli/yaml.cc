@@ -47,18 +47,21 @@ std::optional<json::value> float_value(std::string_view text) {
 
 /// A plain scalar by the core schema.
 json::value plain_value(const std::string& text) {
-  if (text.empty() || text == "~" || text == "null" || text == "Null" || text == "NULL") return nullptr;
+  if (text.empty() || text == "~" || text == "null" || text == "Null" || text == "NULL")
+    return nullptr;
   if (text == "true" || text == "True" || text == "TRUE") return true;
   if (text == "false" || text == "False" || text == "FALSE") return false;
   std::string_view digits = text;
   if (digits.front() == '+') digits.remove_prefix(1);
-  const std::string_view unsigned_part = digits.substr(!digits.empty() && digits.front() == '-' ? 1 : 0);
+  const std::string_view unsigned_part =
+      digits.substr(!digits.empty() && digits.front() == '-' ? 1 : 0);
   if (all_digits(unsigned_part, "0123456789")) {
     if (const auto value = number<std::int64_t>(digits)) return *value;
     if (const auto value = number<std::uint64_t>(digits)) return *value;
   }
   if (text.starts_with("0x") && all_digits(text.substr(2), "0123456789abcdefABCDEF")) {
-    if (const auto value = number<std::int64_t>(std::string_view(text).substr(2), 16)) return *value;
+    if (const auto value = number<std::int64_t>(std::string_view(text).substr(2), 16))
+      return *value;
   }
   if (text.starts_with("0o") && all_digits(text.substr(2), "01234567")) {
     if (const auto value = number<std::int64_t>(std::string_view(text).substr(2), 8)) return *value;
@@ -120,7 +123,8 @@ class Builder final : public YAML::EventHandler {
   };
 
   static void refuse_anchor(const YAML::Mark& mark, YAML::anchor_t anchor) {
-    if (anchor != 0) throw Refused{mark, "anchors are not allowed in manifests; write the value out"};
+    if (anchor != 0)
+      throw Refused{mark, "anchors are not allowed in manifests; write the value out"};
   }
   static void refuse_tag(const YAML::Mark& mark, const std::string& tag) {
     if (!tag.empty() && tag != "?") throw Refused{mark, "tags are not allowed in manifests"};
@@ -170,15 +174,16 @@ class Builder final : public YAML::EventHandler {
 };
 
 Error at_mark(const YAML::Mark& mark, const std::string& what) {
-  return make_error(Errc::invalid, fmt::format("line {}, column {}: {}", mark.line + 1, mark.column + 1, what));
+  return make_error(Errc::invalid,
+                    fmt::format("line {}, column {}: {}", mark.line + 1, mark.column + 1, what));
 }
 
 }  // namespace
 
 Result<std::vector<json::value>> parse_yaml(std::string_view text, const YamlLimits& limits) {
   if (text.size() > limits.bytes_max) {
-    return make_error(Errc::invalid, fmt::format("the text has {} bytes; at most {} are read", text.size(),
-                                                 limits.bytes_max));
+    return make_error(Errc::invalid, fmt::format("the text has {} bytes; at most {} are read",
+                                                 text.size(), limits.bytes_max));
   }
   std::vector<json::value> documents;
   try {
@@ -188,7 +193,8 @@ Result<std::vector<json::value>> parse_yaml(std::string_view text, const YamlLim
     while (parser.HandleNextDocument(builder)) {
       documents.push_back(builder.take());
       if (documents.size() > limits.documents_max) {
-        return make_error(Errc::invalid, fmt::format("more than {} documents", limits.documents_max));
+        return make_error(Errc::invalid,
+                          fmt::format("more than {} documents", limits.documents_max));
       }
     }
   } catch (const Refused& refused) {

@@ -18,6 +18,7 @@ struct YamlLimits {
 /// All documents of a YAML text as JSON, by the core schema of YAML 1.2: `no` is a string, `null`, `true`, 12, 0x1f,
 /// 1.5 are what they look like, quoted text is always a string. JSON is YAML. Anchors, aliases, tags and doubled
 /// names are refused: a manifest says each thing once. Pure. Errors: invalid, with line and column.
-Result<std::vector<boost::json::value>> parse_yaml(std::string_view text, const YamlLimits& limits = {});
+Result<std::vector<boost::json::value>> parse_yaml(std::string_view text,
+                                                   const YamlLimits& limits = {});
 
 }  // namespace virga::cli

@@ -62,7 +62,8 @@ class JournalContract : public testing::Test {
   }
   void trim(std::size_t entries_max) {
     EXPECT_TRUE(
-        loop.wait<void>([&](Callback<void> done) { journal->trim(entries_max, std::move(done)); }).ok());
+        loop.wait<void>([&](Callback<void> done) { journal->trim(entries_max, std::move(done)); })
+            .ok());
   }
 
   TestLoop loop;
@@ -83,8 +84,10 @@ TYPED_TEST(JournalContract, F_B3_EntriesGetSequencesWithoutGapsAndKeepEverything
                           });
   }
   ASSERT_TRUE(this->loop.run_until([&] { return answered == 300; }));
-  const auto events = this->loop.template wait<std::vector<Event>>(
-      [&](Callback<std::vector<Event>> done) { this->journal->read({299, false, 100, "", "", ""}, std::move(done)); });
+  const auto events =
+      this->loop.template wait<std::vector<Event>>([&](Callback<std::vector<Event>> done) {
+        this->journal->read({299, false, 100, "", "", ""}, std::move(done));
+      });
   ASSERT_EQ(events->size(), 1u);
   EXPECT_EQ(events->at(0).sequence, 300u);
   EXPECT_EQ(events->at(0).kind, "vm.started");
@@ -126,7 +129,8 @@ TYPED_TEST(JournalContract, F_B3_FollowersGetNewEntriesUntilTheyLetGo) {
   this->append("", event("before"));
   Sequences first;
   Sequences second;
-  auto follow_first = this->journal->follow([&](const Event& entry) { first.push_back(entry.sequence); });
+  auto follow_first =
+      this->journal->follow([&](const Event& entry) { first.push_back(entry.sequence); });
   auto follow_second = this->journal->follow([&](const Event& entry) {
     second.push_back(entry.sequence);
     follow_first.reset();
@@ -176,7 +180,8 @@ TEST(SqliteJournalTest, F_B3_AStoreFileIsNoJournalAndTwoDoNotShareOne) {
   const std::string path = folder.file("journal.db");
   {
     auto other = sqlite::Database::open(path, sqlite::Database::Mode::create);
-    ASSERT_TRUE(other->run("PRAGMA application_id = 1450338145; CREATE TABLE entries (key TEXT)").ok());
+    ASSERT_TRUE(
+        other->run("PRAGMA application_id = 1450338145; CREATE TABLE entries (key TEXT)").ok());
   }
   EXPECT_EQ(SqliteJournal::open(loop, {path}).error().code, Errc::invalid);
   const std::string fresh = folder.file("fresh.db");
@@ -190,10 +195,12 @@ void append_for_ever(const std::string& path, int pipe) {
   const auto journal = *SqliteJournal::open(loop, {path});
   std::uint64_t asked = 0;
   std::function<void()> append = [&] {
-    journal->append("source/" + std::to_string(++asked), event("a"), [&](Result<std::uint64_t> sequence) {
-      if (::write(pipe, &*sequence, sizeof(*sequence)) != sizeof(*sequence)) ::_exit(1);
-      append();
-    });
+    journal->append("source/" + std::to_string(++asked), event("a"),
+                    [&](Result<std::uint64_t> sequence) {
+                      if (::write(pipe, &*sequence, sizeof(*sequence)) != sizeof(*sequence))
+                        ::_exit(1);
+                      append();
+                    });
   };
   for (int writer = 0; writer < 4; ++writer) append();
   loop.run_until([] { return false; }, seconds(100));
@@ -215,7 +222,8 @@ TEST(SqliteJournalTest, F_F1_KillingTheServerLosesNoAcknowledgedEntry) {
     ::close(pipe_ends[1]);
     std::uint64_t acknowledged = 0;
     std::uint64_t sequence = 0;
-    while (acknowledged < round * 60 && ::read(pipe_ends[0], &sequence, sizeof(sequence)) == sizeof(sequence)) {
+    while (acknowledged < round * 60 &&
+           ::read(pipe_ends[0], &sequence, sizeof(sequence)) == sizeof(sequence)) {
       acknowledged = std::max(acknowledged, sequence);
     }
     ::kill(child, SIGKILL);
@@ -228,10 +236,12 @@ TEST(SqliteJournalTest, F_F1_KillingTheServerLosesNoAcknowledgedEntry) {
 
     TestLoop loop;
     const auto journal = *SqliteJournal::open(loop, {path});
-    const auto events = loop.wait<std::vector<Event>>(
-        [&](Callback<std::vector<Event>> done) { journal->read({0, false, 1'000, "", "", ""}, std::move(done)); });
+    const auto events = loop.wait<std::vector<Event>>([&](Callback<std::vector<Event>> done) {
+      journal->read({0, false, 1'000, "", "", ""}, std::move(done));
+    });
     ASSERT_GE(events->size(), acknowledged);
-    for (std::size_t index = 0; index < events->size(); ++index) ASSERT_EQ(events->at(index).sequence, index + 1);
+    for (std::size_t index = 0; index < events->size(); ++index)
+      ASSERT_EQ(events->at(index).sequence, index + 1);
   }
 }
 

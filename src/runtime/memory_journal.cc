@@ -4,7 +4,8 @@
 
 namespace virga {
 
-MemoryJournal::MemoryJournal(Loop& loop, std::size_t entries_max) : loop_(loop), entries_max_(entries_max) {}
+MemoryJournal::MemoryJournal(Loop& loop, std::size_t entries_max)
+    : loop_(loop), entries_max_(entries_max) {}
 
 MemoryJournal::~MemoryJournal() { *alive_ = false; }
 
@@ -15,7 +16,8 @@ void MemoryJournal::post(Task task) {
 }
 
 void MemoryJournal::append(std::string source, Event event, Callback<std::uint64_t> done) {
-  post([this, alive = alive_, source = std::move(source), event = std::move(event), done = std::move(done)] {
+  post([this, alive = alive_, source = std::move(source), event = std::move(event),
+        done = std::move(done)] {
     const std::uint64_t sequence = append_now(source, event);
     if (*alive) done(sequence);
   });
@@ -47,10 +49,13 @@ void MemoryJournal::read(JournalQuery query, Callback<std::vector<Event>> done) 
       if (found.size() < limit && matches(query, event)) found.push_back(event);
       return found.size() == limit;
     };
-    const auto before = [](const Event& event, std::uint64_t sequence) { return event.sequence < sequence; };
+    const auto before = [](const Event& event, std::uint64_t sequence) {
+      return event.sequence < sequence;
+    };
     if (query.newest_first) {
-      auto end = query.after == 0 ? entries_.end()
-                                  : std::lower_bound(entries_.begin(), entries_.end(), query.after, before);
+      auto end = query.after == 0
+                     ? entries_.end()
+                     : std::lower_bound(entries_.begin(), entries_.end(), query.after, before);
       static_cast<void>(std::find_if(std::make_reverse_iterator(end), entries_.rend(), take));
     } else {
       auto begin = std::lower_bound(entries_.begin(), entries_.end(), query.after + 1, before);

@@ -47,7 +47,9 @@ class SqliteJournal::Writer {
         {&undo_, "ROLLBACK"},
         {&known_, "SELECT sequence FROM sources WHERE source = ?1"},
         {&remember_, "INSERT INTO sources (source, sequence) VALUES (?1, ?2)"},
-        {&append_, "INSERT INTO entries (sequence, kind, subject, tenant, event) VALUES (?1, ?2, ?3, ?4, ?5)"},
+        {&append_,
+         "INSERT INTO entries (sequence, kind, subject, tenant, event) VALUES (?1, ?2, ?3, ?4, "
+         "?5)"},
         {&last_put_, "UPDATE state SET value = ?1 WHERE name = 'last'"},
         {&forget_, "DELETE FROM sources WHERE sequence <= ?1"},
         {&trim_, "DELETE FROM entries WHERE sequence <= ?1"},
@@ -80,7 +82,8 @@ class SqliteJournal::Writer {
 
   void checkpoint() {
     int pages = 0;
-    sqlite3_wal_checkpoint_v2(database_.connection(), nullptr, SQLITE_CHECKPOINT_PASSIVE, &pages, nullptr);
+    sqlite3_wal_checkpoint_v2(database_.connection(), nullptr, SQLITE_CHECKPOINT_PASSIVE, &pages,
+                              nullptr);
     written_ = 0;
   }
 
@@ -97,12 +100,17 @@ class SqliteJournal::Writer {
         job.event.sequence = sequence;
         return {};
       }
-      if (auto done = remember_.reset().bind_text(1, job.source).bind(2, number(last_ + 1)).run(); !done) return done;
+      if (auto done = remember_.reset().bind_text(1, job.source).bind(2, number(last_ + 1)).run();
+          !done)
+        return done;
     }
     job.event.sequence = last_ + 1;
     job.fresh = true;
     const std::string text = to_json_text(job.event);
-    append_.reset().bind(1, number(last_ + 1)).bind_text(2, job.event.kind).bind_text(3, job.event.subject);
+    append_.reset()
+        .bind(1, number(last_ + 1))
+        .bind_text(2, job.event.kind)
+        .bind_text(3, job.event.subject);
     append_.bind_text(4, job.event.tenant).bind_text(5, text);
     if (auto done = append_.run(); !done) return done;
     ++last_;
@@ -120,11 +128,13 @@ class SqliteJournal::Writer {
   void refuse(std::vector<Job>& jobs, const Error& error) {
     Error refusal = error;
     if (error.code == Errc::exhausted) {
-      refusal.what = "append to the journal: its disk is full; free some room on it (" + error.text() + ")";
+      refusal.what =
+          "append to the journal: its disk is full; free some room on it (" + error.text() + ")";
     } else if (error.code != Errc::unavailable) {
       refusal.code = Errc::unavailable;
-      refusal.what = "append to the journal: its disk failed; restart the server once it works again (" +
-                     error.text() + ")";
+      refusal.what =
+          "append to the journal: its disk failed; restart the server once it works again (" +
+          error.text() + ")";
     }
     if (refusal.code == Errc::unavailable && error.code != Errc::unavailable) failure_ = refusal;
     for (Job& job : jobs) {
@@ -175,7 +185,8 @@ class SqliteJournal::Reader {
   sqlite::Database database_;
 };
 
-Result<std::unique_ptr<SqliteJournal>> SqliteJournal::open(Loop& loop, SqliteJournalOptions options) {
+Result<std::unique_ptr<SqliteJournal>> SqliteJournal::open(Loop& loop,
+                                                           SqliteJournalOptions options) {
   auto lock = sqlite::FileLock::take(options.path);
   if (!lock) return lock.error();
   auto to_write = sqlite::open_file(options.path, journal_file_kind());
@@ -184,7 +195,8 @@ Result<std::unique_ptr<SqliteJournal>> SqliteJournal::open(Loop& loop, SqliteJou
   if (!to_read) return to_read.error();
   auto writer = std::make_unique<Writer>(*std::move(to_write));
   if (auto done = writer->prepare(); !done) return wrap_error("open " + options.path, done.error());
-  std::unique_ptr<SqliteJournal> journal(new SqliteJournal(loop, std::move(options), *std::move(lock)));
+  std::unique_ptr<SqliteJournal> journal(
+      new SqliteJournal(loop, std::move(options), *std::move(lock)));
   journal->writer_ = std::move(writer);
   journal->reader_ = std::make_unique<Reader>(*std::move(to_read));
   return journal;
@@ -234,8 +246,10 @@ void SqliteJournal::append(std::string source, Event event, Callback<std::uint64
 void SqliteJournal::submit(Job job) {
   if (queued_ >= options_.queue_jobs_max) {
     return post([queued = queued_, done = std::move(job.done)] {
-      done(make_error(Errc::exhausted, fmt::format("append to the journal: {} entries wait for its disk already; "
-                                                   "try again later", queued)));
+      done(make_error(Errc::exhausted,
+                      fmt::format("append to the journal: {} entries wait for its disk already; "
+                                  "try again later",
+                                  queued)));
     });
   }
   ++queued_;
@@ -252,7 +266,8 @@ void SqliteJournal::finish(std::vector<Job>& jobs) {
     if (!*alive) return;
   }
   for (Job& job : jobs) {
-    job.done(job.error ? Result<std::uint64_t>(*job.error) : Result<std::uint64_t>(job.event.sequence));
+    job.done(job.error ? Result<std::uint64_t>(*job.error)
+                       : Result<std::uint64_t>(job.event.sequence));
     if (!*alive) return;
   }
 }
@@ -260,7 +275,8 @@ void SqliteJournal::finish(std::vector<Job>& jobs) {
 void SqliteJournal::read(JournalQuery query, Callback<std::vector<Event>> done) {
   if (reading_ >= kReadsMax) {
     return post([done = std::move(done)] {
-      done(make_error(Errc::exhausted, fmt::format("read the journal: {} reads wait already", kReadsMax)));
+      done(make_error(Errc::exhausted,
+                      fmt::format("read the journal: {} reads wait already", kReadsMax)));
     });
   }
   ++reading_;

@@ -1,4 +1,4 @@
-// Any method, path, query, headers and body: each request is answered exactly once, and the store stays readable.
+// Any method, path, query, headers and body: each request is answered once, the store stays readable.
 #include "base/check.h"
 #include "base/log.h"
 #include "model/keys.h"
@@ -17,7 +17,9 @@ struct CountingReply : HttpReply {
     void on_closed(Task) override {}
   };
   void send(HttpResponse) override { ++answers; }
-  std::shared_ptr<EventStream> stream(HttpResponse) override { return ++answers, std::make_shared<Stream>(); }
+  std::shared_ptr<EventStream> stream(HttpResponse) override {
+    return ++answers, std::make_shared<Stream>();
+  }
   std::shared_ptr<MessageSocket> upgrade() override { return nullptr; }
   int answers = 0;
 };
@@ -41,7 +43,7 @@ std::string take_line(std::string_view& rest) {
   return line;
 }
 
-/// Lines: method, path, query as name=value, header as name=value, an empty line; the rest is the body.
+/// Lines: method, path, "?name=value", "header=value", an empty line; the rest is the body.
 HttpRequest read_request(std::string_view text) {
   HttpRequest request;
   request.method = take_line(text);
@@ -68,10 +70,12 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   ClusterView view;
   const auto watch = store.watch(std::string(keys::kRoot), 0,
                                  {[&](Revision, std::vector<Change> changes) {
-                                    for (const Change& change : changes) VIRGA_CHECK(view.apply(change).ok());
+                                    for (const Change& change : changes)
+                                      VIRGA_CHECK(view.apply(change).ok());
                                   },
                                   [](Revision) {}});
-  ApiContext context{loop, store, journal, metrics, [&] { return view; }, "fuzz", {}, {}, {}, {}, {}, {}, {}, {}};
+  ApiContext context{loop, store, journal, metrics, [&] { return view; }, "fuzz", {}, {}, {}, {},
+                     {},   {},    {},      {}};
   Api api(context);
   auto reply = std::make_shared<CountingReply>();
   api.handle(read_request({reinterpret_cast<const char*>(data), size}), reply);

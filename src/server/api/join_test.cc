@@ -8,7 +8,8 @@ class Joining : public ApiTest {
   std::string token_for(const std::string& cluster) {
     return text_at(parsed(call("POST", "/v1/clusters/" + cluster + "/join-token")), "token");
   }
-  HttpResponse join(const std::string& token, const std::string& host, const std::string& more = "") {
+  HttpResponse join(const std::string& token, const std::string& host,
+                    const std::string& more = "") {
     return call("POST", "/v1/join", R"({"token":")" + token + R"(","host":")" + host +
                                         R"(","addresses":["10.77.0.1"])" + more + "}");
   }
@@ -91,7 +92,8 @@ TEST_F(Joining, F_B6_a_host_that_lost_its_certificate_joins_again_but_never_besi
   host.status.health = HostHealth::fenced;
   put(host, keys::of(host.id()));
   EXPECT_EQ(join(token, "host-1").status, 201) << "the refusal did not use the token up";
-  EXPECT_EQ(view.hosts.find(HostId("host-1"))->status.health, HostHealth::fenced) << "its status stays";
+  EXPECT_EQ(view.hosts.find(HostId("host-1"))->status.health, HostHealth::fenced)
+      << "its status stays";
 }
 
 TEST_F(Joining, F_B6_two_hosts_with_one_token_at_once_one_gets_in) {

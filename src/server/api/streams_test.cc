@@ -19,8 +19,10 @@ TEST_F(Streams, F_B11_a_watch_shows_changes_from_a_revision_on_without_secrets) 
       "url":"http://h/","password":"s3cret"}}})").status, 201);
   const std::string& text = watch->opened->text;
   EXPECT_NE(text.find("event: begin\nid: " + std::to_string(from)), std::string::npos);
-  EXPECT_NE(text.find("event: changed\nid: " + std::to_string(from + 1) + "\ndata: {\"key\":\"vm/acme/web\""),
-            std::string::npos) << text;
+  EXPECT_NE(text.find("event: changed\nid: " + std::to_string(from + 1) +
+                      "\ndata: {\"key\":\"vm/acme/web\""),
+            std::string::npos)
+      << text;
   EXPECT_NE(text.find("machine/m1"), std::string::npos);
   for (const char* hidden : {"cluster/", "token/", "outbox/", "address/", "s3cret"}) {
     EXPECT_EQ(text.find(hidden), std::string::npos) << hidden;
@@ -32,11 +34,13 @@ TEST_F(Streams, F_B11_a_watch_can_be_resumed_by_last_event_id_and_narrowed_to_a_
   const Revision from = view.revision;
   ASSERT_EQ(call("POST", "/v1/vms", vm_body("web")).status, 202);
   ASSERT_EQ(call("PUT", "/v1/vms/acme/web", vm_body("web", R"(,"memory_mib":512)")).status, 202);
-  auto resumed = start("GET", "/v1/watch?kinds=vms", "", {{"last-event-id", std::to_string(from + 1)}});
+  auto resumed =
+      start("GET", "/v1/watch?kinds=vms", "", {{"last-event-id", std::to_string(from + 1)}});
   auto other = start("GET", "/v1/watch?tenant=zeta&revision=" + std::to_string(from));
   loop.run_for(milliseconds(50));
   ASSERT_TRUE(resumed->opened && other->opened);
-  EXPECT_EQ(resumed->opened->text.find("id: " + std::to_string(from + 1) + "\ndata: {\"key\""), std::string::npos);
+  EXPECT_EQ(resumed->opened->text.find("id: " + std::to_string(from + 1) + "\ndata: {\"key\""),
+            std::string::npos);
   EXPECT_NE(resumed->opened->text.find("id: " + std::to_string(from + 2)), std::string::npos);
   EXPECT_EQ(other->opened->text.find("acme"), std::string::npos);
 }
@@ -89,7 +93,8 @@ TEST_F(Streams, F_B11_events_are_read_and_followed_without_gap_or_repetition) {
   ASSERT_TRUE(follow->opened);
   std::string ids;
   const std::string& text = follow->opened->text;
-  for (std::size_t at = text.find("id: "); at != std::string::npos; at = text.find("id: ", at + 1)) {
+  for (std::size_t at = text.find("id: "); at != std::string::npos;
+       at = text.find("id: ", at + 1)) {
     ids += text.substr(at + 4, text.find('\n', at) - at - 4) + " ";
   }
   EXPECT_EQ(ids, "1199 1200 1201 1202 ");

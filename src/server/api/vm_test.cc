@@ -50,9 +50,11 @@ TEST_F(Vms, F_B11_a_vm_is_accepted_with_its_ports_and_addresses_in_one_commit) {
 
 TEST_F(Vms, F_B11_the_lowest_free_address_is_taken_also_after_a_removal) {
   make_house();
-  for (int i = 0; i < 4; ++i) ASSERT_EQ(call("POST", "/v1/vms", vm_body("vm-" + std::to_string(i))).status, 202);
+  for (int i = 0; i < 4; ++i)
+    ASSERT_EQ(call("POST", "/v1/vms", vm_body("vm-" + std::to_string(i))).status, 202);
   std::vector<Write> removal;
-  for (const std::string& key : view.keys_of(VmId("acme/vm-1"))) removal.push_back({key, std::nullopt});
+  for (const std::string& key : view.keys_of(VmId("acme/vm-1")))
+    removal.push_back({key, std::nullopt});
   bool done = false;
   store.commit({}, removal, [&](Result<CommitOutcome>) { done = true; });
   ASSERT_TRUE(loop.run_until_true([&] { return done; }, seconds(5)));
@@ -63,7 +65,8 @@ TEST_F(Vms, F_B11_the_lowest_free_address_is_taken_also_after_a_removal) {
 TEST_F(Vms, F_B11_an_address_whose_key_was_left_behind_does_not_stop_creations) {
   make_house();
   bool done = false;
-  store.commit({}, {{"address/acme/front/10.50.0.10", "acme/ghost-0"}}, [&](Result<CommitOutcome>) { done = true; });
+  store.commit({}, {{"address/acme/front/10.50.0.10", "acme/ghost-0"}},
+               [&](Result<CommitOutcome>) { done = true; });
   ASSERT_TRUE(loop.run_until_true([&] { return done; }, seconds(5)));
   const auto made = call("POST", "/v1/vms", vm_body("web"));
   ASSERT_EQ(made.status, 202) << made.body;
@@ -92,11 +95,15 @@ TEST_F(Vms, F_B11_a_thousand_parallel_creations_do_not_yield_one_error) {
   slow.commit_delay_max = milliseconds(20);
   store.set_options(slow);
   std::vector<std::shared_ptr<RecordedReply>> replies;
-  for (int i = 0; i < 1000; ++i) replies.push_back(start("POST", "/v1/vms", vm_body("vm-" + std::to_string(i))));
+  for (int i = 0; i < 1000; ++i)
+    replies.push_back(start("POST", "/v1/vms", vm_body("vm-" + std::to_string(i))));
   const Instant began = loop.now();
-  ASSERT_TRUE(loop.run_until_true([&] {
-    return std::all_of(replies.begin(), replies.end(), [](const auto& reply) { return reply->answers == 1; });
-  }, seconds(60)));
+  ASSERT_TRUE(loop.run_until_true(
+      [&] {
+        return std::all_of(replies.begin(), replies.end(),
+                           [](const auto& reply) { return reply->answers == 1; });
+      },
+      seconds(60)));
   EXPECT_LT(loop.now() - began, seconds(5)) << "200/s in virtual time";
   std::map<int, int> by_status;
   for (const auto& reply : replies) ++by_status[reply->response.status];
@@ -250,7 +257,8 @@ TEST_F(Vms, F_F13_a_store_with_a_full_disk_refuses_and_says_so) {
   EXPECT_EQ(call("GET", "/v1/networks/acme/front").status, 200) << "reading goes on";
   store.disk()->full = false;
   EXPECT_EQ(call("POST", "/v1/vms", vm_body("web")).status, 202);
-  EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.address, "10.50.0.10/16") << "no claim is left";
+  EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.address, "10.50.0.10/16")
+      << "no claim is left";
 }
 
 }  // namespace
