@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/units.h"
+#include "base/reflect.h"
 #include "model/host.h"
 #include "model/meta.h"
 
@@ -110,5 +111,9 @@ struct Vm {
   VmId id() const { return VmId(qualified(meta.tenant, meta.name)); }
 };
 BOOST_DESCRIBE_STRUCT(Vm, (), (meta, spec, status))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Vm>(const Vm&);
+extern template Result<Vm> from_json<Vm>(const json::value&, UnknownFields);
 
 }  // namespace virga

@@ -9,8 +9,9 @@
 namespace virga {
 
 struct SqliteJournalOptions {
-  std::string path;                    ///< in an existing folder; not the store's file
-  std::size_t queue_jobs_max = 4'096;  ///< appends that wait for the disk; more are refused as `exhausted`
+  std::string path;  ///< in an existing folder; not the store's file
+  std::size_t queue_jobs_max =
+      4'096;  ///< appends that wait for the disk; more are refused as `exhausted`
 };
 
 /// The journal of one node: an SQLite file of its own. Appends that wait share one transaction; reads run on a thread

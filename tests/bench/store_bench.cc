@@ -33,28 +33,32 @@ std::unique_ptr<SqliteStore> open(TestLoop& loop, const std::string& path) {
   return *std::move(store);
 }
 
-std::string vm_key(int number) { return fmt::format("vm/tenant-{:03}/vm-{:05}", number % 200, number); }
+std::string vm_key(int number) {
+  return fmt::format("vm/tenant-{:03}/vm-{:05}", number % 200, number);
+}
 
 struct Rate {
   double per_second = 0;
   double per_fsync = 0;
 };
 
-/// Each writer changes its own VM, guarded by the revision it read, and starts anew when it is answered.
-Rate measure_writers(TestLoop& loop, SqliteStore& store, int writers, double duration) {
+/// Each writer changes its own key, guarded by the last revision, and starts anew when answered.
+Rate measure_writers(TestLoop& loop, SqliteStore& store, int writers, int round) {
+  constexpr double kDuration = 1.5;
   const StoreStats before = store.stats();
   const double start = now_seconds();
   int running = 0;
   std::vector<Revision> modified(static_cast<std::size_t>(writers), 0);
   std::function<void(int)> write = [&](int writer) {
-    const std::string key = fmt::format("bench/{}/{}", writers, writer);
+    const std::string key = fmt::format("bench/{}/{}/{}", round, writers, writer);
     auto& revision = modified[static_cast<std::size_t>(writer)];
-    store.commit({{key, revision}}, {{key, std::string(1'000, 'v'), 0}}, [&, writer](Result<CommitOutcome> outcome) {
-      VIRGA_CHECK(outcome.ok());
-      revision = outcome->revision;
-      if (now_seconds() - start < duration) return write(writer);
-      --running;
-    });
+    store.commit({{key, revision}}, {{key, std::string(1'000, 'v'), 0}},
+                 [&, writer](Result<CommitOutcome> outcome) {
+                   VIRGA_CHECK(outcome.ok() && outcome->verdict == CommitVerdict::committed);
+                   revision = outcome->revision;
+                   if (now_seconds() - start < kDuration) return write(writer);
+                   --running;
+                 });
   };
   for (int writer = 0; writer < writers; ++writer) {
     ++running;
@@ -64,7 +68,8 @@ Rate measure_writers(TestLoop& loop, SqliteStore& store, int writers, double dur
   const double elapsed = now_seconds() - start;
   const StoreStats after = store.stats();
   const auto commits = static_cast<double>(after.commits - before.commits);
-  return {commits / elapsed, commits / static_cast<double>(after.transactions - before.transactions)};
+  return {commits / elapsed,
+          commits / static_cast<double>(after.transactions - before.transactions)};
 }
 
 /// Interleaved, so that what else the disk does meets both alike.
@@ -72,8 +77,8 @@ void bench_group_commit(TestLoop& loop, SqliteStore& store) {
   Rate one;
   Rate many;
   for (int round = 0; round < kRounds; ++round) {
-    const Rate single = measure_writers(loop, store, 1, 1.5);
-    const Rate group = measure_writers(loop, store, 64, 1.5);
+    const Rate single = measure_writers(loop, store, 1, round);
+    const Rate group = measure_writers(loop, store, 64, round);
     one.per_second += single.per_second / kRounds;
     many.per_second += group.per_second / kRounds;
     many.per_fsync += group.per_fsync / kRounds;
@@ -88,7 +93,8 @@ void fill(TestLoop& loop, SqliteStore& store) {
   int answered = 0;
   for (int number = 0; number < kVms; number += 100) {
     std::vector<Write> writes;
-    for (int each = number; each < number + 100; ++each) writes.push_back({vm_key(each), std::string(1'000, 'v'), 0});
+    for (int each = number; each < number + 100; ++each)
+      writes.push_back({vm_key(each), std::string(1'000, 'v'), 0});
     store.commit({}, std::move(writes), [&](Result<CommitOutcome> outcome) {
       VIRGA_CHECK(outcome.ok());
       answered += 100;
@@ -102,7 +108,8 @@ void bench_list(TestLoop& loop, SqliteStore& store) {
   ListRequest request{"vm/", "", 0, 1'000};
   std::size_t read = 0;
   while (true) {
-    const auto page = loop.wait<Page>([&](Callback<Page> done) { store.list(request, std::move(done)); });
+    const auto page =
+        loop.wait<Page>([&](Callback<Page> done) { store.list(request, std::move(done)); });
     VIRGA_CHECK(page.ok());
     read += page->entries.size();
     if (!page->more) break;
@@ -115,7 +122,8 @@ void bench_list(TestLoop& loop, SqliteStore& store) {
 
 void bench_backup(TestLoop& loop, SqliteStore& store, const std::string& to) {
   const double start = now_seconds();
-  const auto info = loop.wait<BackupInfo>([&](Callback<BackupInfo> done) { store.backup(to, std::move(done)); });
+  const auto info =
+      loop.wait<BackupInfo>([&](Callback<BackupInfo> done) { store.backup(to, std::move(done)); });
   VIRGA_CHECK(info.ok());
   print("store_backup_40000_vms", now_seconds() - start, "s");
   print("store_file_40000_vms", static_cast<double>(info->bytes.value) / 1e6, "MB");

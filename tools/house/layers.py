@@ -19,6 +19,7 @@ STANDARD = {
     r"std::variant\b": ("variant",), r"std::array\b": ("array",), r"std::deque\b": ("deque",),
     r"std::unordered_map\b": ("unordered_map",), r"std::unordered_set\b": ("unordered_set",),
     r"std::span\b": ("span",), r"std::chrono\b": ("chrono",), r"std::thread\b": ("thread",),
+    r"std::exchange\b": ("utility", "map", "memory"),
     r"std::mutex\b": ("mutex",), r"std::atomic\b": ("atomic",), r"std::pair\b": (
         "utility", "map", "vector", "string", "functional", "memory"),
     r"std::u?int(8|16|32|64)_t\b": ("cstdint", "stdint.h", "string", "chrono"),
