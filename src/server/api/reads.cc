@@ -135,7 +135,8 @@ void answer_list(const EnginePtr& engine, const CallPtr& call, const ClusterView
       [held, selection](TextCache& cache) { return list_of<T>(*held, selection, &cache); },
       [engine, call, held](HttpResponse response) { engine->answer(call, std::move(response)); });
   if (taken) return;
-  engine->refuse(call, make_error(Errc::exhausted, "too many long lists are being written; try again"));
+  engine->refuse(call,
+                 make_error(Errc::exhausted, "too many long lists are being written; try again"));
 }
 
 /// Calls `task.template operator()<T>()` for the kind that the path names; false if there is none.
