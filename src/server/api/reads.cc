@@ -120,7 +120,7 @@ HttpResponse list_of(const ClusterView& view, const Selection& selection, TextCa
   return response;
 }
 
-/// Short lists are written at once, long ones on the writer's thread. The view is let go on the loop.
+/// Short lists are written at once, long ones on the writer's thread. The view ends on the loop.
 template <typename T>
 void answer_list(const EnginePtr& engine, const CallPtr& call, const ClusterView& view,
                  const Selection& selection) {
