@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <set>
 #include <sstream>
@@ -95,6 +96,20 @@ std::vector<VmId> recorded_vms(const std::string& run_directory) {
   return vms;
 }
 
+/// An agent that died between the birth of a process and its record left one that has never run.
+void end_unrecorded(const Cgroups* cgroups, const VmId& vm) {
+  if (cgroups == nullptr) return;
+  for (const std::string& path : cgroups->procs_files(vm.value)) {
+    const auto text = read_file(path);
+    if (!text) continue;
+    std::istringstream pids(*text);
+    for (pid_t pid = 0; pids >> pid;) {
+      log_line(LogLevel::warning, "qemu", fmt::format("{}: ended process {}, which no record names", vm.value, pid));
+      ::kill(pid, SIGKILL);
+    }
+  }
+}
+
 }  // namespace
 
 QemuHypervisor::QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard& guard, Fabric& fabric)
@@ -142,7 +157,10 @@ void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info, Callback<Hy
     if (!epoch) return done(wrap_error("adopt " + id.value, epoch.error()));
     epochs_[id] = *epoch;
     const auto record = read_launch_record(*folder);
-    if (!record || record->ended) continue;
+    if (!record || record->ended) {
+      end_unrecorded(context_.cgroups.get(), id);
+      continue;
+    }
     auto vm = make_vm(*folder, record->launch);
     vms_[id] = vm;
     ++*left;
@@ -253,7 +271,7 @@ void QemuHypervisor::prepare_incoming(const VmLaunch& launch, Callback<Migration
   begin(launch, true, [this, id = launch.vm, done = std::move(done)](Result<void> begun) {
     if (!begun) return done(begun.error());
     const auto vm = vms_.find(id);
-    if (vm == vms_.end() || !vm->second->incoming()) {
+    if (vm == vms_.end() || !vm->second->incoming() || vm->second->endpoint().port == 0) {
       return done(make_error(Errc::conflict, id.value + ": the copy here does not wait for a migration"));
     }
     done(vm->second->endpoint());

@@ -35,6 +35,7 @@ std::int64_t number_at(const json::value& value, const char* name) {
 }
 
 RunState run_state(const std::string& status) {
+  if (status == "prelaunch") return RunState::prelaunch;
   if (status == "running") return RunState::running;
   if (status == "shutdown") return RunState::shut_down;
   if (status == "io-error") return RunState::io_error;

@@ -1,25 +1,17 @@
 #include "driver/qemu/test_lab.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 
+#include "driver/qemu/boot_sectors.h"
 #include "edge/file.h"
 
 namespace virga {
-namespace {
-
-/// Endless loop, as a disk's first sector.
-std::string idle_sector() {
-  std::string sector("\xf4\xeb\xfd", 3);  // hlt; jmp back
-  sector.resize(510, '\0');
-  return sector + "\x55\xaa";
-}
-
-}  // namespace
 
 QemuLab::QemuLab() {
   char name[] = "/tmp/virga-qemu-XXXXXX";
@@ -87,7 +79,7 @@ VmLaunch QemuLab::launch(const std::string& name, std::uint64_t epoch) {
   launch.memory_mib = Mib{32};
   launch.directory = "vms/acme/" + name;
   launch.disks = {{"root", launch.directory + "/root.raw", "", Mib{1}}};
-  if (::access((shared() + "/" + launch.disks[0].path).c_str(), F_OK) != 0) write_root(launch, idle_sector());
+  if (::access((shared() + "/" + launch.disks[0].path).c_str(), F_OK) != 0) write_root(launch, boot_sectors::idle());
   return launch;
 }
 

@@ -27,6 +27,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
 
   /// Creates or opens files, starts QEMU and lets the guest run, or wait for a migration.
   void start(bool incoming, std::uint32_t user, Callback<void> done);
+
+  /// Takes over what an earlier agent started. A copy whose start it did not finish is ended.
   void adopt(const LaunchRecord& record, Callback<void> done);
 
   /// A further caller for a start that is under way or over.
@@ -74,7 +76,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void guest_stopped(const QmpEvent& event);
   void apply_state(Result<qmp::RunState> state);
   void ask_state();
-  void adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
+  bool adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
   void reconnect();
   void sample_usage();
   void changed(const std::string& why);

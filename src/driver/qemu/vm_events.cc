@@ -201,16 +201,20 @@ void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
     qmp::query_status(*process_.qmp(), [this, done](Result<qmp::RunState> state) {
       if (!state || process_.qmp() == nullptr) return done({});
       qmp::query_migration(*process_.qmp(), [this, done, state = *state](Result<qmp::MigrationInfo> migration) {
-        adopted_state(state, migration ? *migration : qmp::MigrationInfo{});
-        done({});
+        const bool kept = adopted_state(state, migration ? *migration : qmp::MigrationInfo{});
+        if (kept) return done({});
+        stop({true, seconds(1)}, done);
       });
     });
   });
 }
 
-void QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration) {
+/// False for a copy that has never run and that nobody can reach any more: its port was known to the old agent alone.
+bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration) {
   using qmp::MigrationState;
-  if (stage_ != Stage::ready) return;
+  if (stage_ != Stage::ready) return true;
+  if (state == qmp::RunState::prelaunch) return false;
+  if (incoming_ && migration.state == MigrationState::none) return false;
   postmigrate_ = state == qmp::RunState::postmigrate;
   arrived_ = incoming_ && migration.state == MigrationState::completed;
   const bool sending = migration.state == MigrationState::active ||
@@ -221,6 +225,7 @@ void QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migrat
   }
   apply_state(state);
   changed("adopted");
+  return true;
 }
 
 }  // namespace virga

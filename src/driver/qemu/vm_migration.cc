@@ -12,7 +12,7 @@ constexpr Duration kConnectDeadline = seconds(5);
 constexpr Duration kPollInterval = milliseconds(100);
 constexpr Duration kGiveUpDeadline = seconds(4);
 constexpr Duration kSwitchDeadline = milliseconds(9500);
-constexpr Duration kSwitchCut = seconds(6);  ///< a peer that hangs is cut off then
+constexpr Duration kSwitchCut = seconds(3);  ///< a peer that hangs is cut off then
 
 }  // namespace
 
