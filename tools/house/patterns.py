@@ -55,8 +55,12 @@ CODE = (  # looked for in code: comments and literals are blank there
 TEXT = (  # looked for in whole lines
     Banned("ban.todo", r"\b(TODO|FIXME|XXX|HACK)\b", "do it, or say what is pending in SPECIFICATION.md",
            under=("",), names=r".*\.(h|cc|py|sh|txt|cmake|ts|tsx|yml|md|scn)$|.*/[^./]+$"),
+    Banned("form.conflict", r"^(<{7}|>{7}|={7})(?= |$)", "a merge was committed unfinished", under=("",), names=r".*",
+           flags=re.MULTILINE),
     Banned("ban.machine_path", r"(?<![\w.])/(work|home/\w+|Users/\w+)/", "a path of one machine: find it from "
            "the script's own place", under=("",), names=r".*"),
+    Banned("form.temporary", r"\"/(tmp|var/tmp|dev/shm)/(?!virga)\w", "temporary names begin with virga, so that what "
+           "is left behind is found", under=("src/", "tests/"), names=r".*\.(h|cc|py)$"),
     Banned("ban.kill_by_name", r"\b(pkill|killall)\b|\bfuser\s+-k", "end processes by pid or pidfd",
            under=("",), names=r"(?!.*\.md$).*"),
     Banned("ban.skip", r"\btest\.skip\b|\.only\(|unittest\.skip|@skip\b", "a test runs or is not there",
