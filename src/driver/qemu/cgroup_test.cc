@@ -37,7 +37,9 @@ class FakeV2 : public testing::Test {
   void write(const std::string& path, const std::string& text) {
     EXPECT_TRUE(write_file_atomically(root + path, text).ok());
   }
-  std::string read(const std::string& file) { return *read_file(root + "/host/virga/acme/web/" + file); }
+  std::string read(const std::string& file) {
+    return *read_file(root + "/host/virga/acme/web/" + file);
+  }
 
   std::string root;
   std::unique_ptr<Cgroups> cgroups;
@@ -66,7 +68,8 @@ TEST_F(FakeV2, F_B4_UsageIsReadBack) {
 TEST_F(FakeV2, LimitsThatMakeNoSenseAreRefused) {
   EXPECT_EQ(cgroups->set("acme/web", {Millicores{0}, 100, Mib{1}, 1}).error().code, Errc::invalid);
   EXPECT_EQ(cgroups->set("acme/web", {Millicores{1}, 0, Mib{1}, 1}).error().code, Errc::invalid);
-  EXPECT_EQ(cgroups->set("acme/web", {Millicores{1}, 10'001, Mib{1}, 1}).error().code, Errc::invalid);
+  EXPECT_EQ(cgroups->set("acme/web", {Millicores{1}, 10'001, Mib{1}, 1}).error().code,
+            Errc::invalid);
 }
 
 TEST(CgroupTest, HierarchyWithoutTheControllersIsNotUsed) {
@@ -82,7 +85,8 @@ TEST(CgroupTest, F_B4_ProcessIsBornInItsGroupWithLimitsThatCanChange) {
   const auto made = (*cgroups)->set("acme/web", {Millicores{250}, 100, Mib{64}, 10});
   ASSERT_TRUE(made.ok()) << made.error().text();
   ProcessOptions options;
-  options.arguments = {"/bin/sh", "-c", "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"};
+  options.arguments = {"/bin/sh", "-c",
+                       "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"};
   options.environment = {{"PATH", "/usr/bin:/bin"}};
   options.cgroup_procs = (*cgroups)->procs_files("acme/web");
   const auto output = run_process(options, seconds(30));

@@ -10,7 +10,8 @@ namespace {
 Hardware small_vm() {
   Hardware hardware;
   hardware.name = "acme/web";
-  hardware.identity = {"6f3c6a3e-3d5b-4a5c-9d59-5d3f6f1c0a01", "pc-q35-7.2", "qemu64-v1", Accelerator::tcg};
+  hardware.identity = {"6f3c6a3e-3d5b-4a5c-9d59-5d3f6f1c0a01", "pc-q35-7.2", "qemu64-v1",
+                       Accelerator::tcg};
   hardware.cpus = 2;
   hardware.memory_mib = Mib{128};
   hardware.qmp = {20};
@@ -69,7 +70,8 @@ TEST(HardwareTest, F_B4_CommandLineOfADisklessVm) {
 -chardev socket,id=heartbeat,fd=21,server=on,wait=off
 -device virtserialport,bus=ports.0,nr=1,id=port-heartbeat,chardev=heartbeat,name=org.virga.hb.0
 -chardev socket,id=guest-agent,fd=22,server=on,wait=off
--device virtserialport,bus=ports.0,nr=2,id=port-guest-agent,chardev=guest-agent,name=org.qemu.guest_agent.0
+-device virtserialport,bus=ports.0,nr=2,id=port-guest-agent,chardev=guest-agent,)"
+            R"(name=org.qemu.guest_agent.0
 -device pvpanic-pci,id=panic0,bus=pcie.0,addr=0x2
 -device ib700,id=watchdog0
 -object rng-builtin,id=entropy0
@@ -82,12 +84,17 @@ TEST(HardwareTest, F_B4_DiskChainIsNamedByDescriptorsAlone) {
   const std::string text = text_of(hardware);
   EXPECT_NE(text.find(R"(
 -add-fd fd=31,set=31
--blockdev {"driver":"file","node-name":"disk0-base1-file","filename":"/dev/fdset/31","locking":"on","read-only":true,"discard":"unmap"}
--blockdev {"driver":"qcow2","node-name":"disk0-base1","file":"disk0-base1-file","read-only":true,"discard":"unmap","backing":null}
+-blockdev {"driver":"file","node-name":"disk0-base1-file","filename":"/dev/fdset/31","locking":"on",)"
+                      R"("read-only":true,"discard":"unmap"}
+-blockdev {"driver":"qcow2","node-name":"disk0-base1","file":"disk0-base1-file","read-only":true,)"
+                      R"("discard":"unmap","backing":null}
 -add-fd fd=30,set=30
--blockdev {"driver":"file","node-name":"disk0-file","filename":"/dev/fdset/30","locking":"on","read-only":false,"discard":"unmap"}
--blockdev {"driver":"qcow2","node-name":"disk0","file":"disk0-file","read-only":false,"discard":"unmap","backing":"disk0-base1"}
--device virtio-blk-pci,id=disk0-device,drive=disk0,bus=pcie.0,addr=0x8,serial=root,bootindex=0,werror=stop,rerror=stop,num-queues=1)"),
+-blockdev {"driver":"file","node-name":"disk0-file","filename":"/dev/fdset/30","locking":"on",)"
+                      R"("read-only":false,"discard":"unmap"}
+-blockdev {"driver":"qcow2","node-name":"disk0","file":"disk0-file",)"
+                      R"("read-only":false,"discard":"unmap","backing":"disk0-base1"}
+-device virtio-blk-pci,id=disk0-device,drive=disk0,bus=pcie.0,addr=0x8,serial=root,)"
+                      R"(bootindex=0,werror=stop,rerror=stop,num-queues=1)"),
             std::string::npos)
       << text;
 }
@@ -105,15 +112,20 @@ TEST(HardwareTest, F_B4_DevicesDoNotDependOnBackEnds) {
   other.nics.push_back({"52:54:00:00:00:10", 1450, DatagramNic{{41}}});
   other.incoming = true;
   EXPECT_EQ(devices_of(one), devices_of(other));
-  EXPECT_EQ(devices_of(one).back(),
-            "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:00:00:10,host_mtu=1450,bus=pcie.0,addr=0x10,romfile=,"
-            "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,"
-            "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off");
+  EXPECT_EQ(
+      devices_of(one).back(),
+      "virtio-net-pci,id=nic0,netdev=net0,mac=52:54:00:00:00:10,host_mtu=1450,bus=pcie.0,addr=0x10,"
+      "romfile=,"
+      "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,"
+      "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off");
   const std::string text = text_of(other);
   EXPECT_NE(text.find("-incoming defer"), std::string::npos);
-  EXPECT_NE(text.find("memory-backend-file,id=ram0,size=128M,share=on,mem-path=/proc/self/fd/50"), std::string::npos);
+  EXPECT_NE(text.find("memory-backend-file,id=ram0,size=128M,share=on,mem-path=/proc/self/fd/50"),
+            std::string::npos);
   EXPECT_NE(text.find("-netdev dgram,id=net0,local.type=fd,local.str=41"), std::string::npos);
-  EXPECT_NE(text.find(R"("server":{"type":"inet","host":"10.0.0.1","port":"10809"},"export":"root")"), std::string::npos);
+  EXPECT_NE(
+      text.find(R"("server":{"type":"inet","host":"10.0.0.1","port":"10809"},"export":"root")"),
+      std::string::npos);
   EXPECT_NE(text.find(R"("server":{"type":"fd","str":"51"},"export":"data")"), std::string::npos);
 }
 

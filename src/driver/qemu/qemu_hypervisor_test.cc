@@ -30,10 +30,12 @@ class QemuHypervisorTest : public testing::Test {
     return launch;
   }
   bool told(const std::function<bool(const ObservedVm&)>& right) {
-    return lab.run_until([&] {
-      const auto seen = lab.told(0, VmId("acme/web"));
-      return seen && right(*seen);
-    }, seconds(40));
+    return lab.run_until(
+        [&] {
+          const auto seen = lab.told(0, VmId("acme/web"));
+          return seen && right(*seen);
+        },
+        seconds(40));
   }
   std::string process_file(const char* name) {
     return *read_file("/proc/" + std::to_string(lab.pid(0, VmId("acme/web"))) + "/" + name);
@@ -45,16 +47,17 @@ class QemuHypervisorTest : public testing::Test {
 TEST_F(QemuHypervisorTest, F_B4_PanicPausesTheGuestAndIsReported) {
   boot(boot_sectors::panic());
   EXPECT_TRUE(told([](const ObservedVm& seen) {
-    return seen.health == VmHealth::failing && seen.health_reason == "guest panicked" && seen.power == VmPower::paused;
+    return seen.health == VmHealth::failing && seen.health_reason == kGuestPanicked &&
+           seen.power == VmPower::paused;
   }));
   lab.restart_agent(0);
-  EXPECT_EQ(lab.host(0).observe().at(0).health_reason, "guest panicked");
+  EXPECT_EQ(lab.host(0).observe().at(0).health_reason, kGuestPanicked);
 }
 
 TEST_F(QemuHypervisorTest, F_B4_WatchdogPausesTheGuestAndIsReported) {
   boot(boot_sectors::watchdog());
   EXPECT_TRUE(told([](const ObservedVm& seen) {
-    return seen.health_reason == "the guest's watchdog expired" && seen.power == VmPower::paused;
+    return seen.health_reason == kWatchdogExpired && seen.power == VmPower::paused;
   }));
 }
 
@@ -117,10 +120,13 @@ TEST_F(QemuHypervisorTest, F_B4_ProcessHasNoPrivilegesAndIsInItsGroup) {
 
 TEST_F(QemuHypervisorTest, F_B4_FiguresOfARunningGuestAreReported) {
   const VmLaunch web = boot(boot_sectors::reset());
-  EXPECT_TRUE(lab.run_until([&] {
-    const auto seen = lab.host(0).observe();
-    return seen.size() == 1 && seen[0].cpu_millicores_used.value > 10 && seen[0].memory_mib_used.value > 1;
-  }, seconds(40)));
+  EXPECT_TRUE(lab.run_until(
+      [&] {
+        const auto seen = lab.host(0).observe();
+        return seen.size() == 1 && seen[0].cpu_millicores_used.value > 10 &&
+               seen[0].memory_mib_used.value > 1;
+      },
+      seconds(40)));
   EXPECT_EQ(lab.host(0).observe().at(0).health, VmHealth::no_heartbeat);
   EXPECT_LT(lab.host(0).observe().at(0).heartbeat_age_ms, Duration::zero());
 }
@@ -151,10 +157,12 @@ TEST_F(QemuHypervisorTest, F_F19_QemuThatIgnoresQmpIsReportedAndCanBeStopped) {
   const VmLaunch web = boot(boot_sectors::idle());
   lab.hang_vm(0, web.vm);
   EXPECT_TRUE(told([](const ObservedVm& seen) {
-    return seen.health == VmHealth::failing && seen.health_reason.find("does not answer") != std::string::npos;
+    return seen.health == VmHealth::failing &&
+           seen.health_reason.find("does not answer") != std::string::npos;
   }));
   std::optional<Result<void>> stopped;
-  lab.host(0).stop(web.vm, web.epoch, {false, seconds(3)}, [&](Result<void> result) { stopped = result; });
+  lab.host(0).stop(web.vm, web.epoch, {false, seconds(3)},
+                   [&](Result<void> result) { stopped = result; });
   EXPECT_TRUE(lab.run_until([&] { return stopped.has_value(); }, seconds(20)));
   EXPECT_TRUE(lab.host(0).observe().empty());
 }
@@ -162,7 +170,8 @@ TEST_F(QemuHypervisorTest, F_F19_QemuThatIgnoresQmpIsReportedAndCanBeStopped) {
 TEST_F(QemuHypervisorTest, F_B4_LateStartDoesNotBringAStoppedVmBack) {
   const VmLaunch web = boot(boot_sectors::idle());
   std::optional<Result<void>> stopped;
-  lab.host(0).stop(web.vm, web.epoch, {true, seconds(3)}, [&](Result<void> result) { stopped = result; });
+  lab.host(0).stop(web.vm, web.epoch, {true, seconds(3)},
+                   [&](Result<void> result) { stopped = result; });
   EXPECT_TRUE(lab.run_until([&] { return stopped.has_value(); }, seconds(20)));
   EXPECT_EQ(start(web).error().code, Errc::conflict);
   lab.restart_agent(0);
@@ -172,14 +181,17 @@ TEST_F(QemuHypervisorTest, F_B4_LateStartDoesNotBringAStoppedVmBack) {
 TEST_F(QemuHypervisorTest, F_B4_HostSaysWhatItCanDo) {
   const HypervisorInfo& info = lab.info(0);
   EXPECT_TRUE(info.qemu_version.find('.') != std::string::npos) << info.qemu_version;
-  EXPECT_NE(std::find(info.machine_types.begin(), info.machine_types.end(), "pc-q35-7.2"), info.machine_types.end());
+  EXPECT_NE(std::find(info.machine_types.begin(), info.machine_types.end(), "pc-q35-7.2"),
+            info.machine_types.end());
   const KvmVerdict verdict = probe_kvm({});
-  EXPECT_EQ(info.accelerator == Accelerator::kvm, verdict.usable) << info.accelerator_reason << "; now: " << verdict.reason;
+  EXPECT_EQ(info.accelerator == Accelerator::kvm, verdict.usable)
+      << info.accelerator_reason << "; now: " << verdict.reason;
   EXPECT_NE(info.accelerator_reason.find("KVM is"), std::string::npos) << info.accelerator_reason;
 }
 
 TEST_F(QemuHypervisorTest, F_B4_CanaryGuestComesUp) {
-  const auto up = run_canary_guest("/usr/bin/qemu-system-x86_64", Accelerator::tcg, lab.run(0), seconds(40));
+  const auto up =
+      run_canary_guest("/usr/bin/qemu-system-x86_64", Accelerator::tcg, lab.run(0), seconds(40));
   EXPECT_TRUE(up.ok()) << (up.ok() ? "" : up.error().text());
   EXPECT_FALSE(run_canary_guest("/bin/false", Accelerator::tcg, lab.run(0), seconds(40)).ok());
 }

@@ -10,7 +10,8 @@
 namespace virga {
 namespace {
 
-constexpr const char* kGreeting = R"({"QMP":{"version":{},"capabilities":["oob"]}})" "\n";
+constexpr const char* kGreeting = R"({"QMP":{"version":{},"capabilities":["oob"]}})"
+                                  "\n";
 
 /// A peer that says what the test tells it to.
 class QmpTest : public testing::Test {
@@ -46,7 +47,8 @@ class QmpTest : public testing::Test {
     std::string text;
     run_until([&] { return (text += heard()).find("qmp_capabilities") != std::string::npos; });
     EXPECT_NE(text.find("\"oob\""), std::string::npos);
-    say(R"({"return":{},"id":1})" "\n");
+    say(R"({"return":{},"id":1})"
+        "\n");
     run_until([&] { return opened.has_value(); });
     EXPECT_TRUE(opened->ok());
   }
@@ -69,8 +71,12 @@ TEST_F(QmpTest, F_B4_AnswersAreMatchedByIdAndEventsAreTold) {
   std::vector<std::string> events;
   client->on_event([&](const QmpEvent& event) { events.push_back(event.name); });
   open();
-  const auto answer = ask(R"({"event":"STOP","timestamp":{}})" "\n" R"({"return":5,"id":77})" "\n"
-                          R"({"return":{"status":"running"},"id":2})" "\n");
+  const auto answer = ask(R"({"event":"STOP","timestamp":{}})"
+                          "\n"
+                          R"({"return":5,"id":77})"
+                          "\n"
+                          R"({"return":{"status":"running"},"id":2})"
+                          "\n");
   ASSERT_TRUE(answer.ok());
   EXPECT_EQ(answer->at("status").as_string(), "running");
   EXPECT_EQ(events, std::vector<std::string>{"STOP"});
@@ -78,10 +84,12 @@ TEST_F(QmpTest, F_B4_AnswersAreMatchedByIdAndEventsAreTold) {
 
 TEST_F(QmpTest, F_B4_QemusErrorsKeepTheirWords) {
   open();
-  const auto refused = ask(R"({"error":{"class":"GenericError","desc":"no way"},"id":2})" "\n");
+  const auto refused = ask(R"({"error":{"class":"GenericError","desc":"no way"},"id":2})"
+                           "\n");
   ASSERT_FALSE(refused.ok());
   EXPECT_NE(refused.error().text().find("\"query-status\" failed: no way"), std::string::npos);
-  const auto unknown = ask(R"({"error":{"class":"CommandNotFound","desc":"what"},"id":3})" "\n");
+  const auto unknown = ask(R"({"error":{"class":"CommandNotFound","desc":"what"},"id":3})"
+                           "\n");
   ASSERT_FALSE(unknown.ok());
   EXPECT_EQ(unknown.error().code, Errc::unsupported);
 }
@@ -91,7 +99,10 @@ TEST_F(QmpTest, F_F19_SilentPeerEndsInATimeout) {
   const auto silent = ask("", milliseconds(20));
   ASSERT_FALSE(silent.ok());
   EXPECT_EQ(silent.error().code, Errc::timeout);
-  const auto late = ask(R"({"return":{"late":1},"id":2})" "\n" R"({"return":{"right":1},"id":3})" "\n");
+  const auto late = ask(R"({"return":{"late":1},"id":2})"
+                        "\n"
+                        R"({"return":{"right":1},"id":3})"
+                        "\n");
   ASSERT_TRUE(late.ok());
   EXPECT_TRUE(late->as_object().contains("right"));
 }
@@ -133,22 +144,31 @@ TEST_P(QmpGarbageTest, F_F20_EndsTheConnectionAndAllCommands) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, QmpGarbageTest,
-                         testing::Values("garbage\n", "[1,2]\n", "17\n", "{\"a\":\n", std::string("\0\n", 2),
-                                         std::string(5000, 'x'), std::string(64, '[') + "\n",
-                                         "{\"return\":1,\"id\":2}}\n", "\xff\xfe\n"));
+                         testing::Values("garbage\n", "[1,2]\n", "17\n", "{\"a\":\n",
+                                         std::string("\0\n", 2), std::string(5000, 'x'),
+                                         std::string(64, '[') + "\n", "{\"return\":1,\"id\":2}}\n",
+                                         "\xff\xfe\n"));
 
 TEST_F(QmpTest, F_F22_WrongTypesInAnswersDoNoHarm) {
   open();
   std::optional<Result<qmp::MigrationInfo>> info;
-  qmp::query_migration(*client, [&](Result<qmp::MigrationInfo> result) { info = std::move(result); });
-  say(R"({"return":{"status":7,"ram":[1],"downtime":"x","error-desc":{}},"id":2})" "\n");
+  qmp::query_migration(*client,
+                       [&](Result<qmp::MigrationInfo> result) { info = std::move(result); });
+  say(R"({"return":{"status":7,"ram":[1],"downtime":"x","error-desc":{}},"id":2})"
+      "\n");
   run_until([&] { return info.has_value(); });
   ASSERT_TRUE(info->ok());
   EXPECT_EQ((*info)->state, qmp::MigrationState::none);
   std::optional<Result<bool>> open_port;
   qmp::query_port_open(*client, "x", [&](Result<bool> result) { open_port = std::move(result); });
-  say(R"({"return":[5,{"label":"x","frontend-open":"yes"}],"id":3})" "\n" R"({"id":"3","return":1})" "\n"
-      R"({"id":-1})" "\n" R"({"event":5,"data":[]})" "\n");
+  say(R"({"return":[5,{"label":"x","frontend-open":"yes"}],"id":3})"
+      "\n"
+      R"({"id":"3","return":1})"
+      "\n"
+      R"({"id":-1})"
+      "\n"
+      R"({"event":5,"data":[]})"
+      "\n");
   run_until([&] { return open_port.has_value(); });
   ASSERT_TRUE(open_port->ok());
   EXPECT_FALSE(**open_port);
@@ -157,7 +177,8 @@ TEST_F(QmpTest, F_F22_WrongTypesInAnswersDoNoHarm) {
 TEST_F(QmpTest, LostConnectionEndsAllCommands) {
   open();
   std::optional<Errc> failed;
-  client->execute("a", {}, seconds(20), [&](Result<json::value> result) { failed = result.error().code; });
+  client->execute("a", {}, seconds(20),
+                  [&](Result<json::value> result) { failed = result.error().code; });
   peer.reset();
   run_until([&] { return failed.has_value(); });
   EXPECT_EQ(*failed, Errc::unavailable);

@@ -19,8 +19,9 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
  public:
   struct Handlers {
     std::function<void(const ObservedVm&, const std::string& why)> changed;
-    std::function<void()> ended;                 ///< once, after the last `changed`
-    std::function<Result<void>()> before_run;    ///< stores that this epoch is used, before its guest runs
+    std::function<void()> ended;  ///< once, after the last `changed`
+    std::function<Result<void>()>
+        before_run;  ///< stores that this epoch is used, before its guest runs
   };
 
   QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Handlers handlers);
@@ -97,7 +98,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   VmPower power_ = VmPower::starting;
   bool incoming_ = false;
   bool postmigrate_ = false;
-  std::string failing_;       ///< what is wrong with the guest; empty = nothing
+  std::string failing_;  ///< what is wrong with the guest; empty = nothing
   bool qmp_silent_ = false;
   bool asking_ = false;
   std::string shutdown_reason_;

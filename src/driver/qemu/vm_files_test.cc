@@ -44,7 +44,13 @@ TEST_F(VmFilesTest, F_B4_MissingDisksAreMadeAndTheConfigurationIsWrittenBesideTh
   launch.disks = {{"root", "vms/acme/web/root.qcow2", "images/base.qcow2", Mib{0}},
                   {"data", "vms/acme/web/data.raw", "", Mib{3}}};
   ProcessOptions make;
-  make.arguments = {"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", folder + "/shared/images/base.qcow2", "5M"};
+  make.arguments = {"/usr/bin/qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    folder + "/shared/images/base.qcow2",
+                    "5M"};
   ASSERT_EQ(run_process(make, seconds(20))->exit.code, 0);
   const auto files = open();
   ASSERT_TRUE(files.ok()) << files.error().text();
@@ -52,10 +58,12 @@ TEST_F(VmFilesTest, F_B4_MissingDisksAreMadeAndTheConfigurationIsWrittenBesideTh
   ASSERT_EQ(files->disks[0].size(), 2U);
   EXPECT_EQ(files->disks[0][0].format, "qcow2");
   EXPECT_EQ(files->disks[1][0].format, "raw");
-  EXPECT_NE(image_info("vms/acme/web/root.qcow2").find("backing file: ../../../images/base.qcow2"), std::string::npos);
+  EXPECT_NE(image_info("vms/acme/web/root.qcow2").find("backing file: ../../../images/base.qcow2"),
+            std::string::npos);
   EXPECT_NE(image_info("vms/acme/web/root.qcow2").find("virtual size: 5 MiB"), std::string::npos);
   EXPECT_EQ(std::filesystem::file_size(folder + "/shared/vms/acme/web/data.raw"), 3U << 20);
-  const auto written = from_json_text<VmLaunch>(*read_file(folder + "/shared/vms/acme/web/vm.json"));
+  const auto written =
+      from_json_text<VmLaunch>(*read_file(folder + "/shared/vms/acme/web/vm.json"));
   ASSERT_TRUE(written.ok());
   EXPECT_EQ(written->epoch, launch.epoch);
 }
@@ -80,7 +88,8 @@ TEST_F(VmFilesTest, F_B4_StorageThatKnowsANewerEpochFences) {
 TEST_F(VmFilesTest, F_F25_PathsThatClimbAreRefused) {
   ASSERT_TRUE(write_file_atomically(folder + "/secret", "x").ok());
   ASSERT_EQ(::symlink("../secret", (folder + "/shared/link.raw").c_str()), 0);
-  for (const std::string path : {"../secret", "vms/../../secret", "/etc/passwd", "link.raw", "a//b", "./a"}) {
+  for (const std::string path :
+       {"../secret", "vms/../../secret", "/etc/passwd", "link.raw", "a//b", "./a"}) {
     launch.disks = {{"root", path, "", Mib{1}}};
     const auto opened = open();
     ASSERT_FALSE(opened.ok()) << path;
@@ -94,7 +103,8 @@ TEST_F(VmFilesTest, F_F25_PathsThatClimbAreRefused) {
 }
 
 TEST_F(VmFilesTest, F_F24_NamesWithOddCharactersAreRefused) {
-  for (const std::string id : {"web", "acme/../x", "acme/we b", "/web", "acme/", "acme/a/b", "ACME/web"}) {
+  for (const std::string id :
+       {"web", "acme/../x", "acme/we b", "/web", "acme/", "acme/a/b", "ACME/web"}) {
     EXPECT_EQ(vm_folder("/run/x", VmId(id)).ok(), false) << id;
   }
   EXPECT_EQ(vm_folder("/run/x", VmId("acme/web"))->path, "/run/x/acme/web");
@@ -105,7 +115,8 @@ TEST_F(VmFilesTest, F_F13_FullDiskIsExhausted) {
   mount.arguments = {"/bin/mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder + "/shared"};
   ASSERT_EQ(run_process(mount, seconds(20))->exit.code, 0);
   ASSERT_TRUE(make_folders(folder + "/shared/vms/acme/web").ok());
-  ASSERT_EQ(write_file_atomically(folder + "/shared/fill", std::string(80'000, 'x')).error().code, Errc::exhausted);
+  ASSERT_EQ(write_file_atomically(folder + "/shared/fill", std::string(80'000, 'x')).error().code,
+            Errc::exhausted);
   launch.disks = {{"root", "vms/acme/web/root.qcow2", "", Mib{64}}};
   const auto opened = open();
   EXPECT_FALSE(opened.ok());
@@ -150,14 +161,17 @@ TEST_F(VmFilesTest, F_B4_KvmThatCannotRunALoopIsNotUsable) {
   options.device = folder + "/no-kvm";
   const KvmVerdict verdict = probe_kvm(options);
   EXPECT_FALSE(verdict.usable);
-  EXPECT_NE(verdict.reason.find("could not open the device: No such file"), std::string::npos) << verdict.reason;
+  EXPECT_NE(verdict.reason.find("could not open the device: No such file"), std::string::npos)
+      << verdict.reason;
 }
 
 TEST_F(VmFilesTest, F_B4_VerdictIsKeptForOneBoot) {
   const std::string path = folder + "/kvm.json";
-  ASSERT_TRUE(write_file_atomically(path, to_json_text(KvmVerdict{read_boot_id(), true, "cached"})).ok());
+  ASSERT_TRUE(
+      write_file_atomically(path, to_json_text(KvmVerdict{read_boot_id(), true, "cached"})).ok());
   EXPECT_EQ(kvm_verdict(path, "/no/qemu").reason, "cached");
-  ASSERT_TRUE(write_file_atomically(path, to_json_text(KvmVerdict{"another boot", true, "cached"})).ok());
+  ASSERT_TRUE(
+      write_file_atomically(path, to_json_text(KvmVerdict{"another boot", true, "cached"})).ok());
   EXPECT_NE(kvm_verdict(path, "/no/qemu").reason, "cached");
   EXPECT_EQ(from_json_text<KvmVerdict>(*read_file(path))->boot_id, read_boot_id());
 }
