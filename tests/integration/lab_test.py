@@ -72,8 +72,8 @@ def namespaces():
 def leftovers():
     links = [name for name in os.listdir("/sys/class/net") if name.startswith(f"vg-{INSTANCE}")]
     groups = [str(path) for path in CGROUPS.glob(f"*/virga-lab/{INSTANCE}")]
-    files = [path for path in (f"/run/virga-lab/{INSTANCE}", f"/dev/shm/virga-lab-{INSTANCE}")
-             if os.path.exists(path)]
+    run = f"/run/virga-lab/{INSTANCE}"
+    files = [path for path in (run, run + ".lock", f"/dev/shm/virga-lab-{INSTANCE}") if os.path.exists(path)]
     return namespaces() + links + groups + files
 
 
