@@ -72,8 +72,8 @@ def namespaces():
 def leftovers():
     links = [name for name in os.listdir("/sys/class/net") if name.startswith(f"vg-{INSTANCE}")]
     groups = [str(path) for path in CGROUPS.glob(f"*/virga-lab/{INSTANCE}")]
-    files = [path for path in (f"/run/virga-lab/{INSTANCE}", f"/dev/shm/virga-lab-{INSTANCE}")
-             if os.path.exists(path)]
+    run = f"/run/virga-lab/{INSTANCE}"
+    files = [path for path in (run, run + ".lock", f"/dev/shm/virga-lab-{INSTANCE}") if os.path.exists(path)]
     return namespaces() + links + groups + files
 
 
@@ -100,6 +100,7 @@ class Lab:
                  "--server-program", HERE / "stand_in_server.py", "--agent-program", HERE / "stand_in_agent.py"]
         self.log = open(self.data.parent / "dev.log", "ab")
         self.process = subprocess.Popen(words, stdout=self.log, stderr=self.log, start_new_session=True)
+        self.log.close()
 
     def wait_until_up(self):
         def up():
@@ -134,9 +135,7 @@ class Lab:
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        code = self.process.wait(PATIENCE_S)
-        self.log.close()
-        return code
+        return self.process.wait(PATIENCE_S)
 
 
 class LabTest(unittest.TestCase):
@@ -375,10 +374,14 @@ class LabCrashTest(unittest.TestCase):
             fail("host-2", "hang")
             lab.stop(signal.SIGKILL)
             self.assertTrue(alive(guest))
-            again = Lab(data).wait_until_up()
-            self.assertFalse(alive(guest))
-            self.assertNotEqual(status("host-1")["boot_id"], boot)
-            self.assertEqual(again.stop(), 0)
+            again = Lab(data)
+            try:
+                again.wait_until_up()
+                self.assertFalse(alive(guest))
+                self.assertNotEqual(status("host-1")["boot_id"], boot)
+            finally:
+                code = again.stop()
+            self.assertEqual(code, 0)
             self.assertEqual(leftovers(), [])
 
     def test_F_B10_clean_removes_what_a_crash_left(self):
