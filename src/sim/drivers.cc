@@ -44,14 +44,14 @@ bool Leash::answers() const {
 }
 
 /// Speaks to the leash in the leash's own time: a message waits while that process stands still.
-void Guard::tell(std::function<void(Leash&)> what) {
+void GuardClient::tell(std::function<void(Leash&)> what) {
   Leash* leash = leash_();
   if (leash == nullptr) return;
   world_loop_.at_in(leash->process().group(), world_loop_.now(),
                     [leash, what = std::move(what)] { what(*leash); });
 }
 
-Result<void> Guard::guard(const std::string& name, int pidfd) {
+Result<void> GuardClient::guard(const std::string& name, int pidfd) {
   Leash* leash = leash_();
   if (leash == nullptr || leash->process().frozen()) {
     return make_error(Errc::unavailable, fmt::format("guard \"{}\": no leash answers", name));
@@ -61,23 +61,23 @@ Result<void> Guard::guard(const std::string& name, int pidfd) {
   return {};
 }
 
-void Guard::release(const std::string& name) {
+void GuardClient::release(const std::string& name) {
   guarded_.erase(name);
   tell([name](Leash& there) { there.core().release(name); });
 }
 
-void Guard::extend(Instant deadline) {
+void GuardClient::extend(Instant deadline) {
   if (deadline <= deadline_) return;
   deadline_ = deadline;
   tell([deadline](Leash& there) { there.core().extend(deadline); });
 }
 
-bool Guard::armed() const {
+bool GuardClient::armed() const {
   const Leash* leash = leash_();
   return leash != nullptr && leash->answers();
 }
 
-void Guard::leash_started() {
+void GuardClient::leash_started() {
   tell([deadline = deadline_, guarded = guarded_](Leash& there) {
     there.core().extend(deadline);
     for (const auto& [name, pidfd] : guarded) {
@@ -131,7 +131,7 @@ void SimBmc::ask(const Machine& machine, std::optional<MachinePower> to,
   server_.after(answer + (to ? kPowerOff : Duration::zero()), [this, host, lies, done = std::move(done)] {
     const auto lied = lied_.find(host->id);
     if (lies && lied != lied_.end()) return done(lied->second);
-    done(host->powered ? MachinePower::on : MachinePower::off);
+    done(host->powered || host->booting ? MachinePower::on : MachinePower::off);
   });
 }
 

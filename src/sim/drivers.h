@@ -38,10 +38,10 @@ class Leash {
 };
 
 /// The agent's side of the leash. Tells a leash that came back what it had told the one before.
-class Guard : public ProcessGuard {
+class GuardClient : public ProcessGuard {
  public:
   /// `leash` gives the host's leash, or nullptr while none runs.
-  Guard(Loop& loop, SimLoop& world_loop, std::function<Leash*()> leash)
+  GuardClient(Loop& loop, SimLoop& world_loop, std::function<Leash*()> leash)
       : loop_(loop), world_loop_(world_loop), leash_(std::move(leash)) {}
 
   Result<void> guard(const std::string& name, int pidfd) override;

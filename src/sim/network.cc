@@ -269,7 +269,7 @@ void MessageNetwork::deliver_down(SessionId id) {
 void MessageNetwork::watch_up(Session& session) {
   if (session.up.timeout_runs) return;
   session.up.timeout_runs = true;
-  loop_.after(options_.user_timeout, [this, id = session.id] {
+  loop_.after(options_.user_timeout_ms, [this, id = session.id] {
     Session* still = find(id);
     if (still == nullptr || !still->up.timeout_runs) return;
     drop_agent_end(id, "no acknowledgement from the server");
@@ -279,7 +279,7 @@ void MessageNetwork::watch_up(Session& session) {
 void MessageNetwork::watch_down(Session& session) {
   if (session.down.timeout_runs) return;
   session.down.timeout_runs = true;
-  loop_.after(options_.user_timeout, [this, id = session.id] {
+  loop_.after(options_.user_timeout_ms, [this, id = session.id] {
     Session* still = find(id);
     if (still == nullptr || !still->down.timeout_runs) return;
     drop_server_end(id);

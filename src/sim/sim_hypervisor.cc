@@ -184,6 +184,17 @@ void SimHypervisor::stop(const VmId& vm, const Epoch& epoch, const StopOptions& 
   });
 }
 
+void SimHypervisor::erase(const VmLaunch& launch, Callback<void> done) {
+  agent_.after(kKill, [this, vm = launch.vm, done = std::move(done)] {
+    if (!world_.storage_reachable(host_)) {
+      return done(make_error(Errc::unavailable, on_host("erase", vm, host_) +
+                                                    ": shared storage does not answer"));
+    }
+    world_.stored().erase(vm);
+    done({});
+  });
+}
+
 void SimHypervisor::prepare_incoming(const VmLaunch& launch, Callback<MigrationEndpoint> done) {
   agent_.after(world_.options().start, [this, launch, done = std::move(done)] {
     const auto here = host_.copies.find(launch.vm);

@@ -242,6 +242,12 @@ void SimProcess::set_drift(std::int64_t per_million) {
   drift_per_million_ = per_million;
 }
 
+void SimProcess::follow(const SimProcess& other) {
+  shown_ = other.now();
+  origin_ = loop_.now();
+  drift_per_million_ = other.drift_per_million_;
+}
+
 void SimProcess::jump(Duration by) { shown_ += by; }
 
 }  // namespace virga

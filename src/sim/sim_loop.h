@@ -134,6 +134,8 @@ class SimProcess : public Loop {
   /// Its clock gains `per_million` microseconds a second from now on (negative: loses). Timers that are set already
   /// keep their true time.
   void set_drift(std::int64_t per_million);
+  /// Shows from now on what `other` shows, with its drift.
+  void follow(const SimProcess& other);
   /// Its clock shows `by` more at once; timers that are set already keep their true time.
   void jump(Duration by);
 

@@ -31,7 +31,6 @@ HostTruth& World::add_host(const HostId& id, Capacity capacity) {
   host.address = fmt::format("10.{}.{}.{}", 64 + index / 65'025, index / 255 % 255, index % 255 + 1);
   host.group = loop_.add_group();
   host.capacity = capacity;
-  host.last_fed = loop_.now();
   by_id_[id] = index;
   by_address_[host.address] = index;
   return host;
@@ -137,7 +136,6 @@ void World::power_on(HostTruth& host) {
   host.powered = true;
   ++host.boots;
   host.lease_until = Instant{};
-  host.last_fed = loop_.now();
   tell(WorldChange::power, host, nullptr);
 }
 
@@ -166,6 +164,7 @@ void World::tell(WorldChange change, const HostTruth& host, const Copy* copy) {
     mix((copy->epoch.counter << 8) | static_cast<std::uint64_t>(copy->state));
   }
   for (const Observer& observer : observers_) observer(change, host, copy);
+  if (copy != nullptr && host.listener) host.listener(change, *copy);
 }
 
 void World::mix(std::string_view text) {

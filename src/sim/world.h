@@ -60,6 +60,15 @@ struct Copy {
   std::string trouble;       ///< "guest panicked"; empty = none
 };
 
+enum class WorldChange {
+  spawned,   ///< a copy's process exists
+  state,     ///< a copy's state changed
+  ended,     ///< a copy's process is gone
+  power,     ///< a host was switched, froze or thawed
+  links,     ///< a host's links changed
+  guest,     ///< a guest hangs, panics or answers again
+};
+
 struct HostTruth {
   HostId id;
   std::size_t index = 0;
@@ -67,6 +76,7 @@ struct HostTruth {
   std::string address;         ///< of its agent and probes, unique
   Capacity capacity;
   bool powered = true;
+  bool booting = false;        ///< switched on, nothing runs yet
   bool frozen = false;         ///< the whole machine stands still
   bool watchdog = true;        ///< something outside resets it when its leash stops feeding
   bool disk_full = false;
@@ -78,7 +88,7 @@ struct HostTruth {
   std::map<VmId, Copy> copies;
   std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
   Instant lease_until{};       ///< true time until which the last grant that its agent received allows guests
-  Instant last_fed{};          ///< when its leash last fed the watchdog
+  std::function<void(WorldChange, const Copy&)> listener;  ///< its hypervisor driver, while its agent lives
 
   std::string boot_id() const { return id.value + "-boot-" + std::to_string(boots); }
   bool acts() const { return powered && !frozen; }
@@ -89,15 +99,6 @@ struct HostTruth {
 struct StoredVm {
   Epoch epoch;               ///< highest that wrote its configuration beside the disk
   std::uint64_t lock = 0;    ///< serial of the copy that holds the image lock; 0 = free
-};
-
-enum class WorldChange {
-  spawned,   ///< a copy's process exists
-  state,     ///< a copy's state changed
-  ended,     ///< a copy's process is gone
-  power,     ///< a host was switched, froze or thawed
-  links,     ///< a host's links changed
-  guest,     ///< a guest hangs, panics or answers again
 };
 
 struct WorldOptions {

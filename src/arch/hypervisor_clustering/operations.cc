@@ -66,6 +66,7 @@ void change_vm(const RecordContext& context, const std::function<void(VmStatus&)
   if (vm == nullptr || vm->status.operation != context.operation.id()) return;
   Vm changed = *vm;
   change(changed.status);
+  if (context.operation.kind == OperationKind::stop_vm) changed.spec.restart = false;
   context.transaction.put(changed);
 }
 

@@ -110,7 +110,7 @@ HttpResponse list_of(const ClusterView& view, const Selection& selection) {
   return response;
 }
 
-/// Calls `task.template operator()<T>()` for the kind that the path names; false when there is none.
+/// Calls `task.template operator()<T>()` for the kind that the path names; false if there is none.
 template <typename Task>
 bool with_kind(const Call& call, Task&& task) {
   bool found = false;
@@ -128,12 +128,13 @@ bool with_kind(const Call& call, Task&& task) {
 void redact(std::string_view prefix, boost::json::object& resource) {
   if (prefix != keys::kMachine) return;
   auto* spec = resource.if_contains("spec");
-  auto* bmc = spec != nullptr && spec->is_object() ? spec->get_object().if_contains("bmc") : nullptr;
+  auto* bmc =
+      spec != nullptr && spec->is_object() ? spec->get_object().if_contains("bmc") : nullptr;
   if (bmc != nullptr && bmc->is_object()) bmc->get_object()["password"] = "";
 }
 
-Result<std::uint64_t> query_number(const Call& call, const std::string& name, std::uint64_t fallback,
-                                   std::uint64_t max) {
+Result<std::uint64_t> query_number(const Call& call, const std::string& name,
+                                   std::uint64_t fallback, std::uint64_t max) {
   const auto found = call.request.query.find(name);
   if (found == call.request.query.end()) return fallback;
   const std::string& text = found->second;
@@ -164,10 +165,14 @@ void list_resources(const EnginePtr& engine, const CallPtr& call) {
     const ClusterView view = *kept;
     return answer(view);
   }
-  engine->refuse(call, Problem{make_error(Errc::conflict,
-                                          fmt::format("revision: the list of revision {} is not kept any more; "
-                                                      "list again from the first page", *revision)),
-                               {}, 410});
+  engine->refuse(
+      call,
+      Problem{make_error(Errc::conflict,
+                         fmt::format("revision: the list of revision {} is not kept any more; "
+                                     "list again from the first page",
+                                     *revision)),
+              {},
+              410});
 }
 
 void get_resource(const EnginePtr& engine, const CallPtr& call) {

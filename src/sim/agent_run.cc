@@ -1,0 +1,149 @@
+#include "sim/agent_run.h"
+
+#include <fmt/format.h>
+
+#include "agent/agent_core.h"
+
+namespace virga::sim {
+namespace {
+
+constexpr std::uint16_t kProbePort = 7947;
+
+/// A keyed digest that only has to tell right from wrong here; nobody in the simulation forges.
+std::string cheap_digest(const std::string& key, const std::string& data) {
+  std::uint64_t state = 14695981039346656037U;
+  for (const std::string* text : {&key, &data}) {
+    for (const char character : *text) {
+      state = (state ^ static_cast<unsigned char>(character)) * 1099511628211U;
+    }
+  }
+  return fmt::format("{:016x}", state);
+}
+
+}  // namespace
+
+class AgentRun::Impl : public AgentLink, public PeerLink {
+ public:
+  Impl(Parts parts, const SimProcess& clock);
+  ~Impl() override {
+    process_.end();
+    parts_.host.listener = nullptr;
+  }
+
+  void send(const AgentMessage& message) override {
+    if (connected_) parts_.network.send_to_server(parts_.host, message);
+  }
+  void reconnect() override;
+  void send(const std::string& address, std::uint16_t, std::string data) override {
+    parts_.network.send_datagram(parts_.host, address, std::move(data));
+  }
+
+  SimProcess& process() { return process_; }
+  GuardClient& guard() { return guard_; }
+
+ private:
+  AgentDependencies dependencies();
+  AgentOptions options() const;
+  MessageNetwork::AgentSide network_side();
+  void connect_later();
+  void lost(const std::string& why);
+
+  Parts parts_;
+  SimProcess process_;
+  GuardClient guard_;
+  SimHypervisor hypervisor_;
+  bool connected_ = false;
+  bool connecting_ = false;
+  AgentCore core_;
+};
+
+AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
+    : parts_(std::move(parts)),
+      process_(parts_.world.loop()),
+      guard_(process_, parts_.world.loop(), parts_.leash),
+      hypervisor_(parts_.world, parts_.migrations, parts_.host, process_, guard_),
+      core_(dependencies(), options()) {
+  process_.follow(clock);
+  parts_.host.listener = [this](WorldChange change, const Copy& copy) {
+    hypervisor_.copy_changed(copy, change == WorldChange::ended);
+  };
+  parts_.network.agent_up(parts_.host, process_.group(), network_side());
+  core_.start([this](const Result<void>& ready) {
+    if (ready.ok()) connect_later();
+  });
+}
+
+AgentDependencies AgentRun::Impl::dependencies() {
+  return AgentDependencies{process_,
+                           hypervisor_,
+                           parts_.fabric,
+                           guard_,
+                           *this,
+                           *this,
+                           cheap_digest,
+                           [this] { return parts_.host.used(); },
+                           [this] { return parts_.host.disk_full ? "disk full" : std::string(); }};
+}
+
+AgentOptions AgentRun::Impl::options() const {
+  AgentOptions options;
+  Hello& hello = options.hello;
+  hello.host = parts_.host.id;
+  hello.boot_id = parts_.host.boot_id();
+  hello.session_id = fmt::format("{}-{}", parts_.host.id.value, process_.group());
+  hello.agent_version = VIRGA_VERSION;
+  hello.address = parts_.host.address;
+  hello.tenant_address = parts_.host.address;
+  hello.probe_port = kProbePort;
+  hello.capacity = parts_.host.capacity;
+  return options;
+}
+
+MessageNetwork::AgentSide AgentRun::Impl::network_side() {
+  MessageNetwork::AgentSide side;
+  side.connected = [this](const Result<SessionId>& session) {
+    connecting_ = false;
+    if (!session) return connect_later();
+    connected_ = true;
+    core_.link_opened();
+  };
+  side.message = [this](ServerMessage message) {
+    if (message.grant && parts_.granted) parts_.granted(*message.grant);
+    core_.link_received(std::move(message));
+  };
+  side.closed = [this](const std::string& why) { lost(why); };
+  side.datagram = [this](const std::string& from, const std::string& bytes) {
+    core_.peer_received(bytes, from);
+  };
+  return side;
+}
+
+void AgentRun::Impl::reconnect() {
+  parts_.network.close_by_agent(parts_.host);
+  process_.post([this] { lost("closed by this agent"); });
+}
+
+void AgentRun::Impl::lost(const std::string& why) {
+  if (!connected_) return;
+  connected_ = false;
+  core_.link_closed(why);
+  connect_later();
+}
+
+void AgentRun::Impl::connect_later() {
+  if (connecting_) return;
+  connecting_ = true;
+  const auto jitter = milliseconds(100 + static_cast<std::int64_t>(parts_.rng.below(900)));
+  process_.after(jitter, [this] { parts_.network.connect(parts_.host); });
+}
+
+AgentRun::AgentRun(Parts parts, const SimProcess& clock)
+    : impl_(std::make_unique<Impl>(std::move(parts), clock)) {}
+AgentRun::~AgentRun() = default;
+SimProcess& AgentRun::process() { return impl_->process(); }
+GuardClient& AgentRun::guard() { return impl_->guard(); }
+void AgentRun::set_frozen(bool frozen) {
+  frozen ? impl_->process().freeze() : impl_->process().thaw();
+}
+
+}  // namespace virga::sim

@@ -1,0 +1,369 @@
+#include "sim/cloud.h"
+
+#include <fmt/format.h>
+
+#include "base/reflect.h"
+#include "model/keys.h"
+
+namespace virga::sim {
+namespace {
+
+constexpr Duration kWatchdog = seconds(10);
+constexpr Duration kWriteAgain = milliseconds(100);
+constexpr Duration kWriteLost = seconds(2);
+constexpr Duration kClockJump = seconds(60);
+constexpr std::int64_t kDriftPerMillion = -10'000;
+
+}  // namespace
+
+Cloud::Cloud(SimLoop& loop, CloudOptions options)
+    : loop_(loop),
+      options_(std::move(options)),
+      rng_(options_.seed),
+      world_(loop, options_.world),
+      migrations_(world_),
+      network_(world_, options_.network, rng_.fork()),
+      checker_(world_, records()) {}
+
+Cloud::~Cloud() {
+  server_.reset();
+  for (auto& programs : programs_) {
+    programs->agent.reset();
+    programs->leash.reset();
+  }
+}
+
+HostTruth& Cloud::add_host(const HostId& id, Capacity capacity) {
+  HostTruth& host = world_.add_host(id, capacity);
+  auto made = std::make_unique<Programs>();
+  made->clock = std::make_unique<SimProcess>(loop_);
+  programs_.push_back(std::move(made));
+  return host;
+}
+
+void Cloud::start() {
+  start_server();
+  for (HostTruth& host : world_.hosts()) {
+    start_leash(host);
+    start_agent(host);
+  }
+}
+
+void Cloud::start_server() {
+  if (server_ != nullptr) return;
+  ServerRun::Parts parts{world_, network_, disk_, journal_, rng_.fork(), options_.store};
+  parts.switch_power = [this](HostTruth& host, MachinePower to) {
+    to == MachinePower::on ? power_on(host) : power_off(host);
+  };
+  parts.event = [this](const Event& event) {
+    world_.mix(event.kind + event.subject + event.text);
+    events_.push_back(event);
+  };
+  server_ = std::make_unique<ServerRun>(std::move(parts));
+  world_.mix("server starts");
+}
+
+void Cloud::kill_server() {
+  if (server_ == nullptr) return;
+  network_.server_down();
+  server_.reset();
+  world_.mix("server ends");
+}
+
+void Cloud::freeze_server(bool frozen) {
+  if (server_ == nullptr) return;
+  frozen ? server_->process().freeze() : server_->process().thaw();
+}
+
+void Cloud::start_leash(HostTruth& host) {
+  Programs& here = programs(host);
+  if (here.leash != nullptr || !host.powered) return;
+  here.leash = std::make_unique<Leash>(world_, host);
+  here.leash->process().follow(*here.clock);
+  here.leash_stopped = false;
+  if (here.agent != nullptr) here.agent->guard().leash_started();
+  programs_changed(host);
+}
+
+void Cloud::kill_leash(HostTruth& host) {
+  programs(host).leash.reset();
+  programs_changed(host);
+}
+
+void Cloud::start_agent(HostTruth& host) {
+  Programs& here = programs(host);
+  if (here.agent != nullptr || !host.powered) return;
+  AgentRun::Parts parts{world_, migrations_, network_, host, here.fabric, rng_.fork()};
+  parts.leash = [&here] { return here.leash.get(); };
+  parts.granted = [this, &host](const LeaseGrant& grant) { lease_granted(host, grant); };
+  here.agent_stopped = false;
+  here.agent = std::make_unique<AgentRun>(std::move(parts), *here.clock);
+  programs_changed(host);
+}
+
+void Cloud::kill_agent(HostTruth& host) {
+  Programs& here = programs(host);
+  if (here.agent == nullptr) return;
+  network_.agent_down(host, host.powered);
+  here.agent.reset();
+  programs_changed(host);
+}
+
+/// The deadline that the agent takes from a grant, in true time.
+void Cloud::lease_granted(HostTruth& host, const LeaseGrant& grant) {
+  const Instant shown = programs(host).clock->now();
+  const Instant until = Instant() + milliseconds(grant.report_sent_at_ms) + grant.lease_ms;
+  if (until > shown) checker_.lease_granted(host, loop_.now() + (until - shown));
+}
+
+/// Brings what stands still in line with the faults, and lets the watchdog count.
+void Cloud::programs_changed(HostTruth& host) {
+  Programs& here = programs(host);
+  if (here.agent != nullptr) here.agent->set_frozen(host.frozen || here.agent_stopped);
+  if (here.leash != nullptr) here.leash->set_frozen(host.frozen || here.leash_stopped);
+  const bool leash_works = here.leash != nullptr && !here.leash_stopped;
+  const bool agent_works = here.agent != nullptr && !here.agent_stopped;
+  checker_.excuse_lease(host, !host.watchdog && !leash_works && !agent_works);
+  const bool fed = !host.powered || (host.acts() && leash_works);
+  if (fed == here.fed) return;
+  here.fed = fed;
+  const std::uint64_t run = ++here.fed_runs;
+  if (fed || !host.watchdog) return;
+  loop_.after(kWatchdog, [this, &host, run] {
+    if (programs(host).fed_runs != run) return;
+    world_.mix("watchdog resets " + host.id.value);
+    power_off(host);
+    power_on(host);
+  });
+}
+
+void Cloud::power_off(HostTruth& host) {
+  ++programs(host).power_runs;
+  host.booting = false;
+  if (!host.powered) return;
+  Programs& here = programs(host);
+  world_.power_off(host);
+  kill_agent(host);
+  here.leash.reset();
+  here.fabric = SimFabric();
+  programs_changed(host);
+}
+
+void Cloud::power_on(HostTruth& host) {
+  if (host.powered || host.booting) return;
+  host.booting = true;
+  const std::uint64_t run = ++programs(host).power_runs;
+  loop_.after(options_.world.host_boot, [this, &host, run] {
+    if (programs(host).power_runs != run) return;
+    host.booting = false;
+    world_.power_on(host);
+    start_leash(host);
+    start_agent(host);
+  });
+}
+
+void Cloud::kill_vms(HostTruth& host, const VmId& only) {
+  std::vector<VmId> killed;
+  for (const auto& [vm, copy] : host.copies) {
+    if (only.empty() || vm == only) killed.push_back(vm);
+  }
+  for (const VmId& vm : killed) world_.end_copy(host, vm, "process killed");
+}
+
+void Cloud::apply(const Fault& fault) {
+  HostTruth* host = world_.find_host(fault.host);
+  VIRGA_CHECK(host != nullptr);
+  world_.mix(std::string(enum_name(fault.kind)) + " " + fault.host.value);
+  switch (fault.kind) {
+    case FaultKind::agent:
+    case FaultKind::agent_stop:
+    case FaultKind::leash:
+    case FaultKind::leash_stop:
+      return apply_to_programs(*host, fault.kind);
+    case FaultKind::qemu:
+    case FaultKind::deaf:
+    case FaultKind::guest_hang:
+    case FaultKind::panic:
+      return apply_to_guests(*host, fault);
+    default:
+      return apply_to_machine(*host, fault);
+  }
+}
+
+void Cloud::apply_to_machine(HostTruth& host, const Fault& fault) {
+  const Link before = host.links[static_cast<std::size_t>(fault.wire)];
+  if (fault.kind == FaultKind::power) power_off(host);
+  if (fault.kind == FaultKind::hang) world_.set_frozen(host, true);
+  if (fault.kind == FaultKind::link) world_.set_links(host, fault.wire, {false, false});
+  if (fault.kind == FaultKind::link_out) world_.set_links(host, fault.wire, {before.in, false});
+  if (fault.kind == FaultKind::link_in) world_.set_links(host, fault.wire, {false, before.out});
+  if (fault.kind == FaultKind::disk_full) host.disk_full = true;
+  if (fault.kind == FaultKind::starts) host.starts_failing = 3;
+  Programs& here = programs(host);
+  if (fault.kind == FaultKind::clock) here.clock->jump(kClockJump);
+  if (fault.kind == FaultKind::drift) here.clock->set_drift(kDriftPerMillion);
+  if (here.agent != nullptr) here.agent->process().follow(*here.clock);
+  if (here.leash != nullptr) here.leash->process().follow(*here.clock);
+  programs_changed(host);
+}
+
+void Cloud::apply_to_programs(HostTruth& host, FaultKind kind) {
+  Programs& here = programs(host);
+  if (kind == FaultKind::agent_stop) here.agent_stopped = here.agent != nullptr;
+  if (kind == FaultKind::leash_stop) here.leash_stopped = here.leash != nullptr;
+  if (kind == FaultKind::agent) kill_agent(host);
+  if (kind == FaultKind::leash) kill_leash(host);
+  programs_changed(host);
+  if (options_.supervisor == Duration::zero()) return;
+  loop_.after(options_.supervisor, [this, &host, kind] {
+    if (kind == FaultKind::agent) start_agent(host);
+    if (kind == FaultKind::leash) start_leash(host);
+  });
+}
+
+void Cloud::apply_to_guests(HostTruth& host, const Fault& fault) {
+  if (fault.kind == FaultKind::qemu) return kill_vms(host, fault.vm);
+  for (auto& [vm, copy] : host.copies) {
+    if (!fault.vm.empty() && vm != fault.vm) continue;
+    if (fault.kind == FaultKind::deaf) copy.deaf = true;
+    const bool hangs = copy.guest_hung || fault.kind == FaultKind::guest_hang;
+    world_.set_guest(host, copy, hangs,
+                     fault.kind == FaultKind::panic ? std::string(kGuestPanicked) : copy.trouble);
+  }
+}
+
+void Cloud::heal(HostTruth& host) {
+  for (const Wire wire : {Wire::management, Wire::storage, Wire::tenant}) {
+    world_.set_links(host, wire, {});
+  }
+  world_.set_partition(host, 0);
+  host.disk_full = false;
+  host.starts_failing = 0;
+  host.bmc = BmcMode::answers;
+  Programs& here = programs(host);
+  here.agent_stopped = here.leash_stopped = false;
+  world_.set_frozen(host, false);
+  here.clock->set_drift(0);
+  if (here.agent != nullptr) here.agent->process().follow(*here.clock);
+  if (here.leash != nullptr) here.leash->process().follow(*here.clock);
+  for (auto& [vm, copy] : host.copies) {
+    copy.deaf = false;
+    world_.set_guest(host, copy, false, copy.trouble);
+  }
+  programs_changed(host);
+  if (!host.powered) return power_on(host);
+  start_leash(host);
+  start_agent(host);
+}
+
+void Cloud::write(std::string key, Rewrite rewrite) {
+  loop_.post([this, key = std::move(key), rewrite = std::move(rewrite)] { try_write(key, rewrite); });
+}
+
+void Cloud::try_write(const std::string& key, const Rewrite& rewrite) {
+  const auto again = [this, key, rewrite] { try_write(key, rewrite); };
+  if (server_ == nullptr) {
+    loop_.after(kWriteAgain, again);
+    return;
+  }
+  const auto entry = disk_->state.find(key);
+  std::vector<virga::Guard> guards{{key, entry == nullptr ? 0 : entry->modified}};
+  std::vector<Write> writes{{key, rewrite(entry == nullptr ? "" : entry->value), 0}};
+  const TimerId lost = loop_.after(kWriteLost, again);
+  server_->store().commit(std::move(guards), std::move(writes),
+                          [this, lost, again](const Result<CommitOutcome>& outcome) {
+                            loop_.cancel(lost);
+                            if (outcome && outcome->verdict == CommitVerdict::committed) return;
+                            loop_.after(kWriteAgain, again);
+                          });
+}
+
+std::vector<std::string> Cloud::values_below(std::string_view prefix) const {
+  std::vector<std::string> values;
+  ListRequest request;
+  request.prefix = std::string(prefix);
+  while (true) {
+    const auto page = disk_->state.list(request);
+    VIRGA_CHECK(page.ok());
+    for (const KeyValue& entry : page->entries) values.push_back(entry.value);
+    if (!page->more) return values;
+    request.after = page->entries.back().key;
+  }
+}
+
+void Cloud::backup() {
+  backup_.clear();
+  ListRequest request;
+  while (true) {
+    const auto page = disk_->state.list(request);
+    VIRGA_CHECK(page.ok());
+    backup_.insert(backup_.end(), page->entries.begin(), page->entries.end());
+    if (!page->more) return;
+    request.after = page->entries.back().key;
+  }
+}
+
+void Cloud::restore() {
+  kill_server();
+  auto restored = std::make_shared<MemoryDisk>();
+  std::vector<Write> writes;
+  for (const KeyValue& entry : backup_) {
+    std::string value = entry.value;
+    if (entry.key == "meta/incarnation") value = std::to_string(std::stoull(value) + 1);
+    writes.push_back({entry.key, std::move(value), 0});
+  }
+  restored->state.apply(std::move(writes));
+  disk_ = std::move(restored);
+  start_server();
+}
+
+Records Cloud::records() {
+  Records records;
+  records.cpu_overcommit_percent = options_.policy.cpu_overcommit_percent;
+  records.epoch = [this](const VmId& id) {
+    const auto vm = read<Vm>(keys::of(id));
+    return vm ? std::max(vm->status.epoch, vm->status.migration.epoch) : Epoch{};
+  };
+  records.proof = [this](const VmId& id, const Epoch& epoch) -> std::optional<FenceProof> {
+    const auto vm = read<Vm>(keys::of(id));
+    if (!vm) return std::nullopt;
+    const auto operation = read<Operation>(keys::of(vm->status.operation));
+    if (!operation || operation->arguments.epoch != epoch) return std::nullopt;
+    return operation->arguments.proof;
+  };
+  return records;
+}
+
+std::vector<std::string> Cloud::unsettled() {
+  std::vector<std::string> open;
+  for (const Vm& vm : read_all<Vm>(keys::kVm)) {
+    const bool should_run = vm.spec.power == DesiredPower::running && !vm.meta.deleting_at;
+    const auto places = checker_.running_at(vm.id());
+    const std::string name = vm.id().value;
+    if (!should_run) {
+      if (!places.empty()) open.push_back(name + " runs although it should not");
+      continue;
+    }
+    if (places.size() != 1) {
+      open.push_back(fmt::format("{} runs in {} places: {}", name, places.size(),
+                                 vm.status.unplaced_reason));
+      continue;
+    }
+    const HostTruth& host = world_.hosts()[places.front()];
+    const Copy& copy = host.copies.at(vm.id());
+    if (copy.epoch != vm.status.epoch || host.id != vm.status.host || !vm.status.operation.empty()) {
+      open.push_back(fmt::format("{} runs on {} with epoch {}; stored is {} with {}", name,
+                                 host.id.value, to_string(copy.epoch), vm.status.host.value,
+                                 to_string(vm.status.epoch)));
+    }
+  }
+  return open;
+}
+
+std::uint64_t Cloud::state_hash() {
+  for (const std::string& value : values_below("")) world_.mix(value);
+  world_.mix(static_cast<std::uint64_t>(events_.size()));
+  return world_.trace_hash();
+}
+
+}  // namespace virga::sim

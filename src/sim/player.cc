@@ -1,0 +1,116 @@
+#include <fmt/format.h>
+
+#include "base/reflect.h"
+#include "model/keys.h"
+#include "sim/scenario.h"
+
+namespace virga::sim {
+namespace {
+
+bool is_stable(std::string_view fact) {
+  return !fact.ends_with("_ms") && !fact.ends_with("_bytes") && fact != "operation";
+}
+
+std::string truth_of(const Cloud& cloud, const Vm& vm, const World& world) {
+  std::string places;
+  for (const HostTruth& host : world.hosts()) {
+    const auto found = host.copies.find(vm.id());
+    if (found == host.copies.end()) continue;
+    places += fmt::format(" {} on {}", enum_name(found->second.state), host.id.value);
+    const Instant answers = found->second.answers_at;
+    if (answers != Instant{} && answers <= cloud.now()) places += " answers";
+  }
+  return fmt::format("truth vm {}{}\n", vm.id().value, places.empty() ? " nowhere" : places);
+}
+
+}  // namespace
+
+std::string normalised(const Event& event, WallTime start) {
+  const std::int64_t ms = event.at.unix_ms - start.unix_ms;
+  std::string line = fmt::format("{:>6}.{}s {:<20} {}", ms / 1000, ms / 100 % 10, event.kind,
+                                 event.subject);
+  std::map<std::string, std::string> facts;
+  for (const auto& [name, value] : event.facts) {
+    if (!is_stable(std::string_view(name.data(), name.size()))) continue;
+    facts[std::string(name)] =
+        value.is_string() ? std::string(value.get_string()) : json::serialize(value);
+  }
+  for (const auto& [name, value] : facts) line += fmt::format(" {}={}", name, value);
+  return line + "\n";
+}
+
+void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int cluster_hosts) {
+  const ClusterPolicy policy = cloud.options().policy;
+  cloud.edit<Image>(ImageId("tiny"), [](Image& image) {
+    image.meta.name = "tiny";
+    image.spec.path = "images/tiny";
+  });
+  for (int number = 1; number <= hosts; ++number) {
+    const std::string name = fmt::format("host-{}", number);
+    const std::string cluster = fmt::format("c{}", (number - 1) / cluster_hosts + 1);
+    cloud.add_host(HostId(name), capacity);
+    if ((number - 1) % cluster_hosts == 0) {
+      cloud.edit<Cluster>(ClusterId(cluster), [cluster, policy](Cluster& stored) {
+        stored.meta.name = cluster;
+        stored.spec = {policy, "/shared"};
+      });
+    }
+    cloud.edit<Machine>(MachineId(name), [name, bmcs](Machine& machine) {
+      machine.meta.name = name;
+      machine.spec.bmc.protocol = bmcs ? BmcProtocol::redfish : BmcProtocol::none;
+      machine.spec.bmc.url = "simulated";
+    });
+    cloud.edit<virga::Host>(HostId(name), [name, cluster](virga::Host& host) {
+      host.meta.name = name;
+      host.spec.cluster = ClusterId(cluster);
+      host.spec.machine = MachineId(name);
+    });
+  }
+}
+
+void put_vm(Cloud& cloud, const ScenarioVm& vm) {
+  cloud.edit<Vm>(vm.id, [vm](Vm& stored) {
+    const std::size_t slash = vm.id.value.find('/');
+    stored.meta.tenant = vm.id.value.substr(0, slash);
+    stored.meta.name = vm.id.value.substr(slash + 1);
+    stored.spec.cluster = vm.cluster;
+    stored.spec.image = ImageId("tiny");
+    stored.spec.cpu_millicores = vm.cpu;
+    stored.spec.memory_mib = vm.memory;
+    stored.spec.restart_priority = vm.priority;
+    stored.spec.pinned_host = vm.pinned;
+    stored.spec.anti_affinity_group = vm.group;
+  });
+}
+
+Rehearsal play(const Scenario& scenario) {
+  SimLoop loop;
+  const WallTime start = loop.wall_now();
+  Cloud cloud(loop, scenario.cloud);
+  found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs, scenario.hosts);
+  for (HostTruth& host : cloud.world().hosts()) host.watchdog = scenario.watchdogs;
+  for (const ScenarioVm& vm : scenario.vms) put_vm(cloud, vm);
+  for (const ScenarioEvent& event : scenario.events) {
+    loop.after(event.at, [&cloud, &event] { event.act(cloud); });
+  }
+  cloud.start();
+  loop.run_for(scenario.length);
+
+  Rehearsal rehearsal;
+  for (const Event& event : cloud.events()) rehearsal.journal += normalised(event, start);
+  for (const Vm& vm : cloud.read_all<Vm>(keys::kVm)) {
+    rehearsal.journal += truth_of(cloud, vm, cloud.world());
+  }
+  for (const HostTruth& host : cloud.world().hosts()) {
+    rehearsal.journal += fmt::format("truth host {} {} boot {}\n", host.id.value,
+                                     !host.powered  ? "off"
+                                     : host.frozen ? "stands still"
+                                                   : "on",
+                                     host.boots);
+  }
+  rehearsal.violations = cloud.checker().violations();
+  rehearsal.hash = cloud.state_hash();
+  return rehearsal;
+}
+
+}  // namespace virga::sim

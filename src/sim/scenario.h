@@ -1,0 +1,77 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sim/cloud.h"
+
+namespace virga::sim {
+
+struct ScenarioVm {
+  VmId id;
+  ClusterId cluster{"c1"};
+  Millicores cpu{500};
+  Mib memory{512};
+  RestartPriority priority = RestartPriority::normal;
+  HostId pinned;
+  std::string group;
+};
+
+struct ScenarioEvent {
+  Duration at{};
+  std::function<void(Cloud&)> act;
+};
+
+/// A rehearsal: a cloud, what happens to it, and what its journal is to say. The text form:
+///
+///   # any comment
+///   hosts 3 cpu 8000 memory 8192        names: host-1 host-2 host-3
+///   vms 6 tenant acme memory 512        names: acme/vm-1 ...; options: cpu memory priority host group
+///   vm acme/db priority high
+///   policy lease_ms 10000               any knob of ClusterPolicy
+///   network loss_per_million 10000      any fault of the simulated network
+///   option image-locks off              also: watchdogs, bmc, codec (on|off), supervisor (a time), seed (a number)
+///   at 10s fail host-2 power            see FaultKind; then a network or a VM; then: bmc answers|silent|lies|slow
+///   at 40s heal host-2                  or: heal all
+///   run 60s
+///   ----
+///   the expected journal
+///
+/// Other events: bmc HOST MODE; server kill|start|freeze|thaw|cut|join; vm ...; start|stop|delete VM; move VM HOST;
+/// maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
+struct Scenario {
+  CloudOptions cloud;
+  int hosts = 0;
+  Capacity capacity{{8000}, {8192}};
+  bool watchdogs = true;
+  bool bmcs = true;
+  std::vector<ScenarioVm> vms;
+  std::vector<ScenarioEvent> events;
+  Duration length{};
+  std::string head;      ///< the text up to the line ----, that included
+  std::string expected;  ///< the text after it
+};
+
+/// Errors: invalid, naming the line, the word and what would be right. At most 256 KiB, 1,000 hosts, 10,000 VMs, 24 h.
+Result<Scenario> parse_scenario(std::string_view text);
+
+struct Rehearsal {
+  std::string journal;  ///< what the scenario's expected text is compared with
+  std::vector<Violation> violations;
+  std::uint64_t hash = 0;
+};
+
+/// Plays it on a new cloud. Deterministic.
+Rehearsal play(const Scenario& scenario);
+
+/// Writes the resources of a new cloud: image "tiny", hosts "host-1" ... with machines of the same names, clusters "c1"
+/// ... of `cluster_hosts` hosts each.
+void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int cluster_hosts);
+void put_vm(Cloud& cloud, const ScenarioVm& vm);
+
+/// One line for each event: time, kind, subject and facts; without what was measured or numbered.
+std::string normalised(const Event& event, WallTime start);
+
+}  // namespace virga::sim

@@ -1,0 +1,237 @@
+#include "sim/swarm.h"
+
+#include <fmt/format.h>
+
+#include "base/reflect.h"
+#include "sim/scenario.h"
+
+namespace virga::sim {
+namespace {
+
+constexpr Duration kCalm = seconds(20);        // until the first fault: hosts join, VMs start
+constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
+constexpr std::int64_t kHostMemory = 8192;
+constexpr std::int64_t kHostCpu = 8000;
+
+class Swarm {
+ public:
+  Swarm(SimLoop& loop, const SwarmOptions& options);
+  SwarmOutcome run();
+
+ private:
+  static CloudOptions cloud_options(const SwarmOptions& options);
+  void found();
+  void choose_faults();
+  void next_fault();
+  void one_fault();
+  void host_fault(FaultKind kind);
+  void server_fault();
+  void desire();
+  void heal_all();
+  void note(const std::string& what);
+  HostTruth& some_host() { return cloud_.world().hosts()[rng_.below(cloud_.world().hosts().size())]; }
+  VmId some_vm() { return vms_[rng_.below(vms_.size())]; }
+  Duration some_time(std::int64_t low_ms, std::int64_t high_ms) {
+    return milliseconds(rng_.between(low_ms, high_ms));
+  }
+
+  SimLoop& loop_;
+  SwarmOptions options_;
+  Cloud cloud_;
+  Rng rng_;
+  std::vector<FaultKind> kinds_;
+  std::vector<VmId> vms_;
+  bool server_faults_ = false;
+  bool desires_ = false;
+  bool lying_bmcs_ = false;
+  Duration pause_{};
+  bool healing_ = false;
+  SwarmOutcome outcome_;
+};
+
+/// The seed decides alone; a swarm's own stream is apart from the cloud's.
+CloudOptions Swarm::cloud_options(const SwarmOptions& options) {
+  CloudOptions made;
+  made.seed = options.seed;
+  if (!options.faults) return made;
+  Rng rng(options.seed ^ 0x5eed'0f00'c10d'0000U);
+  const auto sometimes = [&rng](std::uint32_t most) {
+    const bool on = rng.below(2) == 0;
+    return on ? static_cast<std::uint32_t>(rng.below(most)) : 0U;
+  };
+  made.network.loss_per_million = sometimes(100'000);
+  made.network.duplicate_per_million = sometimes(50'000);
+  made.network.reorder_per_million = sometimes(100'000);
+  made.network.stall_per_million = sometimes(2'000);
+  made.network.reset_per_million = sometimes(200);
+  made.network.codec = rng.below(4) == 0;
+  made.store.unknown_done_per_million = sometimes(30'000);
+  made.store.unknown_lost_per_million = sometimes(30'000);
+  made.store.compact_per_million = sometimes(10'000);
+  made.store.commit_delay_max = milliseconds(sometimes(60));
+  made.world.image_locks = rng.below(2) == 0;
+  made.supervisor = rng.below(2) == 0 ? seconds(1) : Duration::zero();
+  return made;
+}
+
+Swarm::Swarm(SimLoop& loop, const SwarmOptions& options)
+    : loop_(loop),
+      options_(options),
+      cloud_(loop, cloud_options(options)),
+      rng_(options.seed ^ 0xfa17'fa17'fa17'fa17U) {}
+
+void Swarm::found() {
+  found_cloud(cloud_, options_.hosts, {{kHostCpu}, {kHostMemory}}, true, options_.cluster_hosts);
+  const int clusters = (options_.hosts + options_.cluster_hosts - 1) / options_.cluster_hosts;
+  for (int number = 1; number <= options_.vms; ++number) {
+    ScenarioVm vm;
+    vm.id = VmId(fmt::format("t{}/vm-{}", number % 5, number));
+    vm.cluster = ClusterId(fmt::format("c{}", number % clusters + 1));
+    vm.memory = {256 << rng_.below(3)};
+    vm.priority = static_cast<RestartPriority>(rng_.below(3));
+    vms_.push_back(vm.id);
+    put_vm(cloud_, vm);
+  }
+}
+
+void Swarm::choose_faults() {
+  boost::mp11::mp_for_each<boost::describe::describe_enumerators<FaultKind>>([&](auto kind) {
+    if (rng_.below(3) == 0) kinds_.push_back(kind.value);
+  });
+  server_faults_ = rng_.below(2) == 0;
+  desires_ = rng_.below(2) == 0;
+  lying_bmcs_ = cloud_.options().world.image_locks && rng_.below(4) == 0;
+  pause_ = some_time(3'000, 40'000);
+}
+
+void Swarm::note(const std::string& what) {
+  outcome_.faults.push_back(fmt::format("{:>7.1f}s {}", to_ms(loop_.elapsed()) / 1000.0, what));
+}
+
+void Swarm::next_fault() {
+  const auto wait = milliseconds(
+      500 + static_cast<std::int64_t>(rng_.below(static_cast<std::uint64_t>(2 * to_ms(pause_)))));
+  loop_.after(wait, [this] {
+    if (healing_) return;
+    one_fault();
+    next_fault();
+  });
+}
+
+void Swarm::one_fault() {
+  const std::uint64_t choice = rng_.below(10);
+  if (choice == 0 && server_faults_) return server_fault();
+  if (choice <= 2 && desires_) return desire();
+  if (!kinds_.empty()) host_fault(kinds_[rng_.below(kinds_.size())]);
+}
+
+void Swarm::host_fault(FaultKind kind) {
+  HostTruth& host = some_host();
+  Fault fault{kind, host.id, static_cast<Wire>(rng_.below(kWires)), {}};
+  const std::uint64_t bmc = rng_.below(8);
+  if (bmc == 0) host.bmc = BmcMode::silent;
+  if (bmc == 1) host.bmc = BmcMode::slow;
+  if (bmc == 2 && lying_bmcs_) host.bmc = BmcMode::lies;
+  const bool one_vm = rng_.below(2) == 0;
+  if (one_vm && !host.copies.empty()) {
+    auto picked = host.copies.begin();
+    std::advance(picked, static_cast<std::ptrdiff_t>(rng_.below(host.copies.size())));
+    fault.vm = picked->first;
+  }
+  note(fmt::format("{} {} {} bmc {}", enum_name(kind), host.id.value, enum_name(fault.wire),
+                   enum_name(host.bmc)));
+  cloud_.apply(fault);
+  loop_.after(some_time(500, 90'000), [this, &host] {
+    if (healing_) return;
+    note("heal " + host.id.value);
+    cloud_.heal(host);
+  });
+}
+
+void Swarm::server_fault() {
+  const std::uint64_t choice = rng_.below(3);
+  const Duration time = some_time(200, 40'000);
+  if (choice == 0) {
+    note("server killed");
+    cloud_.kill_server();
+    loop_.after(time, [this] { cloud_.start_server(); });
+  } else if (choice == 1) {
+    note("server frozen");
+    cloud_.freeze_server(true);
+    loop_.after(time, [this] { cloud_.freeze_server(false); });
+  } else {
+    note("server cut off");
+    cloud_.network().set_server_link({rng_.below(3) == 0, false});
+    loop_.after(time, [this] { cloud_.network().set_server_link({true, true}); });
+  }
+}
+
+/// What users and operators ask for in the middle of it.
+void Swarm::desire() {
+  const std::uint64_t choice = rng_.below(4);
+  const VmId id = some_vm();
+  const HostId host = some_host().id;
+  if (choice == 0) {
+    note("stop or start " + id.value);
+    cloud_.edit<Vm>(id, [](Vm& vm) {
+      vm.spec.power = vm.spec.power == DesiredPower::running ? DesiredPower::stopped
+                                                             : DesiredPower::running;
+    });
+  } else if (choice <= 2) {
+    note("move " + id.value + " to " + host.value);
+    cloud_.edit<Vm>(id, [host](Vm& vm) { vm.spec.move_to = host; });
+  } else {
+    note("maintenance on or off " + host.value);
+    cloud_.edit<virga::Host>(host, [](virga::Host& stored) {
+      stored.spec.maintenance = !stored.spec.maintenance;
+    });
+  }
+}
+
+void Swarm::heal_all() {
+  healing_ = true;
+  note("heal all");
+  cloud_.start_server();
+  cloud_.freeze_server(false);
+  cloud_.network().set_server_link({true, true});
+  for (HostTruth& host : cloud_.world().hosts()) {
+    cloud_.heal(host);
+    cloud_.edit<virga::Host>(host.id, [](virga::Host& stored) { stored.spec.maintenance = false; });
+  }
+}
+
+SwarmOutcome Swarm::run() {
+  found();
+  cloud_.start();
+  if (options_.faults) {
+    choose_faults();
+    loop_.after(kCalm, [this] { next_fault(); });
+    loop_.run_for(options_.length);
+    heal_all();
+    const Instant healed = loop_.now();
+    while (loop_.now() - healed < kSettleMax && outcome_.settled_after < Duration::zero()) {
+      loop_.run_for(seconds(1));
+      if (cloud_.unsettled().empty()) outcome_.settled_after = loop_.now() - healed;
+    }
+  } else {
+    loop_.run_for(options_.length);
+    if (cloud_.unsettled().empty()) outcome_.settled_after = Duration::zero();
+  }
+  for (const std::string& open : cloud_.unsettled()) cloud_.checker().report("liveness", open);
+  outcome_.violations = cloud_.checker().violations();
+  outcome_.events = cloud_.events().size();
+  outcome_.hash = cloud_.state_hash();
+  outcome_.tasks = loop_.executed();
+  outcome_.messages = cloud_.network().messages();
+  outcome_.datagrams = cloud_.network().datagrams();
+  return std::move(outcome_);
+}
+
+}  // namespace
+
+SwarmOutcome run_swarm(const SwarmOptions& options) {
+  SimLoop loop;
+  return Swarm(loop, options).run();
+}
+
+}  // namespace virga::sim
