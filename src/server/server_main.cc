@@ -114,9 +114,11 @@ void Server::backup(const std::string& name, Callback<json::object> done) {
   const std::string path = arguments_.data + "/backups/" + name + ".db";
   store_->backup(path, [done, path](Result<BackupInfo> info) {
     if (!info) return done(info.error());
-    json::object answer = to_json(*info).as_object();
-    answer["path"] = path;
-    done(std::move(answer));
+    done(json::object{{"path", path},
+                      {"revision", info->revision},
+                      {"incarnation", info->incarnation},
+                      {"keys", info->keys},
+                      {"bytes", info->bytes.value}});
   });
 }
 
@@ -152,7 +154,7 @@ void Server::collect(Metrics& metrics) const {
 }
 
 ApiContext Server::make_context() {
-  ApiContext context{.loop = loop_, .store = *store_, .journal = *journal_, .metrics = metrics_};
+  ApiContext context{loop_, *store_, *journal_, metrics_, {}, {}, {}, {}, {}, {}, {}, {}, {}, {}};
   context.view = [this] { return core_->view(); };
   context.session = random_secret().substr(0, 8);
   context.live_host = [this](const HostId& host) -> Result<json::object> {
