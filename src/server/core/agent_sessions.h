@@ -65,6 +65,9 @@ class AgentSessions final : public HostCommands {
   /// Sends members, keys and networks to every connected host that has an older state; soon, several calls at once.
   void spread_cluster_state();
 
+  /// The same at once: a VM's start that follows must find its network on the host.
+  void spread_now();
+
   void set_probe_key(std::string key) { probe_key_ = std::move(key); }
 
  private:
@@ -87,7 +90,6 @@ class AgentSessions final : public HostCommands {
   bool lease_allowed(const Host& stored) const;
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
-  void spread_now();
 
   Loop& loop_;
   Store& store_;
