@@ -52,3 +52,8 @@ build() {
   cmake --preset "$preset" || return
   nice cmake --build --preset "$preset" --parallel "$(nproc)" "${@/#/--target=}"
 }
+
+# targets PRESET PATTERN: names of the configured targets that match, one a line.
+targets() {
+  cmake --build "$top/build/$1" --target help | sed -nE "s/^($2): phony$/\\1/p"
+}

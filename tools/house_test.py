@@ -48,6 +48,11 @@ class Parsing(unittest.TestCase):
         self.assertEqual(len(found["run"].parameters), 2)
         self.assertEqual(found["TEST"].depth, 1)
 
+    def test_F_B1_a_macro_without_semicolon_is_no_function(self):
+        found = self.names("BOOST_DESCRIBE_ENUM(A, b,\n c)\nstruct S { int f() { return 1; } };\n"
+                           "TEST_F(S, works) { f(); }")
+        self.assertEqual(set(found), {"f", "TEST_F"})
+
     def test_F_B1_else_if_does_not_nest_and_lists_do_not_count(self):
         found = self.names("void f() { if (a) { x({1, 2}); } else if (b) { } else { for (;;) { y = {3}; } } }")
         self.assertEqual(found["f"].depth, 2)
@@ -84,6 +89,7 @@ class Patterns(unittest.TestCase):
                 ("int a;  // TO" + "DO later", "ban.todo"),
                 ("// total += next(value);\n", "form.commented_code"),
                 ("const char* p = \"/ho" + "me/user/x\";", "ban.machine_path"),
+                ("int a;\n<<<<<<" + "< HEAD\n", "form.conflict"),
                 ("run(\"pk" + "ill -f qemu\");", "ban.kill_by_name"),
                 ("std::unordered_map<int, int> all_;\nvoid f() { for (auto& [k, v] : all_) g(); }",
                  "ban.unordered")):

@@ -47,13 +47,10 @@ Result<void> LeashClient::guard(const std::string& name, int pidfd) {
   guarded_[name] = Descriptor(own);
   LeashRequest request{LeashRequestKind::guard, name, 0};
   if (send(request, own)) return {};
-  return make_error(Errc::unavailable,
-                    "guard " + name + ": no leash answers on " + socket_path_);
+  return make_error(Errc::unavailable, "guard " + name + ": no leash answers on " + socket_path_);
 }
 
-void LeashClient::release(const std::string& name) {
-  guarded_.erase(name);
-}
+void LeashClient::release(const std::string& name) { guarded_.erase(name); }
 
 void LeashClient::extend(Instant deadline) {
   if (deadline <= deadline_) return;

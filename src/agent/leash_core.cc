@@ -4,8 +4,7 @@
 
 namespace virga {
 
-LeashCore::LeashCore(Loop& loop, Kill kill)
-    : loop_(loop), kill_(std::move(kill)), timer_(loop) {}
+LeashCore::LeashCore(Loop& loop, Kill kill) : loop_(loop), kill_(std::move(kill)), timer_(loop) {}
 
 void LeashCore::extend(Instant deadline) {
   if (deadline <= deadline_) return;
@@ -13,7 +12,8 @@ void LeashCore::extend(Instant deadline) {
   if (!watching_) watch_deadline();
 }
 
-// One timer serves many extensions: when it fires early it is set again, so that an extension costs no timer.
+// One timer serves many extensions: when it fires early it is set again, so that an extension costs
+// no timer.
 void LeashCore::watch_deadline() {
   watching_ = true;
   timer_.set_at(deadline_, [this] {

@@ -47,8 +47,8 @@ bool write_text(const char* path, const char* text) {
   return written;
 }
 
-// Memory first: the heap is grown once and never given back, then all pages are pinned, so that the leash works on
-// when the host has no page to spare.
+// Memory first: the heap is grown once and never given back, then all pages are pinned, so that the
+// leash works on when the host has no page to spare.
 void rise_above_guests() {
   constexpr int kHeapBytes = 1 << 20;
   mallopt(M_TRIM_THRESHOLD, 4 * kHeapBytes);
@@ -78,9 +78,12 @@ std::map<std::string, std::string> read_options(int argc, char** argv, std::stri
       {"--socket", ""}, {"--watchdog", ""}, {"--watchdog-s", "10"}, {"--state", ""}};
   for (int i = 1; i < argc; i += 2) {
     const auto known = options.find(argv[i]);
-    if (known == options.end()) problem = std::string("unknown option ") + argv[i];
-    else if (i + 1 >= argc) problem = std::string(argv[i]) + " needs a value";
-    else known->second = argv[i + 1];
+    if (known == options.end())
+      problem = std::string("unknown option ") + argv[i];
+    else if (i + 1 >= argc)
+      problem = std::string(argv[i]) + " needs a value";
+    else
+      known->second = argv[i + 1];
     if (!problem.empty()) return {};
   }
   if (options["--socket"].empty()) problem = "--socket is needed";

@@ -34,12 +34,14 @@ bool has_ended(int pidfd) {
   return poll(&ended, 1, 0) > 0;
 }
 
-/// Feeds the watchdog, or disarms it with 'V'. A full pipe or a busy device is not worth waiting for.
+/// Feeds the watchdog, or disarms it with 'V'. A full pipe or a busy device is not worth waiting
+/// for.
 void write_byte(int descriptor, char byte) {
   [[maybe_unused]] const auto written = write(descriptor, &byte, 1);
 }
 
-/// Receives one message and at most one descriptor. Returns the bytes, 0 = closed, -1 = nothing there.
+/// Receives one message and at most one descriptor. Returns the bytes, 0 = closed, -1 = nothing
+/// there.
 ssize_t receive(int socket, std::string& text, int& descriptor) {
   text.resize(kLeashMessageBytesMax);
   iovec part{text.data(), text.size()};
@@ -112,9 +114,8 @@ Result<void> LeashServer::listen() {
   unlink(address.sun_path);
   listener_ = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   const mode_t before = umask(0177);
-  const bool bound =
-      listener_ >= 0 &&
-      bind(listener_, reinterpret_cast<const sockaddr*>(&address), sizeof address) == 0;
+  const bool bound = listener_ >= 0 && bind(listener_, reinterpret_cast<const sockaddr*>(&address),
+                                            sizeof address) == 0;
   umask(before);
   if (!bound || ::listen(listener_, 1) != 0) {
     return make_error(errno == EACCES ? Errc::denied : Errc::internal,
@@ -132,8 +133,8 @@ Result<void> LeashServer::open_watchdog() {
     watchdog_ = ::open(options_.watchdog_path.c_str(), O_WRONLY | O_CLOEXEC | O_NONBLOCK);
   }
   if (watchdog_ < 0) {
-    return make_error(Errc::unavailable, "open the watchdog " + options_.watchdog_path + ": " +
-                                             strerror(errno));
+    return make_error(Errc::unavailable,
+                      "open the watchdog " + options_.watchdog_path + ": " + strerror(errno));
   }
   int timeout = static_cast<int>(to_ms(options_.watchdog_ms) / 1000);
   struct stat found {};

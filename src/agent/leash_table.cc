@@ -62,7 +62,8 @@ Result<LeashTable> LeashTable::open(const std::string& path, const std::string& 
   }
   if (memory == MAP_FAILED) return system_error("map the leash's state " + path);
   auto* image = static_cast<Image*>(memory);
-  if (std::memcmp(image->magic, kMagic, sizeof kMagic) != 0 || !same_boot(image->boot_id, boot_id)) {
+  if (std::memcmp(image->magic, kMagic, sizeof kMagic) != 0 ||
+      !same_boot(image->boot_id, boot_id)) {
     std::memset(memory, 0, sizeof(Image));
     boot_id.copy(image->boot_id, sizeof image->boot_id - 1);
     std::memcpy(image->magic, kMagic, sizeof kMagic);

@@ -70,7 +70,8 @@ class Leash : public testing::Test {
   std::string socket_path() const { return folder_ + "/leash.sock"; }
 
   void start_leash(std::vector<std::string> more = {}) {
-    std::vector<std::string> words{"leash", "--socket", socket_path(), "--state", folder_ + "/state"};
+    std::vector<std::string> words{"leash", "--socket", socket_path(), "--state",
+                                   folder_ + "/state"};
     words.insert(words.end(), more.begin(), more.end());
     leash_ = std::make_unique<Child>([words] {
       std::vector<char*> arguments;

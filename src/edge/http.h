@@ -24,11 +24,12 @@ struct HttpRequest {
 
 struct HttpResponse {
   int status = 200;
-  std::map<std::string, std::string> headers;
-  std::string body;
+  std::map<std::string, std::string> headers = {};
+  std::string body = {};
 };
 
-/// A connection that carries text messages (RFC 6455 by Beast). Handlers run on the Loop.
+/// A connection that carries text messages (RFC 6455 by Beast). Calls and handlers on the Loop.
+/// Who drops the last pointer closes it and hears nothing more; a handler may own the pointer, it goes after on_closed.
 class MessageSocket {
  public:
   virtual ~MessageSocket() = default;
@@ -48,7 +49,7 @@ class MessageSocket {
   virtual std::string peer_address() const = 0;
 };
 
-/// A response that never ends by itself: server-sent events.
+/// A response that never ends by itself: server-sent events. Calls, handlers and ownership as MessageSocket.
 class EventStream {
  public:
   virtual ~EventStream() = default;
@@ -57,7 +58,8 @@ class EventStream {
   virtual void on_closed(Task handler) = 0;
 };
 
-/// How one request is answered: exactly one call, from any thread, at any time until the request's deadline.
+/// How one request is answered: exactly one call, from any thread (stream and upgrade: on the Loop), at any time
+/// until the request's deadline. A reply that is dropped unused answers 500.
 class HttpReply {
  public:
   virtual ~HttpReply() = default;
@@ -70,14 +72,14 @@ class HttpReply {
 struct HttpServerOptions {
   std::string address = "127.0.0.1";
   std::uint16_t port = 0;  ///< 0 = any free one
-  TlsIdentity tls;         ///< empty = plain
+  TlsIdentity tls = {};    ///< empty = plain
   bool client_certificate_required = false;
   std::size_t body_bytes_max = 1 << 20;
   std::size_t message_bytes_max = 1 << 20;
   std::size_t queue_bytes_max = 16 << 20;   ///< waiting to be written, per connection
-  std::size_t connections_max = 20'000;
-  Duration header_deadline = seconds(10);   ///< from connect (or the last response) to a whole request
-  Duration idle_deadline = seconds(60);     ///< keep-alive; sockets are pinged at half of it
+  std::size_t connections_max = 20'000;     ///< the next ones are answered 503
+  Duration header_deadline = seconds(10);   ///< from connect (later: from the first byte) to a whole request; then 408
+  Duration idle_deadline = seconds(60);     ///< keep-alive, and a write without progress; sockets are pinged at half of it
   Duration request_deadline = seconds(60);  ///< until the handler answers; then 504
   Duration user_timeout = seconds(5);       ///< TCP_USER_TIMEOUT: unacknowledged data ends the connection
 };
@@ -96,25 +98,30 @@ class HttpServer {
 
 struct HttpCall {
   std::string method = "GET";
-  std::string url;  ///< "https://10.77.0.1:7443/v1/vms?limit=10"
-  std::map<std::string, std::string> headers;
-  std::string body;
-  TlsIdentity tls;  ///< trusted for https; certificate where the server wants one
+  std::string url = {};  ///< "https://10.77.0.1:7443/v1/vms?limit=10"
+  std::map<std::string, std::string> headers = {};
+  std::string body = {};
+  TlsIdentity tls = {};  ///< trusted for https; certificate where the server wants one
   /// Name that the server's certificate must carry; empty = the URL's host.
-  std::string server_name;
+  std::string server_name = {};
   Duration deadline = seconds(30);
   std::size_t body_bytes_max = 64 << 20;
+  Duration idle_deadline = seconds(10);  ///< sockets: pinged at half of it, lost when nothing came for the whole
+  Duration user_timeout = seconds(5);    ///< TCP_USER_TIMEOUT, as HttpServerOptions
 };
 
 /// One request on a connection of its own. Errors: unavailable (no connection), timeout, unauthenticated (TLS),
 /// invalid (URL), internal (not HTTP). Completes on the Loop.
 void http_call(AsioLoop& loop, HttpCall call, Callback<HttpResponse> done);
 
-/// The same, but the body is handed over in pieces as they come until the server ends it or `keep_on` returns false.
+/// The same, but the body of a 2xx answer is handed over in pieces as they come until the server ends it or `keep_on`
+/// returns false; the next piece is read when `keep_on` has returned. Another answer's body is in the response.
+/// The deadline holds for the head and then for the silence before each piece.
 void http_stream(AsioLoop& loop, HttpCall call, std::function<bool(std::string piece)> keep_on,
                  Callback<HttpResponse> done);
 
-/// Opens a WebSocket ("wss://..."); pings by itself, closes when nothing comes for 2 pings.
+/// Opens a WebSocket ("wss://..."); pings by itself, closes when nothing comes for 2 pings. Errors as http_call, and by
+/// the status of a refusal: invalid (400), unauthenticated (401), denied (403), not_found (404), else unavailable.
 void open_message_socket(AsioLoop& loop, HttpCall call,
                          Callback<std::shared_ptr<MessageSocket>> done);
 

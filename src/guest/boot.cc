@@ -150,7 +150,8 @@ Settings read_settings() {
   for (const std::string& word : split(read_text("/proc/cmdline"), " ")) {
     const std::size_t equals = word.find('=');
     if (equals == std::string::npos || word.rfind(kPrefix, 0) != 0) continue;
-    settings[word.substr(sizeof kPrefix - 1, equals - sizeof kPrefix + 1)] = word.substr(equals + 1);
+    settings[word.substr(sizeof kPrefix - 1, equals - sizeof kPrefix + 1)] =
+        word.substr(equals + 1);
   }
   return settings;
 }
@@ -165,7 +166,8 @@ void load_modules(const std::string& list_path) {
 }
 
 void start_network(const Settings& settings) {
-  // Switches between hosts learn where this guest now is from the announcement that goes with a new address.
+  // Switches between hosts learn where this guest now is from the announcement that goes with a new
+  // address.
   write_text("/proc/sys/net/ipv4/conf/all/arp_notify", "1");
   const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   switch_up(socket, "lo");
@@ -193,7 +195,8 @@ void start_network(const Settings& settings) {
 
 void start_program(const std::vector<std::string>& arguments) {
   std::vector<char*> words;
-  for (const std::string& argument : arguments) words.push_back(const_cast<char*>(argument.c_str()));
+  for (const std::string& argument : arguments)
+    words.push_back(const_cast<char*>(argument.c_str()));
   words.push_back(nullptr);
   const pid_t child = ::fork();
   if (child != 0) return;

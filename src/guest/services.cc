@@ -23,10 +23,10 @@ bool has_header(const std::string& head, const char* line) {
 }
 
 std::string response(const char* status, const std::string& body, bool keep, bool with_body) {
-  std::string text = std::string("HTTP/1.1 ") + status +
-                     "\r\nContent-Type: application/json\r\nContent-Length: " +
-                     std::to_string(body.size()) + "\r\nConnection: " +
-                     (keep ? "keep-alive" : "close") + "\r\n\r\n";
+  std::string text =
+      std::string("HTTP/1.1 ") + status +
+      "\r\nContent-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+      "\r\nConnection: " + (keep ? "keep-alive" : "close") + "\r\n\r\n";
   if (with_body) text += body;
   return text;
 }
@@ -57,9 +57,10 @@ void Services::accept_from(int listener, Kind kind) {
     const int yes = 1;
     ::setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
     ::setsockopt(socket, SOL_SOCKET, SO_KEEPALIVE, &yes, sizeof yes);
-    const bool taken =
-        connections_.size() < kConnectionsMax &&
-        poller_.add(socket, EPOLLIN, [this, socket](std::uint32_t events) { handle(socket, events); });
+    const bool taken = connections_.size() < kConnectionsMax &&
+                       poller_.add(socket, EPOLLIN, [this, socket](std::uint32_t events) {
+                         handle(socket, events);
+                       });
     if (!taken) {
       ::close(socket);
       continue;
@@ -137,8 +138,8 @@ void Services::answer_request(Connection& connection, const std::string& head) {
 
 bool Services::write_some(Connection& connection) {
   while (!connection.out.empty()) {
-    const ssize_t count = ::send(connection.socket, connection.out.data(), connection.out.size(),
-                                 MSG_NOSIGNAL);
+    const ssize_t count =
+        ::send(connection.socket, connection.out.data(), connection.out.size(), MSG_NOSIGNAL);
     if (count < 0) return errno == EAGAIN || errno == EINTR;
     connection.out.erase(0, static_cast<std::size_t>(count));
   }

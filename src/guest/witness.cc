@@ -24,7 +24,8 @@ struct alignas(kBlockBytesMax) Block {
 };
 
 bool is_blank(const Block& block, std::size_t bytes) {
-  return std::all_of(block.bytes, block.bytes + bytes, [](unsigned char byte) { return byte == 0; });
+  return std::all_of(block.bytes, block.bytes + bytes,
+                     [](unsigned char byte) { return byte == 0; });
 }
 
 }  // namespace

@@ -18,9 +18,11 @@ class DiskWitness {
   /// False when there is no such device or it belongs to somebody else. The object must live for ever after.
   bool start();
 
-  std::uint64_t sequence() const { return sequence_; }            ///< last number on the disk; goes on over boots
+  std::uint64_t sequence() const {
+    return sequence_;
+  }  ///< last number on the disk; goes on over boots
   std::uint64_t foreign_writes() const { return foreign_writes_; }
-  std::uint64_t errors() const { return errors_; }                ///< reads and writes that failed
+  std::uint64_t errors() const { return errors_; }  ///< reads and writes that failed
 
  private:
   void run();

@@ -11,7 +11,14 @@ namespace {
 
 constexpr std::size_t kUnpackedBytesMax = std::size_t{1} << 30;
 
-using Writer = std::unique_ptr<archive, int (*)(archive*)>;
+/// Ends a writer without writing more, whatever state it is in: its target may be gone.
+struct EndWriter {
+  void operator()(archive* writer) const {
+    archive_write_fail(writer);
+    archive_write_free(writer);
+  }
+};
+using Writer = std::unique_ptr<archive, EndWriter>;
 using Reader = std::unique_ptr<archive, int (*)(archive*)>;
 using Entry = std::unique_ptr<archive_entry, void (*)(archive_entry*)>;
 
@@ -30,6 +37,7 @@ Result<void> write_entry(archive* writer, const ArchiveEntry& from, std::int64_t
   archive_entry_set_pathname(entry.get(), from.path.c_str());
   archive_entry_set_mtime(entry.get(), 0, 0);
   archive_entry_set_ino64(entry.get(), inode);
+  archive_entry_set_size(entry.get(), 0);
   archive_entry_set_nlink(entry.get(), from.kind == ArchiveEntry::Kind::folder ? 2 : 1);
   switch (from.kind) {
     case ArchiveEntry::Kind::folder:
@@ -56,19 +64,19 @@ Result<void> write_entry(archive* writer, const ArchiveEntry& from, std::int64_t
   return {};
 }
 
-Result<std::string> write_all(Writer writer, const std::vector<ArchiveEntry>& entries) {
+Result<std::string> write_all(archive* writer, const std::vector<ArchiveEntry>& entries) {
   std::string made;
   // One byte per block: no padding after the end, so that the length depends on the contents alone.
-  archive_write_set_bytes_in_last_block(writer.get(), 1);
-  if (archive_write_open(writer.get(), &made, nullptr, append_block, nullptr) != ARCHIVE_OK) {
-    return archive_error("begin an archive", writer.get());
+  archive_write_set_bytes_in_last_block(writer, 1);
+  if (archive_write_open(writer, &made, nullptr, append_block, nullptr) != ARCHIVE_OK) {
+    return archive_error("begin an archive", writer);
   }
   std::int64_t inode = 0;
   for (const ArchiveEntry& entry : entries) {
-    if (auto done = write_entry(writer.get(), entry, ++inode); !done) return done.error();
+    if (auto done = write_entry(writer, entry, ++inode); !done) return done.error();
   }
-  if (archive_write_close(writer.get()) != ARCHIVE_OK) {
-    return archive_error("end an archive", writer.get());
+  if (archive_write_close(writer) != ARCHIVE_OK) {
+    return archive_error("end an archive", writer);
   }
   return made;
 }
@@ -82,7 +90,8 @@ Result<std::string> read_contents(archive* reader, const std::string& path) {
     if (count == 0) return contents;
     contents.append(block, static_cast<std::size_t>(count));
     if (contents.size() > kUnpackedBytesMax) {
-      return make_error(Errc::invalid, fmt::format("unpack {}: larger than {} bytes", path, kUnpackedBytesMax));
+      return make_error(Errc::invalid,
+                        fmt::format("unpack {}: larger than {} bytes", path, kUnpackedBytesMax));
     }
   }
 }
@@ -107,27 +116,29 @@ Result<std::string> read_data_member(const std::string& package_path) {
 }  // namespace
 
 Result<std::string> make_initrd(const std::vector<ArchiveEntry>& entries) {
-  Writer writer(archive_write_new(), archive_write_free);
+  const Writer writer(archive_write_new());
   if (archive_write_set_format_cpio_newc(writer.get()) != ARCHIVE_OK ||
       archive_write_add_filter_zstd(writer.get()) != ARCHIVE_OK ||
-      archive_write_set_filter_option(writer.get(), "zstd", "compression-level", "9") != ARCHIVE_OK) {
+      archive_write_set_filter_option(writer.get(), "zstd", "compression-level", "9") !=
+          ARCHIVE_OK) {
     return archive_error("prepare an initial RAM disk", writer.get());
   }
-  return write_all(std::move(writer), entries);
+  return write_all(writer.get(), entries);
 }
 
 Result<std::string> make_iso(const std::vector<ArchiveEntry>& entries, const std::string& volume) {
-  Writer writer(archive_write_new(), archive_write_free);
+  const Writer writer(archive_write_new());
   if (archive_write_set_format_iso9660(writer.get()) != ARCHIVE_OK ||
-      archive_write_set_format_option(writer.get(), "iso9660", "volume-id", volume.c_str()) != ARCHIVE_OK) {
+      archive_write_set_format_option(writer.get(), "iso9660", "volume-id", volume.c_str()) !=
+          ARCHIVE_OK) {
     return archive_error("prepare an ISO 9660 image", writer.get());
   }
-  return write_all(std::move(writer), entries);
+  return write_all(writer.get(), entries);
 }
 
-Result<void> read_debian_package(const std::string& package_path,
-                                 const std::function<bool(std::string_view path)>& wanted,
-                                 const std::function<void(std::string path, std::string contents)>& take) {
+Result<void> read_debian_package(
+    const std::string& package_path, const std::function<bool(std::string_view path)>& wanted,
+    const std::function<void(std::string path, std::string contents)>& take) {
   const auto data = read_data_member(package_path);
   if (!data) return data.error();
   const Reader inner(archive_read_new(), archive_read_free);

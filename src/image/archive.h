@@ -29,8 +29,8 @@ Result<std::string> make_iso(const std::vector<ArchiveEntry>& entries, const std
 
 /// Calls `take` for each regular file of a Debian package whose path `wanted` accepts; paths have no leading "./".
 /// At most 1 GiB is unpacked. Errors: not_found, invalid (not a package, damaged).
-Result<void> read_debian_package(const std::string& package_path,
-                                 const std::function<bool(std::string_view path)>& wanted,
-                                 const std::function<void(std::string path, std::string contents)>& take);
+Result<void> read_debian_package(
+    const std::string& package_path, const std::function<bool(std::string_view path)>& wanted,
+    const std::function<void(std::string path, std::string contents)>& take);
 
 }  // namespace virga

@@ -19,8 +19,10 @@ namespace virga {
 namespace {
 
 // Before the guest serves: buses, disks and networks. After it: what may come later.
-const std::vector<std::string> kEarlyModules = {"virtio_pci", "virtio_net", "virtio_blk", "virtio_console"};
-const std::vector<std::string> kLateModules = {"pvpanic-pci", "button", "evdev", "virtio_balloon", "virtio-rng"};
+const std::vector<std::string> kEarlyModules = {"virtio_pci", "virtio_net", "virtio_blk",
+                                                "virtio_console"};
+const std::vector<std::string> kLateModules = {"pvpanic-pci", "button", "evdev", "virtio_balloon",
+                                               "virtio-rng"};
 
 constexpr char kCommandLine[] = "console=ttyS0 quiet";
 
@@ -28,7 +30,9 @@ constexpr char kDhcpScript[] = R"(#!/bin/busybox sh
 case "$1" in
 bound|renew)
   /bin/busybox ifconfig "$interface" "$ip" netmask "$subnet"
-  if [ -n "$router" ]; then /bin/busybox route add default gw "${router%% *}" dev "$interface" 2>/dev/null; fi
+  if [ -n "$router" ]; then
+    /bin/busybox route add default gw "${router%% *}" dev "$interface" 2>/dev/null
+  fi
   echo "GUEST-ADDRESS $interface $ip" > /dev/console
   ;;
 esac
@@ -42,20 +46,24 @@ std::string module_name(std::string name) {
   return name;
 }
 
-bool begins_with(std::string_view text, std::string_view with) { return text.substr(0, with.size()) == with; }
+bool begins_with(std::string_view text, std::string_view with) {
+  return text.substr(0, with.size()) == with;
+}
 
 bool ends_with(std::string_view text, std::string_view with) {
   return text.size() >= with.size() && text.substr(text.size() - with.size()) == with;
 }
 
 /// The newest package of that kind in the folder; empty = none.
-std::string find_package(const std::string& folder, std::string_view prefix, std::string_view part) {
+std::string find_package(const std::string& folder, std::string_view prefix,
+                         std::string_view part) {
   std::string newest;
   DIR* listing = ::opendir(folder.c_str());
   if (listing == nullptr) return newest;
   while (const dirent* entry = ::readdir(listing)) {
     const std::string_view name = entry->d_name;
-    const bool fits = begins_with(name, prefix) && name.find(part) != name.npos && ends_with(name, "_amd64.deb");
+    const bool fits =
+        begins_with(name, prefix) && name.find(part) != name.npos && ends_with(name, "_amd64.deb");
     if (fits && (newest.empty() || ::strverscmp(newest.c_str(), entry->d_name) < 0)) newest = name;
   }
   ::closedir(listing);
@@ -63,12 +71,13 @@ std::string find_package(const std::string& folder, std::string_view prefix, std
 }
 
 struct Packages {
-  std::string kernel;   ///< file names in the package folder
+  std::string kernel;  ///< file names in the package folder
   std::string busybox;
 };
 
 Packages find_packages(const std::string& folder) {
-  return {find_package(folder, "linux-image-", "-cloud-amd64_"), find_package(folder, "busybox-static_", "")};
+  return {find_package(folder, "linux-image-", "-cloud-amd64_"),
+          find_package(folder, "busybox-static_", "")};
 }
 
 Result<std::string> run_apt(const std::vector<std::string>& arguments, const std::string& folder) {
@@ -79,7 +88,8 @@ Result<std::string> run_apt(const std::vector<std::string>& arguments, const std
   auto ended = run_process(options, seconds(300));
   if (!ended) return ended.error();
   if (ended->exit.code != 0) {
-    return make_error(Errc::unavailable, fmt::format("{} failed: {}", fmt::join(arguments, " "), ended->err));
+    return make_error(Errc::unavailable,
+                      fmt::format("{} failed: {}", fmt::join(arguments, " "), ended->err));
   }
   return std::move(ended->out);
 }
@@ -91,8 +101,9 @@ Result<std::string> kernel_package_name(const std::string& folder) {
   constexpr std::string_view kMark = "Depends: linux-image-";
   const std::size_t at = listing->find(kMark);
   if (at == std::string::npos) {
-    return make_error(Errc::unavailable,
-                      "apt knows no kernel behind linux-image-cloud-amd64; is `apt-get update` due?");
+    return make_error(
+        Errc::unavailable,
+        "apt knows no kernel behind linux-image-cloud-amd64; is `apt-get update` due?");
   }
   const std::size_t begin = at + std::strlen("Depends: ");
   return listing->substr(begin, listing->find_first_of(" \n", begin) - begin);
@@ -158,7 +169,8 @@ Result<Parts> read_parts(const TinyImageOptions& options, const Packages& packag
     parts.modules[module_name(path.substr(slash, path.size() - slash - 3))] = std::move(contents);
   };
   const std::string folder = options.package_folder + "/";
-  if (auto done = read_debian_package(folder + packages.kernel, is_kernel_part, take_kernel_part); !done) {
+  if (auto done = read_debian_package(folder + packages.kernel, is_kernel_part, take_kernel_part);
+      !done) {
     return done.error();
   }
   const auto is_busybox = [](std::string_view path) { return ends_with(path, "bin/busybox"); };
@@ -169,8 +181,8 @@ Result<Parts> read_parts(const TinyImageOptions& options, const Packages& packag
     return done.error();
   }
   if (parts.kernel.empty() || parts.busybox.empty()) {
-    return make_error(Errc::invalid, fmt::format("{} or {} lacks its kernel or program", packages.kernel,
-                                                 packages.busybox));
+    return make_error(Errc::invalid, fmt::format("{} or {} lacks its kernel or program",
+                                                 packages.kernel, packages.busybox));
   }
   return parts;
 }
@@ -190,7 +202,8 @@ Result<void> add_modules(const Parts& parts, std::vector<ArchiveEntry>& entries)
     for (const std::string& name : *order) {
       if (!added.insert(name).second) continue;
       lines += "/lib/modules/" + name + ".ko\n";
-      entries.push_back({"lib/modules/" + name + ".ko", ArchiveEntry::Kind::file, 0644, *module_of(name)});
+      entries.push_back(
+          {"lib/modules/" + name + ".ko", ArchiveEntry::Kind::file, 0644, *module_of(name)});
     }
     entries.push_back({list_path, ArchiveEntry::Kind::file, 0644, std::move(lines)});
   }
@@ -201,7 +214,8 @@ Result<std::string> make_guest_initrd(const TinyImageOptions& options, const Par
   auto guest = read_file(options.guest_program_path);
   if (!guest) return wrap_error("the guest's program", guest.error());
   std::vector<ArchiveEntry> entries;
-  for (const char* folder : {"bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"}) {
+  for (const char* folder :
+       {"bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "run", "sys", "tmp"}) {
     entries.push_back({folder, ArchiveEntry::Kind::folder, 0755, {}});
   }
   entries.push_back({"init", ArchiveEntry::Kind::file, 0755, std::move(*guest)});
@@ -217,7 +231,8 @@ struct LoadOrder {
   std::vector<std::string> order;
   std::set<std::string> entered;
 
-  /// Depth first; a module that is entered twice is on the list already or, in a circle, about to be.
+  /// Depth first; a module that is entered twice is on the list already or, in a circle, about to
+  /// be.
   Result<void> enter(const std::string& raw_name) {
     const std::string name = module_name(raw_name);
     if (!entered.insert(name).second) return {};
@@ -280,9 +295,11 @@ Result<ImageManifest> build_tiny_image(const TinyImageOptions& options) {
   tell("write " + options.output_folder);
   auto staging = StagingFolder::make(options.output_folder);
   if (!staging) return staging.error();
-  const std::pair<const char*, const std::string*> files[] = {{"kernel", &parts->kernel}, {"initrd", &*initrd}};
+  const std::pair<const char*, const std::string*> files[] = {{"kernel", &parts->kernel},
+                                                              {"initrd", &*initrd}};
   for (const auto& [name, contents] : files) {
-    if (auto done = write_file_atomically(staging->path() + "/" + name, *contents); !done) return done.error();
+    if (auto done = write_file_atomically(staging->path() + "/" + name, *contents); !done)
+      return done.error();
   }
   if (auto done = staging->write_manifest(manifest); !done) return done.error();
   if (auto done = staging->replace(); !done) return done.error();

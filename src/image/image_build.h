@@ -12,10 +12,11 @@ namespace virga {
 /// What lies beside an image's files as manifest.json and becomes its ImageSpec.
 struct ImageManifest {
   ImageFormat format = ImageFormat::direct;
-  Mib size_mib;                      ///< virtual size of the disk, rounded up; 0 for direct
-  std::string sha256;                ///< of the disk file, or of kernel + initrd one after the other
-  std::string command_line;          ///< kernel's, for direct
-  std::vector<std::string> sources;  ///< file names of the packages or of the disk that it was made of
+  Mib size_mib;              ///< virtual size of the disk, rounded up; 0 for direct
+  std::string sha256;        ///< of the disk file, or of kernel + initrd one after the other
+  std::string command_line;  ///< kernel's, for direct
+  std::vector<std::string>
+      sources;  ///< file names of the packages or of the disk that it was made of
 };
 BOOST_DESCRIBE_STRUCT(ImageManifest, (), (format, size_mib, sha256, command_line, sources))
 
@@ -26,9 +27,10 @@ ImageSpec image_spec(const ImageManifest& manifest, const std::string& path);
 Result<ImageManifest> read_image_manifest(const std::string& image_folder);
 
 struct TinyImageOptions {
-  std::string output_folder;       ///< becomes the image: kernel, initrd, manifest.json; replaced as a whole
-  std::string package_folder;      ///< Debian packages are kept here and used again without a download
-  std::string guest_program_path;  ///< the static virga-guest
+  std::string
+      output_folder;  ///< becomes the image: kernel, initrd, manifest.json; replaced as a whole
+  std::string package_folder;  ///< Debian packages are kept here and used again without a download
+  std::string guest_program_path;                         ///< the static virga-guest
   std::function<void(const std::string& step)> progress;  ///< may be empty
 };
 

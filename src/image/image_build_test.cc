@@ -6,13 +6,14 @@
 #include <poll.h>
 #include <spawn.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <csignal>
 #include <filesystem>
+#include <sstream>
 
 #include "base/reflect.h"
 #include "edge/file.h"
@@ -21,7 +22,10 @@
 namespace virga {
 namespace {
 
-constexpr int kBootMsMax = 120'000;  // far above what a loaded machine needs; ends a guest that will never answer
+constexpr int kBootMsMax =
+    120'000;  // far above what a loaded machine needs; ends a guest that will never answer
+constexpr int kEndMsMax = 60'000;
+constexpr char kNeverSaid[] = "\x01never\x01";
 
 class Folder {
  public:
@@ -36,14 +40,13 @@ class Folder {
   std::string path_;
 };
 
-/// Reads from a descriptor until `wanted` has come; all that was read, or what came before the deadline or the end.
-std::string read_until(int descriptor, const std::string& wanted, int deadline_ms = kBootMsMax) {
+/// Reads from a descriptor until `wanted` has come; all that was read, or what came before
+/// `silence_ms` without a byte or before the end.
+std::string read_until(int descriptor, const std::string& wanted, int silence_ms = kBootMsMax) {
   std::string text;
-  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(deadline_ms);
   while (text.find(wanted) == std::string::npos) {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(end - std::chrono::steady_clock::now());
     pollfd question{descriptor, POLLIN, 0};
-    if (left.count() <= 0 || ::poll(&question, 1, static_cast<int>(left.count())) <= 0) return text;
+    if (::poll(&question, 1, silence_ms) <= 0) return text;
     char block[4096];
     const ssize_t count = ::read(descriptor, block, sizeof block);
     if (count <= 0) return text;
@@ -53,7 +56,8 @@ std::string read_until(int descriptor, const std::string& wanted, int deadline_m
 }
 
 void send_text(int descriptor, const std::string& text) {
-  EXPECT_EQ(::send(descriptor, text.data(), text.size(), MSG_NOSIGNAL), static_cast<ssize_t>(text.size()));
+  EXPECT_EQ(::send(descriptor, text.data(), text.size(), MSG_NOSIGNAL),
+            static_cast<ssize_t>(text.size()));
 }
 
 Descriptor connect_unix(const std::string& path) {
@@ -61,7 +65,8 @@ Descriptor connect_unix(const std::string& path) {
   sockaddr_un address{};
   address.sun_family = AF_UNIX;
   path.copy(address.sun_path, sizeof address.sun_path - 1);
-  EXPECT_EQ(::connect(made.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << path;
+  EXPECT_EQ(::connect(made.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0)
+      << path;
   return made;
 }
 
@@ -71,7 +76,8 @@ Descriptor connect_tcp(std::uint16_t port) {
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-  EXPECT_EQ(::connect(made.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0) << port;
+  EXPECT_EQ(::connect(made.get(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0)
+      << port;
   return made;
 }
 
@@ -84,12 +90,29 @@ class RunningGuest {
     const auto manifest = read_image_manifest(image);
     EXPECT_TRUE(manifest.ok());
     std::vector<std::string> arguments = {
-        "qemu-system-x86_64", "-M", "q35,accel=tcg", "-m", "128", "-nodefaults", "-no-user-config",
-        "-display", "none", "-kernel", image + "/kernel", "-initrd", image + "/initrd",
-        "-append", manifest->command_line + " " + words, "-serial", "stdio",
-        "-monitor", "unix:" + (folder / "monitor") + ",server=on,wait=off",
-        "-netdev", "user,id=n0,hostfwd=tcp:127.0.0.1:0-:80,hostfwd=tcp:127.0.0.1:0-:7",
-        "-device", "virtio-net-pci,netdev=n0,romfile="};
+        "qemu-system-x86_64",
+        "-M",
+        "q35,accel=tcg",
+        "-m",
+        "128",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-kernel",
+        image + "/kernel",
+        "-initrd",
+        image + "/initrd",
+        "-append",
+        manifest->command_line + " " + words,
+        "-serial",
+        "stdio",
+        "-monitor",
+        "unix:" + (folder / "monitor") + ",server=on,wait=off",
+        "-netdev",
+        "user,id=n0,hostfwd=tcp:127.0.0.1:0-:80,hostfwd=tcp:127.0.0.1:0-:7",
+        "-device",
+        "virtio-net-pci,netdev=n0,romfile="};
     arguments.insert(arguments.end(), devices.begin(), devices.end());
     start(arguments);
   }
@@ -125,7 +148,8 @@ class RunningGuest {
       int descriptor = 0;
       int here = 0;
       int there = 0;
-      const int fields = std::sscanf(line.c_str(), " %63s %d %63s %d %63s %d", kind, &descriptor, from, &here, to, &there);
+      const int fields = std::sscanf(line.c_str(), " %63s %d %63s %d %63s %d", kind, &descriptor,
+                                     from, &here, to, &there);
       if (fields == 6 && there == port) return static_cast<std::uint16_t>(here);
     }
     ADD_FAILURE() << "no forwarding to port " << port;
@@ -134,12 +158,13 @@ class RunningGuest {
 
   /// True when QEMU ends by itself in time.
   bool ends() {
-    const std::string rest = read_until(output_.get(), "\x01never\x01");
-    console_ += rest;
+    console_ += read_until(output_.get(), kNeverSaid, kEndMsMax);
+    const Descriptor pidfd(static_cast<int>(::syscall(SYS_pidfd_open, pid_, 0)));
+    pollfd question{pidfd.get(), POLLIN, 0};
+    if (::poll(&question, 1, kEndMsMax) != 1) return false;
     int status = 0;
-    const bool ended = ::waitpid(pid_, &status, 0) == pid_ && WIFEXITED(status) && WEXITSTATUS(status) == 0;
-    pid_ = -1;
-    return ended;
+    ::waitpid(std::exchange(pid_, -1), &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
   }
 
  private:
@@ -206,7 +231,8 @@ TEST_F(TinyImage, F_B5_SameInputsGiveTheSameBytes) {
   const auto again = build_tiny_image(options(*folder_ / "images/again"));
   ASSERT_TRUE(again.ok()) << again.error().text();
   for (const char* name : {"kernel", "initrd", "manifest.json"}) {
-    EXPECT_EQ(*read_file(image() + "/" + name), *read_file(*folder_ / "images/again/" + name)) << name;
+    EXPECT_EQ(*read_file(image() + "/" + name), *read_file(*folder_ / "images/again/" + name))
+        << name;
   }
   EXPECT_EQ(again->format, ImageFormat::direct);
   EXPECT_EQ(again->sha256.size(), 64U);
@@ -259,9 +285,10 @@ TEST_F(TinyImage, F_B5_ShowsSignsOfLifeOnPortAndDisk) {
   const std::string disk = run / "disk.raw";
   ASSERT_TRUE(write_file_atomically(disk, std::string(1 << 20, '\0')).ok());
   RunningGuest guest(image(), run, "virga.name=hb virga.ip=10.0.2.15/24",
-                     {"-device", "virtio-serial-pci", "-chardev", "socket,id=hb,server=on,wait=off,path=" + (run / "hb"),
-                      "-device", "virtserialport,chardev=hb,name=org.virga.hb.0,nr=1",
-                      "-drive", "file=" + disk + ",format=raw,if=virtio"});
+                     {"-device", "virtio-serial-pci", "-chardev",
+                      "socket,id=hb,server=on,wait=off,path=" + (run / "hb"), "-device",
+                      "virtserialport,chardev=hb,name=org.virga.hb.0,nr=1", "-drive",
+                      "file=" + disk + ",format=raw,if=virtio"});
   guest.wait_for("GUEST-UP hb");
   const Descriptor port = connect_unix(run / "hb");
   const std::string beat = read_until(port.get(), "\n");
@@ -281,7 +308,8 @@ TEST_F(TinyImage, F_B5_ShowsSignsOfLifeOnPortAndDisk) {
   // A second writer: the guest notices within its next rounds.
   const Descriptor other(::open(disk.c_str(), O_WRONLY | O_CLOEXEC));
   ASSERT_EQ(::pwrite(other.get(), "VIRGA-WITNESS 7 somebody-else\n\0", 31, 0), 31);
-  EXPECT_NE(guest.wait_for("DISK-FOREIGN-WRITE").find("DISK-FOREIGN-WRITE /dev/vda"), std::string::npos);
+  EXPECT_NE(guest.wait_for("DISK-FOREIGN-WRITE").find("DISK-FOREIGN-WRITE /dev/vda"),
+            std::string::npos);
 }
 
 TEST_F(TinyImage, F_B5_LeavesADiskWithOtherDataAlone) {
@@ -293,6 +321,7 @@ TEST_F(TinyImage, F_B5_LeavesADiskWithOtherDataAlone) {
                      {"-drive", "file=" + disk + ",format=raw,if=virtio"});
   const std::string console = guest.wait_for("GUEST-UP careful");
   EXPECT_NE(console.find("holds other data, left alone"), std::string::npos) << console;
+  guest.wait_for("GUEST-READY careful");
   guest.monitor("system_powerdown");
   EXPECT_TRUE(guest.ends());
   EXPECT_EQ(*read_file(disk), data);
@@ -303,7 +332,8 @@ TEST_F(TinyImage, F_B5_ThePowerButtonSwitchesItOff) {
   RunningGuest guest(image(), run, "virga.name=off virga.ip=10.0.2.15/24");
   guest.wait_for("GUEST-READY off");
   guest.monitor("system_powerdown");
-  EXPECT_NE(guest.wait_for("GUEST-DOWN power button").find("GUEST-DOWN power button"), std::string::npos);
+  EXPECT_NE(guest.wait_for("GUEST-DOWN power button").find("GUEST-DOWN power button"),
+            std::string::npos);
   EXPECT_TRUE(guest.ends());
 }
 
@@ -311,6 +341,15 @@ TEST_F(TinyImage, F_B4_APanicOnRequestReachesQemu) {
   Folder run;
   RunningGuest guest(image(), run, "virga.name=panic virga.ip=10.0.2.15/24 virga.panic_after=2",
                      {"-device", "pvpanic-pci", "-action", "panic=shutdown"});
+  EXPECT_TRUE(guest.ends());
+}
+
+TEST_F(TinyImage, F_B4_AGuestThatHangsIsCaughtByTheWatchdog) {
+  Folder run;
+  RunningGuest guest(image(), run,
+                     "virga.name=hang virga.ip=10.0.2.15/24 virga.watchdog=4 virga.hang_after=6",
+                     {"-device", "ib700", "-action", "watchdog=poweroff"});
+  EXPECT_NE(guest.wait_for("GUEST-HANG hang").find("GUEST-HANG hang"), std::string::npos);
   EXPECT_TRUE(guest.ends());
 }
 
@@ -329,9 +368,10 @@ TEST(TinyImageErrors, F_B5_AMissingGuestProgramIsNamed) {
 
 TEST(ModuleLoadOrder, F_B5_NeedsComeFirstEachOnce) {
   using namespace std::string_literals;
-  const std::map<std::string, std::string> modules = {
-      {"ring", "\0depends=\0"s}, {"bus_pci", "\0depends=bus,ring\0"s}, {"bus", "\0depends=ring\0"s},
-      {"card", "\0depends=ring,bus-pci\0"s}};
+  const std::map<std::string, std::string> modules = {{"ring", "\0depends=\0"s},
+                                                      {"bus_pci", "\0depends=bus,ring\0"s},
+                                                      {"bus", "\0depends=ring\0"s},
+                                                      {"card", "\0depends=ring,bus-pci\0"s}};
   const auto module_of = [&modules](const std::string& name) -> const std::string* {
     const auto found = modules.find(name);
     return found == modules.end() ? nullptr : &found->second;

@@ -17,7 +17,8 @@ namespace {
 
 Result<void> sync_folder(const std::string& path) {
   const Descriptor folder(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder.valid() || ::fsync(folder.get()) != 0) return errno_error("fsync folder " + path, errno);
+  if (!folder.valid() || ::fsync(folder.get()) != 0)
+    return errno_error("fsync folder " + path, errno);
   return {};
 }
 
@@ -31,10 +32,13 @@ std::string parent_of(const std::string& path) {
 Result<StagingFolder> StagingFolder::make(const std::string& final_path) {
   const std::string parent = parent_of(final_path);
   if (auto made = make_folders(parent); !made) return made.error();
-  std::string path = parent + "/." + std::filesystem::path(final_path).filename().string() + ".XXXXXX";
-  if (::mkdtemp(path.data()) == nullptr) return errno_error("make a folder beside " + final_path, errno);
+  std::string path =
+      parent + "/." + std::filesystem::path(final_path).filename().string() + ".XXXXXX";
+  if (::mkdtemp(path.data()) == nullptr)
+    return errno_error("make a folder beside " + final_path, errno);
   // mkdtemp makes it private; guests' processes and probes of other users read below it.
-  if (::chmod(path.c_str(), 0755) != 0) return errno_error("open folder " + path + " to readers", errno);
+  if (::chmod(path.c_str(), 0755) != 0)
+    return errno_error("open folder " + path + " to readers", errno);
   return StagingFolder(std::move(path), final_path);
 }
 
@@ -52,7 +56,8 @@ Result<void> StagingFolder::replace() {
   if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, final_path_.c_str(), RENAME_EXCHANGE) != 0) {
     return errno_error("exchange " + path_ + " and " + final_path_, errno);
   }
-  return sync_folder(parent_of(final_path_));  // the old one now has the staging name and goes with it
+  return sync_folder(
+      parent_of(final_path_));  // the old one now has the staging name and goes with it
 }
 
 Result<void> StagingFolder::publish() {

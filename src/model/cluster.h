@@ -1,5 +1,6 @@
 #pragma once
 
+#include "base/reflect.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -36,5 +37,9 @@ struct Cluster {
   ClusterId id() const { return ClusterId(meta.name); }
 };
 BOOST_DESCRIBE_STRUCT(Cluster, (), (meta, spec))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Cluster>(const Cluster&);
+extern template Result<Cluster> from_json<Cluster>(const json::value&, UnknownFields);
 
 }  // namespace virga

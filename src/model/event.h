@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/reflect.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -25,5 +26,9 @@ struct Event {
 };
 BOOST_DESCRIBE_STRUCT(Event, (),
                       (sequence, at, severity, kind, subject, tenant, text, correlation, facts))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Event>(const Event&);
+extern template Result<Event> from_json<Event>(const json::value&, UnknownFields);
 
 }  // namespace virga

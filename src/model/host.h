@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/units.h"
+#include "base/reflect.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -112,5 +113,11 @@ struct Machine {
   MachineId id() const { return MachineId(meta.name); }
 };
 BOOST_DESCRIBE_STRUCT(Machine, (), (meta, spec))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Host>(const Host&);
+extern template Result<Host> from_json<Host>(const json::value&, UnknownFields);
+extern template json::value to_json<Machine>(const Machine&);
+extern template Result<Machine> from_json<Machine>(const json::value&, UnknownFields);
 
 }  // namespace virga

@@ -3,6 +3,7 @@
 #include <string>
 
 #include "base/units.h"
+#include "base/reflect.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -31,5 +32,9 @@ struct Image {
   ImageId id() const { return ImageId(meta.name); }
 };
 BOOST_DESCRIBE_STRUCT(Image, (), (meta, spec))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Image>(const Image&);
+extern template Result<Image> from_json<Image>(const json::value&, UnknownFields);
 
 }  // namespace virga

@@ -11,7 +11,8 @@ namespace {
 std::optional<std::uint32_t> take_number(std::string_view& text, std::uint32_t max) {
   std::uint32_t number = 0;
   const auto* begin = text.data();
-  const auto [end, error] = std::from_chars(begin, begin + std::min<std::size_t>(text.size(), 3), number);
+  const auto [end, error] =
+      std::from_chars(begin, begin + std::min<std::size_t>(text.size(), 3), number);
   if (error != std::errc() || number > max) return std::nullopt;
   text.remove_prefix(static_cast<std::size_t>(end - begin));
   return number;
@@ -36,14 +37,16 @@ std::optional<std::uint32_t> parse_ipv4(std::string_view text) {
 }
 
 std::string ipv4_text(std::uint32_t address) {
-  return fmt::format("{}.{}.{}.{}", address >> 24, address >> 16 & 255, address >> 8 & 255, address & 255);
+  return fmt::format("{}.{}.{}.{}", address >> 24, address >> 16 & 255, address >> 8 & 255,
+                     address & 255);
 }
 
 Result<Ipv4Subnet> parse_subnet(std::string_view field, std::string_view text) {
   const auto wrong = [&](std::string_view why) {
-    return make_error(Errc::invalid,
-                      fmt::format("{}: \"{}\" is not an IPv4 subnet: {}; right would be 10.50.0.0/24",
-                                  field, text.substr(0, 80), why));
+    return make_error(
+        Errc::invalid,
+        fmt::format("{}: \"{}\" is not an IPv4 subnet: {}; right would be 10.50.0.0/24", field,
+                    text.substr(0, 80), why));
   };
   const std::size_t slash = text.find('/');
   if (slash == std::string_view::npos) return wrong("it has no prefix length");

@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "base/reflect.h"
 #include "model/vm.h"
 
 namespace virga {
@@ -51,5 +52,9 @@ BOOST_DESCRIBE_STRUCT(VmLaunch, (),
                       (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, memory_mib, directory,
                        kernel, initrd, command_line, disks, nics, parameters, downtime_ms_max,
                        correlation))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<VmLaunch>(const VmLaunch&);
+extern template Result<VmLaunch> from_json<VmLaunch>(const json::value&, UnknownFields);
 
 }  // namespace virga

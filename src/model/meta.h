@@ -42,7 +42,8 @@ struct Meta {
   std::string correlation;              ///< of the request that last changed spec, labels or deleting_at
 };
 BOOST_DESCRIBE_STRUCT(Meta, (),
-                      (name, tenant, generation, revision, labels, created_at, deleting_at, correlation))
+                      (name, tenant, generation, revision, labels, created_at, deleting_at,
+                       correlation))
 
 /// Fencing token of one VM. Grows at every placement and is stored before the first effect; agents and storage
 /// refuse an older one. `incarnation` counts restores of the store from a backup.

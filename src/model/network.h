@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <string>
 
+#include "base/reflect.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -40,5 +41,11 @@ struct Port {
   PortId id() const { return PortId(qualified(meta.tenant, meta.name)); }
 };
 BOOST_DESCRIBE_STRUCT(Port, (), (meta, spec))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Network>(const Network&);
+extern template Result<Network> from_json<Network>(const json::value&, UnknownFields);
+extern template json::value to_json<Port>(const Port&);
+extern template Result<Port> from_json<Port>(const json::value&, UnknownFields);
 
 }  // namespace virga

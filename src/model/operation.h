@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "model/host.h"
+#include "base/reflect.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -66,5 +67,9 @@ struct Operation {
 BOOST_DESCRIBE_STRUCT(Operation, (),
                       (meta, kind, subject, reason, arguments, state, cursor, steps, deadline_at,
                        error, correlation, cancel_requested, progress_percent, facts))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Operation>(const Operation&);
+extern template Result<Operation> from_json<Operation>(const json::value&, UnknownFields);
 
 }  // namespace virga

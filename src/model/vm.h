@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/units.h"
+#include "base/reflect.h"
 #include "model/host.h"
 #include "model/meta.h"
 
@@ -45,18 +46,12 @@ struct VmSpec {
   bool direct_io = false;           ///< holds a device of its host: locked to it, never moved alive
   Duration downtime_ms_max = milliseconds(300);  ///< budget of a live migration's pause
   std::map<std::string, std::string> parameters;  ///< handed to the guest (name=value)
-  HostId move_to;        ///< operator's command: move alive to this host; cleared by the controller
-  bool restart = false;  ///< operator's command: stop and start again; cleared by the controller
+  bool restart = false;             ///< operator's command: stop and start again; cleared when decided
 };
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
                       (cluster, image, cpus, cpu_millicores, cpu_weight, memory_mib, disks, nics,
-<<<<<<< HEAD
-                       power, restart_priority, anti_affinity_group, pinned_host, direct_io,
-                       downtime_ms_max, parameters, move_to, restart))
-=======
-                       power, restart_priority, anti_affinity_group, pinned_host, move_to,
+                       power, restart_priority, anti_affinity_group, pinned_host, move_to, restart,
                        direct_io, downtime_ms_max, parameters))
->>>>>>> main
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };
@@ -116,5 +111,9 @@ struct Vm {
   VmId id() const { return VmId(qualified(meta.tenant, meta.name)); }
 };
 BOOST_DESCRIBE_STRUCT(Vm, (), (meta, spec, status))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Vm>(const Vm&);
+extern template Result<Vm> from_json<Vm>(const json::value&, UnknownFields);
 
 }  // namespace virga

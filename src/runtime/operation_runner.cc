@@ -114,7 +114,8 @@ void OperationRunner::step_ended(const std::shared_ptr<Execution>& execution, St
   if (outcome.kind == StepOutcome::Kind::failed) {
     return undo(execution, wrap_error(step.name, outcome.error));
   }
-  const bool last = static_cast<std::size_t>(operation->cursor) + 1 == execution->table->steps.size();
+  const bool last =
+      static_cast<std::size_t>(operation->cursor) + 1 == execution->table->steps.size();
   const WallTime began_at = execution->step_began_at;
   commit(
       execution,
@@ -143,12 +144,13 @@ void OperationRunner::undo(const std::shared_ptr<Execution>& execution, const Er
     if (undoing == nullptr) return;
     const std::uint64_t turn = ++execution->turn;
     if (!execution->table->undo) return undone(execution, StepOutcome::done());
-    execution->table->undo(*undoing, mirror_.view(),
-                           [this, execution, turn, alive = std::weak_ptr(alive_)](StepOutcome done) {
-                             if (alive.expired() || execution->turn != turn) return;
-                             ++execution->turn;
-                             undone(execution, done);
-                           });
+    execution->table->undo(
+        *undoing, mirror_.view(),
+        [this, execution, turn, alive = std::weak_ptr(alive_)](StepOutcome done) {
+          if (alive.expired() || execution->turn != turn) return;
+          ++execution->turn;
+          undone(execution, done);
+        });
   };
   if (operation->state == OperationState::undoing) return begin();
   log_line(LogLevel::warning, "operation",
@@ -200,12 +202,13 @@ void OperationRunner::commit(const std::shared_ptr<Execution>& execution,
               transaction.event(names_.outbox_key(mirror_.view().revision), event);
             }});
   }
-  store_.commit(transaction.guards(), transaction.writes(),
-                [this, execution, change = std::move(change), record = std::move(record),
-                 then = std::move(then), alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
-                  if (alive.expired()) return;
-                  commit_ended(execution, change, record, then, done);
-                });
+  store_.commit(
+      transaction.guards(), transaction.writes(),
+      [this, execution, change = std::move(change), record = std::move(record),
+       then = std::move(then), alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
+        if (alive.expired()) return;
+        commit_ended(execution, change, record, then, done);
+      });
 }
 
 void OperationRunner::commit_ended(const std::shared_ptr<Execution>& execution,

@@ -34,10 +34,12 @@ Result<void> check_integrity(Database& database) {
   if (!row) return row.error();
   if (check->bytes(0) != "ok") return make_error(Errc::internal, "damaged: " + check->text(0));
   const auto beyond = database.number(
-      "SELECT count(*) FROM entries WHERE modified > (SELECT value FROM state WHERE name = 'revision')");
+      "SELECT count(*) FROM entries WHERE modified > (SELECT value FROM state WHERE name = "
+      "'revision')");
   if (!beyond) return beyond.error();
   if (*beyond == 0) return {};
-  return make_error(Errc::internal, fmt::format("{} keys are newer than the store's revision", *beyond));
+  return make_error(Errc::internal,
+                    fmt::format("{} keys are newer than the store's revision", *beyond));
 }
 
 Result<BackupInfo> inspect(Database& database, const std::string& path) {
@@ -59,14 +61,15 @@ Result<BackupInfo> inspect(Database& database, const std::string& path) {
   return info;
 }
 
-/// One transaction: the next life of the cloud, in which nothing of the time after the backup is believed.
+/// One transaction: the cloud's next life, which believes nothing of the time after the backup.
 Result<void> begin_incarnation(Database& database) {
   const auto before = read_incarnation(database);
   if (!before) return before.error();
   if (auto begun = database.run("BEGIN IMMEDIATE"); !begun) return begun;
   const std::string raise = fmt::format(
       "UPDATE state SET value = value + {0} WHERE name = 'revision';"
-      "UPDATE state SET value = (SELECT value FROM state WHERE name = 'revision') WHERE name = 'compacted';"
+      "UPDATE state SET value = (SELECT value FROM state WHERE name = 'revision') WHERE name = "
+      "'compacted';"
       "DELETE FROM history;"
       "INSERT INTO entries (key, value, created, modified)"
       " SELECT '{1}', CAST('{2}' AS BLOB), value, value FROM state WHERE name = 'revision'"

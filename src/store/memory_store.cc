@@ -8,7 +8,8 @@ namespace virga {
 namespace {
 
 Error lease_not_found(StoreLeaseId lease) {
-  return make_error(Errc::not_found, fmt::format("store lease {}: it has ended or never was", lease));
+  return make_error(Errc::not_found,
+                    fmt::format("store lease {}: it has ended or never was", lease));
 }
 
 Error disk_full() {
@@ -78,7 +79,8 @@ void MemoryStore::commit(std::vector<Guard> guards, std::vector<Write> writes,
 Instant MemoryStore::draw_effect_time() {
   Instant effect = loop_.now();
   if (options_.commit_delay_max > Duration::zero()) {
-    effect += Duration(rng_.between(options_.commit_delay_min.count(), options_.commit_delay_max.count()));
+    effect += Duration(
+        rng_.between(options_.commit_delay_min.count(), options_.commit_delay_max.count()));
   }
   last_effect_ = std::max(last_effect_, effect);
   return last_effect_;
@@ -89,7 +91,8 @@ Result<CommitOutcome> MemoryStore::apply(const std::vector<Guard>& guards,
                                          std::vector<Write> writes) {
   if (disk_->full) return disk_full();
   for (const Write& write : writes) {
-    if (write.lease != 0 && !disk_->leases.contains(write.lease)) return lease_not_found(write.lease);
+    if (write.lease != 0 && !disk_->leases.contains(write.lease))
+      return lease_not_found(write.lease);
   }
   StoreState& state = disk_->state;
   if (!state.holds(guards)) return CommitOutcome{CommitVerdict::conflict, state.revision()};

@@ -16,7 +16,7 @@ struct MemoryStoreOptions {
   std::uint32_t unknown_done_per_million = 0;  ///< answered `unknown`, and it happened
   std::uint32_t unknown_lost_per_million = 0;  ///< answered `unknown`, and it did not happen
   std::uint32_t compact_per_million = 0;       ///< all history is forgotten after the commit
-  Duration commit_delay_min{};                 ///< from the call to the effect, drawn uniformly, order kept
+  Duration commit_delay_min{};  ///< from the call to the effect, drawn uniformly, order kept
   Duration commit_delay_max{};
 };
 

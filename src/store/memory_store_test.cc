@@ -42,7 +42,8 @@ TEST_F(MemoryStoreTest, F_B2_AGuardMakesARetryAfterUnknownSafe) {
     options.unknown_lost_per_million = 300'000;
     MemoryStore store(loop, Rng(seed), options);
     CommitVerdict verdict = CommitVerdict::unknown;
-    while (verdict == CommitVerdict::unknown) verdict = commit(store, {{"once", 0}}, "once")->verdict;
+    while (verdict == CommitVerdict::unknown)
+      verdict = commit(store, {{"once", 0}}, "once")->verdict;
     EXPECT_EQ(store.disk()->state.revision(), 1u) << "seed " << seed;
   }
 }
@@ -54,9 +55,8 @@ TEST_F(MemoryStoreTest, F_B2_SlowCommitsKeepTheirOrderAndTheirTime) {
   MemoryStore store(loop, Rng(3), options);
   std::vector<Revision> answered;
   for (int index = 0; index < 50; ++index) {
-    store.commit({}, {{"k", std::to_string(index), 0}}, [&](Result<CommitOutcome> outcome) {
-      answered.push_back(outcome->revision);
-    });
+    store.commit({}, {{"k", std::to_string(index), 0}},
+                 [&](Result<CommitOutcome> outcome) { answered.push_back(outcome->revision); });
   }
   loop.advance(milliseconds(9));
   EXPECT_TRUE(answered.empty());
@@ -72,7 +72,8 @@ TEST_F(MemoryStoreTest, F_B2_CompactionOnDemandOfTheSeed) {
   MemoryStore store(loop, Rng(1), options);
   ASSERT_TRUE(commit(store, {}, "a").ok());
   Revision compacted = 0;
-  const auto watch = store.watch("", 0, {nullptr, [&](Revision revision) { compacted = revision; }});
+  const auto watch =
+      store.watch("", 0, {nullptr, [&](Revision revision) { compacted = revision; }});
   loop.run_ready();
   EXPECT_EQ(compacted, 1u);
 }

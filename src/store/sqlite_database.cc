@@ -10,15 +10,20 @@ constexpr int kBusyMilliseconds = 5'000;
 
 Errc errc_of(int code) {
   switch (code & 0xff) {
-    case SQLITE_FULL: return Errc::exhausted;
+    case SQLITE_FULL:
+      return Errc::exhausted;
     case SQLITE_BUSY:
-    case SQLITE_LOCKED: return Errc::unavailable;
+    case SQLITE_LOCKED:
+      return Errc::unavailable;
     case SQLITE_PERM:
     case SQLITE_AUTH:
     case SQLITE_READONLY:
-    case SQLITE_CANTOPEN: return Errc::denied;
-    case SQLITE_NOTADB: return Errc::invalid;
-    default: return Errc::internal;
+    case SQLITE_CANTOPEN:
+      return Errc::denied;
+    case SQLITE_NOTADB:
+      return Errc::invalid;
+    default:
+      return Errc::internal;
   }
 }
 
@@ -46,8 +51,8 @@ Statement& Statement::bind(int index, std::int64_t value) {
 }
 
 Statement& Statement::bind_text(int index, std::string_view value) {
-  bind_code_ |= sqlite3_bind_text64(statement_.get(), index, value.data(), value.size(), SQLITE_STATIC,
-                                    SQLITE_UTF8);
+  bind_code_ |= sqlite3_bind_text64(statement_.get(), index, value.data(), value.size(),
+                                    SQLITE_STATIC, SQLITE_UTF8);
   return *this;
 }
 
@@ -87,7 +92,8 @@ std::int64_t Statement::integer(int column) const {
 std::string_view Statement::bytes(int column) const {
   const auto* data = static_cast<const char*>(sqlite3_column_blob(statement_.get(), column));
   const int size = sqlite3_column_bytes(statement_.get(), column);
-  return data == nullptr ? std::string_view() : std::string_view(data, static_cast<std::size_t>(size));
+  return data == nullptr ? std::string_view()
+                         : std::string_view(data, static_cast<std::size_t>(size));
 }
 
 void Database::Close::operator()(sqlite3* connection) const { sqlite3_close_v2(connection); }
@@ -109,14 +115,16 @@ Result<Database> Database::open(const std::string& path, Mode mode) {
 Result<void> Database::run(const std::string& sql) {
   const int code = sqlite3_exec(connection(), sql.c_str(), nullptr, nullptr, nullptr);
   if (code == SQLITE_OK) return {};
-  return wrap_error(sql.substr(0, 60), error_of(connection(), sqlite3_extended_errcode(connection())));
+  return wrap_error(sql.substr(0, 60),
+                    error_of(connection(), sqlite3_extended_errcode(connection())));
 }
 
 Result<Statement> Database::prepare(std::string_view sql) {
   sqlite3_stmt* statement = nullptr;
   const int code = sqlite3_prepare_v3(connection(), sql.data(), static_cast<int>(sql.size()),
                                       SQLITE_PREPARE_PERSISTENT, &statement, nullptr);
-  if (code != SQLITE_OK) return wrap_error(std::string(sql.substr(0, 60)), error_of(connection(), code));
+  if (code != SQLITE_OK)
+    return wrap_error(std::string(sql.substr(0, 60)), error_of(connection(), code));
   return Statement(connection(), statement);
 }
 

@@ -9,15 +9,18 @@
 namespace virga {
 namespace {
 
-/// A row of history is placed by its commit's revision and its number in the commit, so that the table is in order
-/// and its past is one range.
+/// A row of history is placed by its commit's revision and its number in the commit, so that the
+/// table is in order and its past is one range.
 constexpr int kPlaceBits = 20;
 constexpr int kLogPagesMax = 2'000;
 
-std::int64_t place_of(Revision revision) { return static_cast<std::int64_t>(revision << kPlaceBits); }
+std::int64_t place_of(Revision revision) {
+  return static_cast<std::int64_t>(revision << kPlaceBits);
+}
 
 Error lease_not_found(StoreLeaseId lease) {
-  return make_error(Errc::not_found, fmt::format("store lease {}: it has ended or never was", lease));
+  return make_error(Errc::not_found,
+                    fmt::format("store lease {}: it has ended or never was", lease));
 }
 
 constexpr const char* kSchema1 = R"(
@@ -65,11 +68,13 @@ Result<void> SqliteEngine::prepare() {
       {&end_, "COMMIT"},
       {&undo_, "ROLLBACK"},
       {&guard_, "SELECT modified FROM entries WHERE key = ?1"},
-      {&put_, "INSERT INTO entries (key, value, created, modified, lease) VALUES (?1, ?2, ?3, ?3, ?4) "
-              "ON CONFLICT (key) DO UPDATE SET value = excluded.value, modified = excluded.modified, "
-              "lease = excluded.lease RETURNING created"},
+      {&put_,
+       "INSERT INTO entries (key, value, created, modified, lease) VALUES (?1, ?2, ?3, ?3, ?4) "
+       "ON CONFLICT (key) DO UPDATE SET value = excluded.value, modified = excluded.modified, "
+       "lease = excluded.lease RETURNING created"},
       {&remove_, "DELETE FROM entries WHERE key = ?1 RETURNING created"},
-      {&record_, "INSERT INTO history (place, key, value, created, lease) VALUES (?1, ?2, ?3, ?4, ?5)"},
+      {&record_,
+       "INSERT INTO history (place, key, value, created, lease) VALUES (?1, ?2, ?3, ?4, ?5)"},
       {&forget_, "DELETE FROM history WHERE place < ?1"},
       {&number_, "UPDATE state SET value = ?2 WHERE name = ?1"},
       {&lease_put_, "INSERT INTO leases (id, time_to_live_ms) VALUES (?1, ?2)"},
@@ -111,7 +116,8 @@ Result<void> SqliteEngine::load(StoreState& state, std::map<StoreLeaseId, Durati
 }
 
 Result<void> SqliteEngine::load_entries(StoreState& state) {
-  auto rows = database_.prepare("SELECT key, value, created, modified, lease FROM entries ORDER BY key");
+  auto rows =
+      database_.prepare("SELECT key, value, created, modified, lease FROM entries ORDER BY key");
   if (!rows) return rows.error();
   while (true) {
     const auto row = rows->step();
@@ -124,8 +130,10 @@ Result<void> SqliteEngine::load_entries(StoreState& state) {
     entry.modified = static_cast<Revision>(rows->integer(3));
     entry.lease = static_cast<StoreLeaseId>(rows->integer(4));
     if (entry.modified > revision_) {
-      return make_error(Errc::internal, fmt::format("key \"{}\" was modified at revision {}, but the store is at {}",
-                                                    entry.key, entry.modified, revision_));
+      return make_error(
+          Errc::internal,
+          fmt::format("key \"{}\" was modified at revision {}, but the store is at {}", entry.key,
+                      entry.modified, revision_));
     }
     state.load_entry(std::move(entry));
   }
@@ -133,7 +141,8 @@ Result<void> SqliteEngine::load_entries(StoreState& state) {
 
 Result<void> SqliteEngine::load_history(StoreState& state) {
   auto rows = database_.prepare(
-      "SELECT place, key, value, created, lease, value IS NULL FROM history WHERE place >= ?1 ORDER BY place");
+      "SELECT place, key, value, created, lease, value IS NULL FROM history WHERE place >= ?1 "
+      "ORDER BY place");
   if (!rows) return rows.error();
   rows->bind(1, place_of(compacted_ + 1));
   StoreState::CommitRecord record;
@@ -160,8 +169,9 @@ Result<void> SqliteEngine::load_history(StoreState& state) {
                                      : StoreState::ChangeRecord{nullptr, entry});
   }
   if (loaded != revision_) {
-    return make_error(Errc::internal, fmt::format("the history ends at revision {}, but the store is at {}",
-                                                  loaded, revision_));
+    return make_error(
+        Errc::internal,
+        fmt::format("the history ends at revision {}, but the store is at {}", loaded, revision_));
   }
   state.finish_load(revision_, compacted_);
   return {};
@@ -204,8 +214,9 @@ SqliteEngine::Report SqliteEngine::run(std::vector<StoreJob>& jobs) {
 SqliteEngine::Report SqliteEngine::refuse(std::vector<StoreJob>& jobs, const Error& error) {
   Error refusal = wrap_error("commit to the store's file", error);
   if (error.code == Errc::exhausted) {
-    refusal = make_error(Errc::exhausted, "commit: the store's disk is full; free some room on it (" +
-                                              error.text() + ")");
+    refusal =
+        make_error(Errc::exhausted,
+                   "commit: the store's disk is full; free some room on it (" + error.text() + ")");
   } else if (error.code != Errc::unavailable) {
     refusal.code = Errc::unavailable;
     failure_ = refusal;
@@ -214,10 +225,12 @@ SqliteEngine::Report SqliteEngine::refuse(std::vector<StoreJob>& jobs, const Err
   return {false, failure_};
 }
 
-/// Nobody knows what of the batch the disk has: a log that could not be flushed may still be read after a crash.
+/// Nobody knows what of the batch the disk has: a log that could not be flushed may still be read
+/// after a crash.
 SqliteEngine::Report SqliteEngine::lose(std::vector<StoreJob>& jobs, const Error& error) {
-  failure_ = make_error(Errc::unavailable, "the store's disk failed; restart the server once it works again (" +
-                                               error.text() + ")");
+  failure_ = make_error(
+      Errc::unavailable,
+      "the store's disk failed; restart the server once it works again (" + error.text() + ")");
   for (StoreJob& job : jobs) {
     if (job.answer.error || job.answer.outcome.verdict == CommitVerdict::conflict) continue;
     job.answer = {};
@@ -228,9 +241,12 @@ SqliteEngine::Report SqliteEngine::lose(std::vector<StoreJob>& jobs, const Error
 
 Result<void> SqliteEngine::run_one(StoreJob& job) {
   switch (job.kind) {
-    case StoreJob::Kind::commit: return commit(job);
-    case StoreJob::Kind::grant: return grant(job);
-    case StoreJob::Kind::revoke: return revoke(job);
+    case StoreJob::Kind::commit:
+      return commit(job);
+    case StoreJob::Kind::grant:
+      return grant(job);
+    case StoreJob::Kind::revoke:
+      return revoke(job);
   }
   return {};
 }
@@ -311,7 +327,10 @@ Result<bool> SqliteEngine::write_one(const Write& write, Revision revision, std:
 
 Result<void> SqliteEngine::grant(StoreJob& job) {
   const StoreLeaseId lease = lease_last_ + 1;
-  const auto done = lease_put_.reset().bind(1, static_cast<std::int64_t>(lease)).bind(2, to_ms(job.time_to_live)).run();
+  const auto done = lease_put_.reset()
+                        .bind(1, static_cast<std::int64_t>(lease))
+                        .bind(2, to_ms(job.time_to_live))
+                        .run();
   if (!done) return done;
   lease_last_ = lease;
   dirty_ = true;
@@ -346,9 +365,11 @@ Result<void> SqliteEngine::write_numbers(const std::vector<StoreJob>& jobs) {
   if (forget > compacted_) {
     if (auto done = forget_.reset().bind(1, place_of(forget + 1)).run(); !done) return done;
     compacted_ = forget;
-    if (auto done = write_number("compacted", static_cast<std::int64_t>(compacted_)); !done) return done;
+    if (auto done = write_number("compacted", static_cast<std::int64_t>(compacted_)); !done)
+      return done;
   }
-  if (auto done = write_number("lease_last", static_cast<std::int64_t>(lease_last_)); !done) return done;
+  if (auto done = write_number("lease_last", static_cast<std::int64_t>(lease_last_)); !done)
+    return done;
   return write_number("revision", static_cast<std::int64_t>(revision_));
 }
 
@@ -358,12 +379,9 @@ Result<void> SqliteEngine::write_number(std::string_view name, std::int64_t valu
 
 void SqliteEngine::checkpoint() {
   if (log_pages_ < kLogPagesMax || failure_) return;
-  // A failure (disk full, a reader in the way) only leaves the log longer; the next batch tries again.
-  sqlite3_wal_checkpoint_v2(database_.connection(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr, nullptr);
-}
-
-Result<void> SqliteEngine::limit_pages(std::int64_t pages) {
-  return database_.run(fmt::format("PRAGMA max_page_count = {}", pages));
+  // A failure (disk full, a reader in the way) leaves the log longer; a later batch tries again.
+  sqlite3_wal_checkpoint_v2(database_.connection(), nullptr, SQLITE_CHECKPOINT_PASSIVE, nullptr,
+                            nullptr);
 }
 
 }  // namespace virga

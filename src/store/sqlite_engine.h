@@ -32,8 +32,8 @@ struct StoreJob {
   Duration time_to_live{};    ///< to grant
   Revision compacted = 0;     ///< history up to here may go
   std::size_t bytes = 0;      ///< counted against the queue's bound
+  std::uint64_t ticket = 0;   ///< grows from job to job
   StoreAnswer answer;
-  std::function<void(StoreAnswer)> done;
 };
 
 /// SQL side of SqliteStore: many jobs in one transaction. Used by one thread at a time; blocks on the disk.
@@ -46,8 +46,9 @@ class SqliteEngine {
   Result<void> load(StoreState& state, std::map<StoreLeaseId, Duration>& leases);
 
   struct Report {
-    bool written = false;          ///< one transaction reached the disk
-    std::optional<Error> failure;  ///< set once the file can no longer be trusted: nothing is written any more
+    bool written = false;  ///< one transaction reached the disk
+    std::optional<Error>
+        failure;  ///< set once the file can no longer be trusted: nothing is written any more
   };
 
   /// Fills in each job's answer, in order; all of them are durable when this returns. A full disk refuses the whole
@@ -57,9 +58,6 @@ class SqliteEngine {
 
   /// Moves the log into the main file when it has grown; call when nobody waits.
   void checkpoint();
-
-  /// For tests of a full disk: the file may have so many pages and no more.
-  Result<void> limit_pages(std::int64_t pages);
 
  private:
   explicit SqliteEngine(sqlite::Database database) : database_(std::move(database)) {}

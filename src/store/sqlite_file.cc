@@ -22,11 +22,11 @@ bool exists(const std::string& path) {
 
 Error system_error(const std::string& tried) {
   const int number = errno;
-  const Errc code = number == ENOENT                        ? Errc::not_found
-                    : number == EACCES || number == EROFS   ? Errc::denied
-                    : number == ENOSPC || number == EDQUOT  ? Errc::exhausted
-                    : number == EEXIST                      ? Errc::conflict
-                                                            : Errc::internal;
+  const Errc code = number == ENOENT                       ? Errc::not_found
+                    : number == EACCES || number == EROFS  ? Errc::denied
+                    : number == ENOSPC || number == EDQUOT ? Errc::exhausted
+                    : number == EEXIST                     ? Errc::conflict
+                                                           : Errc::internal;
   return make_error(code, fmt::format("{}: {}", tried, std::strerror(number)));
 }
 
@@ -46,8 +46,10 @@ Result<void> sync_folder_of(const std::string& path) {
 /// Makes the database under another name first, so that a crash leaves no empty file under its own.
 Result<void> make_file(const std::string& path, const FileKind& kind) {
   if (exists(path + "-wal")) {
-    return make_error(Errc::internal, fmt::format("{0}-wal is there, but {0} is not: put the database "
-                                                  "back, or remove both to start anew", path));
+    return make_error(Errc::internal,
+                      fmt::format("{0}-wal is there, but {0} is not: put the database "
+                                  "back, or remove both to start anew",
+                                  path));
   }
   const std::string fresh = path + ".new";
   remove_file(fresh);
@@ -74,15 +76,18 @@ Result<void> check_kind(Database& database, const FileKind& kind) {
   const auto id = database.number("PRAGMA application_id");
   if (!id) return id.error();
   if (*id != kind.application_id) {
-    return make_error(Errc::invalid, fmt::format("it is an SQLite database, but not a Virga {0} (its "
-                                                 "application_id is {1}, a {0} has {2})",
-                                                 kind.name, *id, kind.application_id));
+    return make_error(Errc::invalid,
+                      fmt::format("it is an SQLite database, but not a Virga {0} (its "
+                                  "application_id is {1}, a {0} has {2})",
+                                  kind.name, *id, kind.application_id));
   }
   const auto version = database.number("PRAGMA user_version");
   if (!version) return version.error();
   if (*version > kind.newest()) {
-    return make_error(Errc::unsupported, fmt::format("its schema is {}, this program knows up to {}: "
-                                                     "run a newer Virga", *version, kind.newest()));
+    return make_error(Errc::unsupported,
+                      fmt::format("its schema is {}, this program knows up to {}: "
+                                  "run a newer Virga",
+                                  *version, kind.newest()));
   }
   return check_pages(database);
 }
@@ -92,7 +97,8 @@ Result<Database> open_checked(const std::string& path, const FileKind& kind, Dat
   if (::stat(path.c_str(), &status) != 0) return system_error("open " + path);
   const std::string refused = fmt::format("open {} as Virga {} (left untouched)", path, kind.name);
   if (status.st_size == 0) {
-    return wrap_error(refused, make_error(Errc::invalid, "the file is empty; remove it to start anew"));
+    return wrap_error(refused,
+                      make_error(Errc::invalid, "the file is empty; remove it to start anew"));
   }
   auto database = Database::open(path, mode);
   if (!database) return database.error();
@@ -134,8 +140,8 @@ Result<FileLock> FileLock::take(const std::string& path) {
   if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0) {
     char holder[32] = {};
     const auto size = ::pread(descriptor, holder, sizeof(holder) - 1, 0);
-    return make_error(Errc::conflict, fmt::format("open {}: process {} has it open; only one may", path,
-                                                  size > 0 ? holder : "of unknown id"));
+    return make_error(Errc::conflict, fmt::format("open {}: process {} has it open; only one may",
+                                                  path, size > 0 ? holder : "of unknown id"));
   }
   const std::string self = std::to_string(::getpid());
   if (::ftruncate(descriptor, 0) != 0 || ::pwrite(descriptor, self.data(), self.size(), 0) < 0) {
@@ -157,7 +163,8 @@ Result<Database> open_file(const std::string& path, const FileKind& kind) {
   if (!database) return database;
   const char* settings =
       "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 0; "
-      "PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -16384";
+      "PRAGMA journal_size_limit = 67108864; PRAGMA temp_store = MEMORY; PRAGMA cache_size = "
+      "-16384";
   if (auto set = database->run(settings); !set) return wrap_error("open " + path, set.error());
   if (auto done = migrate(*database, kind); !done) return wrap_error("open " + path, done.error());
   database->keep_log_at_close(false);
@@ -178,9 +185,12 @@ Result<void> migrate(Database& database, const FileKind& kind) {
   for (const Migration& migration : kind.migrations) {
     if (migration.version <= *version || !done.ok()) continue;
     done = database.run(migration.sql);
-    if (!done) done = wrap_error(fmt::format("bring the {} to schema {}", kind.name, migration.version), done.error());
+    if (!done)
+      done = wrap_error(fmt::format("bring the {} to schema {}", kind.name, migration.version),
+                        done.error());
   }
-  if (done.ok()) done = database.run(fmt::format("PRAGMA user_version = {}; COMMIT", kind.newest()));
+  if (done.ok())
+    done = database.run(fmt::format("PRAGMA user_version = {}; COMMIT", kind.newest()));
   if (!done) static_cast<void>(database.run("ROLLBACK"));
   return done;
 }
@@ -190,6 +200,7 @@ void remove_file(const std::string& path) {
 }
 
 Result<void> publish_file(const std::string& from, const std::string& to) {
+  if (::chmod(from.c_str(), 0600) != 0) return system_error("chmod " + from);
   if (::renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) != 0) {
     return system_error("rename " + from + " to " + to);
   }
@@ -199,7 +210,8 @@ Result<void> publish_file(const std::string& from, const std::string& to) {
 Result<void> check_absent(const std::string& path) {
   for (const char* suffix : {"", "-wal"}) {
     if (!exists(path + suffix)) continue;
-    return make_error(Errc::conflict, fmt::format("{}{}: the file exists and is not overwritten", path, suffix));
+    return make_error(Errc::conflict,
+                      fmt::format("{}{}: the file exists and is not overwritten", path, suffix));
   }
   return {};
 }

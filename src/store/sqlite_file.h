@@ -52,7 +52,7 @@ Result<Database> open_file_to_read(const std::string& path, const FileKind& kind
 /// Brings the schema up to the newest in one transaction. Errors: unsupported (it is newer).
 Result<void> migrate(Database& database, const FileKind& kind);
 
-/// Gives a finished database its name, durably. Errors: conflict (the name is taken).
+/// Gives a finished database its name, durably, for its owner alone to read. Errors: conflict (the name is taken).
 Result<void> publish_file(const std::string& from, const std::string& to);
 
 /// Removes a database with its log, for example one that was left half made.

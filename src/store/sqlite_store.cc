@@ -42,7 +42,9 @@ Result<std::unique_ptr<SqliteStore>> SqliteStore::open(Loop& loop, SqliteStoreOp
     return wrap_error("load " + path, loaded.error());
   }
   for (const auto& [lease, time_to_live] : leases) store->leases_.add(lease, time_to_live);
-  store->start_writer();
+  store->writer_ = std::make_unique<BatchThread<StoreJob>>(
+      kBatchMax,
+      [self = store.get()](std::vector<StoreJob> jobs) { self->write(std::move(jobs)); });
   return store;
 }
 
@@ -54,18 +56,14 @@ SqliteStore::SqliteStore(Loop& loop, SqliteStoreOptions options, sqlite::FileLoc
       engine_(std::move(engine)),
       state_(options_.history),
       hub_(loop, state_),
-      leases_(loop, [this](StoreLeaseId lease) { end_lease(lease); }) {}
+      leases_(loop, [this](StoreLeaseId lease) { end_lease(lease); }),
+      deadline_(loop) {}
 
 SqliteStore::~SqliteStore() {
   *alive_ = false;
   if (writer_ != nullptr && !staged_.empty()) writer_->push(std::move(staged_));
   copier_.reset();
   writer_.reset();
-}
-
-void SqliteStore::start_writer() {
-  writer_ = std::make_unique<BatchThread<StoreJob>>(
-      kBatchMax, [this](std::vector<StoreJob> jobs) { write(std::move(jobs)); });
 }
 
 void SqliteStore::post(Task task) {
@@ -97,8 +95,9 @@ void SqliteStore::commit(std::vector<Guard> guards, std::vector<Write> writes,
   job.bytes = bytes_of(guards, writes);
   job.guards = std::move(guards);
   job.writes = std::move(writes);
-  job.done = answering<CommitOutcome>(std::move(done), [](const StoreAnswer& answer) { return answer.outcome; });
-  submit(std::move(job));
+  submit(std::move(job), answering<CommitOutcome>(std::move(done), [](const StoreAnswer& answer) {
+           return answer.outcome;
+         }));
 }
 
 std::unique_ptr<Watch> SqliteStore::watch(std::string prefix, Revision after, WatchSink sink) {
@@ -109,15 +108,17 @@ void SqliteStore::grant(Duration time_to_live, Callback<StoreLeaseId> done) {
   StoreJob job;
   job.kind = StoreJob::Kind::grant;
   job.time_to_live = time_to_live;
-  job.done = answering<StoreLeaseId>(std::move(done), [](const StoreAnswer& answer) { return answer.lease; });
-  submit(std::move(job));
+  submit(std::move(job), answering<StoreLeaseId>(std::move(done), [](const StoreAnswer& answer) {
+           return answer.lease;
+         }));
 }
 
 void SqliteStore::renew(StoreLeaseId lease, Callback<void> done) {
   post([this, lease, done = std::move(done)] {
     if (failure_) return done(*failure_);
     if (leases_.renew(lease)) return done({});
-    done(make_error(Errc::not_found, fmt::format("store lease {}: it has ended or never was", lease)));
+    done(make_error(Errc::not_found,
+                    fmt::format("store lease {}: it has ended or never was", lease)));
   });
 }
 
@@ -125,10 +126,9 @@ void SqliteStore::revoke(StoreLeaseId lease, Callback<void> done) {
   StoreJob job;
   job.kind = StoreJob::Kind::revoke;
   job.lease = lease;
-  job.done = [done = std::move(done)](StoreAnswer answer) {
+  submit(std::move(job), [done = std::move(done)](StoreAnswer answer) {
     done(answer.error ? Result<void>(*answer.error) : Result<void>());
-  };
-  submit(std::move(job));
+  });
 }
 
 void SqliteStore::end_lease(StoreLeaseId lease) {
@@ -144,19 +144,24 @@ void SqliteStore::compact(Revision revision, Callback<void> done) {
   });
 }
 
-void SqliteStore::submit(StoreJob job) {
+void SqliteStore::submit(StoreJob job, Answer done) {
   const bool full = queued_jobs_ >= options_.queue_jobs_max ||
                     queued_bytes_ + job.bytes > options_.queue_bytes_max;
   if (full || failure_) {
     StoreAnswer answer;
     answer.error = failure_ ? *failure_
-                            : make_error(Errc::exhausted, fmt::format("commit: {} commits of {} bytes wait for the "
-                                                                      "store's disk already; try again later",
-                                                                      queued_jobs_, queued_bytes_));
-    return post([answer, done = std::move(job.done)] { done(answer); });
+                            : make_error(Errc::exhausted,
+                                         fmt::format("commit: {} commits of {} bytes wait for the "
+                                                     "store's disk already; try again later",
+                                                     queued_jobs_, queued_bytes_));
+    return post([answer, done = std::move(done)] { done(answer); });
   }
   ++queued_jobs_;
   queued_bytes_ += job.bytes;
+  job.ticket = ++ticket_last_;
+  pending_.push_back(
+      {job.ticket, loop_.now() + options_.commit_deadline, job.kind, std::move(done)});
+  watch_deadline();
   staged_.push_back(std::move(job));
   // All that one task submits goes to the writer together and shares one fsync.
   if (staged_.size() == 1) post([this] { flush(); });
@@ -185,9 +190,40 @@ void SqliteStore::finish(std::vector<StoreJob>& jobs, const SqliteEngine::Report
   if (!hub_.pump()) return;
   state_.trim();
   for (StoreJob& job : jobs) {
-    job.done(std::move(job.answer));
+    // Whoever was told `unknown` at the deadline is not told again.
+    if (pending_.empty() || pending_.front().ticket != job.ticket) continue;
+    const Answer done = std::move(pending_.front().done);
+    pending_.pop_front();
+    done(std::move(job.answer));
     if (!*alive) return;
   }
+}
+
+void SqliteStore::watch_deadline() {
+  if (deadline_watched_ || pending_.empty()) return;
+  deadline_watched_ = true;
+  deadline_.set_at(pending_.front().deadline, [this] {
+    deadline_watched_ = false;
+    give_up();
+  });
+}
+
+/// The disk hangs: it may still carry out what it was given.
+void SqliteStore::give_up() {
+  const auto alive = alive_;
+  while (!pending_.empty() && pending_.front().deadline <= loop_.now()) {
+    const Pending pending = std::move(pending_.front());
+    pending_.pop_front();
+    StoreAnswer answer;
+    if (pending.kind != StoreJob::Kind::commit) {
+      answer.error = make_error(
+          Errc::timeout, fmt::format("store lease: the store's disk did not answer within {} ms",
+                                     to_ms(options_.commit_deadline)));
+    }
+    pending.done(std::move(answer));
+    if (!*alive) return;
+  }
+  watch_deadline();
 }
 
 void SqliteStore::take_effect(StoreJob& job) {
@@ -206,7 +242,8 @@ void SqliteStore::take_effect(StoreJob& job) {
 void SqliteStore::backup(std::string path, Callback<BackupInfo> done) {
   if (backing_up_) {
     return post([done = std::move(done)] {
-      done(make_error(Errc::conflict, "backup: another one is running; try again when it has ended"));
+      done(make_error(Errc::conflict,
+                      "backup: another one is running; try again when it has ended"));
     });
   }
   backing_up_ = true;
@@ -225,8 +262,10 @@ void SqliteStore::run_backup(BackupJob job) {
   Result<BackupInfo> info = BackupInfo();
   {
     auto source = sqlite::Database::open(options_.path, sqlite::Database::Mode::read_only);
-    const auto copied = source.ok() ? sqlite::copy_database(*source, job.path) : Result<void>(source.error());
-    info = copied.ok() ? verify_backup(job.path) : Result<BackupInfo>(wrap_error("backup", copied.error()));
+    const auto copied =
+        source.ok() ? sqlite::copy_database(*source, job.path) : Result<void>(source.error());
+    info = copied.ok() ? verify_backup(job.path)
+                       : Result<BackupInfo>(wrap_error("backup", copied.error()));
   }
   loop_.post([this, alive = alive_, info = std::move(info), done = std::move(job.done)] {
     if (!*alive) return;
@@ -239,14 +278,6 @@ StoreStats SqliteStore::stats() const {
   StoreStats stats = stats_;
   stats.queued = queued_jobs_;
   return stats;
-}
-
-void SqliteStore::limit_pages(std::int64_t pages) {
-  if (!staged_.empty()) flush();
-  writer_.reset();
-  const auto limited = engine_->limit_pages(pages);
-  VIRGA_CHECK(limited.ok());
-  start_writer();
 }
 
 }  // namespace virga

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -18,8 +20,10 @@ namespace virga {
 struct SqliteStoreOptions {
   std::string path;  ///< in an existing folder
   HistoryBounds history;
-  std::size_t queue_jobs_max = 4'096;       ///< commits that wait for the disk; more are refused as `exhausted`
+  std::size_t queue_jobs_max =
+      4'096;  ///< commits that wait for the disk; more are refused as `exhausted`
   std::size_t queue_bytes_max = 128 << 20;  ///< their keys and values
+  Duration commit_deadline = seconds(10);  ///< then a commit that the disk still holds is `unknown`
 };
 
 /// Since the start, for metrics and benchmarks.
@@ -34,6 +38,7 @@ struct StoreStats {
 /// memory for reads. Commits that wait are written in one transaction, so that many share one fsync. Memory: about
 /// the size of keys, values and history.
 ///
+/// A commit that the disk does not answer within the deadline is `unknown`; it may still happen later.
 /// After a failed fsync nobody knows what the disk holds: the commits at hand are answered `unknown` and everything
 /// after that, reads included, `unavailable`, until the server opens the file again.
 /// A lease counts from the last open or renewal; renewals are not written.
@@ -65,10 +70,16 @@ class SqliteStore final : public Store {
 
   StoreStats stats() const;
 
-  /// For tests of a full disk: refuses growth beyond so many pages of 4 KiB. Blocks until the queue is written.
-  void limit_pages(std::int64_t pages);
-
  private:
+  using Answer = std::function<void(StoreAnswer)>;
+
+  /// Who waits for a job. Jobs end in the order of their tickets.
+  struct Pending {
+    std::uint64_t ticket = 0;
+    Instant deadline{};
+    StoreJob::Kind kind = StoreJob::Kind::commit;
+    Answer done;
+  };
   struct BackupJob {
     std::string path;
     Callback<BackupInfo> done;
@@ -78,12 +89,13 @@ class SqliteStore final : public Store {
               std::unique_ptr<SqliteEngine> engine);
 
   void post(Task task);
-  void submit(StoreJob job);
+  void submit(StoreJob job, Answer done);
   void flush();
-  void start_writer();
   void write(std::vector<StoreJob> jobs);
   void finish(std::vector<StoreJob>& jobs, const SqliteEngine::Report& report);
   void take_effect(StoreJob& job);
+  void watch_deadline();
+  void give_up();
   void end_lease(StoreLeaseId lease);
   void run_backup(BackupJob job);
 
@@ -95,6 +107,10 @@ class SqliteStore final : public Store {
   WatchHub hub_;
   StoreLeases leases_;
   std::vector<StoreJob> staged_;
+  std::deque<Pending> pending_;
+  std::uint64_t ticket_last_ = 0;
+  Timer deadline_;
+  bool deadline_watched_ = false;
   std::size_t queued_jobs_ = 0;
   std::size_t queued_bytes_ = 0;
   bool backing_up_ = false;

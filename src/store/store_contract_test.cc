@@ -1,6 +1,6 @@
 #include <gtest/gtest.h>
 
-#include "store/store_test_engines.h"
+#include "../tests/tools/store_engines.h"
 
 namespace virga {
 namespace {
@@ -25,8 +25,9 @@ struct Seen {
               commit.revision = revision;
               for (const Change& change : changes) {
                 EXPECT_EQ(change.entry.modified, revision);
-                commit.changes.push_back(change.removed ? "-" + change.entry.key
-                                                        : change.entry.key + "=" + change.entry.value);
+                commit.changes.push_back(change.removed
+                                             ? "-" + change.entry.key
+                                             : change.entry.key + "=" + change.entry.value);
               }
             },
             [this](Revision revision) { compacted.push_back(revision); }};
@@ -123,10 +124,11 @@ TYPED_TEST(StoreContract, F_B2_OfManyWritersWithOneGuardOneWins) {
   int won = 0;
   int lost = 0;
   for (int writer = 0; writer < 100; ++writer) {
-    this->store->commit({{"leader", 0}}, {set("leader", std::to_string(writer))}, [&](Result<CommitOutcome> outcome) {
-      ASSERT_TRUE(outcome.ok());
-      ++(outcome->verdict == CommitVerdict::committed ? won : lost);
-    });
+    this->store->commit({{"leader", 0}}, {set("leader", std::to_string(writer))},
+                        [&](Result<CommitOutcome> outcome) {
+                          ASSERT_TRUE(outcome.ok());
+                          ++(outcome->verdict == CommitVerdict::committed ? won : lost);
+                        });
   }
   ASSERT_TRUE(this->loop.run_until([&] { return won + lost == 100; }));
   EXPECT_EQ(won, 1);
@@ -195,12 +197,14 @@ TYPED_TEST(StoreContract, F_B2_AWatchGetsEveryCommitOnceInOrderAndWhole) {
   this->must_commit({set("host/a", "1"), set("vm/x", "1"), set("host/b", "1")});
   this->must_commit({set("vm/x", "2")});
   this->must_commit({removal("host/a"), set("host/b", "3")});
-  ASSERT_TRUE(this->loop.run_until([&] { return all.commits.size() >= 3 && hosts.commits.size() >= 2; }));
+  ASSERT_TRUE(
+      this->loop.run_until([&] { return all.commits.size() >= 3 && hosts.commits.size() >= 2; }));
   this->loop.run_ready();
   EXPECT_EQ(all.commits, (std::vector<SeenCommit>{{1, {"host/a=1", "vm/x=1", "host/b=1"}},
                                                   {2, {"vm/x=2"}},
                                                   {3, {"-host/a", "host/b=3"}}}));
-  EXPECT_EQ(hosts.commits, (std::vector<SeenCommit>{{1, {"host/a=1", "host/b=1"}}, {3, {"-host/a", "host/b=3"}}}));
+  EXPECT_EQ(hosts.commits,
+            (std::vector<SeenCommit>{{1, {"host/a=1", "host/b=1"}}, {3, {"-host/a", "host/b=3"}}}));
 }
 
 TYPED_TEST(StoreContract, F_B2_AWatchStartsInThePastAlsoAfterARestart) {
@@ -236,12 +240,13 @@ TYPED_TEST(StoreContract, F_B2_NothingIsDeliveredAfterAWatchEnded) {
   int calls = 0;
   auto guard = std::make_shared<int>(0);
   const std::weak_ptr<int> captured = guard;
-  watch = this->store->watch("", 0, {[&, guard = std::move(guard)](Revision, std::vector<Change>) {
-                                       ++calls;
-                                       watch.reset();
-                                       EXPECT_FALSE(captured.expired());
-                                     },
-                                     nullptr});
+  watch = this->store->watch("", 0,
+                             {[&, guard = std::move(guard)](Revision, std::vector<Change>) {
+                                ++calls;
+                                watch.reset();
+                                EXPECT_FALSE(captured.expired());
+                              },
+                              nullptr});
   ASSERT_TRUE(this->loop.run_until([&] { return calls > 0; }));
   this->must_commit({set("a", "3")});
   this->loop.run_ready();
@@ -250,9 +255,10 @@ TYPED_TEST(StoreContract, F_B2_NothingIsDeliveredAfterAWatchEnded) {
 }
 
 TYPED_TEST(StoreContract, F_B2_AStoreMayBeDestroyedByWhatItCalls) {
-  std::unique_ptr<Watch> watch =
-      this->store->watch("", 0, {[&](Revision, std::vector<Change>) { this->store.reset(); }, nullptr});
-  this->store->commit({}, {set("a", "1")}, [](Result<CommitOutcome>) { FAIL() << "a completion of a dead store"; });
+  std::unique_ptr<Watch> watch = this->store->watch(
+      "", 0, {[&](Revision, std::vector<Change>) { this->store.reset(); }, nullptr});
+  this->store->commit({}, {set("a", "1")},
+                      [](Result<CommitOutcome>) { FAIL() << "a completion of a dead store"; });
   ASSERT_TRUE(this->loop.run_until([&] { return this->store == nullptr; }));
   this->loop.run_ready();
   watch.reset();
@@ -269,7 +275,8 @@ TYPED_TEST(StoreContract, F_B2_CompactionEndsWatchesOnceAndRefusesOldLists) {
   Seen recent;
   const auto watch_old = this->store->watch("", 2, old.sink());
   const auto watch_recent = this->store->watch("", 3, recent.sink());
-  ASSERT_TRUE(this->loop.run_until([&] { return !old.compacted.empty() && recent.commits.size() == 2; }));
+  ASSERT_TRUE(
+      this->loop.run_until([&] { return !old.compacted.empty() && recent.commits.size() == 2; }));
   this->must_commit({set("a", "6")});
   this->loop.run_ready();
   EXPECT_EQ(old.compacted, std::vector<Revision>{3});
@@ -288,14 +295,16 @@ TYPED_TEST(StoreContract, F_B2_HistoryIsBoundedAlsoOverRestarts) {
     Seen recent;
     const auto watch_old = this->store->watch("", 20, old.sink());
     const auto watch_recent = this->store->watch("", 90, recent.sink());
-    ASSERT_TRUE(this->loop.run_until([&] { return !old.compacted.empty() && recent.commits.size() == 10; }));
+    ASSERT_TRUE(this->loop.run_until(
+        [&] { return !old.compacted.empty() && recent.commits.size() == 10; }));
     EXPECT_EQ(old.compacted, std::vector<Revision>{60});
     this->reopen();
   }
 }
 
 TYPED_TEST(StoreContract, F_B2_PagesAreReadAtOneRevisionWhileOthersWrite) {
-  for (int index = 10; index < 30; ++index) this->must_commit({set("k/" + std::to_string(index), "old")});
+  for (int index = 10; index < 30; ++index)
+    this->must_commit({set("k/" + std::to_string(index), "old")});
   ListRequest request{"k/", "", 0, 7};
   std::vector<std::string> read;
   for (int page_number = 0;; ++page_number) {
@@ -310,7 +319,8 @@ TYPED_TEST(StoreContract, F_B2_PagesAreReadAtOneRevisionWhileOthersWrite) {
     this->must_commit({set("k/29", "again"), removal("k/27")});
   }
   std::vector<std::string> expected;
-  for (int index = 10; index < 30; ++index) expected.push_back("k/" + std::to_string(index) + "=old");
+  for (int index = 10; index < 30; ++index)
+    expected.push_back("k/" + std::to_string(index) + "=old");
   EXPECT_EQ(read, expected);
   EXPECT_EQ(this->list({"k/", "k/28", 0, 1})->entries.at(0).value, "again");
   EXPECT_FALSE(this->list({"k/", "k/28", 0, 1})->more);
@@ -338,7 +348,8 @@ TYPED_TEST(StoreContract, F_B2_TheKeysOfALeaseGoTogetherWhenItEnds) {
   const StoreLeaseId lease = this->grant(seconds(10));
   const StoreLeaseId other = this->grant(seconds(100));
   EXPECT_NE(lease, other);
-  this->must_commit({set("a", "1", lease), set("b", "1", lease), set("c", "1", other), set("d", "1", lease)});
+  this->must_commit(
+      {set("a", "1", lease), set("b", "1", lease), set("c", "1", other), set("d", "1", lease)});
   this->must_commit({set("d", "2")});
   Seen seen;
   const auto watch = this->store->watch("", 2, seen.sink());

@@ -2,7 +2,8 @@
 
 namespace virga {
 
-StoreLeases::StoreLeases(Loop& loop, Ended ended) : loop_(loop), ended_(std::move(ended)), timer_(loop) {}
+StoreLeases::StoreLeases(Loop& loop, Ended ended)
+    : loop_(loop), ended_(std::move(ended)), timer_(loop) {}
 
 void StoreLeases::add(StoreLeaseId lease, Duration time_to_live) {
   Lease& entry = leases_[lease];

@@ -2,7 +2,7 @@
 
 #include <map>
 
-#include "store/store_test_engines.h"
+#include "../tests/tools/store_engines.h"
 
 namespace virga {
 namespace {
@@ -19,8 +19,9 @@ struct Step {
 
 rc::Gen<Step> any_step() {
   return rc::gen::build<Step>(
-      rc::gen::set(&Step::writes, rc::gen::container<std::vector<std::pair<int, int>>>(rc::gen::pair(
-                                      rc::gen::inRange(0, 12), rc::gen::inRange(0, 10)))),
+      rc::gen::set(&Step::writes,
+                   rc::gen::container<std::vector<std::pair<int, int>>>(
+                       rc::gen::pair(rc::gen::inRange(0, 12), rc::gen::inRange(0, 10)))),
       rc::gen::set(&Step::guard_key, rc::gen::inRange(0, 12)),
       rc::gen::set(&Step::guard_right, rc::gen::weightedElement<bool>({{4, true}, {1, false}})));
 }
@@ -30,7 +31,8 @@ std::string model_key(int number) { return "key/" + std::to_string(number); }
 using Model = std::map<std::string, std::pair<std::string, Revision>>;
 
 /// What the contract says about one commit, in its simplest form. True when it is committed.
-bool run_on_model(Model& model, Revision& revision, const Guard& guard, const std::vector<Write>& writes) {
+bool run_on_model(Model& model, Revision& revision, const Guard& guard,
+                  const std::vector<Write>& writes) {
   const auto guarded = model.find(guard.key);
   if (guard.modified != (guarded == model.end() ? 0 : guarded->second.second)) return false;
   bool changed = false;
@@ -46,7 +48,8 @@ std::pair<Guard, std::vector<Write>> commit_of(const Step& step, const Model& mo
   const std::map<int, int> once(step.writes.begin(), step.writes.end());
   std::vector<Write> writes;
   for (const auto& [key, value] : once) {
-    writes.push_back(value < 3 ? removal(model_key(key)) : set(model_key(key), std::to_string(value)));
+    writes.push_back(value < 3 ? removal(model_key(key))
+                               : set(model_key(key), std::to_string(value)));
   }
   const auto guarded = model.find(model_key(step.guard_key));
   const Revision modified = guarded == model.end() ? 0 : guarded->second.second;
@@ -65,7 +68,8 @@ void agree(const std::vector<Step>& steps) {
   const WatchSink sink{[&](Revision at, std::vector<Change> changes) {
                          for (const Change& change : changes) {
                            if (change.removed) watched.erase(change.entry.key);
-                           if (!change.removed) watched[change.entry.key] = {change.entry.value, at};
+                           if (!change.removed)
+                             watched[change.entry.key] = {change.entry.value, at};
                          }
                        },
                        nullptr};
@@ -100,7 +104,8 @@ TEST(StoreModel, F_B2_RandomCommitsInMemoryAgreeWithAPlainMap) {
 TEST(StoreModel, F_B2_RandomCommitsInTheFileAgreeWithAPlainMap) {
   EXPECT_TRUE(rc::check("SQLite store == map", [] {
     // Every step waits for the disk, so the histories are shorter than those in memory.
-    agree<test::FileEngine>(*rc::gen::resize(25, rc::gen::container<std::vector<Step>>(any_step())));
+    agree<test::FileEngine>(
+        *rc::gen::resize(25, rc::gen::container<std::vector<Step>>(any_step())));
   }));
 }
 

@@ -8,7 +8,7 @@
 namespace virga {
 namespace {
 
-/// A page ends early when its values reach this, so that a page of large values stays small in memory.
+/// A page ends early when its values reach this, so that large values make no large page.
 constexpr std::size_t kPageBytesMax = 8 << 20;
 
 Result<void> check_key(const std::string& key) {
@@ -54,16 +54,17 @@ typename Map::const_iterator first_of(const Map& entries, const ListRequest& req
 Result<void> check_commit(const std::vector<Guard>& guards, const std::vector<Write>& writes) {
   const std::size_t items = guards.size() + writes.size();
   if (items > StoreLimits::kItemsMax) {
-    return make_error(Errc::invalid, fmt::format("commit: {} guards and writes; at most {} in one commit",
-                                                 items, StoreLimits::kItemsMax));
+    return make_error(Errc::invalid,
+                      fmt::format("commit: {} guards and writes; at most {} in one commit", items,
+                                  StoreLimits::kItemsMax));
   }
   if (auto valid = check_keys(guards, "guarded"); !valid) return valid;
   if (auto valid = check_keys(writes, "written"); !valid) return valid;
   for (const Write& write : writes) {
     if (!write.value || write.value->size() <= StoreLimits::kValueBytesMax) continue;
     return make_error(Errc::invalid,
-                      fmt::format("commit: the value of key \"{}\" has {} bytes; at most {}", write.key,
-                                  write.value->size(), StoreLimits::kValueBytesMax));
+                      fmt::format("commit: the value of key \"{}\" has {} bytes; at most {}",
+                                  write.key, write.value->size(), StoreLimits::kValueBytesMax));
   }
   return {};
 }
@@ -88,9 +89,11 @@ Result<Page> StoreState::list(const ListRequest& request) const {
   const Revision at = request.revision == 0 ? revision_ : request.revision;
   const Revision oldest = std::max(compacted_, listable_from_);
   if (at > revision_ || at < oldest) {
-    return make_error(Errc::invalid, fmt::format("list \"{}\" at revision {}: {}; revisions {} to {} can be read",
-                                                 request.prefix, at, at > revision_ ? "in the future" : "compacted",
-                                                 oldest, revision_));
+    return make_error(
+        Errc::invalid,
+        fmt::format("list \"{}\" at revision {}: {}; revisions {} to {} can be read",
+                    request.prefix, at, at > revision_ ? "in the future" : "compacted", oldest,
+                    revision_));
   }
   const EntryMap past = past_entries(at, request);
   const std::size_t limit = std::clamp<std::size_t>(request.limit, 1, StoreLimits::kPageMax);
@@ -185,7 +188,8 @@ std::vector<Write> StoreState::removals_of(StoreLeaseId lease) const {
 
 Result<void> StoreState::compact(Revision revision) {
   if (revision > revision_ + 1) {
-    return make_error(Errc::invalid, fmt::format("compact before revision {}: the newest is {}", revision, revision_));
+    return make_error(Errc::invalid, fmt::format("compact before revision {}: the newest is {}",
+                                                 revision, revision_));
   }
   while (!history_.empty() && history_.front().revision < revision) forget_oldest();
   if (revision > 0) compacted_ = std::max(compacted_, revision - 1);
@@ -193,7 +197,8 @@ Result<void> StoreState::compact(Revision revision) {
 }
 
 void StoreState::trim() {
-  while (history_changes_ > bounds_.changes_max || history_bytes_ > bounds_.bytes_max) forget_oldest();
+  while (history_changes_ > bounds_.changes_max || history_bytes_ > bounds_.bytes_max)
+    forget_oldest();
 }
 
 void StoreState::forget_oldest() {

@@ -14,6 +14,7 @@ _TOKEN = re.compile(
 _NOT_NEWLINE = re.compile(r"[^\n]")
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"]+)"|<([^>]+)>)', re.MULTILINE)
 _DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n\\]|\\.|\\\n)*", re.MULTILINE | re.DOTALL)
+_MACRO = re.compile(r"^[ \t]*[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?=\()", re.MULTILINE)
 _CONTROL = re.compile(r"^(?:if|for|while|switch|do|else|try|catch)\b")
 _LABEL = re.compile(r"^(?:(?:case\b[^;{}?]*?|default|public|private|protected)\s*:(?!:)\s*)+")
 _LAMBDA_TAIL = re.compile(r"\]\s*(?:<[^{}]*>\s*)?(?:\(.*\))?\s*(?:mutable|noexcept|constexpr|\s)*"
@@ -112,6 +113,17 @@ def _closing(text, opening):
     return -1
 
 
+def _end_macros(code):
+    """Ends with ';' what macros such as BOOST_DESCRIBE_STRUCT(...) leave open, in place of their ')'."""
+    out, done = [], 0
+    for match in _MACRO.finditer(code):
+        close = _closing(code, match.end())
+        if match.start() >= done and close > 0 and not code[close + 1:].lstrip().startswith(("{", ";")):
+            out += [code[done:match.start()], _NOT_NEWLINE.sub(" ", code[match.start():close]), ";"]
+            done = close + 1
+    return "".join(out) + code[done:]
+
+
 def _outside_brackets(head):
     """The head without what stands inside brackets."""
     out, depth = [], 0
@@ -161,7 +173,7 @@ class _Frame:
 
 class _Walk:
     def __init__(self, code):
-        self.code = _DIRECTIVE.sub(lambda m: _NOT_NEWLINE.sub(" ", m.group(0)), code)
+        self.code = _end_macros(_DIRECTIVE.sub(lambda m: _NOT_NEWLINE.sub(" ", m.group(0)), code))
         self.stack = [_Frame("file", 0)]
         self.found = []
 

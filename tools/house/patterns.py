@@ -30,7 +30,7 @@ CODE = (  # looked for in code: comments and literals are blank there
            r"|timespec_get|std::time\s*\()|(?<![\w.>:])time\s*\(\s*(NULL|nullptr|0|&)",
            "take the time from Loop::now()",
            but=("src/base/", "src/edge/", "src/guest/", "src/agent/leash_loop", "tests/"),
-           names=r".*(?<!bench)\.(h|cc)$"),
+           names=r".*(?<!bench)(?<!main)\.(h|cc)$"),
     Banned("ban.sleep", r"\b(sleep_for|sleep_until|usleep|nanosleep)\s*\(|(?<![\w.>])sleep\s*\(",
            "wait for what you wait for, with a deadline on a Loop or a descriptor",
            but=("src/guest/",)),
@@ -55,8 +55,12 @@ CODE = (  # looked for in code: comments and literals are blank there
 TEXT = (  # looked for in whole lines
     Banned("ban.todo", r"\b(TODO|FIXME|XXX|HACK)\b", "do it, or say what is pending in SPECIFICATION.md",
            under=("",), names=r".*\.(h|cc|py|sh|txt|cmake|ts|tsx|yml|md|scn)$|.*/[^./]+$"),
+    Banned("form.conflict", r"^(<{7}|>{7}|={7})(?= |$)", "a merge was committed unfinished", under=("",), names=r".*",
+           flags=re.MULTILINE),
     Banned("ban.machine_path", r"(?<![\w.])/(work|home/\w+|Users/\w+)/", "a path of one machine: find it from "
            "the script's own place", under=("",), names=r".*"),
+    Banned("form.temporary", r"\"/(tmp|var/tmp|dev/shm)/(?!virga)\w", "temporary names begin with virga, so that what "
+           "is left behind is found", under=("src/", "tests/"), names=r".*\.(h|cc|py)$"),
     Banned("ban.kill_by_name", r"\b(pkill|killall)\b|\bfuser\s+-k", "end processes by pid or pidfd",
            under=("",), names=r"(?!.*\.md$).*"),
     Banned("ban.skip", r"\btest\.skip\b|\.only\(|unittest\.skip|@skip\b", "a test runs or is not there",

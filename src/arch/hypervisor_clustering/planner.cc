@@ -266,6 +266,11 @@ void Planner::decide_running(const Vm& vm) {
     }
     return;
   }
+  if (vm.spec.restart) {
+    plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, false, false, HostId(),
+                           "an operator asked for a restart"});
+    return;
+  }
   if (!vm.spec.move_to.empty()) return move_to(vm, vm.spec.move_to, "an operator asked for it");
   if (host->spec.maintenance) return move_away(vm, host->id().value + " goes into maintenance");
   if (host->status.health == HostHealth::degraded && armed_) {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "driver/hypervisor.h"
 #include "mechanism/placement/placement.h"
+#include "model/observed_vm.h"
 #include "model/operation.h"
 
 namespace virga {

@@ -5,14 +5,15 @@
 #include <vector>
 
 #include "base/result.h"
+#include "base/time.h"
 #include "base/units.h"
 
 namespace virga {
 
 struct CgroupLimits {
-  Millicores cpu_quota;      ///< > 0
-  int cpu_weight = 100;      ///< 1..10000, share under contention
-  Mib memory_mib_max;        ///< > 0
+  Millicores cpu_quota;  ///< > 0
+  int cpu_weight = 100;  ///< 1..10000, share under contention
+  Mib memory_mib_max;    ///< > 0
   int processes_max = 256;
 };
 

@@ -34,8 +34,6 @@ std::string base64(const std::string& text) {
 
 const char* reset_type(MachinePower to) { return to == MachinePower::off ? "ForceOff" : "On"; }
 
-const char* power_state(MachinePower power) { return power == MachinePower::off ? "Off" : "On"; }
-
 /// PoweringOn and PoweringOff are states on the way: neither on nor off yet.
 Result<std::optional<MachinePower>> read_power_state(const std::string& body) {
   const auto parsed = parse_json(body, kAnswerBytesMax);
@@ -73,11 +71,11 @@ struct RedfishBmc::Command {
   Command(Loop& loop, const BmcAccess& to_access) : access(to_access), limit(loop), pause(loop) {}
 
   BmcAccess access;
-  std::string what;                       ///< "power off machine host-1 by http://..."
-  std::optional<MachinePower> to;         ///< empty = only ask
+  std::string what;                                ///< "power off machine host-1 by http://..."
+  std::optional<MachinePower> to;                  ///< empty = only ask
   std::function<void(Result<MachinePower>)> done;  ///< empty once completed
-  std::optional<Error> refusal;           ///< of the reset
-  std::optional<Error> last_error;        ///< of reading back; tells more than a bare timeout
+  std::optional<Error> refusal;                    ///< of the reset
+  std::optional<Error> last_error;  ///< of reading back; tells more than a bare timeout
   Instant deadline{};
   Timer limit;
   Timer pause;
@@ -119,7 +117,8 @@ void RedfishBmc::power(const Machine& machine, Callback<MachinePower> done) {
 
 void RedfishBmc::set_power(const Machine& machine, MachinePower to, Callback<void> done) {
   auto command = std::make_shared<Command>(state_->loop, machine.spec.bmc);
-  command->what = std::string("power ") + std::string(enum_name(to)) + " machine " + machine.meta.name;
+  command->what =
+      std::string("power ") + std::string(enum_name(to)) + " machine " + machine.meta.name;
   command->to = to;
   command->deadline = state_->loop.now() + kSwitchDeadline;
   command->done = [done = std::move(done)](Result<MachinePower> result) {
@@ -217,7 +216,8 @@ void RedfishBmc::State::reset(const MachineId& machine, const Pointer& command) 
   call(machine, command, std::move(request), &State::was_reset);
 }
 
-// Controllers refuse to switch to the state that they are in, each with a status of its own: reading back decides.
+// Controllers refuse to switch to the state that they are in, each with a status of its own:
+// reading back decides.
 void RedfishBmc::State::was_reset(const MachineId& machine, const Pointer& command,
                                   Result<HttpResponse> response) {
   if (auto accepted = check_status(command->access, response); !accepted) {
@@ -236,7 +236,8 @@ void RedfishBmc::State::ask(const MachineId& machine, const Pointer& command) {
   call(machine, command, std::move(request), &State::asked);
 }
 
-// While it switches, a controller may drop connections: until the deadline only the last answer counts.
+// While it switches, a controller may drop connections: until the deadline only the last answer
+// counts.
 void RedfishBmc::State::asked(const MachineId& machine, const Pointer& command,
                               Result<HttpResponse> response) {
   std::optional<Error> error;

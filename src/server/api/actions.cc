@@ -24,7 +24,8 @@ void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate) 
     if (before == nullptr) return Problem{no_such<T>(id), {}, 0};
     if (auto refused = check_precondition(*call, &before->meta)) return *refused;
     if (before->meta.deleting_at) {
-      return problem(Errc::conflict, fmt::format("{} \"{}\" is being deleted", Kind<T>::kSingular, id));
+      return problem(Errc::conflict,
+                     fmt::format("{} \"{}\" is being deleted", Kind<T>::kSingular, id));
     }
     T after = *before;
     Event event = event_of("", key_of<T>(before->meta), before->meta.tenant, "");
@@ -37,7 +38,7 @@ void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate) 
   });
 }
 
-/// The members of the VM's cluster, each with the reason for which an operator would (not) choose it.
+/// The members of the VM's cluster, each with the reason for which one would (not) choose it.
 std::vector<Reason> candidates_for(const ClusterView& view, const Vm& vm) {
   std::vector<Reason> candidates;
   for (const Host* host : view.hosts_of(vm.spec.cluster)) {
@@ -58,15 +59,18 @@ Refusal check_move(const ClusterView& view, const Vm& vm, const HostId& to) {
   };
   const Host* host = view.hosts.find(to);
   if (host == nullptr || host->spec.cluster != vm.spec.cluster) {
-    return refuse(Errc::not_found, fmt::format("host: \"{}\" is no host of cluster \"{}\"", to.value.substr(0, 80),
-                                               vm.spec.cluster.value));
+    return refuse(Errc::not_found, fmt::format("host: \"{}\" is no host of cluster \"{}\"",
+                                               to.value.substr(0, 80), vm.spec.cluster.value));
   }
   if (to == vm.status.host) {
-    return refuse(Errc::conflict, fmt::format("host: vm {} is on \"{}\" already", vm.id().value, to.value));
+    return refuse(Errc::conflict,
+                  fmt::format("host: vm {} is on \"{}\" already", vm.id().value, to.value));
   }
-  if (host->spec.maintenance) return refuse(Errc::conflict, "host: \"" + to.value + "\" is in maintenance");
+  if (host->spec.maintenance)
+    return refuse(Errc::conflict, "host: \"" + to.value + "\" is in maintenance");
   if (host->status.health != HostHealth::alive) {
-    return refuse(Errc::unavailable, fmt::format("host: \"{}\" is {}", to.value, enum_name(host->status.health)));
+    return refuse(Errc::unavailable,
+                  fmt::format("host: \"{}\" is {}", to.value, enum_name(host->status.health)));
   }
   return std::nullopt;
 }
@@ -75,37 +79,43 @@ void migrate_vm(const EnginePtr& engine, const CallPtr& call, const json::object
   HostId wanted;
   if (const auto* host = body.if_contains("host")) {
     if (!host->is_string()) {
-      return engine->refuse(call, reflect::wrong_type(reflect::Path().field("host"), "a string", *host));
+      return engine->refuse(call,
+                            reflect::wrong_type(reflect::Path().field("host"), "a string", *host));
     }
     wanted = HostId(std::string(host->get_string()));
   }
-  change_one<Vm>(engine, call, [engine, wanted](const ClusterView& view, Vm& vm, Event& event) -> Refusal {
-    if (vm.spec.direct_io) {
-      return problem(Errc::unsupported, "spec.direct_io: the VM holds a device of its host and cannot move alive");
-    }
-    if (!vm.spec.pinned_host.empty()) {
-      return problem(Errc::conflict, "spec.pinned_host: the VM may run on \"" + vm.spec.pinned_host.value + "\" only");
-    }
-    if (vm.status.power != VmPower::running) {
-      return problem(Errc::conflict, fmt::format("vm {} is {}; only a running VM moves alive", vm.id().value,
-                                                 enum_name(vm.status.power)));
-    }
-    HostId to = wanted;
-    if (to.empty()) {
-      if (!engine->context().choose_host) {
-        return problem(Errc::invalid, "host: name the host to move to", candidates_for(view, vm));
-      }
-      const auto chosen = engine->context().choose_host(vm.id());
-      if (!chosen.ok()) return Problem{chosen.error(), candidates_for(view, vm), 0};
-      to = *chosen;
-    }
-    if (auto refused = check_move(view, vm, to)) return refused;
-    vm.spec.move_to = to;
-    event.kind = "vm.migrate_requested";
-    event.text = fmt::format("vm {} shall move alive from {} to {}", vm.id().value, vm.status.host.value, to.value);
-    event.facts["host"] = to.value;
-    return std::nullopt;
-  });
+  change_one<Vm>(
+      engine, call, [engine, wanted](const ClusterView& view, Vm& vm, Event& event) -> Refusal {
+        if (vm.spec.direct_io) {
+          return problem(Errc::unsupported,
+                         "spec.direct_io: the VM holds a device of its host and cannot move alive");
+        }
+        if (!vm.spec.pinned_host.empty()) {
+          return problem(Errc::conflict, "spec.pinned_host: the VM may run on \"" +
+                                             vm.spec.pinned_host.value + "\" only");
+        }
+        if (vm.status.power != VmPower::running) {
+          return problem(Errc::conflict, fmt::format("vm {} is {}; only a running VM moves alive",
+                                                     vm.id().value, enum_name(vm.status.power)));
+        }
+        HostId to = wanted;
+        if (to.empty()) {
+          if (!engine->context().choose_host) {
+            return problem(Errc::invalid, "host: name the host to move to",
+                           candidates_for(view, vm));
+          }
+          const auto chosen = engine->context().choose_host(vm.id());
+          if (!chosen.ok()) return Problem{chosen.error(), candidates_for(view, vm), 0};
+          to = *chosen;
+        }
+        if (auto refused = check_move(view, vm, to)) return refused;
+        vm.spec.move_to = to;
+        event.kind = "vm.migrate_requested";
+        event.text = fmt::format("vm {} shall move alive from {} to {}", vm.id().value,
+                                 vm.status.host.value, to.value);
+        event.facts["host"] = to.value;
+        return std::nullopt;
+      });
 }
 
 void set_power(const EnginePtr& engine, const CallPtr& call, DesiredPower power) {
@@ -123,11 +133,13 @@ void confirm_off(const EnginePtr& engine, const CallPtr& call) {
   change_one<Host>(engine, call, [](const ClusterView&, Host& host, Event& event) -> Refusal {
     const HostHealth health = host.status.health;
     if (health == HostHealth::alive || health == HostHealth::degraded) {
-      return problem(Errc::conflict, fmt::format("host {} is {}: it reports by itself, there is nothing to confirm",
-                                                 host.meta.name, enum_name(health)));
+      return problem(Errc::conflict,
+                     fmt::format("host {} is {}: it reports by itself, there is nothing to confirm",
+                                 host.meta.name, enum_name(health)));
     }
     if (host.status.boot_id.empty()) {
-      return problem(Errc::conflict, "host " + host.meta.name + " never reported, there is nothing to confirm");
+      return problem(Errc::conflict,
+                     "host " + host.meta.name + " never reported, there is nothing to confirm");
     }
     host.spec.confirmed_off_boot_id = host.status.boot_id;
     event.kind = "host.confirmed_off";
@@ -157,7 +169,8 @@ void act_on_vm(const EnginePtr& engine, const CallPtr& call) {
   if (!body.ok()) return engine->refuse(call, body.error());
   for (const auto& [name, value] : *body) {
     if (action == "migrate" && name == "host") continue;
-    return engine->refuse(call, make_error(Errc::invalid, std::string(name) + ": no such field for " + action));
+    return engine->refuse(
+        call, make_error(Errc::invalid, std::string(name) + ": no such field for " + action));
   }
   if (action == "migrate") return migrate_vm(engine, call, *body);
   if (action == "start") return set_power(engine, call, DesiredPower::running);
@@ -175,24 +188,28 @@ void act_on_host(const EnginePtr& engine, const CallPtr& call) {
   const std::string& action = call->segments[2];
   if (action == "confirm-off") return confirm_off(engine, call);
   const bool maintenance = action == "maintenance";
-  change_one<Host>(engine, call, [maintenance](const ClusterView&, Host& host, Event& event) -> Refusal {
-    host.spec.maintenance = maintenance;
-    event.kind = maintenance ? "host.maintenance_requested" : "host.activated";
-    event.text = fmt::format("host {} {}", host.meta.name,
-                             maintenance ? "shall be evacuated for maintenance" : "may take VMs again");
-    return std::nullopt;
-  });
+  change_one<Host>(
+      engine, call, [maintenance](const ClusterView&, Host& host, Event& event) -> Refusal {
+        host.spec.maintenance = maintenance;
+        event.kind = maintenance ? "host.maintenance_requested" : "host.activated";
+        event.text =
+            fmt::format("host {} {}", host.meta.name,
+                        maintenance ? "shall be evacuated for maintenance" : "may take VMs again");
+        return std::nullopt;
+      });
 }
 
 void act_on_cluster(const EnginePtr& engine, const CallPtr& call) {
   const bool armed = call->segments[2] == "arm";
-  change_one<Cluster>(engine, call, [armed](const ClusterView&, Cluster& cluster, Event& event) -> Refusal {
-    cluster.spec.policy.ha_armed = armed;
-    event.kind = armed ? "cluster.armed" : "cluster.disarmed";
-    event.severity = armed ? Severity::info : Severity::warning;
-    event.text = fmt::format("high availability of cluster {} was {}", cluster.meta.name, armed ? "armed" : "disarmed");
-    return std::nullopt;
-  });
+  change_one<Cluster>(engine, call,
+                      [armed](const ClusterView&, Cluster& cluster, Event& event) -> Refusal {
+                        cluster.spec.policy.ha_armed = armed;
+                        event.kind = armed ? "cluster.armed" : "cluster.disarmed";
+                        event.severity = armed ? Severity::info : Severity::warning;
+                        event.text = fmt::format("high availability of cluster {} was {}",
+                                                 cluster.meta.name, armed ? "armed" : "disarmed");
+                        return std::nullopt;
+                      });
 }
 
 void cancel_operation(const EnginePtr& engine, const CallPtr& call) {
@@ -202,14 +219,16 @@ void cancel_operation(const EnginePtr& engine, const CallPtr& call) {
     if (before == nullptr) return Problem{no_such<Operation>(id.value), {}, 0};
     if (auto refused = check_precondition(*call, &before->meta)) return *refused;
     if (before->ended()) {
-      return problem(Errc::conflict, fmt::format("operation {} has ended: {}", id.value, enum_name(before->state)));
+      return problem(Errc::conflict,
+                     fmt::format("operation {} has ended: {}", id.value, enum_name(before->state)));
     }
     if (before->cancel_requested) return unchanged(*before, 202);
     Operation after = *before;
     after.cancel_requested = true;
     Change change = change_of(*engine, *call, before, std::move(after), 202);
-    change.event = event_of("operation.cancel_requested", before->subject, before->meta.tenant,
-                            fmt::format("operation {} on {} shall be cancelled", id.value, before->subject));
+    change.event =
+        event_of("operation.cancel_requested", before->subject, before->meta.tenant,
+                 fmt::format("operation {} on {} shall be cancelled", id.value, before->subject));
     return change;
   });
 }
@@ -217,7 +236,8 @@ void cancel_operation(const EnginePtr& engine, const CallPtr& call) {
 void show_console(const EnginePtr& engine, const CallPtr& call) {
   if (!engine->context().console) return engine->refuse(call, not_wired("consoles"));
   const VmId id(qualified(call->segments[1], call->segments[2]));
-  if (engine->context().view().vms.find(id) == nullptr) return engine->refuse(call, no_such<Vm>(id.value));
+  if (engine->context().view().vms.find(id) == nullptr)
+    return engine->refuse(call, no_such<Vm>(id.value));
   engine->context().console(id, [engine, call](Result<std::string> text) {
     if (!text.ok()) return engine->refuse(call, text.error());
     HttpResponse response;
@@ -248,11 +268,13 @@ void write_backup(const EnginePtr& engine, const CallPtr& call) {
   std::string name = fmt::format("backup-{}", engine->context().loop.wall_now().unix_ms);
   if (const auto* given = body->if_contains("name")) {
     if (!given->is_string()) {
-      return engine->refuse(call, reflect::wrong_type(reflect::Path().field("name"), "a string", *given));
+      return engine->refuse(call,
+                            reflect::wrong_type(reflect::Path().field("name"), "a string", *given));
     }
     name = std::string(given->get_string());
   }
-  if (auto sound = check_name("name", name); !sound.ok()) return engine->refuse(call, sound.error());
+  if (auto sound = check_name("name", name); !sound.ok())
+    return engine->refuse(call, sound.error());
   engine->context().backup(name, [engine, call](Result<json::object> made) {
     answer_result(engine, call, made);
   });

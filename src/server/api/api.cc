@@ -99,8 +99,8 @@ std::string host_part(std::string text) {
   return text.substr(0, text.find(':'));
 }
 
-/// A web page that some browser on this machine shows must not drive the API: neither from a foreign origin nor under
-/// a foreign name that was bound to the loopback address.
+/// A web page that some browser on this machine shows must not drive the API: neither from another
+/// origin nor under a foreign name that was bound to the loopback address.
 bool comes_from_elsewhere(const HttpRequest& request) {
   const auto header = [&](const char* name) {
     const auto found = request.headers.find(name);
@@ -141,7 +141,9 @@ class Api::Router {
 
   void route(const CallPtr& call) {
     if (comes_from_elsewhere(call->request)) {
-      return engine_->refuse(call, make_error(Errc::denied, "host, origin: the API answers requests for localhost only"));
+      return engine_->refuse(
+          call,
+          make_error(Errc::denied, "host, origin: the API answers requests for localhost only"));
     }
     const std::string& path = call->request.path;
     if (path == "/healthz") return plain(call, 200, "alive\n");
@@ -166,10 +168,11 @@ class Api::Router {
 
  private:
   static bool sound_id(const std::string& id) {
-    return !id.empty() && id.size() <= kRequestIdMax && std::all_of(id.begin(), id.end(), [](char c) {
-      return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
-             c == '_' || c == '.';
-    });
+    return !id.empty() && id.size() <= kRequestIdMax &&
+           std::all_of(id.begin(), id.end(), [](char c) {
+             return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                    c == '-' || c == '_' || c == '.';
+           });
   }
 
   void dispatch(const CallPtr& call) {
@@ -184,15 +187,18 @@ class Api::Router {
     }
     if (allowed.empty()) return unknown(call);
     HttpResponse response = api::problem_response(
-        {make_error(Errc::unsupported, fmt::format("{} is not possible on {}; possible: {}", call->request.method,
-                                                   call->request.path.substr(0, 200), allowed)),
-         {}, 405});
+        {make_error(Errc::unsupported,
+                    fmt::format("{} is not possible on {}; possible: {}", call->request.method,
+                                call->request.path.substr(0, 200), allowed)),
+         {},
+         405});
     response.headers["allow"] = allowed;
     engine_->answer(call, std::move(response));
   }
 
   void unknown(const CallPtr& call) {
-    engine_->refuse(call, make_error(Errc::not_found, "there is nothing at " + call->request.path.substr(0, 200) +
+    engine_->refuse(call, make_error(Errc::not_found, "there is nothing at " +
+                                                          call->request.path.substr(0, 200) +
                                                           "; /openapi.json lists what there is"));
   }
 

@@ -84,15 +84,18 @@ class ApiTest : public ::testing::Test {
   ApiTest() {
     watch_ = store.watch(std::string(keys::kRoot), 0,
                          {[this](Revision, std::vector<Change> changes) {
-                            for (const Change& change : changes) EXPECT_TRUE(view.apply(change).ok());
+                            for (const Change& change : changes)
+                              EXPECT_TRUE(view.apply(change).ok());
                           },
                           [](Revision) { FAIL() << "the view's watch was compacted"; }});
     api = std::make_unique<Api>(context());
   }
 
   ApiContext context() {
-    ApiContext made{loop, store, journal, metrics, [this] { return view; }, "test", {}, {}, {}, {}, {}, {}, {}, {}};
-    made.issue_certificate = [](const HostId& host, const std::vector<std::string>&) -> Result<TlsIdentity> {
+    ApiContext made{loop, store, journal, metrics, [this] { return view; }, "test", {}, {}, {}, {},
+                    {},   {},    {},      {}};
+    made.issue_certificate = [](const HostId& host,
+                                const std::vector<std::string>&) -> Result<TlsIdentity> {
       return TlsIdentity{"certificate of agent:" + host.value, "key", "authority"};
     };
     return made;
@@ -126,8 +129,8 @@ class ApiTest : public ::testing::Test {
     return reply;
   }
 
-  HttpResponse call(const std::string& method, const std::string& target, const std::string& body = "",
-                    Headers headers = {}) {
+  HttpResponse call(const std::string& method, const std::string& target,
+                    const std::string& body = "", Headers headers = {}) {
     auto reply = start(method, target, body, std::move(headers));
     EXPECT_TRUE(loop.run_until_true([&] { return reply->answers > 0; }, seconds(60)))
         << method << " " << target << " was never answered";
@@ -144,7 +147,8 @@ class ApiTest : public ::testing::Test {
 
   static std::string text_at(const json::object& object, const std::string& field) {
     const auto* found = object.if_contains(field);
-    return found != nullptr && found->is_string() ? std::string(found->get_string()) : std::string();
+    return found != nullptr && found->is_string() ? std::string(found->get_string())
+                                                  : std::string();
   }
 
   /// A cluster, an image and a network of tenant acme.

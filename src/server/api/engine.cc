@@ -65,9 +65,12 @@ std::shared_ptr<void> Claims::take(const std::string& scope, std::uint32_t numbe
 }
 
 Engine::Engine(ApiContext context)
-    : context_(std::move(context)), waiter_timer_(context_.loop) {}
+    : context_(std::move(context)),
+      list_writer_(context_.loop),
+      waiter_timer_(context_.loop) {}
 
 void Engine::close() {
+  list_writer_.stop();
   waiter_timer_.cancel();
   waiters_.clear();
   streams_.clear();
@@ -153,8 +156,10 @@ void Engine::submit(CallPtr call, Decide decide) {
     return try_once(attempt, committed_);
   }
   if (header->second.empty() || header->second.size() > kIdempotencyKeyMax) {
-    return refuse(call, make_error(Errc::invalid, fmt::format("idempotency-key: must have 1 to {} characters, has {}",
-                                                              kIdempotencyKeyMax, header->second.size())));
+    return refuse(call,
+                  make_error(Errc::invalid,
+                             fmt::format("idempotency-key: must have 1 to {} characters, has {}",
+                                         kIdempotencyKeyMax, header->second.size())));
   }
   const std::string scope = call->request.method + " " + call->request.path + "\n";
   attempt->idempotency_key = std::string(keys::kIdempotency) + sha256_hex(scope + header->second);
@@ -279,7 +284,8 @@ void Engine::resolve_unknown(const AttemptPtr& attempt, CommitOutcome outcome) {
                                                outcome](Result<std::optional<KeyValue>> now) {
     const CallPtr& call = attempt->call;
     if (!now.ok()) {
-      const std::string what = "the outcome is unknown; read " + call->request.path + " before you try again";
+      const std::string what =
+          "the outcome is unknown; read " + call->request.path + " before you try again";
       return self->refuse(call, wrap_error(what, now.error()));
     }
     if (happened(*attempt, *now)) {
@@ -289,8 +295,10 @@ void Engine::resolve_unknown(const AttemptPtr& attempt, CommitOutcome outcome) {
       return self->try_once(attempt, outcome.revision);
     }
     if (++attempt->tries > kTriesMax) {
-      return self->refuse(call, make_error(Errc::timeout, "the store does not say whether the change was made; "
-                                                          "read " + call->request.path + " before you try again"));
+      return self->refuse(call, make_error(Errc::timeout,
+                                           "the store does not say whether the change was made; "
+                                           "read " +
+                                               call->request.path + " before you try again"));
     }
     self->commit(attempt);
   });

@@ -42,8 +42,8 @@ void read_events(const EnginePtr& engine, const CallPtr& call);
 Result<boost::json::object> read_body(const Call& call);
 
 /// A whole number of the query. Errors: invalid, naming the parameter.
-Result<std::uint64_t> query_number(const Call& call, const std::string& name, std::uint64_t fallback,
-                                   std::uint64_t max);
+Result<std::uint64_t> query_number(const Call& call, const std::string& name,
+                                   std::uint64_t fallback, std::uint64_t max);
 
 /// The event that tells of a change of one resource.
 Event event_of(std::string kind, std::string subject, std::string tenant, std::string text);
@@ -89,8 +89,8 @@ std::optional<Problem> check_precondition(const Call& call, const Meta* meta);
 
 template <typename T>
 Error no_such(const std::string& id) {
-  return make_error(Errc::not_found,
-                    "there is no " + std::string(Kind<T>::kSingular) + " \"" + id.substr(0, 130) + "\"");
+  return make_error(Errc::not_found, "there is no " + std::string(Kind<T>::kSingular) + " \"" +
+                                         id.substr(0, 130) + "\"");
 }
 
 }  // namespace virga::api

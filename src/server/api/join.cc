@@ -23,32 +23,39 @@ struct Join {
   TlsIdentity identity;
 };
 
-/// A host belongs to the cluster of its token for ever: neither a token of another tenant's cluster nor a name that is
-/// taken elsewhere lets it slip into a cluster by accident.
+/// A host belongs to the cluster of its token for ever: neither a token of another tenant's cluster
+/// nor a name that is taken elsewhere lets it slip into a cluster by accident.
 Refusal check_join(const ClusterView& view, const Join& join) {
   const auto denied = [](std::string text) {
     return Problem{make_error(Errc::denied, std::move(text)), {}, 0};
   };
   const Cluster* cluster = view.clusters.find(join.token.cluster);
   if (cluster == nullptr || cluster->meta.deleting_at) {
-    return denied("token: its cluster \"" + join.token.cluster.value + "\" is gone; ask for a new token");
+    return denied("token: its cluster \"" + join.token.cluster.value +
+                  "\" is gone; ask for a new token");
   }
   if (cluster->meta.tenant != join.token.tenant) {
-    return denied(fmt::format("token: cluster \"{}\" has changed its owner; ask for a new token", cluster->meta.name));
+    return denied(fmt::format("token: cluster \"{}\" has changed its owner; ask for a new token",
+                              cluster->meta.name));
   }
   if (!join.request.cluster.empty() && join.request.cluster != join.token.cluster) {
-    return denied(fmt::format("cluster: the token admits to cluster \"{}\", not to \"{}\"", join.token.cluster.value,
-                              join.request.cluster.value));
+    return denied(fmt::format("cluster: the token admits to cluster \"{}\", not to \"{}\"",
+                              join.token.cluster.value, join.request.cluster.value));
   }
   const Host* host = view.hosts.find(join.request.host);
   if (host == nullptr) return std::nullopt;
   if (host->spec.cluster != join.token.cluster || host->meta.tenant != join.token.tenant) {
-    return denied(fmt::format("host: \"{}\" is a member of cluster \"{}\"; the token admits to \"{}\"", host->meta.name,
-                              host->spec.cluster.value, join.token.cluster.value));
+    return denied(
+        fmt::format("host: \"{}\" is a member of cluster \"{}\"; the token admits to \"{}\"",
+                    host->meta.name, host->spec.cluster.value, join.token.cluster.value));
   }
   if (host->status.health == HostHealth::alive || host->status.health == HostHealth::degraded) {
-    return Problem{make_error(Errc::conflict, fmt::format("host: \"{}\" is a member and alive; two machines cannot "
-                                                          "have one name", host->meta.name)), {}, 0};
+    return Problem{make_error(Errc::conflict,
+                              fmt::format("host: \"{}\" is a member and alive; two machines cannot "
+                                          "have one name",
+                                          host->meta.name)),
+                   {},
+                   0};
   }
   return std::nullopt;
 }
@@ -65,8 +72,9 @@ Decision decide_join(Engine& engine, const Call& call, const Join& join, const C
   change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});
   change.guards.push_back({join.key, join.token_revision});
   change.writes.push_back({join.key, std::nullopt});
-  change.event = event_of("host.joined", change.primary, after.meta.tenant,
-                          fmt::format("host {} joined cluster {}", after.meta.name, cluster->meta.name));
+  change.event =
+      event_of("host.joined", change.primary, after.meta.tenant,
+               fmt::format("host {} joined cluster {}", after.meta.name, cluster->meta.name));
   change.event->facts["cluster"] = cluster->meta.name;
   const TlsIdentity& identity = join.identity;
   change.body = to_json(JoinAnswer{join.request.host, join.token.cluster, identity.certificate,
@@ -77,14 +85,16 @@ Decision decide_join(Engine& engine, const Call& call, const Join& join, const C
 void join_with_token(const EnginePtr& engine, const CallPtr& call, std::shared_ptr<Join> join) {
   engine->with_view(engine->committed(), [engine, call, join](const ClusterView& view) {
     if (auto refused = check_join(view, *join)) return engine->refuse(call, *refused);
-    auto identity = engine->context().issue_certificate(join->request.host, join->request.addresses);
+    auto identity =
+        engine->context().issue_certificate(join->request.host, join->request.addresses);
     if (!identity.ok()) return engine->refuse(call, identity.error());
     join->identity = std::move(*identity);
     auto tries = std::make_shared<int>(0);
     engine->submit(call, [engine, call, join, tries](const ClusterView& later) -> Decision {
       constexpr int kTriesMax = 4;
       if (++*tries > kTriesMax) {
-        return Problem{make_error(Errc::unauthenticated, "token: was used by another host meanwhile"), {}, 0};
+        return Problem{
+            make_error(Errc::unauthenticated, "token: was used by another host meanwhile"), {}, 0};
       }
       return decide_join(*engine, *call, *join, later);
     });
@@ -99,7 +109,8 @@ Result<JoinRequest> read_join(const Call& call) {
   if (!request.ok()) return request;
   if (auto named = check_name("host", request->host.value); !named.ok()) return named.error();
   if (request->token.empty() || request->token.size() > 128) {
-    return make_error(Errc::unauthenticated, "token: is missing; `virga cluster join-token CLUSTER` makes one");
+    return make_error(Errc::unauthenticated,
+                      "token: is missing; `virga cluster join-token CLUSTER` makes one");
   }
   if (request->addresses.size() > kAddressesMax) {
     return make_error(Errc::invalid, "addresses: at most 16");
@@ -107,7 +118,8 @@ Result<JoinRequest> read_join(const Call& call) {
   for (const std::string& address : request->addresses) {
     const bool odd = address.find_first_not_of("0123456789abcdef.:") != std::string::npos;
     if (address.empty() || address.size() > 45 || odd) {
-      return make_error(Errc::invalid, "addresses: \"" + address.substr(0, 80) + "\" is not an IP address");
+      return make_error(Errc::invalid,
+                        "addresses: \"" + address.substr(0, 80) + "\" is not an IP address");
     }
   }
   return request;
@@ -123,24 +135,29 @@ void make_join_token(const EnginePtr& engine, const CallPtr& call) {
   auto wanted = from_json<JoinToken>(json::value(*body));
   if (!wanted.ok()) return engine->refuse(call, wanted.error());
   const std::string token = random_secret();
-  engine->context().store.grant(kTokenLife, [engine, call, id, token, wanted = *wanted](Result<StoreLeaseId> lease) {
+  engine->context().store.grant(kTokenLife, [engine, call, id, token,
+                                             wanted = *wanted](Result<StoreLeaseId> lease) {
     if (!lease.ok()) return engine->refuse(call, lease.error());
     engine->submit(call, [id, token, wanted, lease = *lease](const ClusterView& view) -> Decision {
       const Cluster* cluster = view.clusters.find(id);
       if (cluster == nullptr) return Problem{no_such<Cluster>(id.value), {}, 0};
       if (!wanted.tenant.empty() && wanted.tenant != cluster->meta.tenant) {
-        return Problem{make_error(Errc::denied, fmt::format("tenant: cluster \"{}\" belongs to {}, not to \"{}\"",
-                                                            id.value,
-                                                            cluster->meta.tenant.empty()
-                                                                ? "the cloud itself"
-                                                                : "\"" + cluster->meta.tenant + "\"",
-                                                            wanted.tenant)), {}, 0};
+        return Problem{
+            make_error(
+                Errc::denied,
+                fmt::format("tenant: cluster \"{}\" belongs to {}, not to \"{}\"", id.value,
+                            cluster->meta.tenant.empty() ? "the cloud itself"
+                                                         : "\"" + cluster->meta.tenant + "\"",
+                            wanted.tenant)),
+            {},
+            0};
       }
       Change change;
       change.primary = token_key(token);
       change.guards.push_back({change.primary, 0});
       change.guards.push_back({keys::of(id), cluster->meta.revision});
-      change.writes.push_back({change.primary, to_json_text(JoinToken{id, cluster->meta.tenant}), lease});
+      change.writes.push_back(
+          {change.primary, to_json_text(JoinToken{id, cluster->meta.tenant}), lease});
       change.status = 201;
       change.body = json::object{{"token", token},
                                  {"cluster", id.value},
@@ -162,7 +179,8 @@ void join_host(const EnginePtr& engine, const CallPtr& call) {
   if (!request.ok()) return engine->refuse(call, request.error());
   join->request = std::move(*request);
   join->key = token_key(join->request.token);
-  engine->context().store.get(join->key, [engine, call, join](Result<std::optional<KeyValue>> found) {
+  engine->context().store.get(join->key, [engine, call,
+                                          join](Result<std::optional<KeyValue>> found) {
     if (!found.ok()) return engine->refuse(call, found.error());
     if (!found->has_value()) {
       return engine->refuse(call, make_error(Errc::unauthenticated,

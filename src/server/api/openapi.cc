@@ -20,8 +20,10 @@ json::object content(json::object schema, std::string_view type = "application/j
 }
 
 json::object answers(std::string_view status, std::string_view description, json::object schema) {
-  return {{status, json::object{{"description", description}, {"content", content(std::move(schema))}}},
-          {"default", json::object{{"description", "why not"}, {"content", content(reference("Error"))}}}};
+  return {
+      {status, json::object{{"description", description}, {"content", content(std::move(schema))}}},
+      {"default",
+       json::object{{"description", "why not"}, {"content", content(reference("Error"))}}}};
 }
 
 json::object parameter(std::string_view name, std::string_view in, std::string_view description) {
@@ -48,12 +50,14 @@ json::array path_parameters(bool owned) {
 }
 
 json::object list_operation(std::string_view plural, std::string_view schema) {
-  json::object page{{"type", "object"},
-                    {"properties",
-                     json::object{{"items", json::object{{"type", "array"}, {"items", reference(schema)}}},
-                                  {"revision", json::object{{"type", "integer"}}},
-                                  {"next", json::object{{"type", "string"}}}}}};
-  json::object made = operation(fmt::format("list {}", plural), answers("200", "a page", std::move(page)));
+  json::object page{
+      {"type", "object"},
+      {"properties",
+       json::object{{"items", json::object{{"type", "array"}, {"items", reference(schema)}}},
+                    {"revision", json::object{{"type", "integer"}}},
+                    {"next", json::object{{"type", "string"}}}}}};
+  json::object made =
+      operation(fmt::format("list {}", plural), answers("200", "a page", std::move(page)));
   made["parameters"] = json::array{
       parameter("limit", "query", "at most so many"),
       parameter("after", "query", "`next` of the page before"),
@@ -86,19 +90,23 @@ void add_kind(json::object& paths, json::object& schemas, std::string_view schem
   const bool made_by_join = std::is_same_v<T, Host>;
   schemas[schema] = json_schema<T>();
   json::object all{{"get", list_operation(plural, schema)}};
-  json::object one{{"parameters", path_parameters(owned)},
-                   {"get", operation("show a " + single, answers("200", single, reference(schema)))}};
+  json::object one{
+      {"parameters", path_parameters(owned)},
+      {"get", operation("show a " + single, answers("200", single, reference(schema)))}};
   const std::string_view done = std::is_same_v<T, Vm> ? "202" : "200";
   if (writable && !made_by_join) {
-    all["post"] = with_body(operation("make a " + single, answers(std::is_same_v<T, Vm> ? "202" : "201", single,
-                                                                  reference(schema))),
-                            body_of(reference(schema)));
+    all["post"] = with_body(
+        operation("make a " + single,
+                  answers(std::is_same_v<T, Vm> ? "202" : "201", single, reference(schema))),
+        body_of(reference(schema)));
   }
   if (writable) {
-    one["put"] = with_body(operation("make or replace a " + single, answers(done, single, reference(schema))),
-                           body_of(reference(schema)));
-    one["patch"] = with_body(operation("merge into a " + single, answers(done, single, reference(schema))),
-                             body_of(reference(schema), "application/merge-patch+json"));
+    one["put"] = with_body(
+        operation("make or replace a " + single, answers(done, single, reference(schema))),
+        body_of(reference(schema)));
+    one["patch"] =
+        with_body(operation("merge into a " + single, answers(done, single, reference(schema))),
+                  body_of(reference(schema), "application/merge-patch+json"));
     one["delete"] = operation("delete a " + single, answers(done, single, reference(schema)));
   }
   paths["/v1/" + plural] = std::move(all);
@@ -112,8 +120,8 @@ void add_kind(json::object& paths, json::object& schemas, std::string_view schem
 
 json::object any_object() { return {{"type", "object"}}; }
 
-void add_action(json::object& paths, std::string_view path, std::string_view summary, std::string_view schema,
-                std::string_view status) {
+void add_action(json::object& paths, std::string_view path, std::string_view summary,
+                std::string_view schema, std::string_view status) {
   const bool owned = path.find("{tenant}") != std::string_view::npos;
   json::object post = operation(summary, answers(status, "accepted", reference(schema)));
   post["parameters"] = write_parameters();
@@ -133,23 +141,31 @@ void add_actions(json::object& paths) {
   add_action(paths, "/v1/vms/{tenant}/{name}/start", "let a vm run", "Vm", "202");
   add_action(paths, "/v1/vms/{tenant}/{name}/stop", "let a vm stop", "Vm", "202");
   add_action(paths, "/v1/vms/{tenant}/{name}/restart", "stop a vm and start it again", "Vm", "202");
-  add_action(paths, "/v1/vms/{tenant}/{name}/migrate", "move a vm alive; body {\"host\"} or none", "Vm", "202");
-  add_action(paths, "/v1/hosts/{name}/maintenance", "evacuate a host and place nothing there", "Host", "200");
+  add_action(paths, "/v1/vms/{tenant}/{name}/migrate", "move a vm alive; body {\"host\"} or none",
+             "Vm", "202");
+  add_action(paths, "/v1/hosts/{name}/maintenance", "evacuate a host and place nothing there",
+             "Host", "200");
   add_action(paths, "/v1/hosts/{name}/activate", "end maintenance", "Host", "200");
-  add_action(paths, "/v1/hosts/{name}/confirm-off", "vouch that a silent host runs nothing", "Host", "200");
+  add_action(paths, "/v1/hosts/{name}/confirm-off", "vouch that a silent host runs nothing", "Host",
+             "200");
   add_action(paths, "/v1/clusters/{name}/arm", "let high availability act", "Cluster", "200");
   add_action(paths, "/v1/clusters/{name}/disarm", "let high availability rest", "Cluster", "200");
-  add_action(paths, "/v1/clusters/{name}/join-token", "a one-time token for a host, valid for an hour", "Token",
-             "201");
+  add_action(paths, "/v1/clusters/{name}/join-token",
+             "a one-time token for a host, valid for an hour", "Token", "201");
   add_action(paths, "/v1/operations/{name}/cancel", "undo a running operation", "Operation", "202");
-  add_action(paths, "/v1/backup", "write a backup on the server; body {\"name\"} or none", "Object", "200");
+  add_action(paths, "/v1/backup", "write a backup on the server; body {\"name\"} or none", "Object",
+             "200");
   add_action(paths, "/v1/join", "let a host join (agents' port)", "JoinAnswer", "201");
-  paths["/v1/join"].as_object()["post"].as_object()["requestBody"] = body_of(reference("JoinRequest"));
+  paths["/v1/join"].as_object()["post"].as_object()["requestBody"] =
+      body_of(reference("JoinRequest"));
   add_reading(paths, "/v1/vms/{tenant}/{name}/console", "the last of the console, as text");
   add_reading(paths, "/v1/hosts/{name}/live", "report age, peers, use of a host");
-  add_reading(paths, "/v1/clusters/{name}/whatif", "what the loss of each single host would lead to");
-  add_reading(paths, "/v1/watch", "server-sent events of changes: ?revision= &kinds= &tenant=; 410 when too old");
-  add_reading(paths, "/v1/events", "the journal: ?after= &limit= &newest= &kind= &subject= &tenant= &follow=true");
+  add_reading(paths, "/v1/clusters/{name}/whatif",
+              "what the loss of each single host would lead to");
+  add_reading(paths, "/v1/watch",
+              "server-sent events of changes: ?revision= &kinds= &tenant=; 410 when too old");
+  add_reading(paths, "/v1/events",
+              "the journal: ?after= &limit= &newest= &kind= &subject= &tenant= &follow=true");
   add_reading(paths, "/healthz", "alive");
   add_reading(paths, "/readyz", "can serve");
   add_reading(paths, "/metrics", "figures for Prometheus");
@@ -173,10 +189,11 @@ boost::json::object openapi_document() {
   schemas["JoinRequest"] = json_schema<JoinRequest>();
   schemas["JoinAnswer"] = json_schema<JoinAnswer>();
   schemas["Object"] = any_object();
-  schemas["Token"] = json::object{{"type", "object"},
-                                  {"properties", json::object{{"token", json::object{{"type", "string"}}},
-                                                              {"cluster", json::object{{"type", "string"}}},
-                                                              {"valid_ms", json::object{{"type", "integer"}}}}}};
+  schemas["Token"] =
+      json::object{{"type", "object"},
+                   {"properties", json::object{{"token", json::object{{"type", "string"}}},
+                                               {"cluster", json::object{{"type", "string"}}},
+                                               {"valid_ms", json::object{{"type", "integer"}}}}}};
   add_actions(paths);
   return {{"openapi", "3.1.0"},
           {"info", json::object{{"title", "Virga"}, {"version", VIRGA_VERSION}}},

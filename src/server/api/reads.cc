@@ -78,8 +78,22 @@ void copy_field(const json::object& from, json::object& to, const std::string& p
   }
 }
 
+/// One resource of a list; from the cache, where there is one and the whole resource is wanted.
 template <typename T>
-HttpResponse list_of(const ClusterView& view, const Selection& selection) {
+std::string item_text(const T& resource, const Selection& selection, TextCache* cache) {
+  if (selection.fields.empty()) {
+    const auto whole = [&] { return json::serialize(shown(resource)); };
+    return cache == nullptr ? whole()
+                            : cache->text(key_of<T>(resource.meta), resource.meta.revision, whole);
+  }
+  const json::object item = shown(resource);
+  json::object pruned;
+  for (const std::string& field : selection.fields) copy_field(item, pruned, field);
+  return json::serialize(pruned);
+}
+
+template <typename T>
+HttpResponse list_of(const ClusterView& view, const Selection& selection, TextCache* cache) {
   using IdType = typename Table<T>::IdType;
   const auto& all = Kind<T>::table(view).all();
   HttpResponse response;
@@ -94,23 +108,38 @@ HttpResponse list_of(const ClusterView& view, const Selection& selection) {
       more = true;
       break;
     }
-    json::object item = shown(*next->second);
-    if (!selection.fields.empty()) {
-      json::object pruned;
-      for (const std::string& field : selection.fields) copy_field(item, pruned, field);
-      item = std::move(pruned);
-    }
     if (count++ > 0) response.body += ",\n";
-    response.body += json::serialize(item);
+    response.body += item_text(*next->second, selection, cache);
     last = next->first.value;
   }
   response.body += fmt::format("],\"revision\":{}", view.revision);
   if (more) response.body += ",\"next\":" + json::serialize(json::string(last));
   response.body += "}\n";
+  response.headers["x-virga-revision"] = std::to_string(view.revision);
+  if (cache != nullptr) cache->trim(all.size());
   return response;
 }
 
-/// Calls `task.template operator()<T>()` for the kind that the path names; false when there is none.
+/// Short lists are written at once, long ones on the writer's thread. The view ends on the loop.
+template <typename T>
+void answer_list(const EnginePtr& engine, const CallPtr& call, const ClusterView& view,
+                 const Selection& selection) {
+  constexpr std::size_t kShort = 200;
+  const std::size_t size = Kind<T>::table(view).size();
+  if (selection.limit < size) engine->paged_views().keep(view);
+  if (std::min(size, selection.limit) <= kShort) {
+    return engine->answer(call, list_of<T>(view, selection, nullptr));
+  }
+  const auto held = std::make_shared<const ClusterView>(view);
+  const bool taken = engine->list_writer().write(
+      [held, selection](TextCache& cache) { return list_of<T>(*held, selection, &cache); },
+      [engine, call, held](HttpResponse response) { engine->answer(call, std::move(response)); });
+  if (taken) return;
+  engine->refuse(call,
+                 make_error(Errc::exhausted, "too many long lists are being written; try again"));
+}
+
+/// Calls `task.template operator()<T>()` for the kind that the path names; false if there is none.
 template <typename Task>
 bool with_kind(const Call& call, Task&& task) {
   bool found = false;
@@ -128,12 +157,13 @@ bool with_kind(const Call& call, Task&& task) {
 void redact(std::string_view prefix, boost::json::object& resource) {
   if (prefix != keys::kMachine) return;
   auto* spec = resource.if_contains("spec");
-  auto* bmc = spec != nullptr && spec->is_object() ? spec->get_object().if_contains("bmc") : nullptr;
+  auto* bmc =
+      spec != nullptr && spec->is_object() ? spec->get_object().if_contains("bmc") : nullptr;
   if (bmc != nullptr && bmc->is_object()) bmc->get_object()["password"] = "";
 }
 
-Result<std::uint64_t> query_number(const Call& call, const std::string& name, std::uint64_t fallback,
-                                   std::uint64_t max) {
+Result<std::uint64_t> query_number(const Call& call, const std::string& name,
+                                   std::uint64_t fallback, std::uint64_t max) {
   const auto found = call.request.query.find(name);
   if (found == call.request.query.end()) return fallback;
   const std::string& text = found->second;
@@ -152,22 +182,21 @@ void list_resources(const EnginePtr& engine, const CallPtr& call) {
   const auto revision = query_number(*call, "revision", 0, UINT64_MAX);
   if (!revision.ok()) return engine->refuse(call, revision.error());
   const auto answer = [engine, call, selection = *selection](const ClusterView& view) {
-    with_kind(*call, [&]<typename T>() {
-      HttpResponse response = list_of<T>(view, selection);
-      response.headers["x-virga-revision"] = std::to_string(view.revision);
-      if (selection.limit < Kind<T>::table(view).size()) engine->paged_views().keep(view);
-      engine->answer(call, std::move(response));
-    });
+    with_kind(*call, [&]<typename T>() { answer_list<T>(engine, call, view, selection); });
   };
   if (*revision == 0) return engine->with_view(engine->committed(), answer);
   if (const ClusterView* kept = engine->paged_views().find(*revision)) {
     const ClusterView view = *kept;
     return answer(view);
   }
-  engine->refuse(call, Problem{make_error(Errc::conflict,
-                                          fmt::format("revision: the list of revision {} is not kept any more; "
-                                                      "list again from the first page", *revision)),
-                               {}, 410});
+  engine->refuse(
+      call,
+      Problem{make_error(Errc::conflict,
+                         fmt::format("revision: the list of revision {} is not kept any more; "
+                                     "list again from the first page",
+                                     *revision)),
+              {},
+              410});
 }
 
 void get_resource(const EnginePtr& engine, const CallPtr& call) {

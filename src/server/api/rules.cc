@@ -51,26 +51,32 @@ Result<const Cluster*> fitting_cluster(const ClusterView& view, const std::strin
   if (!wanted.empty()) {
     const Cluster* cluster = view.clusters.find(wanted);
     if (cluster == nullptr) {
-      return make_error(Errc::not_found, "spec.cluster: there is no cluster \"" + wanted.value + "\"");
+      return make_error(Errc::not_found,
+                        "spec.cluster: there is no cluster \"" + wanted.value + "\"");
     }
     if (fits(*cluster)) return cluster;
     if (cluster->meta.deleting_at) {
-      return make_error(Errc::conflict, "spec.cluster: cluster \"" + wanted.value + "\" is being deleted");
+      return make_error(Errc::conflict,
+                        "spec.cluster: cluster \"" + wanted.value + "\" is being deleted");
     }
-    return make_error(Errc::denied, fmt::format("spec.cluster: cluster \"{}\" belongs to another tenant; \"{}\" "
-                                                "cannot use it", wanted.value, tenant));
+    return make_error(Errc::denied,
+                      fmt::format("spec.cluster: cluster \"{}\" belongs to another tenant; \"{}\" "
+                                  "cannot use it",
+                                  wanted.value, tenant));
   }
   const Cluster* only = nullptr;
   for (const auto& [id, cluster] : view.clusters.all()) {
     if (!fits(*cluster)) continue;
     if (only != nullptr) {
-      return make_error(Errc::invalid, fmt::format("spec.cluster: is empty and several fit: {}, {}; name one",
-                                                   only->meta.name, cluster->meta.name));
+      return make_error(Errc::invalid,
+                        fmt::format("spec.cluster: is empty and several fit: {}, {}; name one",
+                                    only->meta.name, cluster->meta.name));
     }
     only = cluster.get();
   }
   if (only != nullptr) return only;
-  return make_error(Errc::not_found, fmt::format("spec.cluster: no cluster is open to tenant \"{}\"", tenant));
+  return make_error(Errc::not_found,
+                    fmt::format("spec.cluster: no cluster is open to tenant \"{}\"", tenant));
 }
 
 Refusal apply_rules(const RuleContext& context, const Cluster* before, Cluster& after) {
@@ -94,8 +100,9 @@ Refusal apply_rules(const RuleContext&, const Machine* before, Machine& after) {
 
 Refusal apply_rules(const RuleContext& context, const Host* before, Host& after) {
   if (before == nullptr) {
-    return problem(Errc::unsupported, "hosts are made when their agent joins: `virga cluster join-token CLUSTER` "
-                                      "gives the token for `virgad agent --join`");
+    return problem(Errc::unsupported,
+                   "hosts are made when their agent joins: `virga cluster join-token CLUSTER` "
+                   "gives the token for `virgad agent --join`");
   }
   if (auto sound = check_host(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
   if (before->spec.cluster != after.spec.cluster) {
@@ -121,9 +128,11 @@ Refusal apply_rules(const RuleContext& context, const Network* before, Network& 
   if (before != nullptr) {
     if (after.spec.cluster.empty()) after.spec.cluster = before->spec.cluster;
     if (after.spec.vni == 0) after.spec.vni = before->spec.vni;
-    if (after.spec.cluster != before->spec.cluster) return fixed("spec.cluster", "make another network");
+    if (after.spec.cluster != before->spec.cluster)
+      return fixed("spec.cluster", "make another network");
     if (after.spec.vni != before->spec.vni) return fixed("spec.vni", "make another network");
-    if (after.spec.subnet != before->spec.subnet) return fixed("spec.subnet", "make another network");
+    if (after.spec.subnet != before->spec.subnet)
+      return fixed("spec.subnet", "make another network");
     return std::nullopt;
   }
   const auto cluster = fitting_cluster(context.view, after.meta.tenant, after.spec.cluster);
@@ -132,8 +141,9 @@ Refusal apply_rules(const RuleContext& context, const Network* before, Network& 
   std::set<std::uint32_t> used;
   for (const auto& [id, network] : context.view.networks.all()) {
     if (network->spec.vni == after.spec.vni) {
-      return problem(Errc::conflict, fmt::format("spec.vni: {} is in use; leave it out and the server picks",
-                                                 after.spec.vni));
+      return problem(
+          Errc::conflict,
+          fmt::format("spec.vni: {} is in use; leave it out and the server picks", after.spec.vni));
     }
     used.insert(network->spec.vni);
   }
@@ -201,7 +211,8 @@ std::vector<Reason> users_of(const ClusterView& view, const Image& image) {
 std::vector<Reason> users_of(const ClusterView& view, const Network& network) {
   Users users;
   for (const auto& [id, port] : view.ports.all()) {
-    if (port->spec.network == network.id()) users.add(name_of(*port), "of vm " + port->spec.vm.value);
+    if (port->spec.network == network.id())
+      users.add(name_of(*port), "of vm " + port->spec.vm.value);
   }
   return users.take();
 }

@@ -48,8 +48,8 @@ std::vector<Reason> users_of(const ClusterView& view, const Host& host);
 std::vector<Reason> users_of(const ClusterView& view, const Image& image);
 std::vector<Reason> users_of(const ClusterView& view, const Network& network);
 
-/// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid, not_found,
-/// denied (another tenant's cluster).
+/// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid,
+/// not_found, denied (another tenant's cluster).
 Result<const Cluster*> fitting_cluster(const ClusterView& view, const std::string& tenant,
                                        const ClusterId& wanted);
 

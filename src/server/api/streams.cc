@@ -75,8 +75,10 @@ StreamPtr open_stream(const EnginePtr& engine, const CallPtr& call) {
 
 bool refuse_crowd(const EnginePtr& engine, const CallPtr& call) {
   if (engine->streams().size() < kStreamsMax) return false;
-  engine->refuse(call, make_error(Errc::exhausted, fmt::format("{} clients follow already, that is the most; "
-                                                               "end one or poll", kStreamsMax)));
+  engine->refuse(
+      call, make_error(Errc::exhausted, fmt::format("{} clients follow already, that is the most; "
+                                                    "end one or poll",
+                                                    kStreamsMax)));
   return true;
 }
 
@@ -92,12 +94,14 @@ Result<std::vector<std::string>> read_prefixes(const std::string& kinds) {
   for_each_kind([&]<typename T>() {
     const std::string name(Kind<T>::kPlural);
     known += (known.empty() ? "" : ", ") + name;
-    const bool wanted = kinds.empty() || ("," + kinds + ",").find("," + name + ",") != std::string::npos;
+    const bool wanted =
+        kinds.empty() || ("," + kinds + ",").find("," + name + ",") != std::string::npos;
     if (wanted) prefixes.emplace_back(Kind<T>::kPrefix);
   });
   const auto commas = static_cast<std::size_t>(std::count(kinds.begin(), kinds.end(), ','));
   if (!kinds.empty() && prefixes.size() != commas + 1) {
-    return make_error(Errc::invalid, "kinds: \"" + kinds.substr(0, 80) + "\" is not a list of some of " + known);
+    return make_error(Errc::invalid,
+                      "kinds: \"" + kinds.substr(0, 80) + "\" is not a list of some of " + known);
   }
   return prefixes;
 }
@@ -109,8 +113,9 @@ std::string sse(std::string_view event, std::uint64_t id, const json::value& dat
 /// One change as a server-sent event; empty when it is not for this client.
 std::string change_text(const Stream& stream, const virga::Change& change) {
   const std::string& key = change.entry.key;
-  const auto prefix = std::find_if(stream.prefixes.begin(), stream.prefixes.end(),
-                                   [&](const std::string& wanted) { return key.starts_with(wanted); });
+  const auto prefix =
+      std::find_if(stream.prefixes.begin(), stream.prefixes.end(),
+                   [&](const std::string& wanted) { return key.starts_with(wanted); });
   if (prefix == stream.prefixes.end()) return {};
   json::object data{{"key", key}, {"revision", change.entry.modified}};
   if (change.removed) {
@@ -125,7 +130,8 @@ std::string change_text(const Stream& stream, const virga::Change& change) {
     json::object& fields = meta->get_object();
     fields["revision"] = change.entry.modified;
     const auto* owner = fields.if_contains("tenant");
-    const bool fits = owner != nullptr && owner->is_string() && owner->get_string() == stream.tenant;
+    const bool fits =
+        owner != nullptr && owner->is_string() && owner->get_string() == stream.tenant;
     if (!stream.tenant.empty() && !fits) return {};
   }
   data["resource"] = std::move(resource);
@@ -147,7 +153,8 @@ void start_watch(const StreamPtr& stream, Revision after) {
     self->send(sse("compacted", revision, json::object{{"revision", revision}}));
     self->close();
   };
-  stream->watch = stream->engine->context().store.watch(std::string(keys::kRoot), after, std::move(sink));
+  stream->watch =
+      stream->engine->context().store.watch(std::string(keys::kRoot), after, std::move(sink));
 }
 
 bool fits(const Event& event, const JournalQuery& query) {
@@ -184,14 +191,15 @@ void follow_events(const EnginePtr& engine, const CallPtr& call, const JournalQu
   stream->query = query;
   stream->query.newest_first = false;
   stream->query.limit = kBacklogPage;
-  stream->following = engine->context().journal.follow([weak = std::weak_ptr(stream)](const Event& event) {
-    constexpr std::size_t kWaitingMax = 10'000;
-    const auto self = weak.lock();
-    if (!self || self->closed) return;
-    if (self->caught_up) return send_event(self, event);
-    if (self->waiting.size() == kWaitingMax) return self->close();
-    self->waiting.push_back(event);
-  });
+  stream->following =
+      engine->context().journal.follow([weak = std::weak_ptr(stream)](const Event& event) {
+        constexpr std::size_t kWaitingMax = 10'000;
+        const auto self = weak.lock();
+        if (!self || self->closed) return;
+        if (self->caught_up) return send_event(self, event);
+        if (self->waiting.size() == kWaitingMax) return self->close();
+        self->waiting.push_back(event);
+      });
   send_backlog(stream);
 }
 
@@ -227,20 +235,24 @@ void watch_resources(const EnginePtr& engine, const CallPtr& call) {
   probe.prefix = keys::kCluster;
   probe.limit = 1;
   probe.revision = *revision;
-  // A revision whose history is gone is found out before the stream begins, while a status can still say so.
-  engine->context().store.list(probe, [engine, call, wanted = *revision, prefixes = *prefixes](Result<Page> page) {
-    if (!page.ok()) {
-      const bool gone = page.error().code == Errc::invalid;
-      return engine->refuse(call, Problem{wrap_error("revision: list again and watch from there", page.error()),
-                                          {}, gone ? 410 : 0});
-    }
-    const StreamPtr stream = open_stream(engine, call);
-    if (stream == nullptr) return;
-    stream->prefixes = prefixes;
-    stream->tenant = query_text(*call, "tenant");
-    const Revision from = wanted != 0 ? wanted : page->revision;
-    if (stream->send(sse("begin", from, json::object{{"revision", from}}))) start_watch(stream, from);
-  });
+  // A revision whose history is gone is found before the stream begins, while a status can say so.
+  engine->context().store.list(
+      probe, [engine, call, wanted = *revision, prefixes = *prefixes](Result<Page> page) {
+        if (!page.ok()) {
+          const bool gone = page.error().code == Errc::invalid;
+          return engine->refuse(
+              call, Problem{wrap_error("revision: list again and watch from there", page.error()),
+                            {},
+                            gone ? 410 : 0});
+        }
+        const StreamPtr stream = open_stream(engine, call);
+        if (stream == nullptr) return;
+        stream->prefixes = prefixes;
+        stream->tenant = query_text(*call, "tenant");
+        const Revision from = wanted != 0 ? wanted : page->revision;
+        if (stream->send(sse("begin", from, json::object{{"revision", from}})))
+          start_watch(stream, from);
+      });
 }
 
 void read_events(const EnginePtr& engine, const CallPtr& call) {

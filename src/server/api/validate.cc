@@ -60,7 +60,8 @@ Result<void> check_labels(const std::map<std::string, std::string>& labels) {
       return wrong("meta.labels", name, "a label's name is 1 to 63 letters, digits and . _ - /");
     }
     if (value.size() > 4 * kWordMax || !printable(value)) {
-      return wrong("meta.labels." + name, value, "a value is at most 252 printable ASCII characters");
+      return wrong("meta.labels." + name, value,
+                   "a value is at most 252 printable ASCII characters");
     }
   }
   return {};
@@ -109,7 +110,8 @@ const std::map<std::string, Range>& ranges() {
   constexpr std::int64_t kMibMax = 64LL << 20;  // 64 TiB
   static const std::map<std::string, Range> kTable = {
       {"vm.cpus", {"cpus", 1, 256, "processors"}},
-      {"vm.cpu_millicores", {"cpu_millicores", 0, 256'000, "thousandths of a core (0 = cpus * 1000)"}},
+      {"vm.cpu_millicores",
+       {"cpu_millicores", 0, 256'000, "thousandths of a core (0 = cpus * 1000)"}},
       {"vm.cpu_weight", {"cpu_weight", 1, 10'000, "shares"}},
       {"vm.memory_mib", {"memory_mib", 32, 4 << 20, "MiB"}},
       {"vm.downtime_ms_max", {"downtime_ms_max", 10, 10'000, "milliseconds"}},
@@ -122,11 +124,14 @@ const std::map<std::string, Range>& ranges() {
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
       {"cluster.policy.lease_ms", {"policy.lease_ms", 500, 600'000, "milliseconds"}},
       {"cluster.policy.grace_ms", {"policy.grace_ms", 100, 60'000, "milliseconds"}},
-      {"cluster.policy.suspect_after_ms", {"policy.suspect_after_ms", 100, 300'000, "milliseconds"}},
+      {"cluster.policy.suspect_after_ms",
+       {"policy.suspect_after_ms", 100, 300'000, "milliseconds"}},
       {"cluster.policy.confirm_after_ms", {"policy.confirm_after_ms", 0, 300'000, "milliseconds"}},
       {"cluster.policy.failures_tolerated", {"policy.failures_tolerated", 0, 16, "hosts"}},
       {"cluster.policy.moves_per_host", {"policy.moves_per_host", 1, 16, "moves"}},
       {"cluster.policy.starts_per_host", {"policy.starts_per_host", 1, 64, "starts"}},
+      {"cluster.policy.cpu_overcommit_percent",
+       {"policy.cpu_overcommit_percent", 100, 10'000, "percent"}},
   };
   return kTable;
 }
@@ -171,12 +176,14 @@ Result<void> check_cluster(const ClusterSpec& spec) {
                       in("policy.confirm_after_ms", to_ms(policy.confirm_after_ms)),
                       in("policy.failures_tolerated", policy.failures_tolerated),
                       in("policy.moves_per_host", policy.moves_per_host),
-                      in("policy.starts_per_host", policy.starts_per_host)});
+                      in("policy.starts_per_host", policy.starts_per_host),
+                      in("policy.cpu_overcommit_percent", policy.cpu_overcommit_percent)});
   if (!checked.ok()) return checked;
   const auto text = [](Duration duration) { return std::to_string(to_ms(duration)); };
   if (policy.lease_ms < policy.heartbeat_ms * 3) {
-    return wrong("spec.policy.lease_ms", text(policy.lease_ms),
-                 fmt::format("must be at least three heartbeats, {} ms", to_ms(policy.heartbeat_ms * 3)));
+    return wrong(
+        "spec.policy.lease_ms", text(policy.lease_ms),
+        fmt::format("must be at least three heartbeats, {} ms", to_ms(policy.heartbeat_ms * 3)));
   }
   if (policy.suspect_after_ms <= policy.heartbeat_ms) {
     return wrong("spec.policy.suspect_after_ms", text(policy.suspect_after_ms),
@@ -194,8 +201,9 @@ Result<void> check_machine(const MachineSpec& spec) {
   }
   for (const std::string* text : {&spec.bmc.user, &spec.bmc.password}) {
     if (text->size() > 256 || !printable(*text)) {
-      return make_error(Errc::invalid, "spec.bmc.user: user and password have at most 256 printable "
-                                       "ASCII characters each");
+      return make_error(Errc::invalid,
+                        "spec.bmc.user: user and password have at most 256 printable "
+                        "ASCII characters each");
     }
   }
   return {};
@@ -203,7 +211,8 @@ Result<void> check_machine(const MachineSpec& spec) {
 
 Result<void> check_host(const HostSpec& spec) {
   if (spec.confirmed_off_boot_id.size() > kWordMax || !plain(spec.confirmed_off_boot_id, "-")) {
-    return wrong("spec.confirmed_off_boot_id", spec.confirmed_off_boot_id, "must be the host's boot id");
+    return wrong("spec.confirmed_off_boot_id", spec.confirmed_off_boot_id,
+                 "must be the host's boot id");
   }
   return all({check_name("spec.cluster", spec.cluster.value),
               check_optional_name("spec.machine", spec.machine.value),
@@ -227,14 +236,16 @@ Result<void> check_image(const ImageSpec& spec) {
 }
 
 Result<void> check_network(const NetworkSpec& spec) {
-  if (auto named = check_optional_name("spec.cluster", spec.cluster.value); !named.ok()) return named;
+  if (auto named = check_optional_name("spec.cluster", spec.cluster.value); !named.ok())
+    return named;
   if (auto vni = in_range("network", "vni", spec.vni); !vni.ok()) return vni;
   if (auto mtu = in_range("network", "mtu", spec.mtu); !mtu.ok()) return mtu;
   const auto subnet = parse_subnet("spec.subnet", spec.subnet);
   if (!subnet.ok()) return subnet.error();
   const std::uint32_t first = subnet->base >> 24;
   if (first == 0 || first == 127 || first >= 224) {
-    return wrong("spec.subnet", spec.subnet, "must not be a reserved range; right would be 10.50.0.0/24");
+    return wrong("spec.subnet", spec.subnet,
+                 "must not be a reserved range; right would be 10.50.0.0/24");
   }
   return {};
 }

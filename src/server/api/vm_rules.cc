@@ -7,7 +7,7 @@
 namespace virga::api {
 namespace {
 
-constexpr std::uint32_t kFirstAddress = 10;       ///< offset in the subnet; below it is room for routers
+constexpr std::uint32_t kFirstAddress = 10;  ///< offset in the subnet; below it is room for routers
 constexpr std::uint32_t kFirstAddressSmall = 2;   ///< in subnets of 16 addresses and fewer
 
 Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
@@ -34,20 +34,24 @@ Refusal check_image_of(const ClusterView& view, const Vm& vm) {
       const bool fits = other->meta.tenant.empty() || other->meta.tenant == vm.meta.tenant;
       if (fits && known.size() < 20) known.push_back({"image " + id.value, "exists"});
     }
-    return problem(Errc::not_found, "spec.image: there is no image \"" + vm.spec.image.value + "\"", known);
+    return problem(Errc::not_found, "spec.image: there is no image \"" + vm.spec.image.value + "\"",
+                   known);
   }
   if (!image->meta.tenant.empty() && image->meta.tenant != vm.meta.tenant) {
-    return problem(Errc::denied, "spec.image: image \"" + vm.spec.image.value + "\" belongs to another tenant");
+    return problem(Errc::denied,
+                   "spec.image: image \"" + vm.spec.image.value + "\" belongs to another tenant");
   }
   if (image->meta.deleting_at) {
-    return problem(Errc::conflict, "spec.image: image \"" + vm.spec.image.value + "\" is being deleted");
+    return problem(Errc::conflict,
+                   "spec.image: image \"" + vm.spec.image.value + "\" is being deleted");
   }
   for (std::size_t i = 0; i < vm.spec.disks.size(); ++i) {
     const VmDisk& disk = vm.spec.disks[i];
     if (disk.name != "root") continue;
     if (image->spec.format == ImageFormat::direct) {
-      return problem(Errc::invalid, fmt::format("spec.disks[{}].name: image \"{}\" has no root disk", i,
-                                                vm.spec.image.value));
+      return problem(Errc::invalid,
+                     fmt::format("spec.disks[{}].name: image \"{}\" has no root disk", i,
+                                 vm.spec.image.value));
     }
     if (disk.size_mib.value != 0 && disk.size_mib < image->spec.size_mib) {
       return problem(Errc::invalid,
@@ -73,15 +77,15 @@ Refusal check_pin(const ClusterView& view, const Vm& vm) {
                  members);
 }
 
-/// Bits of the network's name; with the address below it makes a MAC that no other port of the network can have.
+/// Bits of the network's name: with the address they make a MAC that no other port of it can have.
 std::uint32_t hash_of(const std::string& text) {
   std::uint32_t hash = 2166136261U;  // FNV-1a
   for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
   return hash;
 }
 
-/// 52:54:00 and 24 bits that are the address's own within its network (subnets have at most 16 host bits), mixed with
-/// the network's name so that equal addresses of two networks differ.
+/// 52:54:00 and 24 bits that are the address's own within its network (subnets have at most 16 host
+/// bits), mixed with the network's name so that equal addresses of two networks differ.
 std::string mac_of(const NetworkId& network, std::uint32_t address) {
   const std::uint32_t bits = (hash_of(network.value) ^ address) & 0xffffff;
   return fmt::format("52:54:00:{:02x}:{:02x}:{:02x}", bits >> 16, bits >> 8 & 255, bits & 255);
@@ -105,11 +109,12 @@ Result<std::uint32_t> free_address(const RuleContext& context, const Network& ne
                                                  network.id().value, network.spec.subnet));
 }
 
-/// Ports with addresses for all NICs, their keys and guards, and the claims that keep parallel creations apart.
+/// Ports with addresses for all NICs, their keys and guards, and the claims that keep parallel
+/// creations apart.
 Refusal add_ports(const RuleContext& context, const Vm& vm, Change& change) {
   auto claims = std::make_shared<std::vector<std::shared_ptr<void>>>();
   std::set<std::string> guarded;
-  // An address that the view shows free but whose key exists all the same must not stop a creation for ever.
+  // An address that the view shows free but whose key exists all the same must not stop creations.
   constexpr int kTrustedTries = 2;
   std::set<std::uint32_t> avoid;
   if (context.tries.count > kTrustedTries) avoid = context.tries.addresses;
@@ -174,8 +179,10 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
       return problem(Errc::conflict, field + ": network " + id.value + " is being deleted");
     }
     if (network->spec.cluster != after.spec.cluster) {
-      return problem(Errc::invalid, fmt::format("{}: network {} belongs to cluster \"{}\", the VM to \"{}\"", field,
-                                                id.value, network->spec.cluster.value, after.spec.cluster.value));
+      return problem(
+          Errc::invalid,
+          fmt::format("{}: network {} belongs to cluster \"{}\", the VM to \"{}\"", field, id.value,
+                      network->spec.cluster.value, after.spec.cluster.value));
     }
   }
   return check_pin(view, after);

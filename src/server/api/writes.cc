@@ -48,10 +48,11 @@ Result<void> read_identity(const Call& call, Wanted<T>& wanted) {
   const auto& segments = call.segments;
   wanted.name = wanted.resource.meta.name;
   wanted.tenant = wanted.resource.meta.tenant;
-  const auto agree = [](std::string& told, const std::string& path, std::string_view field) -> Result<void> {
+  const auto agree = [](std::string& told, const std::string& path,
+                        std::string_view field) -> Result<void> {
     if (!told.empty() && told != path) {
-      return make_error(Errc::invalid, fmt::format("{}: \"{}\" differs from the path's \"{}\"", field,
-                                                   told.substr(0, 80), path.substr(0, 80)));
+      return make_error(Errc::invalid, fmt::format("{}: \"{}\" differs from the path's \"{}\"",
+                                                   field, told.substr(0, 80), path.substr(0, 80)));
     }
     told = path;
     return {};
@@ -94,7 +95,8 @@ Result<T> merged(const Wanted<T>& wanted, const T* before) {
   if (before == nullptr) after.meta.tenant = wanted.tenant;
   if (wanted.mode != Mode::patch) {
     if (!wanted.tenant.empty() && wanted.tenant != after.meta.tenant) {
-      return make_error(Errc::invalid, fmt::format("meta.tenant: is \"{}\" and never changes", after.meta.tenant));
+      return make_error(Errc::invalid,
+                        fmt::format("meta.tenant: is \"{}\" and never changes", after.meta.tenant));
     }
     after.meta.labels = wanted.resource.meta.labels;
     after.spec = wanted.resource.spec;
@@ -115,10 +117,13 @@ Result<T> merged(const Wanted<T>& wanted, const T* before) {
 
 template <typename T>
 Event told(const T* before, const T& after) {
-  const std::string name = Kind<T>::kTenantOwned ? after.meta.tenant + "/" + after.meta.name : after.meta.name;
-  const std::string verb = before != nullptr ? "changed" : std::is_same_v<T, Vm> ? "requested" : "created";
-  return event_of(fmt::format("{}.{}", Kind<T>::kSingular, verb), key_of<T>(after.meta), after.meta.tenant,
-                  fmt::format("{} {} was {}", Kind<T>::kSingular, name, verb));
+  const std::string name =
+      Kind<T>::kTenantOwned ? after.meta.tenant + "/" + after.meta.name : after.meta.name;
+  const std::string verb = before != nullptr       ? "changed"
+                           : std::is_same_v<T, Vm> ? "requested"
+                                                   : "created";
+  return event_of(fmt::format("{}.{}", Kind<T>::kSingular, verb), key_of<T>(after.meta),
+                  after.meta.tenant, fmt::format("{} {} was {}", Kind<T>::kSingular, name, verb));
 }
 
 template <typename T>
@@ -127,16 +132,22 @@ Decision decide_write(Engine& engine, const Call& call, const Wanted<T>& wanted,
   const std::string id = id_text<T>(wanted.tenant, wanted.name);
   const T* before = Kind<T>::table(view).find(typename Table<T>::IdType(id));
   if (wanted.mode == Mode::create && before != nullptr) {
-    return Problem{make_error(Errc::conflict, fmt::format("meta.name: {} \"{}\" exists already; PUT changes it",
-                                                          Kind<T>::kSingular, id)), {}, 0};
+    return Problem{make_error(Errc::conflict,
+                              fmt::format("meta.name: {} \"{}\" exists already; PUT changes it",
+                                          Kind<T>::kSingular, id)),
+                   {},
+                   0};
   }
   if (auto refused = check_precondition(call, before != nullptr ? &before->meta : nullptr)) {
     return *refused;
   }
   if (wanted.mode == Mode::patch && before == nullptr) return Problem{no_such<T>(id), {}, 0};
   if (before != nullptr && before->meta.deleting_at) {
-    return Problem{make_error(Errc::conflict, fmt::format("{} \"{}\" is being deleted; wait until it is gone",
-                                                          Kind<T>::kSingular, id)), {}, 0};
+    return Problem{
+        make_error(Errc::conflict, fmt::format("{} \"{}\" is being deleted; wait until it is gone",
+                                               Kind<T>::kSingular, id)),
+        {},
+        0};
   }
   auto after = merged(wanted, before);
   if (!after.ok()) return Problem{after.error(), {}, 0};
@@ -185,8 +196,8 @@ Refusal refuse_used(const ClusterView& view, const T& resource) {
                  std::move(users), 0};
 }
 
-/// Second half of a removal: the mark is stored, so nothing new can come to use the resource; who came before is seen
-/// now. Removes it, or takes the mark back.
+/// Second half of a removal: the mark is stored, so nothing new can come to use the resource; who
+/// came before is seen now. Removes it, or takes the mark back.
 template <typename T>
 Decision decide_removal(Engine& engine, const Call& call, const ClusterView& view) {
   const T* found = find_named<T>(call, view);
@@ -211,8 +222,9 @@ Decision decide_removal(Engine& engine, const Call& call, const ClusterView& vie
   if constexpr (std::is_same_v<T, Network>) {
     change.writes.push_back({keys::vni(found->spec.vni), std::nullopt});
   }
-  change.event = event_of(fmt::format("{}.deleted", Kind<T>::kSingular), change.primary, found->meta.tenant,
-                          fmt::format("{} {} was deleted", Kind<T>::kSingular, found->id().value));
+  change.event =
+      event_of(fmt::format("{}.deleted", Kind<T>::kSingular), change.primary, found->meta.tenant,
+               fmt::format("{} {} was deleted", Kind<T>::kSingular, found->id().value));
   change.body = shown(*found);
   return change;
 }
@@ -239,17 +251,20 @@ Decision decide_mark(Engine& engine, const Call& call, const ClusterView& view) 
 }
 
 template <typename T>
+void remove_marked(const EnginePtr& engine, const CallPtr& call) {
+  engine->submit(call, [engine, call](const ClusterView& view) {
+    return decide_removal<T>(*engine, *call, view);
+  });
+}
+
+template <typename T>
 void delete_one(const EnginePtr& engine, const CallPtr& call) {
   engine->submit(call, [engine, call](const ClusterView& view) -> Decision {
     Decision decision = decide_mark<T>(*engine, *call, view);
     if constexpr (!std::is_same_v<T, Vm>) {
       auto* change = std::get_if<Change>(&decision);
       if (change == nullptr) return decision;
-      change->then = [engine, call](Revision) {
-        engine->submit(call, [engine, call](const ClusterView& later) {
-          return decide_removal<T>(*engine, *call, later);
-        });
-      };
+      change->then = [engine, call](Revision) { remove_marked<T>(engine, call); };
     }
     return decision;
   });
@@ -270,7 +285,8 @@ void with_writable_kind(const std::string& name, Task&& task) {
 Result<boost::json::object> read_body(const Call& call) {
   if (call.request.body.empty()) return json::object{};
   if (!is_json_type(call)) {
-    return make_error(Errc::invalid, "content-type: must be application/json for a request with a body");
+    return make_error(Errc::invalid,
+                      "content-type: must be application/json for a request with a body");
   }
   auto parsed = parse_json(call.request.body);
   if (!parsed.ok()) return parsed.error();

@@ -5,10 +5,10 @@
 #include <memory>
 #include <string>
 
-#include "../tests/tools/temp_folder.h"
-#include "../tests/tools/test_loop.h"
 #include "store/memory_store.h"
 #include "store/sqlite_store.h"
+#include "temp_folder.h"
+#include "test_loop.h"
 
 /// The stores that the contract suites run on. open() again goes on with the same state, as after a restart.
 namespace virga::test {

@@ -1,0 +1,303 @@
+#include <unistd.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <sstream>
+
+#include "cli/client.h"
+#include "cli/manifest.h"
+#include "cli/output.h"
+#include "cli/yaml.h"
+#include "server/api/api_fixture.h"
+
+namespace virga::test {
+namespace {
+
+/// The command line talking to the API in this process, in virtual time.
+class CommandLine : public ApiTest, public cli::Transport {
+ protected:
+  Result<HttpResponse> call(const std::string& method, const std::string& target,
+                            const std::map<std::string, std::string>& headers,
+                            const std::string& body) override {
+    if (down) return make_error(Errc::unavailable, "connect: connection refused");
+    return ApiTest::call(method, target, body, headers);
+  }
+  Result<HttpResponse> stream(const std::string& target,
+                              std::function<bool(const std::string&)> keep_on) override {
+    auto reply = start("GET", target);
+    loop.run_for(milliseconds(50));
+    if (!reply->opened) return reply->response;
+    if (during_stream) during_stream();
+    keep_on(reply->opened->text.substr(0, 10));
+    keep_on(reply->opened->text.substr(10));
+    return reply->response;
+  }
+  void pause(Duration duration) override {
+    loop.run_for(duration);
+    if (each_pause) each_pause();
+  }
+  Instant now() override { return loop.now(); }
+
+  /// Runs "vm", "create" with positional "name" and options; returns the exit code.
+  int run(const std::string& noun, const std::string& verb,
+          std::map<std::string, std::vector<std::string>> typed) {
+    out.clear();
+    err.clear();
+    for (const cli::Command& command : cli::commands()) {
+      if (command.noun != noun || command.verb != verb) continue;
+      for (const cli::Argument& argument : command.arguments) {
+        EXPECT_TRUE(!argument.required || typed.contains(argument.name)) << argument.name;
+      }
+      return command.run(session, {std::move(typed)});
+    }
+    ADD_FAILURE() << "no such command: " << noun << " " << verb;
+    return -1;
+  }
+
+  int apply(const std::string& text) {
+    const std::string path =
+        ::testing::TempDir() + "virga-manifest-" + std::to_string(::getpid()) + ".yaml";
+    std::ofstream(path) << text;
+    const int code = run("", "apply", {{"file", {path}}});
+    std::remove(path.c_str());
+    return code;
+  }
+
+  std::string out;
+  std::string err;
+  bool down = false;
+  Task each_pause;
+  Task during_stream;
+  cli::Session session{*this, cli::Format::table, false, false, false, seconds(5),
+                       [this](const std::string& text) { out += text; },
+                       [this](const std::string& text) { err += text; }};
+};
+
+constexpr const char* kManifest = R"(# order does not matter
+kind: vm
+meta: {tenant: acme, name: web, labels: {tier: front}}
+spec:
+  image: tiny
+  memory_mib: 0x100
+  nics: [{network: front}]
+---
+kind: network
+meta: {tenant: acme, name: front}
+spec: {subnet: 10.50.0.0/24}
+---
+kind: image
+meta: {name: tiny}
+spec: {path: images/tiny}
+---
+- kind: cluster
+  meta: {name: lab}
+  spec: {shared_directory: /srv/virga}
+)";
+
+TEST_F(CommandLine, F_B11_a_manifest_is_applied_in_order_and_the_second_time_says_unchanged) {
+  EXPECT_EQ(apply(kManifest), 0) << err;
+  EXPECT_EQ(out,
+            "cluster lab created\nimage tiny created\nnetwork acme/front created\nvm acme/web "
+            "accepted\n");
+  EXPECT_EQ(view.vms.find(VmId("acme/web"))->spec.memory_mib.value, 256);
+  const Revision before = view.revision;
+  EXPECT_EQ(apply(kManifest), 0) << err;
+  EXPECT_EQ(out,
+            "cluster lab unchanged\nimage tiny unchanged\nnetwork acme/front unchanged\nvm "
+            "acme/web unchanged\n");
+  EXPECT_EQ(view.revision, before);
+}
+
+TEST_F(CommandLine, F_B11_what_list_prints_as_yaml_can_be_applied_again) {
+  ASSERT_EQ(apply(kManifest), 0);
+  session.format = cli::Format::yaml;
+  ASSERT_EQ(run("network", "get", {{"name", {"acme/front"}}}), 0);
+  const std::string text = "kind: network\n" + out;
+  session.format = cli::Format::table;
+  EXPECT_EQ(apply(text), 0) << err;
+  EXPECT_EQ(out, "network acme/front unchanged\n");
+}
+
+TEST_F(CommandLine, F_B11_tables_json_and_yaml_of_a_list) {
+  ASSERT_EQ(apply(kManifest), 0);
+  ASSERT_EQ(run("vm", "list", {}), 0);
+  EXPECT_EQ(out,
+            "NAME      WANTED   POWER    HEALTH   HOST  CPUS  MEMORY_MIB  OPERATION\n"
+            "acme/web  running  stopped  unknown  -     1     256         -\n");
+  session.format = cli::Format::wide;
+  ASSERT_EQ(run("vm", "list", {{"tenant", {"zeta"}}}), 0);
+  EXPECT_EQ(out,
+            "NAME  WANTED  POWER  HEALTH  HOST  CPUS  MEMORY_MIB  OPERATION  EPOCH  IMAGE  CLUSTER "
+            " REASON\n");
+  session.format = cli::Format::json;
+  ASSERT_EQ(run("vm", "list", {}), 0);
+  EXPECT_EQ(parse_json(out).value().get_array().size(), 1U);
+}
+
+TEST_F(CommandLine, F_B11_wait_follows_a_vm_and_says_why_it_does_not_come) {
+  make_house();
+  session.wait = true;
+  each_pause = [this] {
+    Vm vm = *view.vms.find(VmId("acme/web"));
+    if (vm.status.power == VmPower::running) return;
+    vm.status.power = vm.status.power == VmPower::stopped ? VmPower::starting : VmPower::running;
+    vm.status.host = HostId("host-1");
+    put(vm, keys::of(vm.id()));
+  };
+  EXPECT_EQ(
+      run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"network", {"front"}}}), 0)
+      << err;
+  EXPECT_NE(out.find("running  running"), std::string::npos) << out;
+  each_pause = [this] {
+    Vm vm = *view.vms.find(VmId("acme/big"));
+    vm.status.unplaced_reason = "host-1: 64 MiB are missing";
+    put(vm, keys::of(vm.id()));
+  };
+  EXPECT_EQ(run("vm", "create", {{"name", {"acme/big"}}, {"image", {"tiny"}}}), 5);
+  EXPECT_NE(err.find("host-1: 64 MiB are missing"), std::string::npos) << err;
+}
+
+TEST_F(CommandLine, F_B11_exit_codes_and_advice_are_stable) {
+  EXPECT_EQ(run("vm", "get", {{"name", {"acme/web"}}}), 3);
+  EXPECT_NE(err.find("there is no vm \"acme/web\""), std::string::npos) << err;
+  EXPECT_EQ(run("vm", "create", {{"name", {"web"}}, {"image", {"tiny"}}}), 2);
+  EXPECT_NE(err.find("TENANT/web"), std::string::npos) << err;
+  make_house();
+  EXPECT_EQ(run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"cpus", {"many"}}}),
+            2);
+  EXPECT_EQ(
+      run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}, {"network", {"front"}}}), 0)
+      << err;
+  EXPECT_EQ(run("vm", "create", {{"name", {"acme/web"}}, {"image", {"tiny"}}}), 4);
+  EXPECT_EQ(run("network", "delete", {{"name", {"acme/front"}}}), 4);
+  EXPECT_NE(err.find("\n  port acme/web-0: of vm acme/web"), std::string::npos) << err;
+  EXPECT_EQ(run("vm", "get", {{"name", {"../../hosts/x"}}}), 3)
+      << "a name cannot climb to another route";
+  down = true;
+  EXPECT_EQ(run("vm", "list", {}), 5);
+  EXPECT_NE(err.find("next: "), std::string::npos);
+}
+
+TEST_F(CommandLine, F_B11_a_dry_run_of_a_manifest_changes_nothing) {
+  session.dry_run = true;
+  EXPECT_EQ(apply("kind: cluster\nmeta: {name: lab}\nspec: {shared_directory: /srv}\n"), 0) << err;
+  EXPECT_EQ(out, "cluster lab would change\n");
+  EXPECT_EQ(view.clusters.size(), 0U);
+}
+
+TEST_F(CommandLine, F_B11_watch_goes_on_with_rows_of_changes) {
+  make_house();
+  session.watch = true;
+  during_stream = [this] {
+    EXPECT_EQ(ApiTest::call("POST", "/v1/vms", vm_body("web")).status, 202);
+  };
+  EXPECT_EQ(run("vm", "list", {}), 0) << err;
+  EXPECT_NE(out.find("acme/web  running  stopped"), std::string::npos) << out;
+}
+
+TEST_F(CommandLine, F_B7_peers_are_shown_from_the_agents_file_when_the_server_is_down) {
+  down = true;
+  const std::string path =
+      ::testing::TempDir() + "virga-status-" + std::to_string(::getpid()) + ".json";
+  std::ofstream(path) << R"({"peers":[{"host":"host-2","health":"silent","silent_ms":4200}]})";
+  EXPECT_EQ(run("host", "peers", {{"name", {"host-1"}}}), 5);
+  EXPECT_EQ(run("host", "peers", {{"name", {"host-1"}}, {"agent-status", {path}}}), 0) << err;
+  EXPECT_NE(out.find("host-2  silent  4200"), std::string::npos) << out;
+  std::remove(path.c_str());
+}
+
+TEST(Yaml, F_B11_the_core_schema_of_yaml_1_2_is_read) {
+  const auto read = cli::parse_yaml(
+      "a: no\nb: \"1\"\nc: 12\nd: 0x1f\ne: 1.5\nf: ~\ng: true\nh: 'true'\ni: 1.2.3\nj: -7\nk: [1, "
+      "{l: 2}]\nm: |\n  x\n  y\n");
+  ASSERT_TRUE(read.ok()) << read.error().text();
+  EXPECT_EQ(json::serialize(read->front()),
+            R"({"a":"no","b":"1","c":12,"d":31,"e":1.5E0,"f":null,"g":true,"h":"true","i":"1.2.3","j":-7,)"
+            R"("k":[1,{"l":2}],"m":"x\ny\n"})");
+}
+
+TEST(Yaml, F_F23_huge_and_deeply_nested_yaml_is_refused_with_its_place) {
+  std::string bomb = "a: &a [x, x]\n";
+  for (char c = 'b'; c < 'k'; ++c) {
+    bomb += std::string(1, c) + ": &" + c + " [*" + static_cast<char>(c - 1) + ", *" +
+            static_cast<char>(c - 1) + "]\n";
+  }
+  for (const std::string& text :
+       {bomb, std::string("a: &x 1\n"), std::string(5000, '['),
+        std::string("a: {") + std::string(300, '{'), std::string("a: 1\na: 2\n"),
+        std::string("a: !!binary x\n"), std::string("a: [1\nb: 2"), std::string("\tx: 1"),
+        std::string("? [1]\n: 2\n"), "a: " + std::string(5 << 20, 'x')}) {
+    const auto read = cli::parse_yaml(text);
+    EXPECT_FALSE(read.ok()) << text.substr(0, 60);
+    if (!read.ok()) EXPECT_EQ(read.error().code, Errc::invalid);
+  }
+  std::string documents;
+  for (int i = 0; i < 1100; ++i) documents += "---\na: 1\n";
+  EXPECT_FALSE(cli::parse_yaml(documents).ok());
+}
+
+TEST(Yaml, F_F21_F_F22_F_F24_manifests_with_odd_content_are_refused_by_document) {
+  const std::vector<std::pair<std::string, std::string>> table = {
+      {"kind: unicorn\nmeta: {name: a}\n", "kind"},
+      {"kind: vm\nmeta: {name: a}\n", "meta.tenant"},
+      {"kind: cluster\nmeta: {name: ../a}\n", "meta.name"},
+      {"kind: cluster\nspec: {}\n", "meta"},
+      {"kind: cluster\nmeta: {name: a}\nspeck: {}\n", "speck"},
+      {"just text\n", "is not a resource"},
+      {"kind: cluster\nmeta: {name: ok}\n---\n- kind: cluster\n  meta: {name: Ä}\n",
+       "document 2, entry 1"}};
+  for (const auto& [text, named] : table) {
+    const auto read = cli::read_manifest(text);
+    ASSERT_FALSE(read.ok()) << text;
+    EXPECT_NE(read.error().text().find(named), std::string::npos) << read.error().text();
+    EXPECT_NE(read.error().text().find("document "), std::string::npos) << read.error().text();
+  }
+}
+
+TEST(Output, F_B11_yaml_that_is_written_reads_back_as_the_same_value) {
+  const auto value = parse_json(
+      R"({"a":"no","b":"1","c":[1,[2,3],{"d":"x y","e":[]}],"f":{},"g":"","h":null,"i":"a: b #c","j":-1.5,
+          "k":{"l":{"m":true}},"true":"yes","n":"line\nbreak","o":[{"p":1,"q":[{"r":"s"}]}]})");
+  const auto again = cli::parse_yaml(cli::yaml_text(*value));
+  ASSERT_TRUE(again.ok()) << again.error().text() << "\n" << cli::yaml_text(*value);
+  EXPECT_EQ(again->front(), *value) << cli::yaml_text(*value);
+  EXPECT_EQ(*parse_json(cli::pretty_json(*value)), *value);
+}
+
+TEST(Output, F_F24_text_of_others_cannot_steer_the_terminal) {
+  const json::value row = json::object{{"meta", json::object{{"name", "a\x1b[2Jb\n"}}}};
+  EXPECT_EQ(cli::table_text({{"NAME", "meta.name"}}, {row}, false), "NAME\na?[2Jb?\n");
+}
+
+TEST(Completion, F_B11_every_command_and_option_is_offered) {
+  const std::string script = cli::bash_completion();
+  for (const cli::Command& command : cli::commands()) {
+    EXPECT_NE(script.find(command.verb), std::string::npos) << command.verb;
+    for (const cli::Argument& argument : command.arguments) {
+      if (!argument.positional)
+        EXPECT_NE(script.find("--" + argument.name), std::string::npos) << argument.name;
+    }
+  }
+  for (const auto& [noun, help] : cli::nouns()) EXPECT_NE(script.find(noun), std::string::npos);
+}
+
+TEST(Completion, F_B11_the_reference_of_the_command_line_is_what_the_program_does) {
+  const std::string path = VIRGA_SOURCE_DIR "/docs/reference/virga.md";
+  const std::string made = cli::reference();
+  if (std::getenv("VIRGA_ACCEPT") != nullptr) std::ofstream(path) << made;
+  std::stringstream kept;
+  kept << std::ifstream(path).rdbuf();
+  EXPECT_EQ(kept.str(), made) << "run with VIRGA_ACCEPT=1 and commit the file";
+}
+
+TEST(Context, F_B11_the_server_is_taken_from_option_environment_file_or_default) {
+  const auto none = [](const std::string&) { return std::string(); };
+  EXPECT_EQ(cli::choose_server("http://a:1", none), "http://a:1");
+  EXPECT_EQ(cli::choose_server("", none), "http://127.0.0.1:7480");
+  EXPECT_EQ(cli::choose_server("", [](const std::string& name) {
+              return name == "VIRGA_SERVER" ? std::string("http://b:2") : std::string();
+            }), "http://b:2");
+}
+
+}  // namespace
+}  // namespace virga::test

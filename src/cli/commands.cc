@@ -1,0 +1,336 @@
+#include "cli/command.h"
+
+#include <fmt/format.h>
+
+#include "cli/handlers.h"
+
+namespace virga::cli {
+namespace {
+
+#define VIRGA_CLI_READ(call, plural) \
+  [](Session& session, const Invocation& typed) { return call(session, typed, plural); }
+
+#define VIRGA_CLI_KIND(plural)                                                     \
+  KindRuns {                                                                       \
+    VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural),  \
+        VIRGA_CLI_READ(delete_resource, plural)                                    \
+  }
+
+/// Of kinds that the API only reads.
+#define VIRGA_CLI_READ_KIND(plural)                                                     \
+  KindRuns {                                                                            \
+    VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural), nullptr \
+  }
+
+#define VIRGA_CLI_ACT(plural, action) \
+  [](Session& session, const Invocation& typed) { return act(session, typed, plural, action); }
+
+#define VIRGA_CLI_VM(action) \
+  [](Session& session, const Invocation& typed) { return act_on_vm(session, typed, action); }
+
+using Run = int (*)(Session&, const Invocation&);
+
+struct KindRuns {
+  Run list;
+  Run get;
+  Run remove;
+};
+
+Argument name_argument(bool owned) {
+  return {"name", owned ? "TENANT/NAME" : "NAME", Takes::one, true, true};
+}
+Argument option(std::string name, std::string help, bool required = false) {
+  return {std::move(name), std::move(help), Takes::one, required, false};
+}
+Argument many(std::string name, std::string help) {
+  return {std::move(name), std::move(help), Takes::many, false, false};
+}
+Argument flag(std::string name, std::string help) {
+  return {std::move(name), std::move(help), Takes::nothing, false, false};
+}
+
+/// list, get and, where `remove` is given, delete.
+void add_kind(std::vector<Command>& all, const std::string& noun, bool owned,
+              const KindRuns& runs) {
+  all.push_back(
+      {noun,
+       "list",
+       "list " + noun + "s; --watch follows changes",
+       {option("tenant", "only this owner's"), option("labels", "NAME=VALUE,...: only these")},
+       runs.list});
+  all.push_back({noun, "get", "show one " + noun, {name_argument(owned)}, runs.get});
+  if (runs.remove != nullptr) {
+    all.push_back({noun, "delete", "delete a " + noun, {name_argument(owned)}, runs.remove});
+  }
+}
+
+void add_cluster_commands(std::vector<Command>& all) {
+  add_kind(all, "cluster", false, VIRGA_CLI_KIND("clusters"));
+  all.push_back(
+      {"cluster",
+       "create",
+       "make a cluster",
+       {name_argument(false), option("shared-directory", "folder that every host mounts", true),
+        option("tenant", "only this tenant's VMs"),
+        option("failures-tolerated", "hosts that may be lost"),
+        option("lease-ms", "how long a host may run VMs without the server"),
+        option("heartbeat-ms", "between reports of a host"), many("label", "NAME=VALUE")},
+       create_cluster});
+  all.push_back({"cluster",
+                 "arm",
+                 "let high availability act",
+                 {name_argument(false)},
+                 VIRGA_CLI_ACT("clusters", "arm")});
+  all.push_back({"cluster", "disarm", "let high availability rest", {name_argument(false)},
+                 VIRGA_CLI_ACT("clusters", "disarm")});
+  all.push_back({"cluster",
+                 "join-token",
+                 "a one-time token for a new host",
+                 {name_argument(false)},
+                 make_join_token});
+  all.push_back({"cluster",
+                 "whatif",
+                 "what the loss of each single host would lead to",
+                 {name_argument(false)},
+                 show_whatif});
+}
+
+void add_host_commands(std::vector<Command>& all) {
+  add_kind(all, "host", false, VIRGA_CLI_KIND("hosts"));
+  all.push_back({"host",
+                 "peers",
+                 "how a host sees the others",
+                 {name_argument(false),
+                  option("agent-status", "the agent's status file, when the server is down")},
+                 show_peers});
+  all.push_back({"host",
+                 "maintenance",
+                 "evacuate a host alive and place nothing there",
+                 {name_argument(false)},
+                 VIRGA_CLI_ACT("hosts", "maintenance")});
+  all.push_back({"host",
+                 "activate",
+                 "end maintenance",
+                 {name_argument(false)},
+                 VIRGA_CLI_ACT("hosts", "activate")});
+  all.push_back({"host",
+                 "confirm-off",
+                 "vouch that a silent host runs nothing any more",
+                 {name_argument(false)},
+                 VIRGA_CLI_ACT("hosts", "confirm-off")});
+  add_kind(all, "machine", false, VIRGA_CLI_KIND("machines"));
+  all.push_back(
+      {"machine",
+       "create",
+       "register bare metal",
+       {name_argument(false), option("bmc-url", "http://.../redfish/v1/Systems/NAME", true),
+        option("bmc-user", "user"), option("bmc-password-file", "file that holds the password"),
+        many("label", "NAME=VALUE")},
+       create_machine});
+}
+
+void add_image_and_network_commands(std::vector<Command>& all) {
+  add_kind(all, "image", false, VIRGA_CLI_KIND("images"));
+  all.push_back(
+      {"image",
+       "create",
+       "register an image that lies in the shared directory",
+       {name_argument(false), option("path", "below the shared directory: images/tiny", true),
+        option("format", "direct, qcow2 or raw"), option("size-mib", "virtual size"),
+        option("sha256", "checksum"), option("command-line", "kernel's, for direct"),
+        option("tenant", "only this tenant's VMs"), many("label", "NAME=VALUE")},
+       create_image});
+  all.push_back({"image",
+                 "build",
+                 "build the tiny guest from Debian packages",
+                 {{"name", "tiny", Takes::one, true, true},
+                  option("output", "folder that becomes the image", true),
+                  option("guest", "the program virga-guest; default: beside this one"),
+                  option("packages", "folder for downloaded packages")},
+                 build_image});
+  all.push_back({"image",
+                 "import",
+                 "check a disk image and take it over",
+                 {{"name", "FILE", Takes::one, true, true},
+                  option("images-folder", "SHARED/images", true),
+                  option("as", "name of the image", true),
+                  option("sha256", "expected checksum of the file"),
+                  option("size-mib-max", "quota")},
+                 import_image_file});
+  add_kind(all, "network", true, VIRGA_CLI_KIND("networks"));
+  all.push_back(
+      {"network",
+       "create",
+       "make a tenant's network",
+       {name_argument(true), option("subnet", "10.50.0.0/24", true), option("cluster", "cluster"),
+        option("vni", "VXLAN id; default: the server picks"), option("mtu", "bytes"),
+        many("label", "NAME=VALUE")},
+       create_network});
+  add_kind(all, "port", true, VIRGA_CLI_READ_KIND("ports"));
+}
+
+void add_vm_commands(std::vector<Command>& all) {
+  add_kind(all, "vm", true, VIRGA_CLI_KIND("vms"));
+  all.push_back(
+      {"vm",
+       "create",
+       "make a VM",
+       {name_argument(true), option("image", "image", true),
+        option("cluster", "cluster; default: the only one"), option("cpus", "processors"),
+        option("millicores", "processor quota in thousandths of a core"),
+        option("memory-mib", "memory"), many("network", "a NIC on this network of the tenant"),
+        option("priority", "restart priority: high, normal, low, none"),
+        option("apart", "word: VMs with the same word avoid one another's host"),
+        option("pin", "may run on this host only"), many("parameter", "NAME=VALUE for the guest"),
+        many("label", "NAME=VALUE"), flag("stopped", "do not start it")},
+       create_vm});
+  all.push_back({"vm", "start", "let it run", {name_argument(true)}, VIRGA_CLI_VM("start")});
+  all.push_back({"vm", "stop", "let it stop", {name_argument(true)}, VIRGA_CLI_VM("stop")});
+  all.push_back({"vm",
+                 "restart",
+                 "stop it and start it again",
+                 {name_argument(true)},
+                 VIRGA_CLI_VM("restart")});
+  all.push_back({"vm",
+                 "migrate",
+                 "move it alive",
+                 {name_argument(true), option("host", "where to; default: the planner chooses")},
+                 VIRGA_CLI_VM("migrate")});
+  all.push_back({"vm", "console", "the last of its console", {name_argument(true)}, show_console});
+}
+
+void add_other_commands(std::vector<Command>& all) {
+  add_kind(all, "operation", false, VIRGA_CLI_READ_KIND("operations"));
+  all.push_back({"operation", "cancel", "undo a running operation", {name_argument(false)},
+                 VIRGA_CLI_ACT("operations", "cancel")});
+  all.push_back({"event",
+                 "list",
+                 "the journal; --watch follows it",
+                 {option("kind", "beginning of the kind: host."), option("subject", "vm/acme/web"),
+                  option("tenant", "only this tenant's"), option("after", "sequence"),
+                  option("limit", "at most so many"), flag("newest", "newest first")},
+                 list_events});
+  all.push_back({"", "apply", "make or change all resources of a manifest",
+                 {option("file", "YAML or JSON; - is standard input", true)}, apply_file});
+  all.push_back({"", "join-token", "a one-time token for a new host", {{"name", "CLUSTER", Takes::one, true, true}},
+                 make_join_token});
+  all.push_back({"whatif",
+                 "cluster",
+                 "what the loss of each single host would lead to",
+                 {name_argument(false)},
+                 show_whatif});
+  all.push_back({"",
+                 "backup",
+                 "let the server write a backup",
+                 {{"name", "NAME", Takes::one, false, true}},
+                 write_backup});
+  all.push_back({"", "restore", "make a store from a backup; the server must not run on it",
+                 {{"name", "BACKUP", Takes::one, true, true}, option("to", "the new store's file"),
+                  flag("verify", "read it whole and change nothing")},
+                 restore_backup_file});
+  all.push_back(
+      {"lab", "status", "what the lab runs", {option("instance", "the lab's name")}, show_lab});
+  all.push_back(
+      {"lab",
+       "fail",
+       "break a host of the lab",
+       {name_argument(false),
+        option("how", "power, hang, link, link-oneway, agent, leash, qemu", true),
+        option("network", "management, storage, tenant, all"),
+        option("bmc", "answers, silent, lies, slow"),
+        flag("hold", "agent, leash: stays down until heal"), option("instance", "the lab's name")},
+       fail_lab});
+  all.push_back({"lab",
+                 "heal",
+                 "undo all faults of a host or of all",
+                 {{"name", "HOST", Takes::one, false, true}, option("instance", "the lab's name")},
+                 heal_lab});
+  all.push_back({"", "sim", "play scenarios: hands all that follows to `virgad sim`",
+                 {{"arguments", "ARGUMENTS", Takes::many, false, true}}, run_simulator});
+  all.push_back(
+      {"",
+       "completion",
+       "print completion for bash: eval \"$(virga completion)\"",
+       {},
+       [](Session& session, const Invocation&) { return session.out(bash_completion()), 0; }});
+  all.push_back({"", "reference", "print this reference as Markdown", {},
+                 [](Session& session, const Invocation&) { return session.out(reference()), 0; }});
+  all.push_back({"", "version", "print the version", {}, [](Session& session, const Invocation&) {
+                   return session.out("virga " VIRGA_VERSION "\n"), 0;
+                 }});
+}
+
+}  // namespace
+
+const std::vector<Command>& commands() {
+  static const std::vector<Command> kCommands = [] {
+    std::vector<Command> all;
+    add_cluster_commands(all);
+    add_host_commands(all);
+    add_image_and_network_commands(all);
+    add_vm_commands(all);
+    add_other_commands(all);
+    return all;
+  }();
+  return kCommands;
+}
+
+const std::map<std::string, std::string>& nouns() {
+  static const std::map<std::string, std::string> kNouns = {
+      {"cluster", "hosts that share storage, networks and a failover policy"},
+      {"host", "machines that run VMs"},
+      {"machine", "bare metal: identity and power"},
+      {"image", "what VMs are made from"},
+      {"network", "tenants' own networks"},
+      {"port", "VMs' places on networks"},
+      {"vm", "virtual machines"},
+      {"operation", "work under way and done"},
+      {"event", "the journal"},
+      {"whatif", "questions that change nothing"},
+      {"lab", "faults in a running `virgad dev`"}};
+  return kNouns;
+}
+
+const std::vector<Argument>& common_arguments() {
+  static const std::vector<Argument> kCommon = {
+      option("server", "URL of the API; also VIRGA_SERVER or ~/.config/virga/context.json"),
+      option("output", "table, wide, json or yaml"),
+      flag("wait", "return when the work is done"),
+      option("timeout", "of --wait, in seconds"),
+      flag("dry-run", "say what would be, change nothing"),
+      flag("watch", "go on and show changes")};
+  return kCommon;
+}
+
+int exit_code(Errc code) {
+  switch (code) {
+    case Errc::invalid: return 2;
+    case Errc::not_found: return 3;
+    case Errc::conflict:
+    case Errc::exhausted:
+    case Errc::cancelled:
+    case Errc::fenced: return 4;
+    case Errc::unavailable:
+    case Errc::timeout: return 5;
+    case Errc::unauthenticated:
+    case Errc::denied: return 6;
+    case Errc::unsupported:
+    case Errc::internal: return 1;
+  }
+  return 1;
+}
+
+int fail(Session& session, const Error& error) {
+  session.err("virga: " + error.text() + "\n");
+  switch (error.code) {
+    case Errc::unavailable:
+      session.err("next: see that `virgad server` or `virgad dev` runs and listens there\n");
+      break;
+    case Errc::conflict: session.err("next: look with `get -o yaml`, then try again\n"); break;
+    case Errc::not_found: session.err("next: `list` shows what there is\n"); break;
+    default: break;
+  }
+  return exit_code(error.code);
+}
+
+}  // namespace virga::cli

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <boost/json.hpp>
+
+#include "cli/command.h"
+
+/// What the commands do. Each returns the exit code.
+namespace virga::cli {
+
+int list_resources(Session& session, const Invocation& invocation, const std::string& plural);
+int get_resource(Session& session, const Invocation& invocation, const std::string& plural);
+int delete_resource(Session& session, const Invocation& invocation, const std::string& plural);
+int act(Session& session, const Invocation& invocation, const std::string& plural,
+        const std::string& action);
+
+int create_cluster(Session& session, const Invocation& invocation);
+int create_machine(Session& session, const Invocation& invocation);
+int create_network(Session& session, const Invocation& invocation);
+int create_image(Session& session, const Invocation& invocation);
+int create_vm(Session& session, const Invocation& invocation);
+int act_on_vm(Session& session, const Invocation& invocation, const std::string& action);
+int show_console(Session& session, const Invocation& invocation);
+int show_peers(Session& session, const Invocation& invocation);
+int list_events(Session& session, const Invocation& invocation);
+int make_join_token(Session& session, const Invocation& invocation);
+int show_whatif(Session& session, const Invocation& invocation);
+int apply_file(Session& session, const Invocation& invocation);
+
+int write_backup(Session& session, const Invocation& invocation);
+int restore_backup_file(Session& session, const Invocation& invocation);
+int build_image(Session& session, const Invocation& invocation);
+int import_image_file(Session& session, const Invocation& invocation);
+int show_lab(Session& session, const Invocation& invocation);
+int fail_lab(Session& session, const Invocation& invocation);
+int heal_lab(Session& session, const Invocation& invocation);
+int run_simulator(Session& session, const Invocation& invocation);
+
+/// Prints one resource in the session's format.
+int show_one(Session& session, const std::string& plural, const boost::json::value& resource);
+
+}  // namespace virga::cli

@@ -1,0 +1,42 @@
+#include "cli/client.h"
+#include "cli/handlers.h"
+#include "cli/output.h"
+#include "lab/lab_client.h"
+
+namespace virga::cli {
+namespace {
+
+std::string instance_of(const Invocation& invocation) {
+  return invocation.text("instance", kLabInstanceDefault);
+}
+
+int show(Session& session, const Result<json::value>& answer) {
+  if (!answer.ok()) return fail(session, answer.error());
+  session.out(session.format == Format::json ? pretty_json(*answer) : yaml_text(*answer));
+  return 0;
+}
+
+}  // namespace
+
+int show_lab(Session& session, const Invocation& invocation) {
+  return show(session, lab_status(instance_of(invocation)));
+}
+
+int fail_lab(Session& session, const Invocation& invocation) {
+  std::string how = invocation.text("how");
+  if (how == "link-oneway") how = "link_oneway";
+  json::object wanted{{"kind", "fail"}, {"host", invocation.text("name")}, {"how", how}};
+  for (const char* field : {"network", "bmc"}) {
+    if (invocation.has(field)) wanted[field] = invocation.text(field);
+  }
+  if (invocation.has("hold")) wanted["hold"] = true;
+  const auto fault = from_json<LabRequest>(json::value(std::move(wanted)));
+  if (!fault.ok()) return fail(session, fault.error());
+  return show(session, lab_fail(instance_of(invocation), *fault));
+}
+
+int heal_lab(Session& session, const Invocation& invocation) {
+  return show(session, lab_heal(instance_of(invocation), invocation.text("name")));
+}
+
+}  // namespace virga::cli

@@ -1,0 +1,118 @@
+#include <fmt/format.h>
+
+#include <unistd.h>
+
+#include <filesystem>
+
+#include "base/reflect.h"
+#include "cli/client.h"
+#include "cli/handlers.h"
+#include "cli/output.h"
+#include "image/image_build.h"
+#include "image/image_import.h"
+#include "store/backup.h"
+
+/// Commands that work on this machine's files, without the server.
+namespace virga::cli {
+namespace {
+
+/// The folder of this program's file, where its companions lie.
+std::string program_folder() {
+  std::error_code error;
+  const auto self = std::filesystem::read_symlink("/proc/self/exe", error);
+  return error ? std::string("/usr/bin") : self.parent_path().string();
+}
+
+void print_value(Session& session, const json::value& value) {
+  session.out(session.format == Format::json ? pretty_json(value) : yaml_text(value));
+}
+
+}  // namespace
+
+int write_backup(Session& session, const Invocation& invocation) {
+  json::object body;
+  if (invocation.has("name")) body["name"] = invocation.text("name");
+  const auto answer = request(session, "POST", "/v1/backup", json::value(std::move(body)));
+  if (!answer.ok()) return fail(session, answer.error());
+  print_value(session, answer->body);
+  return 0;
+}
+
+int restore_backup_file(Session& session, const Invocation& invocation) {
+  const std::string from = invocation.text("name");
+  const std::string to = invocation.text("to");
+  const bool verify = invocation.has("verify") || session.dry_run;
+  if (!verify && to.empty()) {
+    return fail(session,
+                make_error(Errc::invalid,
+                           "--to: name the new store's file, or give --verify to check only"));
+  }
+  const auto info = verify ? verify_backup(from) : restore_backup(from, to);
+  if (!info.ok()) return fail(session, info.error());
+  print_value(session, json::object{{"schema", info->schema},
+                                    {"revision", info->revision},
+                                    {"incarnation", info->incarnation},
+                                    {"keys", info->keys},
+                                    {"bytes", info->bytes.value}});
+  session.err(
+      verify ? "the backup is sound\n"
+             : "restored; high availability waits until every host has reported or you arm it\n");
+  return 0;
+}
+
+int build_image(Session& session, const Invocation& invocation) {
+  if (invocation.text("name") != "tiny") {
+    return fail(session, make_error(Errc::invalid, "\"" + invocation.text("name") +
+                                                       "\" is not known; right is tiny"));
+  }
+  TinyImageOptions options;
+  options.output_folder = invocation.text("output");
+  options.guest_program_path = invocation.text("guest", program_folder() + "/virga-guest");
+  options.package_folder = invocation.text("packages", "/var/cache/virga/packages");
+  options.progress = [&](const std::string& step) { session.err(step + "\n"); };
+  const auto manifest = build_tiny_image(options);
+  if (!manifest.ok()) return fail(session, manifest.error());
+  print_value(session, to_json(*manifest));
+  session.err(
+      "next: virga image create tiny --path images/tiny, when it lies in the shared directory\n");
+  return 0;
+}
+
+int import_image_file(Session& session, const Invocation& invocation) {
+  ImageImportOptions options;
+  options.source_path = invocation.text("name");
+  options.images_folder = invocation.text("images-folder");
+  options.name = invocation.text("as");
+  options.sha256 = invocation.text("sha256");
+  if (invocation.has("size-mib-max")) {
+    const auto size = parse_json(invocation.text("size-mib-max"));
+    if (!size.ok() || !size->is_int64() || size->get_int64() < 1) {
+      return fail(session,
+                  make_error(Errc::invalid, "--size-mib-max: \"" + invocation.text("size-mib-max") +
+                                                "\" is not a number of MiB"));
+    }
+    options.size_mib_max = Mib{size->get_int64()};
+  }
+  const auto manifest = import_image(options);
+  if (!manifest.ok()) return fail(session, manifest.error());
+  const ImageSpec spec = image_spec(*manifest, "images/" + options.name);
+  const json::value body =
+      json::object{{"meta", json::object{{"name", options.name}}}, {"spec", to_json(spec)}};
+  session.err("imported; registering it with the server\n");
+  const auto answer = request(session, "PUT", resource_target("images", options.name), body);
+  return answer.ok() ? show_one(session, "images", answer->body) : fail(session, answer.error());
+}
+
+int run_simulator(Session& session, const Invocation& invocation) {
+  const std::string program = program_folder() + "/virgad";
+  std::vector<std::string> words{program, "sim"};
+  for (const std::string& word : invocation.all("arguments")) words.push_back(word);
+  std::vector<char*> pointers;
+  for (std::string& word : words) pointers.push_back(word.data());
+  pointers.push_back(nullptr);
+  ::execv(program.c_str(), pointers.data());
+  return fail(session,
+              make_error(Errc::not_found, "run " + program + " sim: the program is not there"));
+}
+
+}  // namespace virga::cli

@@ -1,0 +1,322 @@
+#include <fmt/format.h>
+
+#include "cli/client.h"
+#include "cli/handlers.h"
+#include "cli/output.h"
+#include "cli/wait.h"
+#include "base/reflect.h"
+#include "edge/file.h"
+
+namespace virga::cli {
+namespace {
+
+std::string list_target(const Invocation& invocation, const std::string& plural) {
+  std::string target = "/v1/" + plural;
+  std::string separator = "?";
+  for (const char* name : {"tenant", "labels"}) {
+    if (!invocation.has(name)) continue;
+    target += separator + name + "=" + percent_encoded(invocation.text(name));
+    separator = "&";
+  }
+  return target;
+}
+
+/// Rows of changed resources as they come, below a table that was printed.
+int follow_list(Session& session, const Invocation& invocation, const std::string& plural,
+                std::uint64_t revision) {
+  std::string target = fmt::format("/v1/watch?kinds={}&revision={}", plural, revision);
+  if (invocation.has("tenant")) target += "&tenant=" + percent_encoded(invocation.text("tenant"));
+  const auto ended = follow(session, target, [&](const std::string& kind, const json::value& data) {
+    if (kind == "changed" && data.is_object()) {
+      const json::value& resource = data.get_object().at("resource");
+      if (session.format == Format::json || session.format == Format::yaml) {
+        session.out(session.format == Format::json ? json::serialize(resource) + "\n"
+                                                   : "---\n" + yaml_text(resource));
+      } else {
+        session.out(
+            table_text(columns_of(plural), {resource}, session.format == Format::wide, false));
+      }
+    }
+    if (kind == "removed") session.out(text_at(data, "key") + " is gone\n");
+    return kind != "compacted";
+  });
+  return ended.ok() ? 0 : fail(session, ended.error());
+}
+
+/// "TENANT/NAME" as meta. Errors: invalid.
+Result<json::object> meta_of(const std::string& name, bool owned) {
+  const std::size_t slash = name.find('/');
+  if (!owned) return json::object{{"name", name}};
+  if (slash == std::string::npos) {
+    return make_error(Errc::invalid,
+                      "\"" + name + "\" names no tenant; right would be TENANT/" + name);
+  }
+  return json::object{{"tenant", name.substr(0, slash)}, {"name", name.substr(slash + 1)}};
+}
+
+/// A whole number option into `spec`. Errors: invalid.
+Result<void> put_number(const Invocation& invocation, const std::string& option, json::object& spec,
+                        const std::string& field) {
+  if (!invocation.has(option)) return {};
+  const auto parsed = parse_json(invocation.text(option));
+  if (!parsed.ok() || !(parsed->is_int64() || parsed->is_uint64())) {
+    return make_error(Errc::invalid, fmt::format("--{}: \"{}\" is not a whole number", option,
+                                                 invocation.text(option)));
+  }
+  spec[field] = *parsed;
+  return {};
+}
+
+void put_text(const Invocation& invocation, const std::string& option, json::object& spec,
+              const std::string& field) {
+  if (invocation.has(option)) spec[field] = invocation.text(option);
+}
+
+/// NAME=VALUE pairs. Errors: invalid.
+Result<json::object> read_pairs(const Invocation& invocation, const std::string& option) {
+  json::object pairs;
+  for (const std::string& pair : invocation.all(option)) {
+    const std::size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return make_error(Errc::invalid, fmt::format("--{}: \"{}\" is not NAME=VALUE", option, pair));
+    }
+    pairs[pair.substr(0, equals)] = pair.substr(equals + 1);
+  }
+  return pairs;
+}
+
+/// POST of a new resource; with --wait a VM is followed until it is as wanted.
+int create(Session& session, const Invocation& invocation, const std::string& plural,
+           json::object spec) {
+  const bool owned = plural == "vms" || plural == "networks";
+  auto meta = meta_of(invocation.text("name"), owned);
+  if (!meta.ok()) return fail(session, meta.error());
+  if (!owned && invocation.has("tenant")) (*meta)["tenant"] = invocation.text("tenant");
+  auto labels = read_pairs(invocation, "label");
+  if (!labels.ok()) return fail(session, labels.error());
+  if (!labels->empty()) (*meta)["labels"] = *labels;
+  const json::value body = json::object{{"meta", *meta}, {"spec", std::move(spec)}};
+  const auto made = request(session, "POST", "/v1/" + plural, body);
+  if (!made.ok()) return fail(session, made.error());
+  if (session.wait && plural == "vms" && !session.dry_run) {
+    const auto settled = wait_for_vm(session, invocation.text("name"), Goal::settled);
+    return settled.ok() ? show_one(session, plural, *settled) : fail(session, settled.error());
+  }
+  return show_one(session, plural, made->body);
+}
+
+}  // namespace
+
+int show_one(Session& session, const std::string& plural, const json::value& resource) {
+  print_resources(session, plural, {resource}, true);
+  return 0;
+}
+
+int list_resources(Session& session, const Invocation& invocation, const std::string& plural) {
+  const auto listing = list_all(session, list_target(invocation, plural));
+  if (!listing.ok()) return fail(session, listing.error());
+  print_resources(session, plural, listing->items, false);
+  return session.watch ? follow_list(session, invocation, plural, listing->revision) : 0;
+}
+
+int get_resource(Session& session, const Invocation& invocation, const std::string& plural) {
+  const auto answer = request(session, "GET", resource_target(plural, invocation.text("name")));
+  return answer.ok() ? show_one(session, plural, answer->body) : fail(session, answer.error());
+}
+
+int delete_resource(Session& session, const Invocation& invocation, const std::string& plural) {
+  const std::string name = invocation.text("name");
+  const auto answer = request(session, "DELETE", resource_target(plural, name));
+  if (!answer.ok()) return fail(session, answer.error());
+  if (session.wait && plural == "vms" && !session.dry_run) {
+    const auto gone = wait_for_vm(session, name, Goal::gone);
+    if (!gone.ok()) return fail(session, gone.error());
+  }
+  session.out(fmt::format("{} {}\n", name,
+                          answer->status == 202 && !session.wait ? "is being deleted" : "deleted"));
+  return 0;
+}
+
+int act(Session& session, const Invocation& invocation, const std::string& plural,
+        const std::string& action) {
+  const auto answer =
+      request(session, "POST", resource_target(plural, invocation.text("name")) + "/" + action);
+  return answer.ok() ? show_one(session, plural, answer->body) : fail(session, answer.error());
+}
+
+int create_cluster(Session& session, const Invocation& invocation) {
+  json::object spec;
+  json::object policy;
+  put_text(invocation, "shared-directory", spec, "shared_directory");
+  for (const auto& [option, field] : {std::pair{"failures-tolerated", "failures_tolerated"},
+                                      std::pair{"lease-ms", "lease_ms"},
+                                      std::pair{"heartbeat-ms", "heartbeat_ms"}}) {
+    if (auto put = put_number(invocation, option, policy, field); !put.ok())
+      return fail(session, put.error());
+  }
+  if (!policy.empty()) spec["policy"] = policy;
+  return create(session, invocation, "clusters", spec);
+}
+
+int create_machine(Session& session, const Invocation& invocation) {
+  json::object bmc{{"protocol", "redfish"}};
+  put_text(invocation, "bmc-url", bmc, "url");
+  put_text(invocation, "bmc-user", bmc, "user");
+  if (invocation.has("bmc-password-file")) {
+    auto password = read_file(invocation.text("bmc-password-file"), 4096);
+    if (!password.ok()) return fail(session, password.error());
+    while (!password->empty() && password->back() == '\n') password->pop_back();
+    bmc["password"] = *password;
+  }
+  return create(session, invocation, "machines", {{"bmc", bmc}});
+}
+
+int create_network(Session& session, const Invocation& invocation) {
+  json::object spec;
+  put_text(invocation, "cluster", spec, "cluster");
+  put_text(invocation, "subnet", spec, "subnet");
+  for (const char* field : {"vni", "mtu"}) {
+    if (auto put = put_number(invocation, field, spec, field); !put.ok())
+      return fail(session, put.error());
+  }
+  return create(session, invocation, "networks", spec);
+}
+
+int create_image(Session& session, const Invocation& invocation) {
+  json::object spec;
+  for (const char* field : {"format", "path", "sha256"}) put_text(invocation, field, spec, field);
+  put_text(invocation, "command-line", spec, "command_line");
+  if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
+    return fail(session, put.error());
+  return create(session, invocation, "images", spec);
+}
+
+int create_vm(Session& session, const Invocation& invocation) {
+  json::object spec;
+  for (const char* field : {"cluster", "image"}) put_text(invocation, field, spec, field);
+  put_text(invocation, "priority", spec, "restart_priority");
+  put_text(invocation, "apart", spec, "anti_affinity_group");
+  put_text(invocation, "pin", spec, "pinned_host");
+  for (const auto& [option, field] :
+       {std::pair{"cpus", "cpus"}, std::pair{"memory-mib", "memory_mib"},
+        std::pair{"millicores", "cpu_millicores"}}) {
+    if (auto put = put_number(invocation, option, spec, field); !put.ok())
+      return fail(session, put.error());
+  }
+  json::array nics;
+  for (const std::string& network : invocation.all("network"))
+    nics.push_back(json::object{{"network", network}});
+  if (!nics.empty()) spec["nics"] = nics;
+  auto parameters = read_pairs(invocation, "parameter");
+  if (!parameters.ok()) return fail(session, parameters.error());
+  if (!parameters->empty()) spec["parameters"] = *parameters;
+  if (invocation.has("stopped")) spec["power"] = "stopped";
+  return create(session, invocation, "vms", spec);
+}
+
+int act_on_vm(Session& session, const Invocation& invocation, const std::string& action) {
+  const std::string name = invocation.text("name");
+  std::optional<json::value> body;
+  const std::string host = invocation.text("host");
+  if (!host.empty()) body = json::object{{"host", host}};
+  const auto answer = request(session, "POST", resource_target("vms", name) + "/" + action, body);
+  if (!answer.ok()) return fail(session, answer.error());
+  if (!session.wait || session.dry_run) return show_one(session, "vms", answer->body);
+  const Goal goal = action == "stop"      ? Goal::stopped
+                    : action == "migrate" ? Goal::moved
+                                          : Goal::running;
+  const std::string to = action == "migrate" ? text_at(answer->body, "spec.move_to") : "";
+  const auto settled = wait_for_vm(session, name, goal, to == "-" ? "" : to);
+  return settled.ok() ? show_one(session, "vms", *settled) : fail(session, settled.error());
+}
+
+int show_console(Session& session, const Invocation& invocation) {
+  const auto answer =
+      request(session, "GET", resource_target("vms", invocation.text("name")) + "/console");
+  if (!answer.ok()) return fail(session, answer.error());
+  std::string text =
+      answer->body.is_string() ? std::string(answer->body.get_string()) : std::string();
+  for (char& c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if ((byte < 0x20 && c != '\n' && c != '\t') || byte == 0x7f) c = ' ';
+  }
+  session.out(text);
+  return 0;
+}
+
+int show_peers(Session& session, const Invocation& invocation) {
+  json::value live;
+  const auto answer =
+      request(session, "GET", resource_target("hosts", invocation.text("name")) + "/live");
+  if (answer.ok()) {
+    live = answer->body;
+  } else {
+    const std::string file = invocation.text("agent-status");
+    if (file.empty()) return fail(session, answer.error());
+    session.err("the server does not answer; showing what the agent wrote to " + file + "\n");
+    const auto text = read_file(file);
+    if (!text.ok()) return fail(session, text.error());
+    auto parsed = parse_json(*text);
+    if (!parsed.ok()) return fail(session, wrap_error("read " + file, parsed.error()));
+    live = std::move(*parsed);
+  }
+  std::vector<json::value> peers;
+  const auto* list = live.is_object() ? live.get_object().if_contains("peers") : nullptr;
+  if (list != nullptr && list->is_array())
+    peers.assign(list->get_array().begin(), list->get_array().end());
+  print_resources(session, "peers", peers, false);
+  return 0;
+}
+
+int list_events(Session& session, const Invocation& invocation) {
+  std::string target = "/v1/events?";
+  for (const char* name : {"kind", "subject", "tenant", "after", "limit"}) {
+    if (invocation.has(name))
+      target += fmt::format("{}={}&", name, percent_encoded(invocation.text(name)));
+  }
+  if (session.watch) {
+    const auto ended = follow(
+        session, target + "follow=true", [&](const std::string& kind, const json::value& event) {
+          if (kind == "event")
+            session.out(
+                table_text(columns_of("events"), {event}, session.format == Format::wide, false));
+          return true;
+        });
+    return ended.ok() ? 0 : fail(session, ended.error());
+  }
+  if (invocation.has("newest")) target += "newest=true";
+  const auto answer = request(session, "GET", target);
+  if (!answer.ok()) return fail(session, answer.error());
+  std::vector<json::value> items;
+  const auto* list =
+      answer->body.is_object() ? answer->body.get_object().if_contains("items") : nullptr;
+  if (list != nullptr && list->is_array())
+    items.assign(list->get_array().begin(), list->get_array().end());
+  print_resources(session, "events", items, false);
+  return 0;
+}
+
+int make_join_token(Session& session, const Invocation& invocation) {
+  const auto answer =
+      request(session, "POST", resource_target("clusters", invocation.text("name")) + "/join-token",
+              json::value(json::object{}));
+  if (!answer.ok()) return fail(session, answer.error());
+  if (session.format == Format::json || session.format == Format::yaml) {
+    session.out(session.format == Format::json ? pretty_json(answer->body)
+                                               : yaml_text(answer->body));
+  } else {
+    session.out(text_at(answer->body, "token") + "\n");
+    session.err("valid once, for an hour: virgad agent --join TOKEN on the host\n");
+  }
+  return 0;
+}
+
+int show_whatif(Session& session, const Invocation& invocation) {
+  const auto answer =
+      request(session, "GET", resource_target("clusters", invocation.text("name")) + "/whatif");
+  if (!answer.ok()) return fail(session, answer.error());
+  session.out(session.format == Format::json ? pretty_json(answer->body) : yaml_text(answer->body));
+  return 0;
+}
+
+}  // namespace virga::cli

@@ -1,0 +1,85 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+
+#include "driver/fabric.h"
+#include "driver/net/netlink.h"
+
+namespace virga {
+
+struct LinuxFabricOptions {
+  std::string tenant_device;  ///< device that carries the tunnels; empty = as the routes say
+  std::string local_address;  ///< this host's IPv4 address on it
+  std::string name_prefix =
+      "vg";  ///< 1..4 letters or digits; begins the names of all devices made here
+  int network_namespace = -1;  ///< descriptor, must stay open; -1 = the caller's
+};
+
+/// Bridge + VXLAN + taps by rtnetlink: per network one bridge `<prefix>br<vni>` and one tunnel device
+/// `<prefix>vx<vni>` (UDP 4789) that floods to every other host and learns who is where; per port one tap
+/// `<prefix>t<hash>`. The names tell what belongs here, so that what a crash left over is found and put right.
+/// The host itself has no address on the tenants' bridges.
+///
+/// open_port: the descriptor is -1 when another process holds the tap already (a VM that was adopted after a restart of
+/// the agent); the tap is then only put right. A tap lives as long as a process holds it.
+/// Errors of apply: the first one; the other networks are brought up all the same and version() stays.
+class LinuxFabric final : public Fabric {
+ public:
+  /// Errors: invalid (address, prefix), not_found (tenant device), denied.
+  static Result<std::unique_ptr<LinuxFabric>> open(LinuxFabricOptions options);
+
+  Result<void> apply(const FabricState& state) override;
+  std::uint64_t version() const override { return version_; }
+  Result<OpenPort> open_port(const LaunchNic& nic) override;
+  Result<void> close_port(const LaunchNic& nic) override;
+
+  /// Removes every device with this prefix.
+  Result<void> remove_all();
+
+  std::string bridge_name(std::uint32_t vni) const;
+  std::string tunnel_name(std::uint32_t vni) const;
+  std::string tap_name(const std::string& port) const;
+
+ private:
+  struct Link {
+    int index = 0;
+    std::string name;
+    std::string kind;
+    int master = 0;
+    std::uint32_t mtu = 0;
+    bool up = false;
+    std::uint32_t vni = 0;          ///< of a tunnel
+    std::uint32_t local = 0;        ///< of a tunnel, network byte order
+    std::uint16_t port = 0;         ///< of a tunnel, network byte order
+    std::uint32_t lower_index = 0;  ///< of a tunnel
+  };
+  using Links = std::map<std::string, Link>;
+
+  LinuxFabric(LinuxFabricOptions options, NetlinkSocket socket, std::uint32_t local)
+      : options_(std::move(options)), socket_(std::move(socket)), local_(local) {}
+
+  static Link parse_link(std::string_view body);
+  Result<Links> links();
+  Result<Link> link(const std::string& name);
+  bool is_ours(const std::string& name, std::string_view part) const;
+  Result<void> remove_stale(const Links& present, const std::set<std::uint32_t>& wanted);
+  Result<void> ensure_network(const Links& present, const NetworkSpec& spec);
+  Result<int> ensure_bridge(const Links& present, const NetworkSpec& spec);
+  Result<void> finish_link(const std::string& name, int mtu, int master);
+  Result<void> ensure_tunnel(const Links& present, const NetworkSpec& spec, int bridge);
+  Result<void> quiet(const Link& made);
+  Result<void> adjust(const Link& now, std::uint32_t mtu, int master);
+  Result<void> remove_link(const std::string& name);
+  Result<void> ensure_peers(const std::set<int>& tunnels, const std::set<std::uint32_t>& peers);
+  Result<void> change_peer(int tunnel, std::uint32_t peer, std::string_view mac, bool add);
+
+  const LinuxFabricOptions options_;
+  NetlinkSocket socket_;
+  const std::uint32_t local_;  ///< network byte order
+  std::uint64_t version_ = 0;
+};
+
+}  // namespace virga

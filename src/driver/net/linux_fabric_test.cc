@@ -1,0 +1,349 @@
+#include "driver/net/linux_fabric.h"
+
+#include <arpa/inet.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <linux/if.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
+#include <linux/veth.h>
+#include <poll.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+constexpr int kDeadlineMs = 30'000;
+constexpr int kResendMs = 100;
+constexpr std::size_t kTapHeaderBytes = 10;
+const std::string kBroadcast(6, '\xff');
+
+/// A network namespace without a name: it ends with the last descriptor.
+class Namespace {
+ public:
+  Namespace() {
+    const Descriptor home(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+    EXPECT_EQ(::unshare(CLONE_NEWNET), 0) << "making network namespaces needs CAP_SYS_ADMIN";
+    descriptor_ = Descriptor(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
+    EXPECT_EQ(::setns(home.get(), CLONE_NEWNET), 0);
+  }
+  int get() const { return descriptor_.get(); }
+
+  /// What a program of iproute2 says about it, as JSON.
+  json::array ask(std::vector<std::string> arguments) const {
+    ProcessOptions options;
+    options.arguments = std::move(arguments);
+    options.network_namespace = get();
+    const auto ended = run_process(options, seconds(30));
+    EXPECT_TRUE(ended.ok());
+    if (!ended.ok() || ended->out.empty()) return {};
+    const auto parsed = parse_json(ended->out);
+    EXPECT_TRUE(parsed.ok()) << ended->out << ended->err;
+    return parsed.ok() ? parsed->as_array() : json::array();
+  }
+
+  std::map<std::string, json::object> devices() const {
+    std::map<std::string, json::object> found;
+    for (const auto& device : ask({"/usr/sbin/ip", "-d", "-j", "link", "show"})) {
+      found[device.at("ifname").as_string().c_str()] = device.as_object();
+    }
+    return found;
+  }
+
+  /// "MAC to PEER" of a tunnel.
+  std::set<std::string> tunnel_entries(const std::string& tunnel) const {
+    std::set<std::string> found;
+    for (const auto& entry : ask({"/usr/sbin/bridge", "-j", "fdb", "show", "dev", tunnel})) {
+      const auto& fields = entry.as_object();
+      if (!fields.contains("dst")) continue;
+      found.insert(std::string(fields.at("mac").as_string()) + " to " +
+                   std::string(fields.at("dst").as_string()));
+    }
+    return found;
+  }
+
+ private:
+  Descriptor descriptor_;
+};
+
+void address_device(NetlinkSocket& socket, const std::string& name, const std::string& address) {
+  int index = 0;
+  ifinfomsg header{};
+  socket.execute(NetlinkMessage(RTM_GETLINK, 0).header(header).text(IFLA_IFNAME, name),
+                 [&index](std::string_view body) {
+                   ifinfomsg seen{};
+                   body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
+                   index = seen.ifi_index;
+                 });
+  header.ifi_index = index;
+  header.ifi_flags = header.ifi_change = IFF_UP;
+  ASSERT_EQ(socket.execute(NetlinkMessage(RTM_NEWLINK, 0).header(header)).error, 0);
+  ifaddrmsg assigned{};
+  assigned.ifa_family = AF_INET;
+  assigned.ifa_prefixlen = 24;
+  assigned.ifa_index = static_cast<unsigned>(index);
+  in_addr value{};
+  ASSERT_EQ(::inet_pton(AF_INET, address.c_str(), &value), 1);
+  NetlinkMessage message(RTM_NEWADDR, NLM_F_CREATE);
+  message.header(assigned).number(IFA_LOCAL, value.s_addr).number(IFA_ADDRESS, value.s_addr);
+  ASSERT_EQ(socket.execute(message).error, 0);
+}
+
+/// Joins two namespaces by a cable whose ends are called "uplink" and have the addresses.
+void join(const Namespace& left, const std::string& left_address, const Namespace& right,
+          const std::string& right_address) {
+  auto socket = NetlinkSocket::open(left.get());
+  auto other = NetlinkSocket::open(right.get());
+  ASSERT_TRUE(socket.ok() && other.ok());
+  NetlinkMessage cable(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
+  cable.header(ifinfomsg{})
+      .text(IFLA_IFNAME, "uplink")
+      .nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
+        info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
+          data.nest(VETH_INFO_PEER, [&](NetlinkMessage& peer) {
+            peer.header(ifinfomsg{})
+                .text(IFLA_IFNAME, "uplink")
+                .number(IFLA_NET_NS_FD, right.get());
+          });
+        });
+      });
+  const auto made = socket->execute(cable);
+  ASSERT_EQ(made.error, 0) << made.words;
+  address_device(*socket, "uplink", left_address);
+  address_device(*other, "uplink", right_address);
+}
+
+Network network(const std::string& tenant, std::uint32_t vni) {
+  Network made;
+  made.meta.tenant = tenant;
+  made.meta.name = "net";
+  made.spec.vni = vni;
+  made.spec.subnet = "10.50.0.0/24";
+  return made;
+}
+
+LaunchNic nic(const std::string& port, std::uint32_t vni) {
+  LaunchNic made;
+  made.port = port;
+  made.network = "net";
+  made.vni = vni;
+  return made;
+}
+
+std::string frame(const std::string& to, const std::string& from, const std::string& text) {
+  std::string made = std::string(kTapHeaderBytes, '\0') + to + from + "\x88\xb5" + text;
+  made.resize(kTapHeaderBytes + 60, '\0');
+  return made;
+}
+
+/// The texts that came out of a tap up to the one that is waited for, or to a silence of
+/// `silence_ms`.
+std::vector<std::string> texts_until(int tap, const std::string& wanted, int silence_ms) {
+  std::vector<std::string> texts;
+  while (texts.empty() || texts.back() != wanted) {
+    pollfd question{tap, POLLIN, 0};
+    if (::poll(&question, 1, silence_ms) <= 0) return texts;
+    char block[2048];
+    const ssize_t count = ::read(tap, block, sizeof block - 1);
+    if (count <= static_cast<ssize_t>(kTapHeaderBytes + 14)) continue;
+    block[count] = '\0';
+    texts.emplace_back(block + kTapHeaderBytes + 14);
+  }
+  return texts;
+}
+
+/// Sends until it arrives (a new port of a bridge drops frames until the kernel has seen its
+/// carrier); all that came.
+std::vector<std::string> pass(int from, int to, const std::string& sent, const std::string& text) {
+  std::vector<std::string> all;
+  for (int waited = 0; waited < kDeadlineMs; waited += kResendMs) {
+    EXPECT_EQ(::write(from, sent.data(), sent.size()), static_cast<ssize_t>(sent.size()));
+    for (std::string& came : texts_until(to, text, kResendMs)) all.push_back(std::move(came));
+    if (!all.empty() && all.back() == text) return all;
+  }
+  ADD_FAILURE() << "\"" << text << "\" did not arrive";
+  return all;
+}
+
+class LinuxFabricTest : public testing::Test {
+ protected:
+  LinuxFabricTest() {
+    join(one_, "10.77.0.1", two_, "10.77.0.2");
+    first_ = open(one_, "10.77.0.1");
+    second_ = open(two_, "10.77.0.2");
+  }
+
+  static std::unique_ptr<LinuxFabric> open(const Namespace& where, const std::string& address) {
+    auto made = LinuxFabric::open({"uplink", address, "vgt", where.get()});
+    EXPECT_TRUE(made.ok()) << made.error().text();
+    return std::move(*made);
+  }
+
+  static FabricState state(std::uint64_t version, std::vector<Network> networks) {
+    return {version, std::move(networks), {"10.77.0.1", "10.77.0.2"}};
+  }
+
+  void apply_both(const FabricState& wanted) {
+    for (auto* fabric : {first_.get(), second_.get()}) {
+      const auto done = fabric->apply(wanted);
+      ASSERT_TRUE(done.ok()) << done.error().text();
+    }
+  }
+
+  static Descriptor port(LinuxFabric& fabric, const LaunchNic& wanted) {
+    const auto made = fabric.open_port(wanted);
+    EXPECT_TRUE(made.ok()) << made.error().text();
+    return Descriptor(made.ok() ? made->tap_descriptor : -1);
+  }
+
+  Namespace one_;
+  Namespace two_;
+  std::unique_ptr<LinuxFabric> first_;
+  std::unique_ptr<LinuxFabric> second_;
+};
+
+TEST_F(LinuxFabricTest, F_B10_FramesCrossTheTunnelBothWays) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const Descriptor left = port(*first_, nic("acme/web.0", 1001));
+  const Descriptor right = port(*second_, nic("acme/db.0", 1001));
+  const std::string web = "\x52\x54\x01\x01\x01\x01";
+  const std::string db = "\x52\x54\x02\x02\x02\x02";
+  pass(left.get(), right.get(), frame(kBroadcast, web, "who is there"), "who is there");
+  pass(right.get(), left.get(), frame(web, db, "it is db"), "it is db");
+  EXPECT_TRUE(one_.tunnel_entries("vgtvx1001").contains("52:54:02:02:02:02 to 10.77.0.2"));
+}
+
+TEST_F(LinuxFabricTest, A1_15_OverlappingSubnetsOfTwoTenantsDoNotMix) {
+  apply_both(state(1, {network("acme", 1001), network("bolt", 1002)}));
+  const Descriptor acme_left = port(*first_, nic("acme/web.0", 1001));
+  const Descriptor bolt_left = port(*first_, nic("bolt/web.0", 1002));
+  const Descriptor acme_right = port(*second_, nic("acme/db.0", 1001));
+  const Descriptor bolt_right = port(*second_, nic("bolt/db.0", 1002));
+  const std::string same_mac = "\x52\x54\x01\x01\x01\x01";
+  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, same_mac, "for acme"), "for acme");
+  const auto bolt =
+      pass(bolt_left.get(), bolt_right.get(), frame(kBroadcast, same_mac, "for bolt"), "for bolt");
+  EXPECT_EQ(bolt, std::vector<std::string>{"for bolt"});
+  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, same_mac, "again"), "again");
+  const auto back = pass(bolt_right.get(), bolt_left.get(),
+                         frame(kBroadcast, "\x52\x54\x03\x03\x03\x03", "back"), "back");
+  EXPECT_EQ(back, std::vector<std::string>{"back"});
+}
+
+TEST_F(LinuxFabricTest, F_B10_ApplyingTwiceChangesNothing) {
+  const auto wanted = state(3, {network("acme", 1001), network("bolt", 16777215)});
+  apply_both(wanted);
+  const auto before = one_.devices();
+  const auto entries = one_.tunnel_entries("vgtvx1001");
+  EXPECT_EQ(entries, (std::set<std::string>{"00:00:00:00:00:00 to 10.77.0.2"}));
+  EXPECT_TRUE(before.contains("vgtbr16777215"));
+  apply_both(wanted);
+  const auto after = one_.devices();
+  ASSERT_EQ(after.size(), before.size());
+  for (const auto& [name, device] : before)
+    EXPECT_EQ(after.at(name).at("ifindex"), device.at("ifindex")) << name;
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"), entries);
+  EXPECT_EQ(after.at("vgtvx1001").at("master"), "vgtbr1001");
+  EXPECT_EQ(after.at("vgtvx1001").at("mtu"), 1450);
+  EXPECT_EQ(first_->version(), 3U);
+}
+
+TEST_F(LinuxFabricTest, F_B10_WhatACrashLeftOverIsPutRight) {
+  apply_both(state(5, {network("acme", 1001), network("bolt", 1002)}));
+  const int kept = static_cast<int>(one_.devices().at("vgtbr1001").at("ifindex").as_int64());
+  first_ = open(one_, "10.77.0.1");
+  EXPECT_EQ(first_->version(), 0U);
+  ASSERT_TRUE(first_->apply(state(6, {network("acme", 1001), network("coda", 1003)})).ok());
+  const auto devices = one_.devices();
+  EXPECT_EQ(devices.at("vgtbr1001").at("ifindex"), kept);
+  EXPECT_TRUE(devices.contains("vgtbr1003") && devices.contains("vgtvx1003"));
+  EXPECT_FALSE(devices.contains("vgtbr1002") || devices.contains("vgtvx1002"));
+  EXPECT_TRUE(devices.contains("uplink"));
+  ASSERT_TRUE(first_->remove_all().ok());
+  for (const auto& [name, ignored] : one_.devices()) EXPECT_NE(name.rfind("vgt", 0), 0U) << name;
+}
+
+TEST_F(LinuxFabricTest, F_B10_AnOlderVersionIsIgnored) {
+  apply_both(state(7, {network("acme", 1001)}));
+  ASSERT_TRUE(first_->apply(state(6, {network("bolt", 1002)})).ok());
+  EXPECT_EQ(first_->version(), 7U);
+  const auto devices = one_.devices();
+  EXPECT_TRUE(devices.contains("vgtbr1001"));
+  EXPECT_FALSE(devices.contains("vgtbr1002"));
+}
+
+TEST_F(LinuxFabricTest, F_B10_APeerThatIsGoneIsForgotten) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const Descriptor left = port(*first_, nic("acme/web.0", 1001));
+  const Descriptor right = port(*second_, nic("acme/db.0", 1001));
+  pass(right.get(), left.get(), frame(kBroadcast, "\x52\x54\x02\x02\x02\x02", "hello"), "hello");
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001").size(), 2U);
+  ASSERT_TRUE(first_->apply({2, {network("acme", 1001)}, {"10.77.0.9"}}).ok());
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
+            (std::set<std::string>{"00:00:00:00:00:00 to 10.77.0.9"}));
+}
+
+TEST_F(LinuxFabricTest, F_B10_APortIsFoundAgainAndClosedOnce) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const auto wanted = nic("acme/a-virtual-machine-with-a-long-name.0", 1001);
+  const auto made = first_->open_port(wanted);
+  ASSERT_TRUE(made.ok()) << made.error().text();
+  EXPECT_LE(made->tap_name.size(), 15U);
+  const Descriptor held(made->tap_descriptor);
+  ASSERT_TRUE(held.valid());
+  const auto device = one_.devices().at(made->tap_name);
+  EXPECT_EQ(device.at("master"), "vgtbr1001");
+  EXPECT_EQ(device.at("mtu"), 1450);
+
+  const auto restarted = open(one_, "10.77.0.1");
+  const auto again = restarted->open_port(wanted);
+  ASSERT_TRUE(again.ok()) << again.error().text();
+  EXPECT_EQ(again->tap_name, made->tap_name);
+  EXPECT_EQ(again->tap_descriptor, -1);
+  EXPECT_EQ(one_.devices().at(made->tap_name).at("ifindex"), device.at("ifindex"));
+
+  EXPECT_TRUE(restarted->close_port(wanted).ok());
+  EXPECT_FALSE(one_.devices().contains(made->tap_name));
+  EXPECT_TRUE(restarted->close_port(wanted).ok());
+}
+
+TEST_F(LinuxFabricTest, F_B10_TheHostHasNoAddressInATenantsNetwork) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const Descriptor tap = port(*first_, nic("acme/web.0", 1001));
+  for (const auto& device : one_.ask({"/usr/sbin/ip", "-j", "addr", "show"})) {
+    const std::string name = device.at("ifname").as_string().c_str();
+    if (name.rfind("vgt", 0) != 0) continue;
+    EXPECT_TRUE(device.at("addr_info").as_array().empty()) << name;
+  }
+}
+
+TEST_F(LinuxFabricTest, F_B10_OneBadNetworkDoesNotHoldUpTheOthers) {
+  auto bad = network("acme", 1001);
+  bad.spec.mtu = 10;
+  const auto done = first_->apply(state(1, {bad, network("bolt", 1002)}));
+  ASSERT_FALSE(done.ok());
+  EXPECT_NE(done.error().text().find("acme/net"), std::string::npos) << done.error().text();
+  EXPECT_EQ(first_->version(), 0U);
+  EXPECT_TRUE(one_.devices().contains("vgtvx1002"));
+}
+
+TEST_F(LinuxFabricTest, F_B10_ErrorsNameWhatIsMissing) {
+  const auto no_network = first_->open_port(nic("acme/web.0", 1001));
+  ASSERT_FALSE(no_network.ok());
+  EXPECT_EQ(no_network.error().code, Errc::not_found);
+  EXPECT_NE(no_network.error().text().find("acme/web.0"), std::string::npos);
+  EXPECT_EQ(LinuxFabric::open({"nowhere", "10.77.0.1", "vgt", one_.get()}).error().code,
+            Errc::not_found);
+  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0", "vgt", one_.get()}).error().code,
+            Errc::invalid);
+  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0.1", "toolong", one_.get()}).error().code,
+            Errc::invalid);
+  EXPECT_EQ(first_->apply({1, {}, {"not-an-address"}}).error().code, Errc::invalid);
+}
+
+}  // namespace
+}  // namespace virga

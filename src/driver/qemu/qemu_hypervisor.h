@@ -1,0 +1,62 @@
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "driver/qemu/vm.h"
+
+namespace virga {
+
+/// Hypervisor on QEMU processes of this host, spoken to by QMP.
+///
+/// What it must not forget lies in files below `run_directory`: the record of each process, so that a restarted
+/// agent finds it again, and the highest epoch per VM. A start with an epoch whose guest has run here, or that was
+/// stopped, is refused with `conflict`: a late repetition must not bring a VM back to life.
+class QemuHypervisor final : public Hypervisor {
+ public:
+  QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard& guard, Fabric& fabric);
+  ~QemuHypervisor() override;
+
+  void open(HypervisorSink& sink, Callback<HypervisorInfo> done) override;
+  void start(const VmLaunch& launch, Callback<void> done) override;
+  void stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
+            Callback<void> done) override;
+  void erase(const VmLaunch& launch, Callback<void> done) override;
+  void prepare_incoming(const VmLaunch& launch, Callback<MigrationEndpoint> done) override;
+  void send(const VmId& vm, const Epoch& epoch, const MigrationEndpoint& to,
+            const MigrationLimits& limits, Callback<MigrationProgress> done) override;
+  void switch_over(const VmId& vm, const Epoch& epoch, Callback<MigrationProgress> done) override;
+  void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
+  void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
+  MigrationProgress progress(const VmId& vm) const override;
+  std::vector<ObservedVm> observe() const override;
+  Result<std::string> console_tail(const VmId& vm, std::size_t bytes_max) const override;
+
+  /// Changes processor quota, weight and memory limit of a running VM. Errors: not_found, invalid.
+  Result<void> change_limits(const VmLaunch& launch);
+
+ private:
+  void adopt_all(std::shared_ptr<HypervisorInfo> info, Callback<HypervisorInfo> done);
+  void tick();
+  Result<VmFolder> admit(const VmId& vm, const Epoch& epoch);
+  Result<void> admit_new(const VmLaunch& launch);
+  Result<void> remember(const VmId& vm, const EpochRecord& record);
+  Result<std::shared_ptr<QemuVm>> find(const VmId& vm, const Epoch& epoch) const;
+  std::shared_ptr<QemuVm> make_vm(const VmFolder& folder, const VmLaunch& launch);
+  void begin(const VmLaunch& launch, bool incoming, Callback<void> done);
+  std::uint32_t pick_user() const;
+
+  AsioLoop& loop_;
+  const QemuOptions options_;
+  Worker worker_;
+  VmContext context_;
+  HypervisorSink* sink_ = nullptr;
+  std::map<VmId, EpochRecord> epochs_;
+  std::map<VmId, std::shared_ptr<QemuVm>> vms_;
+  Timer ticker_;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+}  // namespace virga

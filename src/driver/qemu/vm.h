@@ -1,0 +1,127 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "driver/hypervisor.h"
+#include "driver/qemu/completion.h"
+#include "driver/qemu/migration_socket.h"
+#include "driver/qemu/vm_guest.h"
+#include "driver/qemu/vm_migration.h"
+#include "driver/qemu/vm_process.h"
+
+namespace virga {
+
+/// One copy of a VM, from the order to start it until its process is gone. Loop thread only.
+class QemuVm : public std::enable_shared_from_this<QemuVm> {
+ public:
+  struct Handlers {
+    std::function<void(const ObservedVm&, const std::string& why)> changed;
+    std::function<void()> ended;  ///< once, after the last `changed`
+    std::function<Result<void>()>
+        before_run;  ///< stores that this epoch is used, before its guest runs
+  };
+
+  QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Handlers handlers);
+
+  /// Creates or opens files, starts QEMU and lets the guest run, or wait for a migration.
+  void start(bool incoming, std::uint32_t user, Callback<void> done);
+
+  /// Takes over what an earlier agent started. A copy whose start it did not finish is ended.
+  void adopt(const LaunchRecord& record, Callback<void> done);
+
+  /// A further caller for a start that is under way or over.
+  void join_start(Callback<void> done);
+
+  void stop(const StopOptions& options, Callback<void> done);
+  void send(const MigrationEndpoint& to, const MigrationLimits& limits,
+            Callback<MigrationProgress> done);
+  void switch_over(Callback<MigrationProgress> done);
+  void resume(Callback<void> done);
+  void cancel_send(Callback<void> done);
+
+  /// Applies changed limits (processors' quota and weight, memory) to the running VM.
+  Result<void> change_limits(const VmLaunch& launch) { return process_.change_limits(launch); }
+
+  /// Figures, heartbeat, console and QMP's health. Once a second.
+  void tick();
+
+  const VmLaunch& launch() const { return launch_; }
+  std::uint32_t user() const { return process_.record().user; }
+  bool incoming() const { return incoming_; }
+  MigrationEndpoint endpoint() const;
+  MigrationProgress progress() const;
+  ObservedVm observed() const;
+  Result<std::string> console(std::size_t bytes_max) const;
+
+ private:
+  enum class Stage { preparing, launching, ready, ended };
+
+  // vm.cc: life of the process
+  void files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_t user);
+  void qmp_opened(Result<void> opened);
+  void run_first_time();
+  void listen();
+  void finish_start(const Result<void>& outcome);
+  void fail_start(Error why);
+  void exited(ProcessExit exit);
+  void end(const std::string& why);
+  std::string exit_reason(ProcessExit exit) const;
+  Error start_error(const std::string& words) const;
+  void escalate_stop();
+
+  // vm_events.cc: what QEMU tells
+  void event(const QmpEvent& event);
+  void guest_stopped(const QmpEvent& event);
+  void apply_state(Result<qmp::RunState> state);
+  void ask_state();
+  bool adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
+  void reconnect();
+  void sample_usage();
+  void changed(const std::string& why);
+
+  // vm_move.cc: live migration
+  void peer_connected(Descriptor connection);
+  void state_arrived();
+  void run_arrived();
+  void finish_resume(const Result<void>& outcome);
+  void run_again(Callback<void> done);
+
+  VmContext& context_;
+  VmLaunch launch_;
+  Handlers handlers_;
+  VmProcess process_;
+  VmGuest guest_;
+  Stage stage_ = Stage::preparing;
+  VmPower power_ = VmPower::starting;
+  bool incoming_ = false;
+  bool postmigrate_ = false;
+  std::string failing_;  ///< what is wrong with the guest; empty = nothing
+  bool qmp_silent_ = false;
+  bool asking_ = false;
+  std::string shutdown_reason_;
+
+  std::vector<Callback<void>> start_waiters_;
+  Timer start_deadline_;
+  std::unique_ptr<Error> start_error_;
+  std::vector<Callback<void>> stop_waiters_;
+  Timer stop_timer_;
+  bool stopping_ = false;
+
+  std::unique_ptr<OutgoingMigration> outgoing_;
+  std::unique_ptr<MigrationListener> listener_;
+  std::string secret_;
+  std::uint16_t port_ = 0;
+  bool arrived_ = false;
+  Completion<void> resume_;
+
+  CgroupUsage usage_;
+  Instant usage_at_;
+  Millicores cpu_used_;
+  int ticks_ = 0;
+  VmHealth told_health_ = VmHealth::unknown;
+};
+
+}  // namespace virga

@@ -1,0 +1,239 @@
+#include "driver/qemu/vm.h"
+
+#include <fmt/format.h>
+
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+namespace json = boost::json;
+
+constexpr Duration kAdoptDeadline = seconds(5);
+constexpr Duration kHeartbeatMax = seconds(5);
+constexpr int kStateTicks = 2;
+
+std::string text_at(const json::object& object, const char* name) {
+  const json::value* value = object.if_contains(name);
+  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+}
+
+bool flag_at(const json::object& object, const char* name) {
+  const json::value* value = object.if_contains(name);
+  return value != nullptr && value->is_bool() && value->get_bool();
+}
+
+std::string io_error_text(const VmLaunch& launch, const json::object& data) {
+  const int index = disk_index_of_node(text_at(data, "node-name"));
+  const bool known = index >= 0 && index < static_cast<int>(launch.disks.size());
+  const std::string disk = known ? launch.disks[static_cast<std::size_t>(index)].name : "?";
+  const std::string why = flag_at(data, "nospace") ? "no space left" : text_at(data, "reason");
+  return fmt::format("disk {}: {}", disk,
+                     why.empty() ? text_at(data, "operation") + " failed" : why);
+}
+
+}  // namespace
+
+void QemuVm::event(const QmpEvent& seen) {
+  if (seen.name == "RESUME") {
+    failing_.clear();
+    if (stage_ == Stage::ready && !incoming_ && power_ == VmPower::paused) {
+      power_ = VmPower::running;
+      postmigrate_ = false;
+      changed("runs again");
+    }
+  } else if (seen.name == "STOP") {
+    if (stage_ == Stage::ready && power_ == VmPower::running) {
+      power_ = VmPower::paused;
+      changed(failing_.empty() ? "paused" : failing_);
+    }
+  } else if (seen.name == "RESET") {
+    guest_.reset();
+    failing_.clear();
+    if (stage_ == Stage::ready) changed("guest reset: " + text_at(seen.data, "reason"));
+  } else if (seen.name == "SHUTDOWN") {
+    const std::string reason = text_at(seen.data, "reason");
+    shutdown_reason_ =
+        flag_at(seen.data, "guest") ? "guest powered off" : "QEMU was told to end: " + reason;
+  } else if (seen.name == "MIGRATION") {
+    const auto state = qmp::migration_state(text_at(seen.data, "status"));
+    if (outgoing_ != nullptr) outgoing_->migration_event(state);
+    if (state == qmp::MigrationState::completed) state_arrived();
+  } else if (seen.name == "VSERPORT_CHANGE") {
+    if (text_at(seen.data, "id") == "port-guest-agent")
+      guest_.set_agent_open(flag_at(seen.data, "open"));
+  } else {
+    guest_stopped(seen);
+  }
+}
+
+void QemuVm::guest_stopped(const QmpEvent& seen) {
+  std::string trouble;
+  if (seen.name == "GUEST_PANICKED") trouble = kGuestPanicked;
+  if (seen.name == "WATCHDOG") trouble = kWatchdogExpired;
+  if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
+    trouble = io_error_text(launch_, seen.data);
+  }
+  if (trouble.empty() || trouble == failing_) return;
+  failing_ = trouble;
+  changed(trouble);
+}
+
+void QemuVm::changed(const std::string& why) {
+  const ObservedVm now = observed();
+  told_health_ = now.health;
+  log_line(LogLevel::info, "qemu",
+           fmt::format("{} epoch {}: {}", launch_.vm.value, to_string(launch_.epoch), why),
+           launch_.correlation);
+  if (handlers_.changed) handlers_.changed(now, why);
+}
+
+ObservedVm QemuVm::observed() const {
+  ObservedVm seen;
+  seen.vm = launch_.vm;
+  seen.epoch = launch_.epoch;
+  seen.power = power_;
+  seen.incoming = incoming_;
+  seen.postmigrate = postmigrate_;
+  seen.cpu_millicores_used = cpu_used_;
+  seen.memory_mib_used = Mib{usage_.memory.value >> 20};
+  if (const auto sign = guest_.last_sign()) seen.heartbeat_age_ms = context_.loop.now() - *sign;
+  if (!failing_.empty() || qmp_silent_) {
+    seen.health = VmHealth::failing;
+    seen.health_reason = failing_.empty() ? "QEMU does not answer on its QMP socket" : failing_;
+  } else if (power_ == VmPower::running) {
+    const bool lives =
+        seen.heartbeat_age_ms >= Duration::zero() && seen.heartbeat_age_ms < kHeartbeatMax;
+    seen.health = lives ? VmHealth::healthy : VmHealth::no_heartbeat;
+  }
+  return seen;
+}
+
+void QemuVm::tick() {
+  if (stage_ != Stage::ready) return;
+  ++ticks_;
+  guest_.tick();
+  sample_usage();
+  trim_console(process_.folder().console());
+  if (process_.qmp() == nullptr) {
+    reconnect();
+  } else if (ticks_ % kStateTicks == 0) {
+    ask_state();
+  }
+  if (observed().health != told_health_)
+    changed(fmt::format("health: {}", enum_name(observed().health)));
+}
+
+void QemuVm::sample_usage() {
+  const auto usage = process_.usage();
+  if (!usage) return;
+  const Instant now = context_.loop.now();
+  const Duration span = now - usage_at_;
+  if (usage_at_ != Instant() && span > Duration::zero()) {
+    cpu_used_ = Millicores{(usage->cpu_time - usage_.cpu_time).count() * 1000 / span.count()};
+  }
+  usage_ = *usage;
+  usage_at_ = now;
+}
+
+void QemuVm::ask_state() {
+  if (std::exchange(asking_, true)) return;
+  qmp::query_status(*process_.qmp(), [this](Result<qmp::RunState> state) {
+    asking_ = false;
+    apply_state(std::move(state));
+  });
+}
+
+/// Corrects what an event that was lost with a connection would have told.
+void QemuVm::apply_state(Result<qmp::RunState> state) {
+  if (stage_ != Stage::ready) return;
+  const bool silent = !state && state.error().code == Errc::timeout;
+  if (silent != qmp_silent_) {
+    qmp_silent_ = silent;
+    changed(silent ? "QEMU does not answer" : "QEMU answers again");
+  }
+  if (!state) return;
+  if (*state == qmp::RunState::panicked && failing_.empty()) failing_ = kGuestPanicked;
+  if (*state == qmp::RunState::watchdog && failing_.empty()) failing_ = kWatchdogExpired;
+  if (*state == qmp::RunState::io_error && failing_.empty()) failing_ = "a disk failed";
+  const bool runs = *state == qmp::RunState::running;
+  if (runs && power_ == VmPower::paused && !incoming_) {
+    power_ = VmPower::running;
+    postmigrate_ = false;
+    changed("runs");
+  } else if (!runs && power_ == VmPower::running && !incoming_) {
+    power_ = VmPower::paused;
+    changed(failing_.empty() ? "paused" : failing_);
+  }
+}
+
+void QemuVm::reconnect() {
+  if (std::exchange(asking_, true)) return;
+  process_.connect_qmp(kAdoptDeadline, [this](Result<void> opened) {
+    asking_ = false;
+    if (stage_ != Stage::ready) return;
+    if (!opened && !qmp_silent_) {
+      qmp_silent_ = true;
+      changed("QEMU does not answer: " + opened.error().text());
+    }
+    if (opened) ask_state();
+  });
+}
+
+void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
+  incoming_ = record.incoming;
+  if (const auto adopted = process_.adopt(record); !adopted) {
+    if (process_.exists()) process_.kill();  // a guest never runs unguarded
+    stage_ = Stage::ended;
+    power_ = VmPower::stopped;
+    process_.release();
+    context_.loop.post([done = std::move(done), adopted] { done(adopted); });
+    return;
+  }
+  stage_ = Stage::ready;
+  power_ = VmPower::paused;
+  process_.connect_qmp(kAdoptDeadline, [this, done = std::move(done)](Result<void> opened) {
+    if (stage_ != Stage::ready) return done({});
+    if (!opened) {
+      qmp_silent_ = true;
+      power_ = incoming_ ? VmPower::paused : VmPower::running;
+      changed("adopted; QEMU does not answer: " + opened.error().text());
+      return done({});
+    }
+    qmp::query_port_open(*process_.qmp(), "guest-agent", [this](Result<bool> open) {
+      if (open) guest_.set_agent_open(*open);
+    });
+    qmp::query_status(*process_.qmp(), [this, done](Result<qmp::RunState> state) {
+      if (!state || process_.qmp() == nullptr) return done({});
+      qmp::query_migration(
+          *process_.qmp(), [this, done, state = *state](Result<qmp::MigrationInfo> migration) {
+            const bool kept = adopted_state(state, migration ? *migration : qmp::MigrationInfo{});
+            if (kept) return done({});
+            stop({true, seconds(1)}, done);
+          });
+    });
+  });
+}
+
+/// False for a copy that has never run and that nobody can reach any more: its migration port was
+/// known to the old agent alone.
+bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration) {
+  using qmp::MigrationState;
+  if (stage_ != Stage::ready) return true;
+  if (state == qmp::RunState::prelaunch) return false;
+  if (incoming_ && migration.state == MigrationState::none) return false;
+  postmigrate_ = state == qmp::RunState::postmigrate;
+  arrived_ = incoming_ && migration.state == MigrationState::completed;
+  const bool sending = migration.state == MigrationState::active ||
+                       migration.state == MigrationState::pre_switchover;
+  if (!incoming_ && sending && process_.qmp() != nullptr) {
+    // Its owner was the agent that is gone, and the other side cannot have run: it stays here.
+    qmp::cancel_migration(*process_.qmp(), [](Result<void>) {});
+  }
+  apply_state(state);
+  changed("adopted");
+  return true;
+}
+
+}  // namespace virga

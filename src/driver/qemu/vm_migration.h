@@ -1,0 +1,73 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "driver/hypervisor.h"
+#include "driver/qemu/completion.h"
+#include "driver/qemu/qmp_commands.h"
+#include "driver/qemu/vm_context.h"
+#include "edge/process.h"
+
+namespace virga {
+
+/// Source's side of one live migration. The agent owns the connection: QEMU gets a copy of its descriptor, and
+/// shutting the other down frees a QEMU that hangs in it. Loop thread only; not used again after it has ended.
+///
+///   connecting -> sending -> waiting -> switching -> completed
+///        `-----------`---------`-----------`-------> failed     (the guest runs on here)
+class OutgoingMigration {
+ public:
+  enum class Phase { connecting, sending, waiting, switching, completed, failed };
+
+  OutgoingMigration(VmContext& context, QmpClient& client, const MigrationEndpoint& to,
+                    const MigrationLimits& limits);
+  ~OutgoingMigration();
+
+  /// Ends with the guest paused at the switch-over point, or as `failed`.
+  void send(Callback<MigrationProgress> done);
+
+  /// Errors: conflict (not at the switch-over point).
+  void switch_over(Callback<MigrationProgress> done);
+
+  /// Ends what has not switched over; completes when QEMU has given up.
+  void cancel(Callback<void> done);
+
+  void migration_event(qmp::MigrationState state);
+
+  /// QEMU's end, or the loss of its QMP connection: all who wait get `why`.
+  void abandon(const Error& why);
+
+  Phase phase() const { return phase_; }
+  const MigrationProgress& progress() const { return progress_; }
+
+ private:
+  void connected(Result<Descriptor> connection);
+  void poll();
+  void polled(const qmp::MigrationInfo& info);
+  void abort(Error why);
+  void cut_connection();
+  void reached_switchover();
+  void completed();
+  void failed();
+  void end(Phase phase, const Error& why);
+
+  VmContext& context_;
+  QmpClient& client_;
+  const MigrationEndpoint to_;
+  const MigrationLimits limits_;
+  Phase phase_ = Phase::connecting;
+  Descriptor connection_;
+  MigrationProgress progress_;
+  Instant moved_at_;
+  std::unique_ptr<Error> reason_;  ///< why it is being ended; empty = QEMU's own
+  bool asking_why_ = false;
+  Completion<MigrationProgress> send_;
+  Completion<MigrationProgress> switch_;
+  Completion<void> cancel_;
+  Timer poll_timer_;
+  Timer cut_timer_;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+}  // namespace virga

@@ -1,0 +1,260 @@
+#include "driver/qemu/vm_process.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <csignal>
+
+#include "base/log.h"
+#include "driver/qemu/unix_socket.h"
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+constexpr int kFirstDescriptor = 10;
+constexpr Duration kGroupRetry = milliseconds(20);
+constexpr int kGroupAttempts = 100;
+
+std::string group_of(const VmLaunch& launch) { return launch.vm.value; }
+
+CgroupLimits limits_of(const VmLaunch& launch, const QemuOptions& options) {
+  CgroupLimits limits;
+  limits.cpu_quota =
+      launch.cpu_millicores.value > 0 ? launch.cpu_millicores : Millicores{launch.cpus * 1000};
+  limits.cpu_weight = launch.cpu_weight;
+  limits.memory_mib_max = launch.memory_mib + options.overhead_mib;
+  limits.processes_max = options.processes_max;
+  return limits;
+}
+
+/// The group outlives the VmProcess when the kernel still counts the process that has just ended.
+void remove_group_later(AsioLoop& loop, const std::weak_ptr<Cgroups>& cgroups,
+                        const std::string& group, int attempts) {
+  const auto alive = cgroups.lock();
+  if (alive == nullptr) return;
+  const auto done = alive->remove(group);
+  if (done) return;
+  if (attempts <= 0) {
+    log_line(LogLevel::warning, "qemu", done.error().text());
+    return;
+  }
+  loop.after(kGroupRetry, [&loop, cgroups, group, attempts] {
+    remove_group_later(loop, cgroups, group, attempts - 1);
+  });
+}
+
+}  // namespace
+
+/// Descriptors on their way into the child, and the hardware that refers to them.
+struct VmProcess::Inherited {
+  Hardware hardware;
+  std::vector<Descriptor> owned;
+  std::map<int, int> map;  ///< number in the child -> number here
+  int next = kFirstDescriptor;
+
+  InheritedDescriptor lend(int here) {
+    map.emplace(next, here);
+    return {next++};
+  }
+  InheritedDescriptor give(Descriptor descriptor) {
+    owned.push_back(std::move(descriptor));
+    return lend(owned.back().get());
+  }
+};
+
+VmProcess::VmProcess(VmContext& context, VmFolder folder, Handlers handlers)
+    : context_(context), folder_(std::move(folder)), handlers_(std::move(handlers)) {}
+
+Result<void> VmProcess::launch(const VmLaunch& launch, const OpenFiles& files, bool incoming,
+                               std::uint32_t user) {
+  record_ = LaunchRecord{launch, read_boot_id(), 0, 0, user, incoming, false};
+  if (auto done = make_folders(folder_.path, 0700); !done) return done;
+  if (context_.cgroups != nullptr) {
+    auto grouped = context_.cgroups->set(group_of(launch), limits_of(launch, context_.options));
+    if (!grouped) return wrap_error("cgroup of " + launch.vm.value, grouped.error());
+  }
+  if (auto done = spawn(files); !done) return done;
+  record_.pid = process_->pid();
+  record_.start_ticks = process_->start_ticks();
+  if (auto done = write_launch_record(folder_, record_); !done) return done;
+  return context_.guard.guard(launch.vm.value, process_->pidfd());
+}
+
+Result<void> VmProcess::spawn(const OpenFiles& files) {
+  const VmLaunch& launch = record_.launch;
+  Inherited inherited;
+  Hardware& hardware = inherited.hardware;
+  hardware.name = launch.vm.value;
+  hardware.identity = launch.identity;
+  hardware.cpus = launch.cpus;
+  hardware.memory_mib = launch.memory_mib;
+  hardware.incoming = record_.incoming;
+  if (context_.options.memory == MemoryKind::memfd) hardware.memory = MemfdMemory{};
+  add_files(files, inherited);
+  if (auto done = open_nics(inherited); !done) return done;
+  if (auto done = open_channels(inherited); !done) return done;
+  auto arguments = command_line(hardware);
+  if (!arguments) return arguments.error();
+
+  ProcessOptions options;
+  options.arguments = std::move(*arguments);
+  options.arguments.insert(options.arguments.begin(), context_.options.program);
+  options.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
+  options.descriptors = inherited.map;
+  options.output_path = folder_.log();
+  ::unlink(options.output_path.c_str());
+  if (context_.cgroups != nullptr)
+    options.cgroup_procs = context_.cgroups->procs_files(group_of(launch));
+  options.user = record_.user;
+  options.group = record_.user == 0 ? 0 : context_.options.group;
+  auto process = Process::spawn(context_.loop, options);
+  if (!process) return process.error();
+  follow(std::move(*process));
+  return {};
+}
+
+void VmProcess::add_files(const OpenFiles& files, Inherited& inherited) {
+  const VmLaunch& launch = record_.launch;
+  for (std::size_t index = 0; index < files.disks.size(); ++index) {
+    FileDisk disk;
+    for (const OpenDiskFile& file : files.disks[index]) {
+      disk.chain.push_back({inherited.lend(file.descriptor.get()), file.format});
+    }
+    inherited.hardware.disks.push_back({launch.disks[index].name, std::move(disk)});
+  }
+  if (!files.kernel.valid()) return;
+  inherited.hardware.direct_boot = true;
+  DirectBoot& boot = inherited.hardware.boot;
+  boot.kernel = inherited.lend(files.kernel.get());
+  if (files.initrd.valid()) boot.initrd = inherited.lend(files.initrd.get());
+  boot.command_line = launch.command_line;
+}
+
+Result<void> VmProcess::open_nics(Inherited& inherited) {
+  for (const LaunchNic& nic : record_.launch.nics) {
+    auto port = context_.fabric.open_port(nic);
+    if (!port) return wrap_error("port " + nic.port, port.error());
+    open_nics_.push_back(nic);
+    if (port->tap_descriptor < 0)
+      return make_error(Errc::internal, "port " + nic.port + ": no tap was opened");
+    const auto descriptor = inherited.give(Descriptor(port->tap_descriptor));
+    inherited.hardware.nics.push_back({nic.mac, nic.mtu, TapNic{descriptor}});
+  }
+  return {};
+}
+
+Result<void> VmProcess::open_channels(Inherited& inherited) {
+  Hardware& hardware = inherited.hardware;
+  const std::pair<std::string, InheritedDescriptor*> sockets[] = {
+      {folder_.qmp(), &hardware.qmp},
+      {folder_.heartbeat(), &hardware.heartbeat},
+      {folder_.guest_agent(), &hardware.guest_agent}};
+  for (const auto& [path, place] : sockets) {
+    auto socket = listen_unix(path);
+    if (!socket) return socket.error();
+    *place = inherited.give(std::move(*socket));
+  }
+  const std::string path = folder_.console();
+  Descriptor console(::open(path.c_str(), O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600));
+  if (!console.valid()) return errno_error("open " + path, errno);
+  hardware.console = inherited.give(std::move(console));
+  return {};
+}
+
+void VmProcess::follow(std::unique_ptr<Process> process) {
+  process_ = std::move(process);
+  process_->on_exit([this](ProcessExit exit) {
+    qmp_open_ = false;
+    if (handlers_.exit) handlers_.exit(exit);
+  });
+}
+
+Result<void> VmProcess::adopt(const LaunchRecord& record) {
+  record_ = record;
+  open_nics_ = record.launch.nics;
+  if (record.ended || record.pid <= 0 || record.boot_id != read_boot_id()) {
+    return make_error(Errc::not_found, "the process of " + record.launch.vm.value + " has ended");
+  }
+  auto process = Process::adopt(context_.loop, static_cast<pid_t>(record.pid), record.start_ticks);
+  if (!process) return process.error();
+  follow(std::move(*process));
+  return context_.guard.guard(record.launch.vm.value, process_->pidfd());
+}
+
+void VmProcess::connect_qmp(Duration deadline, Callback<void> done) {
+  qmp_open_ = false;
+  qmp_.reset();
+  auto socket = connect_unix(folder_.qmp());
+  if (!socket) {
+    context_.loop.post(
+        [alive = std::weak_ptr<int>(alive_), done = std::move(done), why = socket.error()] {
+          if (!alive.expired()) done(why);
+        });
+    return;
+  }
+  qmp_ = std::make_unique<QmpClient>(
+      context_.loop, std::make_unique<QmpSocket>(context_.loop, std::move(*socket)));
+  qmp_->set_correlation(record_.launch.correlation);
+  qmp_->on_event([this](const QmpEvent& event) {
+    if (handlers_.event) handlers_.event(event);
+  });
+  qmp_->on_closed([this](const Error& why) {
+    qmp_open_ = false;
+    if (handlers_.qmp_lost) handlers_.qmp_lost(why);
+  });
+  qmp_->open(deadline, [this, done = std::move(done)](Result<void> opened) {
+    qmp_open_ = opened.ok();
+    done(std::move(opened));
+  });
+}
+
+void VmProcess::kill() {
+  if (process_ != nullptr) process_->signal(SIGKILL);
+}
+
+void VmProcess::release() {
+  qmp_open_ = false;
+  context_.guard.release(record_.launch.vm.value);
+  for (const LaunchNic& nic : open_nics_) {
+    const auto closed = context_.fabric.close_port(nic);
+    if (!closed) log_line(LogLevel::warning, "qemu", closed.error().text());
+  }
+  open_nics_.clear();
+  for (const std::string& path : {folder_.qmp(), folder_.heartbeat(), folder_.guest_agent()}) {
+    ::unlink(path.c_str());
+  }
+  record_.ended = true;
+  if (record_.pid > 0) {
+    const auto written = write_launch_record(folder_, record_);
+    if (!written) log_line(LogLevel::warning, "qemu", written.error().text());
+  }
+  if (context_.cgroups != nullptr) {
+    remove_group_later(context_.loop, context_.cgroups, group_of(record_.launch), kGroupAttempts);
+  }
+}
+
+Result<void> VmProcess::change_limits(const VmLaunch& launch) {
+  if (context_.cgroups == nullptr) return {};
+  return context_.cgroups->set(group_of(launch), limits_of(launch, context_.options));
+}
+
+Result<CgroupUsage> VmProcess::usage() const {
+  if (context_.cgroups == nullptr) return make_error(Errc::unsupported, "no cgroups");
+  return context_.cgroups->usage(group_of(record_.launch));
+}
+
+std::string VmProcess::log_tail() const {
+  auto text = read_file(folder_.log());
+  if (!text) return {};
+  while (!text->empty() && text->back() == '\n') text->pop_back();
+  return text->size() > 2000 ? text->substr(text->size() - 2000) : *text;
+}
+
+Result<void> VmProcess::mark_incoming(bool incoming) {
+  record_.incoming = incoming;
+  return write_launch_record(folder_, record_);
+}
+
+}  // namespace virga

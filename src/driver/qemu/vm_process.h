@@ -1,0 +1,78 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "driver/qemu/hardware.h"
+#include "driver/qemu/qmp_client.h"
+#include "driver/qemu/vm_context.h"
+#include "driver/qemu/vm_files.h"
+#include "edge/process.h"
+
+namespace virga {
+
+/// One QEMU process with all that belongs to it on this host: folder, cgroup, taps, guard and QMP connection.
+/// Knows nothing of what its guest does. Loop thread only.
+class VmProcess {
+ public:
+  struct Handlers {
+    std::function<void(const QmpEvent&)> event;
+    std::function<void(const Error&)> qmp_lost;  ///< QEMU may live on
+    std::function<void(ProcessExit)> exit;       ///< once
+  };
+
+  VmProcess(VmContext& context, VmFolder folder, Handlers handlers);
+
+  /// Makes group and taps, starts QEMU with its processors stopped, hands it to the guard and writes the record. A
+  /// process that came into being is followed even when a later step fails: end it, and wait for `exit`.
+  Result<void> launch(const VmLaunch& launch, const OpenFiles& files, bool incoming,
+                      std::uint32_t user);
+
+  /// Takes over a QEMU that an earlier agent started. Errors: not_found (it has ended).
+  Result<void> adopt(const LaunchRecord& record);
+
+  /// (Re)connects QMP; handlers get events from then on.
+  void connect_qmp(Duration deadline, Callback<void> done);
+
+  /// nullptr while not connected.
+  QmpClient* qmp() { return qmp_open_ ? qmp_.get() : nullptr; }
+
+  bool exists() const { return process_ != nullptr; }
+  void kill();
+
+  /// Frees what belonged to a process that has ended.
+  void release();
+
+  Result<void> change_limits(const VmLaunch& launch);
+  Result<CgroupUsage> usage() const;
+
+  /// Last lines of QEMU's own messages.
+  std::string log_tail() const;
+
+  const VmFolder& folder() const { return folder_; }
+  const LaunchRecord& record() const { return record_; }
+  Result<void> mark_incoming(bool incoming);
+
+ private:
+  struct Inherited;
+
+  Result<void> spawn(const OpenFiles& files);
+  Result<void> open_nics(Inherited& inherited);
+  Result<void> open_channels(Inherited& inherited);
+  void add_files(const OpenFiles& files, Inherited& inherited);
+  void follow(std::unique_ptr<Process> process);
+
+  VmContext& context_;
+  VmFolder folder_;
+  Handlers handlers_;
+  LaunchRecord record_;
+  std::unique_ptr<Process> process_;
+  std::unique_ptr<QmpClient> qmp_;
+  bool qmp_open_ = false;
+  std::vector<LaunchNic> open_nics_;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+}  // namespace virga

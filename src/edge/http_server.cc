@@ -1,0 +1,133 @@
+#include "edge/http.h"
+
+#include <fmt/format.h>
+
+#include <boost/asio/basic_socket_acceptor.hpp>
+
+#include "base/log.h"
+#include "edge/http_connection.h"
+#include "edge/socket_options.h"
+
+namespace virga {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+using boost::system::error_code;
+
+constexpr std::size_t kCrowdMax = 64;  // connections over the limit that are still told so
+constexpr Duration kAcceptPause = milliseconds(100);
+constexpr int kBacklog = 4096;
+
+class Server final : public HttpServer {
+ public:
+  Server(AsioLoop& loop, HttpServerOptions options, Handler handler)
+      : thread_(std::make_shared<IoThread>()), state_(std::make_shared<HttpServerState>(loop)) {
+    state_->options = std::move(options);
+    state_->thread = thread_;
+    state_->handler = std::make_shared<Handler>(std::move(handler));
+  }
+
+  ~Server() override {
+    *state_->alive = false;
+    thread_->stop();
+    state_->handler.reset();
+    acceptor_.reset();
+    pause_.reset();
+  }
+
+  Result<void> open();
+  std::uint16_t port() const override { return port_; }
+
+ private:
+  using Acceptor = asio::basic_socket_acceptor<tcp, asio::io_context::executor_type>;
+  using Pause = asio::basic_waitable_timer<std::chrono::steady_clock,
+                                           asio::wait_traits<std::chrono::steady_clock>,
+                                           asio::io_context::executor_type>;
+
+  error_code bind(const tcp::endpoint& endpoint);
+  void accept();
+  void on_accepted(const error_code& error, ByteStream::Socket socket);
+
+  std::shared_ptr<IoThread> thread_;
+  std::shared_ptr<HttpServerState> state_;
+  std::optional<Acceptor> acceptor_;
+  std::optional<Pause> pause_;
+  std::uint16_t port_ = 0;
+};
+
+error_code Server::bind(const tcp::endpoint& endpoint) {
+  error_code error;
+  acceptor_->open(endpoint.protocol(), error);
+  if (!error) acceptor_->set_option(Acceptor::reuse_address(true), error);
+  if (!error) acceptor_->bind(endpoint, error);
+  if (!error) acceptor_->listen(kBacklog, error);
+  // Linux hands these down to every accepted socket.
+  if (!error) {
+    set_link_options(acceptor_->native_handle(), state_->options.user_timeout,
+                     state_->options.idle_deadline);
+    port_ = acceptor_->local_endpoint(error).port();
+  }
+  return error;
+}
+
+Result<void> Server::open() {
+  const HttpServerOptions& options = state_->options;
+  const std::string what = fmt::format("listen on {}:{}", options.address, options.port);
+  if (!options.tls.empty()) {
+    auto tls = make_tls_context(options.tls, TlsSide::server, options.client_certificate_required);
+    if (!tls) return wrap_error(what, tls.error());
+    state_->tls = *std::move(tls);
+  } else if (options.client_certificate_required) {
+    return make_error(Errc::invalid, what + ": client certificates are required but there is no TLS");
+  }
+  error_code error;
+  const auto address = asio::ip::make_address(options.address, error);
+  if (error) return make_error(Errc::invalid, what + ": that is no IP address");
+  acceptor_.emplace(thread_->context());
+  pause_.emplace(thread_->context());
+  error = bind({address, options.port});
+  if (error) {
+    const bool taken = error == asio::error::address_in_use;
+    return make_error(taken ? Errc::conflict : Errc::invalid, what + ": " + error.message());
+  }
+  thread_->post([this] { accept(); });
+  return {};
+}
+
+void Server::accept() {
+  acceptor_->async_accept(thread_->context().get_executor(),
+                          [this](const error_code& error, ByteStream::Socket socket) {
+                            on_accepted(error, std::move(socket));
+                          });
+}
+
+void Server::on_accepted(const error_code& error, ByteStream::Socket socket) {
+  if (error == asio::error::operation_aborted) return;
+  if (error == asio::error::no_descriptors || error == asio::error::no_memory ||
+      error == boost::system::errc::too_many_files_open_in_system) {
+    log_line(LogLevel::warning, "http", "accept a connection: " + error.message());
+    pause_->expires_after(kAcceptPause);
+    pause_->async_wait([this](const error_code& stopped) {
+      if (!stopped) accept();
+    });
+    return;
+  }
+  const std::size_t open = state_->connections;
+  const std::size_t limit = state_->options.connections_max;
+  if (!error && open < limit + kCrowdMax) {
+    std::make_shared<HttpConnection>(state_, std::move(socket), open >= limit)->start();
+  }
+  accept();
+}
+
+}  // namespace
+
+Result<std::unique_ptr<HttpServer>> HttpServer::listen(AsioLoop& loop, HttpServerOptions options,
+                                                       Handler handler) {
+  auto server = std::make_unique<Server>(loop, std::move(options), std::move(handler));
+  if (auto done = server->open(); !done) return done.error();
+  return std::unique_ptr<HttpServer>(std::move(server));
+}
+
+}  // namespace virga

@@ -1,0 +1,50 @@
+#pragma once
+
+#include <string>
+
+#include "base/result.h"
+#include "image/image_build.h"
+
+namespace virga {
+
+struct ImageImportOptions {
+  std::string source_path;    ///< a regular file: qcow2 (version 2 or 3) or a raw disk
+  std::string images_folder;  ///< "<shared>/images"
+  std::string name;           ///< see check_name; the image appears as <images_folder>/<name>
+  std::string sha256;         ///< of the source file, 64 hexadecimal digits; empty = not checked
+  Mib size_mib_max{40 *
+                   1024};  ///< quota: neither the file nor the disk that it describes may be larger
+  Duration probe_deadline = seconds(60);  ///< for each of the probes of qemu-img
+};
+
+/// Takes a disk image over: copies it beside its place (the source is read once and never trusted again), checks the
+/// copy and publishes it by rename as disk.qcow2 or disk.raw with manifest.json; on any error nothing is left.
+///
+/// Refused: what is neither format or is shorter than its own tables say, what has a backing file, an external data
+/// file or an encryption header, what is marked dirty or corrupt, what `qemu-img check` finds broken (leaked clusters
+/// alone are accepted), what exceeds the quota, what does not match `sha256`, and names that are taken.
+/// The header is judged here first, so that qemu-img never opens a file that an image names; qemu-img then runs in a
+/// child without privileges (user nobody where this process is root) and without files to write, with 1 GiB of
+/// address space, 30 s of processor time and a deadline.
+///
+/// Blocking; reads and writes the whole file. Errors: not_found, invalid (broken, refused kind, checksum), exhausted
+/// (quota, disk full), conflict (name), timeout (probe).
+Result<ImageManifest> import_image(const ImageImportOptions& options);
+
+struct SeedOptions {
+  std::string instance_id;  ///< a change makes cloud-init run its first-boot steps again
+  std::string host_name;
+  std::string user_data;       ///< "#cloud-config\n..." or a script
+  std::string network_config;  ///< cloud-init's version 2 YAML; empty = the guest asks by DHCP
+};
+
+/// A NoCloud seed for cloud images: an ISO 9660 file system labelled `cidata` with meta-data, user-data and
+/// network-config. To be attached as a read-only disk. Errors: invalid (line breaks in id or name).
+/// Source: cloudinit.readthedocs.io, NoCloud data source.
+Result<std::string> make_seed_iso(const SeedOptions& options);
+
+/// network-config for one card: a fixed address with prefix length and, when not empty, a gateway.
+std::string seed_network_config(const std::string& mac, const std::string& address,
+                                const std::string& gateway);
+
+}  // namespace virga

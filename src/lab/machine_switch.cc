@@ -1,0 +1,127 @@
+#include "lab/machine_switch.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+
+#include "base/log.h"
+#include "base/reflect.h"
+#include "edge/file.h"
+#include "lab/lab_client.h"
+
+namespace virga {
+
+namespace {
+
+constexpr int kKillPassesMax = 2000;
+constexpr Duration kKillPassEvery = milliseconds(5);
+
+}  // namespace
+
+Result<std::unique_ptr<CgroupMachine>> CgroupMachine::open(AsioLoop& loop,
+                                                           const CgroupMachineOptions& options) {
+  std::unique_ptr<CgroupMachine> made(new CgroupMachine(loop, options));
+  if (options.watchdog_path.empty()) return made;
+  // Open for writing as well, so that a leash that goes away is no end of file.
+  made->watchdog_ =
+      Descriptor(::open(options.watchdog_path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
+  if (!made->watchdog_.valid()) {
+    return make_error(errno == ENOENT ? Errc::not_found : Errc::denied,
+                      "open the watchdog's pipe " + options.watchdog_path + ": " + strerror(errno));
+  }
+  loop.watch_descriptor(made->watchdog_.get(),
+                        [machine = made.get()] { machine->read_watchdog(); });
+  return made;
+}
+
+CgroupMachine::CgroupMachine(AsioLoop& loop, const CgroupMachineOptions& options)
+    : loop_(loop),
+      options_(options),
+      cgroup_(options.cgroup),
+      killing_(loop),
+      watchdog_timer_(loop) {}
+
+CgroupMachine::~CgroupMachine() {
+  if (watchdog_.valid()) loop_.forget_descriptor(watchdog_.get());
+}
+
+MachinePower CgroupMachine::power() {
+  return cgroup_.processes().empty() ? MachinePower::off : MachinePower::on;
+}
+
+// The switch's position first: whoever starts a program for the host looks at it before.
+void CgroupMachine::force_off() {
+  watchdog_timer_.cancel();
+  if (auto done = write_power_switch(options_.power_path, MachinePower::off); !done) {
+    log_line(LogLevel::error, "bmc", done.error().text());
+  }
+  kill_until_empty(kKillPassesMax);
+}
+
+void CgroupMachine::kill_until_empty(int passes_left) {
+  if (cgroup_.processes().empty()) return tell_lab(LabRequestKind::powered_off);
+  if (passes_left == 0) {
+    return log_line(LogLevel::error, "bmc", options_.host + ": processes survive SIGKILL");
+  }
+  cgroup_.kill_all();
+  killing_.set_after(kKillPassEvery, [this, passes_left] { kill_until_empty(passes_left - 1); });
+}
+
+Result<void> CgroupMachine::switch_on() {
+  killing_.cancel();
+  LabRequest request;
+  request.kind = LabRequestKind::power_on;
+  request.host = options_.host;
+  auto done = call_lab(options_.instance, request);
+  return done ? Result<void>() : Result<void>(done.error());
+}
+
+void CgroupMachine::tell_lab(LabRequestKind kind) {
+  LabRequest request;
+  request.kind = kind;
+  request.host = options_.host;
+  if (auto done = call_lab(options_.instance, request); !done) {
+    log_line(LogLevel::warning, "bmc", done.error().text());
+  }
+}
+
+BmcMode CgroupMachine::mode() { return read_bmc_mode(options_.mode_path); }
+
+void CgroupMachine::read_watchdog() {
+  char bytes[256];
+  const ssize_t got = read(watchdog_.get(), bytes, sizeof bytes);
+  if (got <= 0) return;
+  if (bytes[got - 1] == 'V') return watchdog_timer_.cancel();
+  watchdog_timer_.set_after(options_.watchdog_ms, [this] {
+    if (power() == MachinePower::off) return;
+    log_line(LogLevel::warning, "bmc",
+             options_.host + ": the watchdog was not fed for " +
+                 std::to_string(to_ms(options_.watchdog_ms)) + " ms, switching the host off");
+    force_off();
+  });
+}
+
+MachinePower read_power_switch(const std::string& path) {
+  std::ifstream file(path);
+  std::string word;
+  file >> word;
+  return word == "off" ? MachinePower::off : MachinePower::on;
+}
+
+Result<void> write_power_switch(const std::string& path, MachinePower power) {
+  return write_file_atomically(path, std::string(enum_name(power)) + "\n");
+}
+
+BmcMode read_bmc_mode(const std::string& path) {
+  std::ifstream file(path);
+  std::string word;
+  file >> word;
+  BmcMode mode = BmcMode::answers;
+  boost::describe::enum_from_string(word.c_str(), mode);
+  return mode;
+}
+
+}  // namespace virga

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <string>
+
+#include "edge/asio_loop.h"
+#include "edge/process.h"
+#include "lab/bmc_service.h"
+#include "lab/cgroup.h"
+
+namespace virga {
+
+struct CgroupMachineOptions {
+  std::string host;           ///< "host-1"
+  std::string instance;       ///< whose lab starts the host again
+  std::string cgroup;         ///< holds all of the host's processes
+  std::string power_path;     ///< file with "on" or "off": the position of the switch
+  std::string mode_path;      ///< file with a BmcMode; missing = answers
+  std::string watchdog_path;  ///< pipe that the host's leash feeds; empty = none
+  Duration watchdog_ms = seconds(10);
+};
+
+/// The power of a lab host: on as long as one process of it exists.
+///
+/// It is the host's watchdog too, as a real BMC is: armed by the first byte that the host writes, disarmed by 'V',
+/// and when nothing came for `watchdog_ms`, the host is switched off. So a host that is frozen as a whole, with its
+/// leash, still stops before its lease counts as a proof.
+class CgroupMachine final : public MachineSwitch {
+ public:
+  /// Errors: not_found, denied (the pipe).
+  static Result<std::unique_ptr<CgroupMachine>> open(AsioLoop& loop,
+                                                     const CgroupMachineOptions& options);
+  ~CgroupMachine() override;
+
+  MachinePower power() override;
+  void force_off() override;
+  Result<void> switch_on() override;
+  BmcMode mode() override;
+
+ private:
+  CgroupMachine(AsioLoop& loop, const CgroupMachineOptions& options);
+  void kill_until_empty(int passes_left);
+  void read_watchdog();
+  void tell_lab(LabRequestKind kind);
+
+  AsioLoop& loop_;
+  CgroupMachineOptions options_;
+  LabCgroup cgroup_;
+  Descriptor watchdog_;
+  Timer killing_;
+  Timer watchdog_timer_;
+};
+
+/// The switch's position as the file says; "on" unless it says "off".
+MachinePower read_power_switch(const std::string& path);
+
+/// Errors: exhausted, denied.
+Result<void> write_power_switch(const std::string& path, MachinePower power);
+
+/// "answers" unless the file names another mode.
+BmcMode read_bmc_mode(const std::string& path);
+
+}  // namespace virga

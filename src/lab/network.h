@@ -1,0 +1,95 @@
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/result.h"
+#include "lab/lab_protocol.h"
+
+namespace virga {
+
+/// Names and addresses of one lab, all made from its instance and address prefix, so that they are found again.
+struct LabPlan {
+  std::string instance;  ///< at most 8 characters
+  std::string prefix =
+      "10.77";  ///< PREFIX.0 management, .1 storage, .2 tenant, .3 BMCs; each a /24
+  int hosts = 3;
+
+  std::string switch_namespace() const { return "vg-" + instance + "-sw"; }
+  std::string bmc_namespace() const { return "vg-" + instance + "-bmc"; }
+  std::string client_namespace() const { return "vg-" + instance + "-client"; }
+  std::string host_namespace(int index) const {
+    return "vg-" + instance + "-h" + std::to_string(index);
+  }
+  std::string server_link() const { return "vg-" + instance + "-m"; }  ///< in the root namespace
+  std::string bmc_link() const { return "vg-" + instance + "-b"; }     ///< likewise
+  std::string server_address() const { return prefix + ".0.1"; }
+  std::string management_address(int index) const { return address(0, 10 + index); }
+  std::string storage_address(int index) const { return address(1, 10 + index); }
+  std::string tenant_address(int index) const { return address(2, 10 + index); }
+  std::string bmc_address(int index) const { return address(3, 10 + index); }
+  std::string client_address() const { return address(2, 250); }
+
+ private:
+  std::string address(int network, int last) const {
+    return prefix + "." + std::to_string(network) + "." + std::to_string(last);
+  }
+};
+
+/// The lab's cables and switches: a namespace with one bridge a network; hosts, BMCs and the client in namespaces of
+/// their own. Only two links stand in the root namespace: the server's on the management network and on the BMCs'.
+///
+/// By ip(8) and nft(8): a few tens of milliseconds a call, blocking. Errors: denied, unsupported (program missing),
+/// internal (the program's words).
+class LabNetwork {
+ public:
+  static constexpr int kHostsMax = 64;
+
+  explicit LabNetwork(LabPlan plan) : plan_(std::move(plan)) {}
+
+  const LabPlan& plan() const { return plan_; }
+
+  /// The first of 10.77, 10.78 ... 10.99 that no address and no route of the root namespace touches.
+  static Result<std::string> free_prefix();
+
+  /// Switches, the two links of the root namespace, the BMCs' and the client's namespace.
+  Result<void> create();
+
+  /// A host as it is after power-on: fresh namespace and links, nothing of the boot before. Cuts stay in force.
+  Result<void> plug_host(int index);
+
+  /// Takes the cables out at once; the host's own end sees the carrier go.
+  Result<void> cut_all(int index);
+
+  /// Ends the host's namespace with all that its kernel held: sockets, taps, bridges.
+  Result<void> unplug_host(int index);
+
+  /// Cuts or mends; `one_way` loses only frames to the host.
+  Result<void> set_cut(int index, LabNetworkName network, bool cut);
+  Result<void> set_one_way(int index, LabNetworkName network, bool cut);
+  std::vector<std::string> cuts(int index) const { return names(cut_, index); }
+  std::vector<std::string> one_ways(int index) const { return names(one_way_, index); }
+
+  /// A VXLAN end point of the client in tenant network `vni`. It sends each frame to all hosts, so that it finds a
+  /// guest wherever it has moved. Idempotent; returns the device.
+  Result<std::string> attach_client(std::uint32_t vni, const std::string& address);
+
+  /// Removes all namespaces and links of the instance; what is not there counts as removed.
+  static Result<void> remove_all(const std::string& instance);
+
+ private:
+  using Ports = std::set<std::pair<int, LabNetworkName>>;
+  static std::vector<std::string> names(const Ports& ports, int index);
+  Result<void> apply_one_way() const;
+
+  LabPlan plan_;
+  Ports cut_;
+  Ports one_way_;
+};
+
+/// An open descriptor of a named network namespace; the caller closes it. Errors: not_found.
+Result<int> open_namespace(const std::string& name);
+
+}  // namespace virga

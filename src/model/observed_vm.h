@@ -1,0 +1,32 @@
+#pragma once
+
+#include <boost/describe.hpp>
+#include <string>
+#include <string_view>
+
+#include "model/vm.h"
+
+namespace virga {
+
+/// How health_reason begins for failures that only a restart of the guest cures.
+inline constexpr std::string_view kGuestPanicked = "guest panicked";
+inline constexpr std::string_view kWatchdogExpired = "watchdog expired";
+
+/// What really exists on this host for one VM.
+struct ObservedVm {
+  VmId vm;
+  Epoch epoch;
+  VmPower power = VmPower::stopped;
+  bool incoming = false;  ///< waits for a live migration; has never run
+  bool postmigrate = false;  ///< its state has left in a live migration; stopped for ever unless resumed
+  VmHealth health = VmHealth::unknown;
+  std::string health_reason;       ///< "guest panicked", "disk root: no space left"
+  Duration heartbeat_age_ms{-1};   ///< since the guest's last sign of life; negative = never
+  Millicores cpu_millicores_used;  ///< over the last second
+  Mib memory_mib_used;             ///< resident
+};
+BOOST_DESCRIBE_STRUCT(ObservedVm, (),
+                      (vm, epoch, power, incoming, postmigrate, health, health_reason,
+                       heartbeat_age_ms, cpu_millicores_used, memory_mib_used))
+
+}  // namespace virga

@@ -1,0 +1,265 @@
+#include <set>
+
+#include "server/api/api_fixture.h"
+
+namespace virga::test {
+namespace {
+
+class Vms : public ApiTest {
+ protected:
+  /// As the controllers would have it: the VM runs on host-1 of two.
+  void make_running_vm() {
+    make_house();
+    for (const char* name : {"host-1", "host-2"}) {
+      Host host;
+      host.meta.name = name;
+      host.spec.cluster = ClusterId("lab");
+      host.status.health = HostHealth::alive;
+      host.status.boot_id = "boot-of-" + std::string(name);
+      put(host, keys::of(host.id()));
+    }
+    ASSERT_EQ(call("POST", "/v1/vms", vm_body("web")).status, 202);
+    Vm vm = *view.vms.find(VmId("acme/web"));
+    vm.status.power = VmPower::running;
+    vm.status.host = HostId("host-1");
+    put(vm, keys::of(vm.id()));
+  }
+
+  const Vm& web() { return *view.vms.find(VmId("acme/web")); }
+};
+
+TEST_F(Vms, F_B11_a_vm_is_accepted_with_its_ports_and_addresses_in_one_commit) {
+  make_house();
+  const Revision before = view.revision;
+  const auto made = call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"web"},"spec":{"image":"tiny",
+      "cpus":2,"memory_mib":256,"nics":[{"network":"front"},{"network":"front"}]}})");
+  ASSERT_EQ(made.status, 202) << made.body;
+  EXPECT_EQ(made.headers.at("location"), "/v1/vms/acme/web");
+  EXPECT_EQ(view.revision, before + 1);
+  const Port* first = view.ports.find(PortId("acme/web-0"));
+  const Port* second = view.ports.find(PortId("acme/web-1"));
+  ASSERT_TRUE(first != nullptr && second != nullptr);
+  EXPECT_EQ(first->spec.address, "10.50.0.10/16");
+  EXPECT_EQ(second->spec.address, "10.50.0.11/16");
+  EXPECT_TRUE(first->spec.mac.starts_with("52:54:00:"));
+  EXPECT_NE(first->spec.mac, second->spec.mac);
+  EXPECT_EQ(view.ports_of(VmId("acme/web")).size(), 2U);
+  EXPECT_EQ(view.keys_of(VmId("acme/web")).size(), 5U);
+  EXPECT_EQ(count_keys("address/acme/front/"), 2U);
+}
+
+TEST_F(Vms, F_B11_the_lowest_free_address_is_taken_also_after_a_removal) {
+  make_house();
+  for (int i = 0; i < 4; ++i)
+    ASSERT_EQ(call("POST", "/v1/vms", vm_body("vm-" + std::to_string(i))).status, 202);
+  std::vector<Write> removal;
+  for (const std::string& key : view.keys_of(VmId("acme/vm-1")))
+    removal.push_back({key, std::nullopt});
+  bool done = false;
+  store.commit({}, removal, [&](Result<CommitOutcome>) { done = true; });
+  ASSERT_TRUE(loop.run_until_true([&] { return done; }, seconds(5)));
+  ASSERT_EQ(call("POST", "/v1/vms", vm_body("again")).status, 202);
+  EXPECT_EQ(view.ports.find(PortId("acme/again-0"))->spec.address, "10.50.0.11/16");
+}
+
+TEST_F(Vms, F_B11_an_address_whose_key_was_left_behind_does_not_stop_creations) {
+  make_house();
+  bool done = false;
+  store.commit({}, {{"address/acme/front/10.50.0.10", "acme/ghost-0"}},
+               [&](Result<CommitOutcome>) { done = true; });
+  ASSERT_TRUE(loop.run_until_true([&] { return done; }, seconds(5)));
+  const auto made = call("POST", "/v1/vms", vm_body("web"));
+  ASSERT_EQ(made.status, 202) << made.body;
+  EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.address, "10.50.0.11/16");
+}
+
+TEST_F(Vms, F_B11_a_full_network_is_said_to_be_full) {
+  make_house();
+  ASSERT_EQ(call("POST", "/v1/networks",
+                 R"({"meta":{"tenant":"acme","name":"small"},"spec":{"subnet":"10.9.0.0/29"}})").status, 201);
+  const std::string nics = R"({"network":"small"},{"network":"small"},{"network":"small"},{"network":"small"})";
+  const auto body = [&](const std::string& name, const std::string& more) {
+    return R"({"meta":{"tenant":"acme","name":")" + name + R"("},"spec":{"image":"tiny","nics":[)" + nics + more + "]}}";
+  };
+  EXPECT_EQ(call("POST", "/v1/vms", body("a", R"(,{"network":"small"})")).status, 202);
+  const auto full = call("POST", "/v1/vms", body("b", ""));
+  EXPECT_EQ(full.status, 507) << full.body;
+  EXPECT_EQ(text_at(parsed(full), "code"), "exhausted");
+  EXPECT_EQ(count_keys("address/acme/small/"), 5U) << "nothing of the refused VM is left";
+}
+
+TEST_F(Vms, F_B11_a_thousand_parallel_creations_do_not_yield_one_error) {
+  make_house();
+  MemoryStoreOptions slow;
+  slow.commit_delay_min = milliseconds(1);
+  slow.commit_delay_max = milliseconds(20);
+  store.set_options(slow);
+  std::vector<std::shared_ptr<RecordedReply>> replies;
+  for (int i = 0; i < 1000; ++i)
+    replies.push_back(start("POST", "/v1/vms", vm_body("vm-" + std::to_string(i))));
+  const Instant began = loop.now();
+  ASSERT_TRUE(loop.run_until_true(
+      [&] {
+        return std::all_of(replies.begin(), replies.end(),
+                           [](const auto& reply) { return reply->answers == 1; });
+      },
+      seconds(60)));
+  EXPECT_LT(loop.now() - began, seconds(5)) << "200/s in virtual time";
+  std::map<int, int> by_status;
+  for (const auto& reply : replies) ++by_status[reply->response.status];
+  EXPECT_EQ(by_status, (std::map<int, int>{{202, 1000}})) << replies.front()->response.body;
+  loop.run_for(seconds(1));
+  std::set<std::string> addresses;
+  std::set<std::string> macs;
+  for (const auto& [id, port] : view.ports.all()) {
+    addresses.insert(port->spec.address);
+    macs.insert(port->spec.mac);
+  }
+  EXPECT_EQ(addresses.size(), 1000U);
+  EXPECT_EQ(macs.size(), 1000U);
+  EXPECT_TRUE(addresses.contains("10.50.0.10/16"));
+  EXPECT_TRUE(addresses.contains("10.50.3.241/16")) << "no address was skipped";
+}
+
+TEST_F(Vms, F_B11_unknown_outcomes_of_the_store_are_resolved_by_reading_again) {
+  make_house();
+  MemoryStoreOptions faults;
+  faults.unknown_done_per_million = 250'000;
+  faults.unknown_lost_per_million = 250'000;
+  store.set_options(faults);
+  for (int i = 0; i < 100; ++i) {
+    const std::string name = "vm-" + std::to_string(i);
+    const auto made = call("POST", "/v1/vms", vm_body(name));
+    ASSERT_EQ(made.status, 202) << made.body;
+    ASSERT_NE(view.vms.find(VmId("acme/" + name)), nullptr);
+    ASSERT_EQ(call("POST", "/v1/vms/acme/" + name + "/stop").status, 202);
+    ASSERT_EQ(view.vms.find(VmId("acme/" + name))->spec.power, DesiredPower::stopped);
+    ASSERT_EQ(view.vms.find(VmId("acme/" + name))->meta.generation, 2U) << "done once";
+  }
+  EXPECT_EQ(view.ports.size(), 100U);
+  EXPECT_EQ(outbox().size(), 203U) << "each change is told once";
+}
+
+TEST_F(Vms, F_B11_changes_that_meet_are_planned_again_and_none_is_lost) {
+  make_running_vm();
+  std::vector<std::shared_ptr<RecordedReply>> replies;
+  for (int i = 0; i < 10; ++i) {
+    replies.push_back(start("PATCH", "/v1/vms/acme/web",
+                            R"({"meta":{"labels":{"l)" + std::to_string(i) + R"(":"x"}}})"));
+  }
+  loop.run_for(seconds(5));
+  for (const auto& reply : replies) EXPECT_EQ(reply->response.status, 202) << reply->response.body;
+  EXPECT_EQ(web().meta.labels.size(), 10U);
+  EXPECT_EQ(web().status.host, HostId("host-1")) << "the controllers' part is kept";
+}
+
+TEST_F(Vms, F_B11_power_restart_and_delete_write_desired_state_and_answer_202) {
+  make_running_vm();
+  const auto stopped = call("POST", "/v1/vms/acme/web/stop");
+  EXPECT_EQ(stopped.status, 202);
+  EXPECT_EQ(stopped.headers.at("location"), "/v1/vms/acme/web");
+  EXPECT_EQ(web().spec.power, DesiredPower::stopped);
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/stop").headers.count("x-virga-unchanged"), 1U);
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/start").status, 202);
+  EXPECT_EQ(web().spec.power, DesiredPower::running);
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/restart").status, 202);
+  EXPECT_TRUE(web().spec.restart);
+  EXPECT_EQ(call("DELETE", "/v1/vms/acme/web").status, 202);
+  EXPECT_TRUE(web().meta.deleting_at.has_value()) << "controllers clean up";
+  EXPECT_EQ(call("DELETE", "/v1/vms/acme/web").status, 202) << "again is no error";
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/start").status, 409);
+  EXPECT_EQ(call("POST", "/v1/vms/acme/nobody/start").status, 404);
+}
+
+TEST_F(Vms, A1_11_F_B9_a_move_is_asked_for_by_naming_the_host_and_refused_with_reasons) {
+  make_running_vm();
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-2"})").status, 202);
+  EXPECT_EQ(web().spec.move_to, HostId("host-2"));
+  const auto there = call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-1"})");
+  EXPECT_EQ(there.status, 409);
+  EXPECT_EQ(text_at(parsed(there), "field"), "host");
+  EXPECT_EQ(call("POST", "/v1/hosts/host-2/maintenance").status, 200);
+  const auto maintenance = call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-2"})");
+  EXPECT_EQ(maintenance.status, 409);
+  const json::object refused = parsed(maintenance);
+  ASSERT_EQ(refused.at("reasons").as_array().size(), 2U);
+  EXPECT_EQ(json::serialize(refused.at("reasons")),
+            R"([{"candidate":"host host-1","reason":"the VM is there"},)"
+            R"({"candidate":"host host-2","reason":"is in maintenance"}])");
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-9"})").status, 404);
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/migrate", R"({"host":7})").status, 400);
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/migrate", R"({"hst":"host-2"})").status, 400);
+  EXPECT_EQ(call("POST", "/v1/hosts/host-2/activate").status, 200);
+  EXPECT_FALSE(view.hosts.find(HostId("host-2"))->spec.maintenance);
+}
+
+TEST_F(Vms, F_B11_a_put_keeps_the_operators_commands_and_what_never_changes) {
+  make_running_vm();
+  ASSERT_EQ(call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-2"})").status, 202);
+  EXPECT_EQ(call("PUT", "/v1/vms/acme/web", vm_body("web", R"(,"memory_mib":512)")).status, 202);
+  EXPECT_EQ(web().spec.move_to, HostId("host-2"));
+  EXPECT_EQ(web().spec.memory_mib.value, 512);
+  EXPECT_EQ(web().status.host, HostId("host-1"));
+  const auto moved = call("PATCH", "/v1/vms/acme/web", R"({"spec":{"nics":[]}})");
+  EXPECT_EQ(moved.status, 400);
+  EXPECT_EQ(text_at(parsed(moved), "field"), "spec.nics");
+}
+
+TEST_F(Vms, A1_13_F_B11_another_tenants_cluster_image_and_network_are_refused) {
+  make_house();
+  ASSERT_EQ(call("POST", "/v1/clusters",
+                 R"({"meta":{"name":"zeta-own","tenant":"zeta"},"spec":{"shared_directory":"/z"}})").status, 201);
+  ASSERT_EQ(call("POST", "/v1/images", R"({"meta":{"name":"zeta-os","tenant":"zeta"},"spec":{"path":"images/z"}})")
+                .status, 201);
+  ASSERT_EQ(call("POST", "/v1/networks", R"({"meta":{"name":"back","tenant":"zeta"},
+      "spec":{"cluster":"zeta-own","subnet":"10.5.0.0/24"}})").status, 201);
+  const auto cluster = call("POST", "/v1/vms", vm_body("a", R"(,"cluster":"zeta-own")"));
+  EXPECT_EQ(cluster.status, 403) << cluster.body;
+  EXPECT_EQ(text_at(parsed(cluster), "field"), "spec.cluster");
+  const auto image = call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"b"},"spec":{"image":"zeta-os"}})");
+  EXPECT_EQ(image.status, 403) << image.body;
+  const auto network = call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"c"},"spec":{"image":"tiny",
+      "nics":[{"network":"back"}]}})");
+  EXPECT_EQ(network.status, 404) << network.body;
+  const auto crossed = call("POST", "/v1/vms", R"({"meta":{"tenant":"zeta","name":"d"},"spec":{"image":"zeta-os",
+      "cluster":"lab","nics":[{"network":"back"}]}})");
+  EXPECT_EQ(crossed.status, 400) << crossed.body;
+  EXPECT_EQ(view.vms.size(), 0U);
+}
+
+TEST_F(Vms, F_B11_an_operation_is_cancelled_once_and_not_after_its_end) {
+  Operation operation;
+  operation.meta.name = "op-1";
+  operation.subject = "vm/acme/web";
+  put(operation, keys::of(operation.id()));
+  EXPECT_EQ(call("POST", "/v1/operations/op-1/cancel").status, 202);
+  EXPECT_TRUE(view.operations.find(OperationId("op-1"))->cancel_requested);
+  operation.state = OperationState::succeeded;
+  put(operation, keys::of(operation.id()));
+  EXPECT_EQ(call("POST", "/v1/operations/op-1/cancel").status, 409);
+}
+
+TEST_F(Vms, F_B7_a_person_can_vouch_for_a_silent_host_and_only_for_that_boot) {
+  make_running_vm();
+  EXPECT_EQ(call("POST", "/v1/hosts/host-1/confirm-off").status, 409) << "it is alive";
+  Host host = *view.hosts.find(HostId("host-1"));
+  host.status.health = HostHealth::dead;
+  put(host, keys::of(host.id()));
+  EXPECT_EQ(call("POST", "/v1/hosts/host-1/confirm-off").status, 200);
+  EXPECT_EQ(view.hosts.find(HostId("host-1"))->spec.confirmed_off_boot_id, "boot-of-host-1");
+}
+
+TEST_F(Vms, F_F13_a_store_with_a_full_disk_refuses_and_says_so) {
+  make_house();
+  store.disk()->full = true;
+  const auto refused = call("POST", "/v1/vms", vm_body("web"));
+  EXPECT_EQ(refused.status, 507) << refused.body;
+  EXPECT_EQ(call("GET", "/v1/networks/acme/front").status, 200) << "reading goes on";
+  store.disk()->full = false;
+  EXPECT_EQ(call("POST", "/v1/vms", vm_body("web")).status, 202);
+  EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.address, "10.50.0.10/16")
+      << "no claim is left";
+}
+
+}  // namespace
+}  // namespace virga::test
