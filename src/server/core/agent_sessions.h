@@ -33,7 +33,7 @@ struct LiveHost {
   Instant lease_end;            ///< never before the host's own
   HostReport report;
   Instant fence_not_before;     ///< next try to switch it off
-  std::uint64_t fabric_sent = 0;
+  std::size_t state_sent = 0;   ///< fingerprint of the cluster state that it was told last
 };
 
 /// Agents' sessions, their leases and their commands: admits hosts, takes reports, grants leases, carries commands.
@@ -90,6 +90,8 @@ class AgentSessions final : public HostCommands {
   bool lease_allowed(const Host& stored) const;
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
+  ClusterState state_of(const ClusterId& cluster);
+  void send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint);
 
   Loop& loop_;
   Store& store_;
