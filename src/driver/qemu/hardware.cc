@@ -16,8 +16,8 @@ constexpr int kEntropySlot = 0x3;
 constexpr int kFirstDiskSlot = 0x8;
 constexpr int kFirstNicSlot = 0x10;
 
-// Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that every
-// back end can take over from every other.
+// Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that
+// every back end can take over from every other.
 constexpr const char* kNoOffloads =
     "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,"
     "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off";

@@ -84,7 +84,8 @@ TEST(HardwareTest, F_B4_DiskChainIsNamedByDescriptorsAlone) {
   const std::string text = text_of(hardware);
   EXPECT_NE(text.find(R"(
 -add-fd fd=31,set=31
--blockdev {"driver":"file","node-name":"disk0-base1-file","filename":"/dev/fdset/31","locking":"on",)"
+-blockdev {"driver":"file","node-name":"disk0-base1-file","filename":"/dev/fdset/31",)"
+                      R"("locking":"on",)"
                       R"("read-only":true,"discard":"unmap"}
 -blockdev {"driver":"qcow2","node-name":"disk0-base1","file":"disk0-base1-file","read-only":true,)"
                       R"("discard":"unmap","backing":null}
