@@ -108,8 +108,10 @@ def break_host(cloud, namespace, addresses, how, watch_guests):
         now = cloud.vms()
         return all(now[name]["status"]["health"] == "healthy" and now[name]["status"]["epoch"] != boots[name]
                    for name in lost)
-    cloud.wait(f"VMs of {host} answer elsewhere", back, 150)
-    time.sleep(2)
+    cloud.wait(f"VMs of {host} run elsewhere", back, 150)
+    for name in lost:
+        cloud.wait(f"{name} answers HTTP", lambda name=name: cloud.http(namespace, addresses[name]), 60)
+    time.sleep(1)
     answers = first_answers(prober.stop(), addresses, began_ms)
     slowest = recovery(cloud, host, lost, began_ms, after, answers)
     return host, slowest, gone_ms

@@ -133,6 +133,15 @@ class Cloud:
     def attach_client(self, network, address):
         return self.lab("client", network, "--address", address)["namespace"]
 
+    def http(self, namespace, address):
+        """One GET from the client namespace: the guest's answer, or None."""
+        done = subprocess.run(["ip", "netns", "exec", namespace, "curl", "-s", "-m", "2", f"http://{address}/"],
+                              capture_output=True, text=True, timeout=10, check=False)
+        try:
+            return json.loads(done.stdout)
+        except json.JSONDecodeError:
+            return None
+
     def probe(self, namespace, targets, kinds="http"):
         prober = Prober(namespace, targets, kinds)
         self.probers.append(prober)

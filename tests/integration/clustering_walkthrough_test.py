@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""The walk-throughs of hypervisor clustering on real QEMU guests in the lab: three hosts, their faults, their recovery.
+
+One cloud serves all tests, in the order of their numbers; each leaves all hosts alive and all guests answering.
+VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+from cloud import Cloud  # noqa: E402
+
+MANIFEST = """
+kind: network
+meta: {name: front, tenant: acme}
+spec: {cluster: lab, subnet: 10.50.0.0/24}
+---
+kind: vm
+meta: {name: one, tenant: acme}
+spec: {cluster: lab, image: tiny, memory_mib: 128, disks: [{name: data, size_mib: 16}], nics: [{network: front}]}
+---
+kind: vm
+meta: {name: two, tenant: acme}
+spec: {cluster: lab, image: tiny, memory_mib: 128, disks: [{name: data, size_mib: 16}], nics: [{network: front}]}
+---
+kind: vm
+meta: {name: three, tenant: acme}
+spec: {cluster: lab, image: tiny, memory_mib: 128, disks: [{name: data, size_mib: 16}], nics: [{network: front}]}
+"""
+VMS = ["acme/one", "acme/two", "acme/three"]
+
+
+class Clustering(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cloud = Cloud(os.environ["VIRGA_BUILD"], "walk")
+        try:
+            cls.cloud.wait_hosts(3, 90)
+            cls.cloud.build_image(os.environ["VIRGA_PACKAGES"])
+            cls.cloud.apply(MANIFEST)
+            cls.cloud.wait_answering(VMS, 180)
+            cls.client = cls.cloud.attach_client("acme/front", "10.50.0.250/24")
+            cls.addresses = {vm: cls.cloud.address(vm) for vm in VMS}
+        except BaseException:
+            cls.cloud.close()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cloud.close()
+
+    def status(self, vm):
+        return self.cloud.vms()[vm]["status"]
+
+    def event(self, after, kind, subject):
+        found = [e for e in self.cloud.events(after) if e["kind"] == kind and e["subject"] == subject]
+        self.assertTrue(found, f"no {kind} of {subject}:\n{self.cloud.tail(25)}")
+        return found[0]
+
+    def wait_recovered(self, vm, before, deadline=120):
+        def recovered():
+            now = self.status(vm)
+            return now if now["epoch"] != before["epoch"] and now["health"] == "healthy" else None
+        now = self.cloud.wait(f"{vm} answers again", recovered, deadline)
+        self.answer(vm)
+        return now
+
+    def answer(self, vm):
+        """The guest's answer through its own address, waited for."""
+        return self.cloud.wait(f"{vm} answers HTTP", lambda: self.cloud.http(self.client, self.addresses[vm]), 60)
+
+    def assert_single_writer(self, vm):
+        answer = self.answer(vm)
+        self.assertEqual(answer["disk_foreign_writes"], 0, answer)
+
+    def test_01_A1_F2_A1_01_A1_05_A1_07_A1_10_A1_12_configurations_lie_on_shared_storage_for_every_hypervisor(self):
+        hosts = self.cloud.hosts()
+        self.assertEqual({h["status"]["health"] for h in hosts.values()}, {"alive"})
+        for vm in VMS:
+            path = os.path.join(self.cloud.data, "shared", "vms", vm, "vm.json")
+            with open(path, encoding="utf-8") as file:
+                launch = json.load(file)
+            self.assertEqual(launch["vm"], vm)
+            self.assertEqual(launch["epoch"], self.status(vm)["epoch"])
+            answer = self.answer(vm)
+            self.assertEqual(answer["name"], vm.split("/")[1])
+
+    def test_02_A1_F3_A1_02_A1_03_A1_04_A1_08_A1_14_heartbeats_go_between_hosts_guests_and_server(self):
+        for name in self.cloud.hosts():
+            seen = self.cloud.cli("host", "peers", name)
+            peers = seen["peers"] if isinstance(seen, dict) else seen
+            self.assertEqual({p["health"] for p in peers}, {"alive"}, seen)
+            self.assertEqual(len(peers), 2)
+            self.assertTrue(all(p["boot_id"] and p["free"]["memory_mib"] > 0 for p in peers), seen)
+        self.assertEqual({self.status(vm)["health"] for vm in VMS}, {"healthy"})
+
+    def test_03_A1_11_F_B9_a_guest_moves_alive_and_keeps_its_connections(self):
+        vm = VMS[0]
+        before = self.status(vm)
+        boot = self.answer(vm)["boot_id"]
+        prober = self.cloud.probe(self.client, [self.addresses[vm]], "ping,echo")
+        time.sleep(1)
+        self.cloud.cli("vm", "migrate", vm, "--wait")
+        time.sleep(2)
+        lines = {line["kind"]: line for line in prober.stop()}
+        now = self.status(vm)
+        self.assertNotEqual(now["host"], before["host"])
+        self.assertGreater(now["epoch"]["counter"], before["epoch"]["counter"])
+        self.assertEqual(self.answer(vm)["boot_id"], boot)
+        self.assertEqual(lines["echo"]["connections_lost"], 0)
+        self.assertGreater(lines["echo"]["answers"], 50)
+        self.assert_single_writer(vm)
+
+    def test_04_F_B4_F_F4_a_killed_qemu_is_restarted_in_place(self):
+        vm = VMS[1]
+        before, after = self.status(vm), self.cloud.last_event()
+        self.cloud.lab("fail", before["host"], "--how", "qemu")
+        now = self.wait_recovered(vm, before)
+        self.assertEqual(now["host"], before["host"])
+        placed = self.event(after, "vm.placed", f"vm/{vm}")
+        self.assertEqual(placed["facts"]["proof"], "agent_confirmed_stop")
+        self.cloud.wait_answering(VMS)
+
+    def test_05_F_B4_F_F2_guests_survive_a_killed_agent_which_adopts_them(self):
+        vm = VMS[2]
+        before = self.status(vm)
+        boot = self.answer(vm)["boot_id"]
+        after = self.cloud.last_event()
+        self.cloud.lab("fail", before["host"], "--how", "agent")
+        time.sleep(6)
+        self.cloud.wait_hosts(3)
+        self.cloud.wait_answering(VMS)
+        now = self.status(vm)
+        self.assertEqual((now["host"], now["epoch"]), (before["host"], before["epoch"]))
+        self.assertEqual(self.answer(vm)["boot_id"], boot)
+        self.assertEqual([e for e in self.cloud.events(after) if e["kind"] == "vm.placed"], [])
+
+    def test_06_A1_F5_the_loss_of_each_host_is_planned_on_demand(self):
+        plan = self.cloud.cli("whatif", "cluster", "lab")
+        self.assertEqual({loss["lost"] for loss in plan["losses"]}, set(self.cloud.hosts()))
+        for vm in VMS:
+            loss = next(l for l in plan["losses"] if l["lost"] == self.status(vm)["host"])
+            self.assertIn(vm, [r["vm"] for r in loss["restarts"]])
+        self.assertTrue(plan["absorbed"])
+
+    def test_07_A1_F1_A1_F4_A1_06_A1_09_power_loss_fence_by_bmc_and_restart_elsewhere(self):
+        vm = VMS[0]
+        before, after = self.status(vm), self.cloud.last_event()
+        self.cloud.lab("fail", before["host"], "--how", "power")
+        now = self.wait_recovered(vm, before)
+        self.assertNotEqual(now["host"], before["host"])
+        placed = self.event(after, "vm.placed", f"vm/{vm}")
+        self.assertEqual(placed["facts"]["proof"], "bmc_power_off")
+        self.assertEqual(placed["facts"]["lost_host"], before["host"])
+        self.event(after, "host.suspect", f"host/{before['host']}")
+        self.assert_single_writer(vm)
+        self.cloud.lab("heal", before["host"])
+        self.cloud.wait_hosts(3, 90)
+        self.cloud.wait_answering(VMS)
+
+    def test_08_F_B7_a_cut_off_host_stops_its_guests_before_they_start_elsewhere(self):
+        vm = VMS[1]
+        before, after = self.status(vm), self.cloud.last_event()
+        self.cloud.lab("fail", before["host"], "--how", "link", "--network", "all", "--bmc", "silent")
+        end, gone_ms = time.monotonic() + 30, None
+        while gone_ms is None and time.monotonic() < end:
+            if not self.cloud.guests_on(before["host"]):
+                gone_ms = time.time() * 1000
+            time.sleep(0.05)
+        self.assertIsNotNone(gone_ms, "the cut-off host kept its guests")
+        self.wait_recovered(vm, before)
+        placed = self.event(after, "vm.placed", f"vm/{vm}")
+        self.assertEqual(placed["facts"]["proof"], "lease_and_leash")
+        started = self.event(after, "vm.started", f"vm/{vm}")
+        self.assertLess(gone_ms, self.wall_ms(started["at"]))
+        self.assert_single_writer(vm)
+        self.cloud.lab("heal", before["host"])
+        self.cloud.wait_hosts(3, 90)
+        self.cloud.wait_answering(VMS)
+
+    def test_09_F_B8_maintenance_evacuates_alive(self):
+        vm = VMS[2]
+        before, after = self.status(vm), self.cloud.last_event()
+        boots = {name: self.answer(name)["boot_id"] for name in VMS}
+        self.cloud.cli("host", "maintenance", before["host"])
+
+        def empty():
+            return all(v["status"]["host"] != before["host"] and not v["status"]["operation"]
+                       for v in self.cloud.vms().values())
+        self.cloud.wait(f"{before['host']} is empty", empty, 90)
+        for name in VMS:
+            self.assertEqual(self.answer(name)["boot_id"], boots[name])
+        self.event(after, "vm.moved", f"vm/{vm}")
+        self.cloud.cli("host", "activate", before["host"])
+
+    def test_10_F_F1_the_server_is_restarted_while_guests_run(self):
+        before = {vm: self.status(vm) for vm in VMS}
+        boots = {vm: self.answer(vm)["boot_id"] for vm in VMS}
+        after = self.cloud.last_event()
+        os.kill(self.server_pid(), signal.SIGKILL)
+        time.sleep(2)
+        self.cloud.wait_hosts(3, 60)
+        self.cloud.wait_answering(VMS)
+        for vm in VMS:
+            self.assertEqual(self.status(vm)["epoch"], before[vm]["epoch"])
+            self.assertEqual(self.answer(vm)["boot_id"], boots[vm])
+        self.assertEqual([e for e in self.cloud.events(after) if e["kind"] in ("vm.placed", "host.dead")], [])
+
+    def server_pid(self):
+        """The server that this lab started: a child of its supervisor."""
+        for entry in os.listdir("/proc"):
+            try:
+                with open(f"/proc/{entry}/cmdline", encoding="utf-8") as file:
+                    words = file.read().split("\0")
+            except OSError:
+                continue
+            if len(words) > 3 and words[1] == "server" and self.cloud.data + "/server" in words:
+                return int(entry)
+        self.fail("no server runs")
+        return 0
+
+    @staticmethod
+    def wall_ms(text):
+        import datetime
+        return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1000
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
