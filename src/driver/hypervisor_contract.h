@@ -65,7 +65,8 @@ class HypervisorContract : public testing::TestWithParam<MakeHypervisorLab> {
   Result<void> start(int host, const VmLaunch& launch) {
     return wait<void>([&](Callback<void> done) { lab->host(host).start(launch, std::move(done)); });
   }
-  Result<void> stop(int host, const VmLaunch& launch, const StopOptions& options = {true, seconds(5)}) {
+  Result<void> stop(int host, const VmLaunch& launch,
+                    const StopOptions& options = {true, seconds(5)}) {
     return wait<void>([&](Callback<void> done) {
       lab->host(host).stop(launch.vm, launch.epoch, options, std::move(done));
     });
@@ -87,8 +88,9 @@ class HypervisorContract : public testing::TestWithParam<MakeHypervisorLab> {
     });
   }
   Result<void> resume(int host, const VmLaunch& launch) {
-    return wait<void>(
-        [&](Callback<void> done) { lab->host(host).resume(launch.vm, launch.epoch, std::move(done)); });
+    return wait<void>([&](Callback<void> done) {
+      lab->host(host).resume(launch.vm, launch.epoch, std::move(done));
+    });
   }
   Result<void> cancel(int host, const VmLaunch& launch) {
     return wait<void>([&](Callback<void> done) {
@@ -106,21 +108,23 @@ class HypervisorContract : public testing::TestWithParam<MakeHypervisorLab> {
     const auto observed = seen(host, vm);
     return observed && observed->power == VmPower::running;
   }
-  bool soon(const std::function<bool()>& condition) { return lab->run_until(condition, seconds(20)); }
+  bool soon(const std::function<bool()>& condition) {
+    return lab->run_until(condition, seconds(20));
+  }
 
   std::unique_ptr<HypervisorLab> lab = GetParam()();
 };
 
-#define VIRGA_OK(result)                                         \
-  do {                                                           \
-    const auto& outcome_ = (result);                             \
-    ASSERT_TRUE(outcome_.ok()) << outcome_.error().text();       \
+#define VIRGA_OK(result)                                   \
+  do {                                                     \
+    const auto& outcome_ = (result);                       \
+    ASSERT_TRUE(outcome_.ok()) << outcome_.error().text(); \
   } while (false)
 
-#define VIRGA_FAILS(result, errc)                                \
-  do {                                                           \
-    const auto outcome_ = (result);                              \
-    ASSERT_FALSE(outcome_.ok());                                 \
+#define VIRGA_FAILS(result, errc)                                      \
+  do {                                                                 \
+    const auto outcome_ = (result);                                    \
+    ASSERT_FALSE(outcome_.ok());                                       \
     EXPECT_EQ(outcome_.error().code, errc) << outcome_.error().text(); \
   } while (false)
 

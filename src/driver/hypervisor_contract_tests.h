@@ -193,6 +193,20 @@ TEST_P(HypervisorContract, F_B9_SendToNobodyFailsAndTheGuestRunsOn) {
   VIRGA_OK(cancel(0, web));
 }
 
+TEST_P(HypervisorContract, F_B4_EraseRemovesOnlyWhatRunsNowhere) {
+  const VmLaunch web = lab->launch("web", 1);
+  VIRGA_OK(start(0, web));
+  const auto erase = [&] {
+    return wait<void>([&](Callback<void> done) { lab->host(0).erase(web, std::move(done)); });
+  };
+  EXPECT_FALSE(erase().ok());
+  EXPECT_TRUE(runs(0, web.vm));
+  VIRGA_OK(stop(0, web));
+  VIRGA_OK(erase());
+  VIRGA_OK(erase());
+  EXPECT_TRUE(soon([&] { return lab->leftovers(0, web.vm).empty(); }));
+}
+
 TEST_P(HypervisorContract, F_B4_CallsForAVmThatIsNotHereEnd) {
   const VmLaunch web = lab->launch("web", 1);
   VIRGA_OK(stop(0, web));

@@ -16,12 +16,29 @@ namespace {
 
 Errc code_of(int number) {
   switch (number) {
-    case ENOENT: case ENOTDIR: return Errc::not_found;
-    case EACCES: case EPERM: case EROFS: return Errc::denied;
-    case ENOSPC: case EDQUOT: case ENOMEM: case EMFILE: case ENFILE: case EAGAIN: return Errc::exhausted;
-    case EEXIST: case EBUSY: case ETXTBSY: return Errc::conflict;
-    case EINVAL: case ENAMETOOLONG: return Errc::invalid;
-    default: return Errc::internal;
+    case ENOENT:
+    case ENOTDIR:
+      return Errc::not_found;
+    case EACCES:
+    case EPERM:
+    case EROFS:
+      return Errc::denied;
+    case ENOSPC:
+    case EDQUOT:
+    case ENOMEM:
+    case EMFILE:
+    case ENFILE:
+    case EAGAIN:
+      return Errc::exhausted;
+    case EEXIST:
+    case EBUSY:
+    case ETXTBSY:
+      return Errc::conflict;
+    case EINVAL:
+    case ENAMETOOLONG:
+      return Errc::invalid;
+    default:
+      return Errc::internal;
   }
 }
 
@@ -70,7 +87,8 @@ Result<std::string> read_file(const std::string& path, std::size_t bytes_max) {
     if (count == 0) return text;
     text.append(piece, static_cast<std::size_t>(count));
     if (text.size() > bytes_max) {
-      return make_error(Errc::invalid, fmt::format("read {}: larger than {} bytes", path, bytes_max));
+      return make_error(Errc::invalid,
+                        fmt::format("read {}: larger than {} bytes", path, bytes_max));
     }
   }
 }

@@ -16,7 +16,8 @@ Result<std::string> read_file(const std::string& path, std::size_t bytes_max = 1
 
 /// Replaces a file by rename after fsync, so that a reader sees the old or the new text and a crash loses neither.
 /// Errors: exhausted (disk full), denied, not_found (folder).
-Result<void> write_file_atomically(const std::string& path, const std::string& text, int mode = 0644);
+Result<void> write_file_atomically(const std::string& path, const std::string& text,
+                                   int mode = 0644);
 
 /// Writes `text` with one call into a file that exists: for files of the kernel (cgroups, sysctls).
 Result<void> write_kernel_file(const std::string& path, const std::string& text);

@@ -29,13 +29,20 @@ enum class Step : int { session, cgroup, network, folder, descriptors, privilege
 
 const char* text_of(Step step) {
   switch (step) {
-    case Step::session: return "make a session";
-    case Step::cgroup: return "enter the cgroup";
-    case Step::network: return "enter the network namespace";
-    case Step::folder: return "enter the working directory";
-    case Step::descriptors: return "hand over the descriptors";
-    case Step::privileges: return "drop privileges";
-    case Step::program: return "execute the program";
+    case Step::session:
+      return "make a session";
+    case Step::cgroup:
+      return "enter the cgroup";
+    case Step::network:
+      return "enter the network namespace";
+    case Step::folder:
+      return "enter the working directory";
+    case Step::descriptors:
+      return "hand over the descriptors";
+    case Step::privileges:
+      return "drop privileges";
+    case Step::program:
+      return "execute the program";
   }
   return "start";
 }
@@ -57,8 +64,8 @@ struct Plan {
   int error_pipe = -1;
 };
 
-// The C library's wrappers may hold locks that another thread of the parent had at the moment of clone, and its
-// setuid family signals all threads. The child therefore makes bare system calls only.
+// The C library's wrappers may hold locks that another thread of the parent had at the moment of
+// clone, and its setuid family signals all threads: the child makes bare system calls only.
 template <typename... Args>
 long sys(long number, Args... args) {
   return ::syscall(number, args...);
@@ -101,7 +108,8 @@ void child_places_descriptors(Plan& plan) {
     if (target > next) sys(SYS_close_range, next, target - 1, CLOSE_RANGE_CLOEXEC);
     next = target + 1;
   }
-  if (sys(SYS_close_range, next, ~0U, CLOSE_RANGE_CLOEXEC) < 0) child_fails(plan, Step::descriptors);
+  if (sys(SYS_close_range, next, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+    child_fails(plan, Step::descriptors);
 }
 
 void child_drops_privileges(const Plan& plan) {
@@ -124,14 +132,15 @@ void child_drops_privileges(const Plan& plan) {
   for (const Descriptor& cgroup : plan.cgroups) {
     if (sys(SYS_write, cgroup.get(), "0", 1) < 0) child_fails(plan, Step::cgroup);
   }
-  if (options.network_namespace >= 0 && sys(SYS_setns, options.network_namespace, CLONE_NEWNET) < 0) {
+  if (options.network_namespace >= 0 &&
+      sys(SYS_setns, options.network_namespace, CLONE_NEWNET) < 0) {
     child_fails(plan, Step::network);
   }
   if (sys(SYS_chdir, options.working_directory.c_str()) < 0) child_fails(plan, Step::folder);
   child_places_descriptors(plan);
   if (options.user != 0) child_drops_privileges(plan);
   if (options.die_with_parent) {
-    // After the change of user, which clears it; a parent that died before is noticed by the comparison.
+    // After the change of user, which clears it. A parent that died before is noticed by its pid.
     sys(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
     if (sys(SYS_getppid) != plan.parent) sys(SYS_exit_group, 127);
   }
@@ -207,12 +216,13 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
 Result<std::uint64_t> read_start_ticks(pid_t pid) {
   const auto text = read_file(fmt::format("/proc/{}/stat", pid));
   if (!text) return make_error(Errc::not_found, fmt::format("process {} does not exist", pid));
-  // The name in parentheses may hold blanks: fields are counted from its end. Field 3 follows it; 22 is wanted.
+  // The name in parentheses may hold blanks: fields are counted from its end, before field 3.
   std::size_t at = text->rfind(')');
   for (int field = 2; field < 22 && at != std::string::npos; ++field) at = text->find(' ', at + 1);
   std::uint64_t ticks = 0;
   if (at == std::string::npos ||
-      std::from_chars(text->data() + at + 1, text->data() + text->size(), ticks).ec != std::errc()) {
+      std::from_chars(text->data() + at + 1, text->data() + text->size(), ticks).ec !=
+          std::errc()) {
     return make_error(Errc::internal, fmt::format("/proc/{}/stat makes no sense: {}", pid, *text));
   }
   return ticks;
@@ -351,7 +361,8 @@ Result<std::unique_ptr<Process>> Process::adopt(AsioLoop& loop, pid_t pid,
                                                 std::uint64_t start_ticks) {
   Descriptor pidfd(static_cast<int>(sys(SYS_pidfd_open, pid, 0U)));
   if (!pidfd.valid()) {
-    return make_error(Errc::not_found, fmt::format("adopt process {}: {}", pid, std::strerror(errno)));
+    return make_error(Errc::not_found,
+                      fmt::format("adopt process {}: {}", pid, std::strerror(errno)));
   }
   const auto ticks = read_start_ticks(pid);
   if (!ticks || *ticks != start_ticks) {
@@ -395,8 +406,9 @@ Result<ProcessOutput> run_process(const ProcessOptions& options, Duration deadli
          errno == EINTR) {
   }
   if (!ended) {
-    return make_error(Errc::timeout, fmt::format("{} did not end within {} ms and was killed: {}",
-                                                 options.arguments[0], to_ms(deadline), output.err));
+    return make_error(Errc::timeout,
+                      fmt::format("{} did not end within {} ms and was killed: {}",
+                                  options.arguments[0], to_ms(deadline), output.err));
   }
   (info.si_code == CLD_EXITED ? output.exit.code : output.exit.signal) = info.si_status;
   return output;

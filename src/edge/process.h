@@ -32,21 +32,21 @@ class Descriptor {
 };
 
 struct ProcessOptions {
-  std::vector<std::string> arguments;               ///< [0] = absolute path of the program
-  std::map<std::string, std::string> environment;   ///< all of it; nothing is inherited
+  std::vector<std::string> arguments;              ///< [0] = absolute path of the program
+  std::map<std::string, std::string> environment;  ///< all of it; nothing is inherited
   std::string working_directory = "/";
-  std::map<int, int> descriptors;                   ///< number in the child -> number here; all others closed
-  std::string output_path;                          ///< stdout and stderr are appended here; empty = /dev/null
-  std::vector<std::string> cgroup_procs;            ///< files that the child's pid is written to before exec
-  int network_namespace = -1;                       ///< descriptor of a netns to enter; -1 = stay
-  uid_t user = 0;                                   ///< with 0 privileges are kept
+  std::map<int, int> descriptors;  ///< number in the child -> number here; all others closed
+  std::string output_path;         ///< stdout and stderr are appended here; empty = /dev/null
+  std::vector<std::string> cgroup_procs;  ///< files that the child's pid is written to before exec
+  int network_namespace = -1;             ///< descriptor of a netns to enter; -1 = stay
+  uid_t user = 0;                         ///< with 0 privileges are kept
   gid_t group = 0;
-  bool own_session = true;                          ///< setsid: signals to our group do not reach it
-  bool die_with_parent = false;                     ///< PR_SET_PDEATHSIG SIGKILL
+  bool own_session = true;       ///< setsid: signals to our group do not reach it
+  bool die_with_parent = false;  ///< PR_SET_PDEATHSIG SIGKILL
 };
 
 struct ProcessExit {
-  int code = -1;    ///< of exit(); -1 = ended by a signal
+  int code = -1;  ///< of exit(); -1 = ended by a signal
   int signal = 0;
 };
 
@@ -59,7 +59,8 @@ class Process {
 
   /// Follows a process that is not our child. `start_ticks` (field 22 of /proc/PID/stat) guards against a reused
   /// pid. Errors: not_found.
-  static Result<std::unique_ptr<Process>> adopt(AsioLoop& loop, pid_t pid, std::uint64_t start_ticks);
+  static Result<std::unique_ptr<Process>> adopt(AsioLoop& loop, pid_t pid,
+                                                std::uint64_t start_ticks);
 
   virtual ~Process() = default;  ///< stops following; does not end the process
   virtual pid_t pid() const = 0;

@@ -1,7 +1,7 @@
 #include "edge/process.h"
 
-#include <gtest/gtest.h>
 #include <fcntl.h>
+#include <gtest/gtest.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -74,7 +74,8 @@ TEST(ProcessTest, DescriptorsMayBeSwapped) {
 }
 
 TEST(ProcessTest, F_B4_PrivilegesAreDroppedBeforeExec) {
-  ProcessOptions options = shell("id -u; id -G; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status");
+  ProcessOptions options =
+      shell("id -u; id -G; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status");
   options.user = 65534;
   options.group = 65534;
   EXPECT_EQ(run(options),
@@ -86,7 +87,10 @@ TEST(ProcessTest, ChildIsFollowedToItsEnd) {
   auto process = Process::spawn(loop, shell("exit 3"));
   ASSERT_TRUE(process.ok()) << process.error().text();
   ProcessExit seen;
-  (*process)->on_exit([&](ProcessExit exit) { seen = exit; loop.stop(); });
+  (*process)->on_exit([&](ProcessExit exit) {
+    seen = exit;
+    loop.stop();
+  });
   loop.after(seconds(20), [&] { loop.stop(); });
   loop.run();
   EXPECT_EQ(seen.code, 3);
@@ -99,7 +103,10 @@ TEST(ProcessTest, SignalEndsAChildThroughItsPidfd) {
   ASSERT_TRUE(process.ok()) << process.error().text();
   EXPECT_TRUE((*process)->running());
   ProcessExit seen;
-  (*process)->on_exit([&](ProcessExit exit) { seen = exit; loop.stop(); });
+  (*process)->on_exit([&](ProcessExit exit) {
+    seen = exit;
+    loop.stop();
+  });
   (*process)->signal(SIGKILL);
   loop.after(seconds(20), [&] { loop.stop(); });
   loop.run();

@@ -66,11 +66,12 @@ Result<void> check(const CgroupLimits& limits) {
       limits.cpu_weight >= 1 && limits.cpu_weight <= 10'000) {
     return {};
   }
-  return make_error(Errc::invalid,
-                    fmt::format("limits of {} millicores, weight {}, {} MiB, {} processes: all must be "
-                                "positive and the weight at most 10000",
-                                limits.cpu_quota.value, limits.cpu_weight,
-                                limits.memory_mib_max.value, limits.processes_max));
+  return make_error(
+      Errc::invalid,
+      fmt::format("limits of {} millicores, weight {}, {} MiB, {} processes: all must be "
+                  "positive and the weight at most 10000",
+                  limits.cpu_quota.value, limits.cpu_weight, limits.memory_mib_max.value,
+                  limits.processes_max));
 }
 
 /// The kernel takes no quota below 1 ms a period.
@@ -115,7 +116,8 @@ class CgroupsV1 final : public Cgroups {
 
   std::vector<std::string> procs_files(const std::string& group) const override {
     std::vector<std::string> files;
-    for (const std::string& folder : roots()) files.push_back(folder + "/" + group + "/cgroup.procs");
+    for (const std::string& folder : roots())
+      files.push_back(folder + "/" + group + "/cgroup.procs");
     return files;
   }
 
@@ -219,7 +221,8 @@ Result<std::unique_ptr<Cgroups>> find_cgroups(const std::string& mounts, const s
     if (mount.type == "cgroup2") {
       const auto offered = read_file(mount.path + "/cgroup.controllers");
       const std::string words = offered ? offered->substr(0, offered->find('\n')) : "";
-      if (has_word(words, "cpu", ' ') && has_word(words, "memory", ' ') && has_word(words, "pids", ' ')) {
+      if (has_word(words, "cpu", ' ') && has_word(words, "memory", ' ') &&
+          has_word(words, "pids", ' ')) {
         return std::unique_ptr<Cgroups>(std::make_unique<CgroupsV2>(mount.path, below));
       }
     }
@@ -229,12 +232,12 @@ Result<std::unique_ptr<Cgroups>> find_cgroups(const std::string& mounts, const s
     }
   }
   if (controllers.size() == 4) {
-    return std::unique_ptr<Cgroups>(
-        std::make_unique<CgroupsV1>(controllers["cpu"], controllers["cpuacct"],
-                                    controllers["memory"], controllers["pids"]));
+    return std::unique_ptr<Cgroups>(std::make_unique<CgroupsV1>(
+        controllers["cpu"], controllers["cpuacct"], controllers["memory"], controllers["pids"]));
   }
-  return make_error(Errc::unsupported,
-                    "no cgroup file system with cpu, memory and pids is mounted (neither v2 nor v1)");
+  return make_error(
+      Errc::unsupported,
+      "no cgroup file system with cpu, memory and pids is mounted (neither v2 nor v1)");
 }
 
 }  // namespace virga

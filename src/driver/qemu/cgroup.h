@@ -11,9 +11,9 @@
 namespace virga {
 
 struct CgroupLimits {
-  Millicores cpu_quota;      ///< > 0
-  int cpu_weight = 100;      ///< 1..10000, share under contention
-  Mib memory_mib_max;        ///< > 0
+  Millicores cpu_quota;  ///< > 0
+  int cpu_weight = 100;  ///< 1..10000, share under contention
+  Mib memory_mib_max;    ///< > 0
   int processes_max = 256;
 };
 

@@ -9,15 +9,15 @@
 namespace virga {
 namespace {
 
-// Slots on pcie.0. They are part of what guests see and what a migration compares: never change one.
+// Slots on pcie.0. Guests see them and a migration compares them: never change one.
 constexpr int kSerialSlot = 0x1;
 constexpr int kPanicSlot = 0x2;
 constexpr int kEntropySlot = 0x3;
 constexpr int kFirstDiskSlot = 0x8;
 constexpr int kFirstNicSlot = 0x10;
 
-// Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that every back end can
-// take over from every other.
+// Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that
+// every back end can take over from every other.
 constexpr const char* kNoOffloads =
     "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,"
     "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off";
@@ -66,8 +66,10 @@ void add_machine(Arguments& arguments, const Hardware& hardware) {
   arguments.add("-nodefaults");
   arguments.add("-no-user-config");
   arguments.add("-display", "none");
-  arguments.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
-  arguments.add("-machine", "{},memory-backend=ram0,usb=off,vmport=off,graphics=off,dump-guest-core=off",
+  arguments.add("-sandbox",
+                "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
+  arguments.add("-machine",
+                "{},memory-backend=ram0,usb=off,vmport=off,graphics=off,dump-guest-core=off",
                 identity.machine_type);
   if (identity.accelerator == Accelerator::kvm) {
     arguments.add("-accel", "kvm");
@@ -92,8 +94,8 @@ void add_memory(Arguments& arguments, const Hardware& hardware) {
                           arguments.add("-object", "memory-backend-ram,id=ram0,size={}M", size);
                         },
                         [&](const MemfdMemory&) {
-                          arguments.add("-object",
-                                        "memory-backend-memfd,id=ram0,size={}M,share=on", size);
+                          arguments.add("-object", "memory-backend-memfd,id=ram0,size={}M,share=on",
+                                        size);
                         },
                         [&](const SharedFileMemory& file) {
                           arguments.add("-object",
@@ -110,10 +112,12 @@ void add_monitor(Arguments& arguments, const Hardware& hardware) {
   add_set(arguments, hardware.console);
   arguments.add("-chardev", "file,id=console,path={},append=on", set_path(hardware.console));
   arguments.add("-device", "isa-serial,id=serial0,chardev=console,index=0");
-  arguments.add("-device", "virtio-serial-pci,id=ports,bus=pcie.0,addr={:#x},max_ports=8", kSerialSlot);
+  arguments.add("-device", "virtio-serial-pci,id=ports,bus=pcie.0,addr={:#x},max_ports=8",
+                kSerialSlot);
   add_listener(arguments, "heartbeat", hardware.heartbeat);
-  arguments.add("-device",
-                "virtserialport,bus=ports.0,nr=1,id=port-heartbeat,chardev=heartbeat,name=org.virga.hb.0");
+  arguments.add(
+      "-device",
+      "virtserialport,bus=ports.0,nr=1,id=port-heartbeat,chardev=heartbeat,name=org.virga.hb.0");
   add_listener(arguments, "guest-agent", hardware.guest_agent);
   arguments.add("-device",
                 "virtserialport,bus=ports.0,nr=2,id=port-guest-agent,chardev=guest-agent,"
@@ -121,7 +125,8 @@ void add_monitor(Arguments& arguments, const Hardware& hardware) {
   arguments.add("-device", "pvpanic-pci,id=panic0,bus=pcie.0,addr={:#x}", kPanicSlot);
   arguments.add("-device", "ib700,id=watchdog0");
   arguments.add("-object", "rng-builtin,id=entropy0");
-  arguments.add("-device", "virtio-rng-pci,id=rng0,rng=entropy0,bus=pcie.0,addr={:#x}", kEntropySlot);
+  arguments.add("-device", "virtio-rng-pci,id=rng0,rng=entropy0,bus=pcie.0,addr={:#x}",
+                kEntropySlot);
 }
 
 void add_block_node(Arguments& arguments, const json::object& node) {
@@ -149,7 +154,8 @@ void add_file_chain(Arguments& arguments, const std::string& node, const FileDis
     if (file.format == "qcow2") {
       // Named or null: what the image's header says about a backing file is never opened.
       const bool last = index + 1 == disk.chain.size();
-      format["backing"] = last ? json::value() : json::value(fmt::format("{}-base{}", node, index + 1));
+      format["backing"] =
+          last ? json::value() : json::value(fmt::format("{}-base{}", node, index + 1));
     }
     add_block_node(arguments, format);
   }
@@ -166,25 +172,26 @@ void add_nbd(Arguments& arguments, const std::string& node, json::object server,
 
 void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
   const std::string node = fmt::format("disk{}", index);
-  std::visit(Overloaded{[&](const FileDisk& files) { add_file_chain(arguments, node, files); },
-                        [&](const NbdDisk& nbd) {
-                          add_nbd(arguments, node,
-                                  {{"type", "inet"},
-                                   {"host", nbd.address},
-                                   {"port", std::to_string(nbd.port)}},
-                                  nbd.export_name);
-                        },
-                        [&](const ExportDisk& own) {
-                          add_nbd(arguments, node,
-                                  {{"type", "fd"}, {"str", std::to_string(own.descriptor.number)}},
-                                  own.export_name);
-                        }},
-             disk.backend);
-  // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME.
+  std::visit(
+      Overloaded{
+          [&](const FileDisk& files) { add_file_chain(arguments, node, files); },
+          [&](const NbdDisk& nbd) {
+            add_nbd(arguments, node,
+                    {{"type", "inet"}, {"host", nbd.address}, {"port", std::to_string(nbd.port)}},
+                    nbd.export_name);
+          },
+          [&](const ExportDisk& own) {
+            add_nbd(arguments, node,
+                    {{"type", "fd"}, {"str", std::to_string(own.descriptor.number)}},
+                    own.export_name);
+          }},
+      disk.backend);
+  // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME. Boot index 0 is left to
+  // QEMU's own loader of a directly booted kernel.
   arguments.add("-device",
                 "virtio-blk-pci,id=disk{0}-device,drive={1},bus=pcie.0,addr={2:#x},serial={3},"
-                "bootindex={0},werror=stop,rerror=stop,num-queues=1",
-                index, node, kFirstDiskSlot + index, disk.name.substr(0, 20));
+                "bootindex={4},werror=stop,rerror=stop,num-queues=1",
+                index, node, kFirstDiskSlot + index, disk.name.substr(0, 20), index + 1);
 }
 
 void add_nic(Arguments& arguments, const NicDevice& nic, int index) {
@@ -193,14 +200,15 @@ void add_nic(Arguments& arguments, const NicDevice& nic, int index) {
                                         tap.descriptor.number);
                         },
                         [&](const DatagramNic& socket) {
-                          arguments.add("-netdev", "dgram,id=net{},local.type=fd,local.str={}", index,
-                                        socket.descriptor.number);
+                          arguments.add("-netdev", "dgram,id=net{},local.type=fd,local.str={}",
+                                        index, socket.descriptor.number);
                         }},
              nic.backend);
-  arguments.add("-device",
-                "virtio-net-pci,id=nic{0},netdev=net{0},mac={1},host_mtu={2},bus=pcie.0,addr={3:#x},"
-                "romfile=,{4}",
-                index, nic.mac, nic.mtu, kFirstNicSlot + index, kNoOffloads);
+  arguments.add(
+      "-device",
+      "virtio-net-pci,id=nic{0},netdev=net{0},mac={1},host_mtu={2},bus=pcie.0,addr={3:#x},"
+      "romfile=,{4}",
+      index, nic.mac, nic.mtu, kFirstNicSlot + index, kNoOffloads);
 }
 
 void add_boot(Arguments& arguments, const DirectBoot& boot) {
@@ -211,25 +219,29 @@ void add_boot(Arguments& arguments, const DirectBoot& boot) {
 }
 
 Result<void> check_word(const char* what, const std::string& text) {
-  const bool fine = !text.empty() && text.find_first_not_of(
-      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/") == std::string::npos;
+  const bool fine =
+      !text.empty() && text.find_first_not_of(
+                           "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:/") ==
+                           std::string::npos;
   if (fine) return {};
-  return make_error(Errc::invalid, fmt::format("{} \"{}\": letters, digits, '-', '_', '.', ':' and '/' "
-                                               "are allowed",
-                                               what, text));
+  return make_error(Errc::invalid,
+                    fmt::format("{} \"{}\": letters, digits, '-', '_', '.', ':' and '/' "
+                                "are allowed",
+                                what, text));
 }
 
 Result<void> check(const Hardware& hardware) {
   const auto too_many = [&](const char* what, std::size_t count, std::size_t most) {
-    return make_error(Errc::invalid,
-                      fmt::format("VM {} has {} {}; at most {} fit", hardware.name, count, what, most));
+    return make_error(Errc::invalid, fmt::format("VM {} has {} {}; at most {} fit", hardware.name,
+                                                 count, what, most));
   };
   if (hardware.disks.size() > kDisksMax) return too_many("disks", hardware.disks.size(), kDisksMax);
   if (hardware.nics.size() > kNicsMax) return too_many("NICs", hardware.nics.size(), kNicsMax);
   if (hardware.cpus < 1 || hardware.cpus > 64 || hardware.memory_mib.value < 1) {
-    return make_error(Errc::invalid, fmt::format("VM {} has {} processors and {} MiB; 1 to 64 and at least 1 "
-                                                 "are right",
-                                                 hardware.name, hardware.cpus, hardware.memory_mib.value));
+    return make_error(Errc::invalid,
+                      fmt::format("VM {} has {} processors and {} MiB; 1 to 64 and at least 1 "
+                                  "are right",
+                                  hardware.name, hardware.cpus, hardware.memory_mib.value));
   }
   const std::pair<const char*, const std::string*> words[] = {
       {"VM name", &hardware.name},

@@ -31,8 +31,8 @@ constexpr std::uint8_t kSignOfLife = 'K';
 constexpr std::uint16_t kPort = 0x10;
 
 /// mov ecx, kIterations; again: dec ecx; jnz again; mov al, 'K'; out kPort, al; hlt
-constexpr std::uint8_t kProgram[] = {0xb9, 0xa0, 0x86, 0x01, 0x00, 0xff, 0xc9, 0x75,
-                                     0xfc, 0xb0, kSignOfLife, 0xe6, kPort, 0xf4};
+constexpr std::uint8_t kProgram[] = {0xb9, 0xa0, 0x86, 0x01,        0x00, 0xff,  0xc9,
+                                     0x75, 0xfc, 0xb0, kSignOfLife, 0xe6, kPort, 0xf4};
 
 /// What the child found out, sent through a pipe.
 struct Finding {
@@ -79,9 +79,9 @@ bool enter_long_mode(int processor) {
   special.cs = code;
   special.ds = special.es = special.fs = special.gs = special.ss = data;
   special.cr3 = kTables;
-  special.cr4 |= 1U << 5;                      // physical address extension
-  special.efer |= (1U << 8) | (1U << 10);      // long mode enabled and active
-  special.cr0 |= (1U << 31) | 1U;              // paging, protection
+  special.cr4 |= 1U << 5;                  // physical address extension
+  special.efer |= (1U << 8) | (1U << 10);  // long mode enabled and active
+  special.cr0 |= (1U << 31) | 1U;          // paging, protection
   if (::ioctl(processor, KVM_SET_SREGS, &special) < 0) return false;
   kvm_regs plain{};
   plain.rip = kCode;
@@ -94,10 +94,12 @@ Finding failed(const char* what) { return Finding{what, errno, 0}; }
 Finding run_loop(const char* device) {
   const int kvm = ::open(device, O_RDWR | O_CLOEXEC);
   if (kvm < 0) return failed("open the device");
-  if (::ioctl(kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION) return failed("expect API version 12");
+  if (::ioctl(kvm, KVM_GET_API_VERSION, 0) != KVM_API_VERSION)
+    return failed("expect API version 12");
   const int machine = ::ioctl(kvm, KVM_CREATE_VM, 0);
   if (machine < 0) return failed("make a VM");
-  void* memory = ::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  void* memory =
+      ::mmap(nullptr, kMemory, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) return failed("get memory");
   fill_memory(static_cast<std::uint8_t*>(memory));
   kvm_userspace_memory_region region{};
@@ -108,7 +110,8 @@ Finding run_loop(const char* device) {
   if (processor < 0) return failed("make a processor");
   const int size = ::ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
   if (size < static_cast<int>(sizeof(kvm_run))) return failed("learn the size of its state");
-  void* state = ::mmap(nullptr, static_cast<std::size_t>(size), PROT_READ | PROT_WRITE, MAP_SHARED, processor, 0);
+  void* state = ::mmap(nullptr, static_cast<std::size_t>(size), PROT_READ | PROT_WRITE, MAP_SHARED,
+                       processor, 0);
   if (state == MAP_FAILED) return failed("map its state");
   if (!enter_long_mode(processor)) return failed("enter long mode");
   const auto* run = static_cast<const kvm_run*>(state);
@@ -132,13 +135,13 @@ KvmVerdict judge(const KvmProbeOptions& options, const Finding& finding) {
   }
   const double each = static_cast<double>(finding.nanoseconds) / kInstructions;
   verdict.usable = each < options.nanoseconds_per_instruction_max;
-  verdict.reason = fmt::format("KVM is {}usable: a loop took {:.1f} ns an instruction, {:.0f} ns are allowed",
-                               verdict.usable ? "" : "not ", each,
-                               options.nanoseconds_per_instruction_max);
+  verdict.reason =
+      fmt::format("KVM is {}usable: a loop took {:.1f} ns an instruction, {:.0f} ns are allowed",
+                  verdict.usable ? "" : "not ", each, options.nanoseconds_per_instruction_max);
   return verdict;
 }
 
-/// 512 bytes: write 'K' to the debug port 0xe9, then to 0xf4, where QEMU exits with code 2 * value + 1.
+/// 512 bytes: write 'K' to the debug port 0xe9, then to 0xf4, where QEMU exits with 2 * value + 1.
 std::string canary_sector() {
   std::string sector("\xb0\x4b\xe6\xe9\xb0\x10\xe6\xf4\xf4\xeb\xfd", 11);
   sector.resize(510, '\0');
@@ -167,15 +170,17 @@ KvmVerdict probe_kvm(const KvmProbeOptions& options) {
   to_parent.reset();
   Finding finding;
   pollfd question{from_child.get(), POLLIN, 0};
-  const bool answered = child > 0 && ::poll(&question, 1, static_cast<int>(to_ms(options.deadline))) == 1 &&
+  const bool answered = child > 0 &&
+                        ::poll(&question, 1, static_cast<int>(to_ms(options.deadline))) == 1 &&
                         ::read(from_child.get(), &finding, sizeof finding) == sizeof finding;
   if (child > 0) {
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
   }
   if (answered) return judge(options, finding);
-  verdict.reason = fmt::format("KVM is not usable: a loop of {} instructions did not end within {} ms",
-                               kInstructions, to_ms(options.deadline));
+  verdict.reason =
+      fmt::format("KVM is not usable: a loop of {} instructions did not end within {} ms",
+                  kInstructions, to_ms(options.deadline));
   return verdict;
 }
 
@@ -184,18 +189,34 @@ Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
   const std::string path = scratch + "/canary.img";
   if (auto done = write_file_atomically(path, canary_sector(), 0600); !done) return done;
   ProcessOptions options;
-  options.arguments = {qemu, "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35",
-                       "-accel", accelerator == Accelerator::kvm ? "kvm" : "tcg", "-m", "32M",
-                       "-drive", "if=none,id=d,format=raw,readonly=on,file=" + path,
-                       "-device", "virtio-blk-pci,drive=d",
-                       "-chardev", "stdio,id=out", "-device", "isa-debugcon,chardev=out",
-                       "-device", "isa-debug-exit"};
+  options.arguments = {qemu,
+                       "-nodefaults",
+                       "-no-user-config",
+                       "-display",
+                       "none",
+                       "-machine",
+                       "q35",
+                       "-accel",
+                       accelerator == Accelerator::kvm ? "kvm" : "tcg",
+                       "-m",
+                       "32M",
+                       "-drive",
+                       "if=none,id=d,format=raw,readonly=on,file=" + path,
+                       "-device",
+                       "virtio-blk-pci,drive=d",
+                       "-chardev",
+                       "stdio,id=out",
+                       "-device",
+                       "isa-debugcon,chardev=out",
+                       "-device",
+                       "isa-debug-exit,iobase=0xf4,iosize=4"};
   const auto output = run_process(options, deadline);
   ::unlink(path.c_str());
   if (!output) return wrap_error("canary guest", output.error());
   if (output->out == "K" && output->exit.code == 2 * 0x10 + 1) return {};
-  return make_error(Errc::internal, fmt::format("canary guest: exit code {}, {} bytes said, {}",
-                                                output->exit.code, output->out.size(), output->err));
+  return make_error(Errc::internal,
+                    fmt::format("canary guest: exit code {}, {} bytes said, {}", output->exit.code,
+                                output->out.size(), output->err));
 }
 
 KvmVerdict kvm_verdict(const std::string& cache_path, const std::string& qemu) {

@@ -16,7 +16,7 @@ BOOST_DESCRIBE_STRUCT(KvmVerdict, (), (boot_id, usable, reason))
 
 struct KvmProbeOptions {
   std::string device = "/dev/kvm";
-  Duration deadline = milliseconds(50);        ///< of the loop
+  Duration deadline = milliseconds(50);  ///< of the loop
   double nanoseconds_per_instruction_max = 50;
 };
 

@@ -8,7 +8,6 @@
 #include <sys/socket.h>
 
 #include <cerrno>
-#include <chrono>
 #include <cstring>
 
 #include "driver/qemu/unix_socket.h"
@@ -41,42 +40,28 @@ Result<sockaddr_in> parse_address(const std::string& address, std::uint16_t port
   parsed.sin_family = AF_INET;
   parsed.sin_port = htons(port);
   if (::inet_pton(AF_INET, address.c_str(), &parsed.sin_addr) == 1) return parsed;
-  return make_error(Errc::invalid, "migration address \"" + address + "\": an IPv4 address is right");
+  return make_error(Errc::invalid,
+                    "migration address \"" + address + "\": an IPv4 address is right");
 }
 
 /// QEMU wants a blocking socket.
 void set_blocking(int socket) { ::fcntl(socket, F_SETFL, ::fcntl(socket, F_GETFL) & ~O_NONBLOCK); }
 
-class Countdown {
- public:
-  explicit Countdown(Duration span) : end_(std::chrono::steady_clock::now() + span) {}
-
-  /// False = the deadline passed.
-  bool wait(int descriptor, short events) const {
-    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
-        end_ - std::chrono::steady_clock::now());
-    pollfd question{descriptor, events, 0};
-    return left.count() > 0 && ::poll(&question, 1, static_cast<int>(left.count())) == 1;
+/// Waits for the one line that the destination answers with, for at most `deadline`.
+Result<void> await_ready(int socket, Duration deadline, const std::string& peer) {
+  const timeval limit{to_ms(deadline) / 1000, to_ms(deadline) % 1000 * 1000};
+  ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+  std::string seen(kReady.size(), '\0');
+  const ssize_t count = ::recv(socket, seen.data(), seen.size(), MSG_WAITALL);
+  const int number = errno;
+  const timeval none{};
+  ::setsockopt(socket, SOL_SOCKET, SO_RCVTIMEO, &none, sizeof none);
+  if (count == static_cast<ssize_t>(seen.size()) && seen == kReady) return {};
+  if (count < 0 && number == EAGAIN) {
+    return make_error(Errc::timeout, "migration: " + peer + " did not confirm");
   }
-
- private:
-  std::chrono::steady_clock::time_point end_;
-};
-
-Result<void> await_ready(int socket, const Countdown& countdown, const std::string& peer) {
-  std::string seen;
-  while (seen.size() < kReady.size()) {
-    if (!countdown.wait(socket, POLLIN)) {
-      return make_error(Errc::timeout, "migration: " + peer + " did not confirm");
-    }
-    char piece[8];
-    const ssize_t count = ::recv(socket, piece, kReady.size() - seen.size(), MSG_DONTWAIT);
-    if (count == 0) return make_error(Errc::unavailable, "migration: " + peer + " closed the connection");
-    if (count > 0) seen.append(piece, static_cast<std::size_t>(count));
-    if (count < 0 && errno != EAGAIN && errno != EINTR) return make_error(Errc::unavailable, "migration: " + peer + ": " + std::strerror(errno));
-  }
-  if (seen == kReady) return {};
-  return make_error(Errc::unavailable, "migration: " + peer + " is no destination of a migration");
+  return make_error(Errc::unavailable,
+                    "migration: " + peer + " closed the connection or is no destination");
 }
 
 }  // namespace
@@ -99,7 +84,10 @@ Result<std::unique_ptr<MigrationListener>> MigrationListener::listen(AsioLoop& l
 
 MigrationListener::MigrationListener(AsioLoop& loop, Descriptor socket, std::string secret,
                                      Handler handler)
-    : loop_(loop), socket_(std::move(socket)), secret_(std::move(secret)), handler_(std::move(handler)) {
+    : loop_(loop),
+      socket_(std::move(socket)),
+      secret_(std::move(secret)),
+      handler_(std::move(handler)) {
   sockaddr_in address{};
   socklen_t size = sizeof address;
   ::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&address), &size);
@@ -120,7 +108,8 @@ void MigrationListener::accept() {
   if (!connection.valid()) return;
   if (candidates_.size() >= kCandidatesMax) drop(candidates_.begin());
   set_timeouts(connection.get());
-  const Place place = candidates_.insert(candidates_.end(), Candidate{std::move(connection), {}, 0});
+  const Place place =
+      candidates_.insert(candidates_.end(), Candidate{std::move(connection), {}, 0});
   place->deadline = loop_.after(kSecretDeadline, [this, place] { drop(place); });
   loop_.watch_descriptor(place->connection.get(), [this, place] { read(place); });
 }
@@ -149,13 +138,15 @@ void MigrationListener::drop(Place candidate) {
   candidates_.erase(candidate);
 }
 
-Result<void> confirm_migration(int connection) { return send_unix(connection, std::string(kReady)); }
+Result<void> confirm_migration(int connection) {
+  return send_unix(connection, std::string(kReady));
+}
 
 Result<Descriptor> connect_migration(const MigrationEndpoint& to, Duration deadline) {
   const auto address = parse_address(to.address, to.port);
   if (!address) return address.error();
   const std::string peer = fmt::format("{}:{}", to.address, to.port);
-  const Countdown countdown(deadline);
+  const Duration each = deadline / 2;
   Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.valid()) return errno_error("make a socket", errno);
   set_timeouts(socket.get());
@@ -165,20 +156,22 @@ Result<Descriptor> connect_migration(const MigrationEndpoint& to, Duration deadl
     return make_error(Errc::unavailable,
                       fmt::format("migration: connect to {}: {}", peer, std::strerror(errno)));
   }
-  if (begun != 0 && !countdown.wait(socket.get(), POLLOUT)) {
+  pollfd question{socket.get(), POLLOUT, 0};
+  if (begun != 0 && ::poll(&question, 1, static_cast<int>(to_ms(each))) != 1) {
     return make_error(Errc::timeout, "migration: " + peer + " does not answer");
   }
   int outcome = 0;
   socklen_t size = sizeof outcome;
   ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &outcome, &size);
   if (outcome != 0) {
-    return make_error(Errc::unavailable, fmt::format("migration: connect to {}: {}", peer, std::strerror(outcome)));
+    return make_error(Errc::unavailable,
+                      fmt::format("migration: connect to {}: {}", peer, std::strerror(outcome)));
   }
   if (auto sent = send_unix(socket.get(), to.secret + "\n"); !sent) {
     return wrap_error("migration: secret to " + peer, sent.error());
   }
-  if (auto ready = await_ready(socket.get(), countdown, peer); !ready) return ready.error();
   set_blocking(socket.get());
+  if (auto ready = await_ready(socket.get(), each, peer); !ready) return ready.error();
   return socket;
 }
 

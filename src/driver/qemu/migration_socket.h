@@ -20,7 +20,8 @@ class MigrationListener {
   using Handler = std::function<void(Descriptor connection)>;
 
   /// Errors: invalid (address), exhausted.
-  static Result<std::unique_ptr<MigrationListener>> listen(AsioLoop& loop, const std::string& address,
+  static Result<std::unique_ptr<MigrationListener>> listen(AsioLoop& loop,
+                                                           const std::string& address,
                                                            std::string secret, Handler handler);
   ~MigrationListener();
   MigrationListener(const MigrationListener&) = delete;

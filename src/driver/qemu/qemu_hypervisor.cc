@@ -1,8 +1,10 @@
 #include "driver/qemu/qemu_hypervisor.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <set>
 #include <sstream>
@@ -95,9 +97,25 @@ std::vector<VmId> recorded_vms(const std::string& run_directory) {
   return vms;
 }
 
+/// An agent that died between the birth of a process and its record left one that has never run.
+void end_unrecorded(const Cgroups* cgroups, const VmId& vm) {
+  if (cgroups == nullptr) return;
+  for (const std::string& path : cgroups->procs_files(vm.value)) {
+    const auto text = read_file(path);
+    if (!text) continue;
+    std::istringstream pids(*text);
+    for (pid_t pid = 0; pids >> pid;) {
+      log_line(LogLevel::warning, "qemu",
+               fmt::format("{}: ended process {}, which no record names", vm.value, pid));
+      ::kill(pid, SIGKILL);
+    }
+  }
+}
+
 }  // namespace
 
-QemuHypervisor::QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard& guard, Fabric& fabric)
+QemuHypervisor::QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard& guard,
+                               Fabric& fabric)
     : loop_(loop),
       options_(std::move(options)),
       worker_(loop, kWorkers, kQueueMax),
@@ -127,7 +145,8 @@ void QemuHypervisor::open(HypervisorSink& sink, Callback<HypervisorInfo> done) {
       });
 }
 
-void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info, Callback<HypervisorInfo> done) {
+void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info,
+                               Callback<HypervisorInfo> done) {
   // Counts the VMs that are being asked, and one for this function itself.
   auto left = std::make_shared<int>(1);
   auto one_done = [this, left, info, done = std::move(done)] {
@@ -142,7 +161,10 @@ void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info, Callback<Hy
     if (!epoch) return done(wrap_error("adopt " + id.value, epoch.error()));
     epochs_[id] = *epoch;
     const auto record = read_launch_record(*folder);
-    if (!record || record->ended) continue;
+    if (!record || record->ended) {
+      end_unrecorded(context_.cgroups.get(), id);
+      continue;
+    }
     auto vm = make_vm(*folder, record->launch);
     vms_[id] = vm;
     ++*left;
@@ -182,7 +204,8 @@ Result<void> QemuHypervisor::remember(const VmId& vm, const EpochRecord& record)
   EpochRecord& known = epochs_[vm];
   if (known.epoch == record.epoch && known.used == record.used) return {};
   if (auto written = write_epoch_record(*folder, record); !written) {
-    return wrap_error("store epoch " + to_string(record.epoch) + " of " + vm.value, written.error());
+    return wrap_error("store epoch " + to_string(record.epoch) + " of " + vm.value,
+                      written.error());
   }
   known = record;
   return {};
@@ -193,28 +216,33 @@ Result<VmFolder> QemuHypervisor::admit(const VmId& vm, const Epoch& epoch) {
   if (!folder) return folder.error();
   const auto known = epochs_.find(vm);
   if (known == epochs_.end() || epoch >= known->second.epoch) return *folder;
-  return make_error(Errc::fenced, fmt::format("{}: epoch {} is older than {}, which this host has seen",
-                                              vm.value, to_string(epoch), to_string(known->second.epoch)));
+  return make_error(Errc::fenced,
+                    fmt::format("{}: epoch {} is older than {}, which this host has seen", vm.value,
+                                to_string(epoch), to_string(known->second.epoch)));
 }
 
 /// A copy that is not here yet. Its epoch is stored before anything else is done.
 Result<void> QemuHypervisor::admit_new(const VmLaunch& launch) {
   const EpochRecord& known = epochs_[launch.vm];
   if (known.epoch == launch.epoch && known.used) {
-    return make_error(Errc::conflict, fmt::format("{}: a copy with epoch {} has run here or was stopped; a new start "
-                                                  "needs a new epoch",
-                                                  launch.vm.value, to_string(launch.epoch)));
+    return make_error(
+        Errc::conflict,
+        fmt::format("{}: a copy with epoch {} has run here or was stopped; a new start "
+                    "needs a new epoch",
+                    launch.vm.value, to_string(launch.epoch)));
   }
   return remember(launch.vm, {launch.epoch, false});
 }
 
 Result<std::shared_ptr<QemuVm>> QemuHypervisor::find(const VmId& vm, const Epoch& epoch) const {
   const auto found = vms_.find(vm);
-  if (found == vms_.end()) return make_error(Errc::not_found, vm.value + " has no copy on this host");
+  if (found == vms_.end())
+    return make_error(Errc::not_found, vm.value + " has no copy on this host");
   const Epoch here = found->second->launch().epoch;
   if (here == epoch) return found->second;
   return make_error(epoch < here ? Errc::fenced : Errc::conflict,
-                    fmt::format("{}: the copy here has epoch {}, not {}", vm.value, to_string(here), to_string(epoch)));
+                    fmt::format("{}: the copy here has epoch {}, not {}", vm.value, to_string(here),
+                                to_string(epoch)));
 }
 
 std::uint32_t QemuHypervisor::pick_user() const {
@@ -253,8 +281,9 @@ void QemuHypervisor::prepare_incoming(const VmLaunch& launch, Callback<Migration
   begin(launch, true, [this, id = launch.vm, done = std::move(done)](Result<void> begun) {
     if (!begun) return done(begun.error());
     const auto vm = vms_.find(id);
-    if (vm == vms_.end() || !vm->second->incoming()) {
-      return done(make_error(Errc::conflict, id.value + ": the copy here does not wait for a migration"));
+    if (vm == vms_.end() || !vm->second->incoming() || vm->second->endpoint().port == 0) {
+      return done(
+          make_error(Errc::conflict, id.value + ": the copy here does not wait for a migration"));
     }
     done(vm->second->endpoint());
   });
@@ -272,6 +301,32 @@ void QemuHypervisor::stop(const VmId& vm, const Epoch& epoch, const StopOptions&
   if (found == vms_.end()) return answer<void>(loop_, std::move(done), {});
   const auto copy = found->second;
   copy->stop(options, std::move(done));
+}
+
+void QemuHypervisor::erase(const VmLaunch& launch, Callback<void> done) {
+  const auto folder = admit(launch.vm, launch.epoch);
+  if (!folder) return answer<void>(loop_, std::move(done), folder.error());
+  if (vms_.contains(launch.vm)) {
+    return answer<void>(
+        loop_, std::move(done),
+        make_error(Errc::conflict, "erase " + launch.vm.value + ": a copy of it is here"));
+  }
+  // The epoch stays known: an order to start that comes late must not bring it back.
+  if (auto stored = remember(launch.vm, {launch.epoch, true}); !stored) {
+    return answer<void>(loop_, std::move(done), stored);
+  }
+  worker_.run<bool>(
+      [shared = options_.shared_directory, launch, folder = *folder]() -> Result<bool> {
+        for (const std::string& path : {folder.console(), folder.log(), folder.record()}) {
+          ::unlink(path.c_str());
+        }
+        auto erased = erase_files(shared, launch);
+        if (!erased) return erased.error();
+        return true;
+      },
+      [done = std::move(done)](Result<bool> erased) {
+        done(erased ? Result<void>() : Result<void>(erased.error()));
+      });
 }
 
 void QemuHypervisor::send(const VmId& vm, const Epoch& epoch, const MigrationEndpoint& to,
@@ -296,7 +351,8 @@ void QemuHypervisor::resume(const VmId& vm, const Epoch& epoch, Callback<void> d
 
 void QemuHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) {
   auto copy = find(vm, epoch);
-  if (!copy && copy.error().code == Errc::not_found) return answer<void>(loop_, std::move(done), {});
+  if (!copy && copy.error().code == Errc::not_found)
+    return answer<void>(loop_, std::move(done), {});
   if (!copy) return answer<void>(loop_, std::move(done), copy.error());
   (*copy)->cancel_send(std::move(done));
 }

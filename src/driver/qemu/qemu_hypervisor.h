@@ -23,6 +23,7 @@ class QemuHypervisor final : public Hypervisor {
   void start(const VmLaunch& launch, Callback<void> done) override;
   void stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
             Callback<void> done) override;
+  void erase(const VmLaunch& launch, Callback<void> done) override;
   void prepare_incoming(const VmLaunch& launch, Callback<MigrationEndpoint> done) override;
   void send(const VmId& vm, const Epoch& epoch, const MigrationEndpoint& to,
             const MigrationLimits& limits, Callback<MigrationProgress> done) override;

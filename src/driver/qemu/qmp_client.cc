@@ -49,42 +49,39 @@ void QmpClient::open(Duration deadline, Callback<void> done) {
 
 void QmpClient::execute(const std::string& command, json::object arguments, Duration deadline,
                         Answer done) {
-  request("execute", command, std::move(arguments), deadline, -1, std::move(done));
+  request({"execute", command, std::move(arguments), deadline, -1}, std::move(done));
 }
 
 void QmpClient::execute_with(const std::string& command, json::object arguments, int descriptor,
                              Answer done) {
-  request("execute", command, std::move(arguments), kHandOverDeadline, descriptor, std::move(done));
+  request({"execute", command, std::move(arguments), kHandOverDeadline, descriptor},
+          std::move(done));
 }
 
 void QmpClient::execute_oob(const std::string& command, json::object arguments, Duration deadline,
                             Answer done) {
-  request("exec-oob", command, std::move(arguments), deadline, -1, std::move(done));
+  request({"exec-oob", command, std::move(arguments), deadline, -1}, std::move(done));
 }
 
-void QmpClient::request(const char* verb, const std::string& command, json::object arguments,
-                        Duration deadline, int descriptor, Answer done) {
+void QmpClient::request(Request wanted, Answer done) {
   const std::uint64_t id = next_id_++;
-  log_line(LogLevel::debug, "qmp", fmt::format("{} {} {}", verb, command, json::serialize(arguments)),
+  const std::string command = wanted.command;
+  log_line(LogLevel::debug, "qmp",
+           fmt::format("{} {} {}", wanted.verb, command, json::serialize(wanted.arguments)),
            correlation_);
   Result<void> sent = make_error(Errc::exhausted, "256 QMP commands are under way");
   if (pending_.size() < kPendingMax) {
-    json::object message{{verb, command}, {"id", id}};
-    if (!arguments.empty()) message["arguments"] = std::move(arguments);
-    sent = socket_->send(message, descriptor);
+    json::object message{{wanted.verb, command}, {"id", id}};
+    if (!wanted.arguments.empty()) message["arguments"] = std::move(wanted.arguments);
+    sent = socket_->send(message, wanted.descriptor);
   }
   Pending pending{command, std::move(done), 0};
-  if (!sent) {
-    deadline = Duration::zero();
-    pending.deadline = loop_.after(deadline, [this, id, why = sent.error(), command] {
-      finish(id, wrap_error(fmt::format("QMP \"{}\"", command), why));
-    });
-  } else {
-    pending.deadline = loop_.after(deadline, [this, id, command, deadline] {
-      finish(id, make_error(Errc::timeout, fmt::format("QMP \"{}\" was not answered in {} ms",
-                                                       command, to_ms(deadline))));
-    });
-  }
+  const Duration deadline = sent ? wanted.deadline : Duration::zero();
+  const Error outcome =
+      sent ? make_error(Errc::timeout, fmt::format("QMP \"{}\" was not answered in {} ms", command,
+                                                   to_ms(deadline)))
+           : wrap_error(fmt::format("QMP \"{}\"", command), sent.error());
+  pending.deadline = loop_.after(deadline, [this, id, outcome] { finish(id, outcome); });
   pending_.emplace(id, std::move(pending));
 }
 
@@ -119,8 +116,8 @@ void QmpClient::receive_event(const json::object& message) {
   QmpEvent event{text_at(message, "event"), {}};
   const json::value* data = message.if_contains("data");
   if (data != nullptr && data->is_object()) event.data = data->get_object();
-  log_line(LogLevel::debug, "qmp", fmt::format("event {} {}", event.name, json::serialize(event.data)),
-           correlation_);
+  log_line(LogLevel::debug, "qmp",
+           fmt::format("event {} {}", event.name, json::serialize(event.data)), correlation_);
   if (event_handler_) event_handler_(event);
 }
 

@@ -44,10 +44,14 @@ class QmpClient {
   void execute_oob(const std::string& command, boost::json::object arguments, Duration deadline,
                    Answer done);
 
-  void on_event(std::function<void(const QmpEvent&)> handler) { event_handler_ = std::move(handler); }
+  void on_event(std::function<void(const QmpEvent&)> handler) {
+    event_handler_ = std::move(handler);
+  }
 
   /// Once; all commands under way have ended with an error before it.
-  void on_closed(std::function<void(const Error&)> handler) { closed_handler_ = std::move(handler); }
+  void on_closed(std::function<void(const Error&)> handler) {
+    closed_handler_ = std::move(handler);
+  }
 
   bool closed() const { return closed_; }
 
@@ -60,8 +64,14 @@ class QmpClient {
     Answer done;
     TimerId deadline = 0;
   };
-  void request(const char* verb, const std::string& command, boost::json::object arguments,
-               Duration deadline, int descriptor, Answer done);
+  struct Request {
+    const char* verb = "execute";
+    std::string command;
+    boost::json::object arguments;
+    Duration deadline{0};
+    int descriptor = -1;
+  };
+  void request(Request wanted, Answer done);
   void receive(const boost::json::object& message);
   void receive_event(const boost::json::object& message);
   void finish(std::uint64_t id, Result<boost::json::value> answer);

@@ -35,6 +35,7 @@ std::int64_t number_at(const json::value& value, const char* name) {
 }
 
 RunState run_state(const std::string& status) {
+  if (status == "prelaunch") return RunState::prelaunch;
   if (status == "running") return RunState::running;
   if (status == "shutdown") return RunState::shut_down;
   if (status == "io-error") return RunState::io_error;
@@ -97,14 +98,15 @@ void power_down(QmpClient& client, Callback<void> done) {
 void quit(QmpClient& client, Callback<void> done) { simple(client, "quit", {}, std::move(done)); }
 
 void announce_self(QmpClient& client, Callback<void> done) {
-  simple(client, "announce-self",
-         {{"initial", 20}, {"max", 100}, {"rounds", 6}, {"step", 30}}, std::move(done));
+  simple(client, "announce-self", {{"initial", 20}, {"max", 100}, {"rounds", 6}, {"step", 30}},
+         std::move(done));
 }
 
 void prepare_migration(QmpClient& client, const MigrationParameters& parameters,
                        Callback<void> done) {
   json::array capabilities;
-  for (const char* name : {"events", "return-path", "pause-before-switchover", "late-block-activate"}) {
+  for (const char* name :
+       {"events", "return-path", "pause-before-switchover", "late-block-activate"}) {
     capabilities.push_back(json::object{{"capability", name}, {"state", true}});
   }
   json::object limits{{"max-bandwidth", parameters.bytes_per_second_max},

@@ -10,7 +10,17 @@
 /// Source: qemu/qemu, qapi/*.json of 7.2.
 namespace virga::qmp {
 
-enum class RunState { running, paused, shut_down, io_error, panicked, watchdog, incoming, postmigrate };
+enum class RunState {
+  prelaunch,  ///< has never run
+  running,
+  paused,
+  shut_down,
+  io_error,
+  panicked,
+  watchdog,
+  incoming,
+  postmigrate,
+};
 
 /// What a MIGRATION event or query-migrate says; `other` = still on its way.
 enum class MigrationState { none, active, pre_switchover, completed, failed, cancelled, other };

@@ -16,7 +16,8 @@ Error wrong_line(std::string_view line, const std::string& why) {
   for (char& letter : shown) {
     if (letter < ' ' || letter > '~') letter = '?';
   }
-  return make_error(Errc::invalid, fmt::format("QMP line of {} bytes \"{}\": {}", line.size(), shown, why));
+  return make_error(Errc::invalid,
+                    fmt::format("QMP line of {} bytes \"{}\": {}", line.size(), shown, why));
 }
 
 }  // namespace

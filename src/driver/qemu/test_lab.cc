@@ -1,25 +1,17 @@
 #include "driver/qemu/test_lab.h"
 
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 
+#include "driver/qemu/boot_sectors.h"
 #include "edge/file.h"
 
 namespace virga {
-namespace {
-
-/// Endless loop, as a disk's first sector.
-std::string idle_sector() {
-  std::string sector("\xf4\xeb\xfd", 3);  // hlt; jmp back
-  sector.resize(510, '\0');
-  return sector + "\x55\xaa";
-}
-
-}  // namespace
 
 QemuLab::QemuLab() {
   char name[] = "/tmp/virga-qemu-XXXXXX";
@@ -82,12 +74,14 @@ VmLaunch QemuLab::launch(const std::string& name, std::uint64_t epoch) {
   VmLaunch launch;
   launch.vm = VmId("acme/" + name);
   launch.epoch = {1, epoch};
-  launch.identity = {"6f3c6a3e-3d5b-4a5c-9d59-5d3f6f1c0a01", "pc-q35-7.2", "qemu64-v1", Accelerator::tcg};
+  launch.identity = {"6f3c6a3e-3d5b-4a5c-9d59-5d3f6f1c0a01", "pc-q35-7.2", "qemu64-v1",
+                     Accelerator::tcg};
   launch.cpu_millicores = Millicores{1000};
   launch.memory_mib = Mib{32};
   launch.directory = "vms/acme/" + name;
   launch.disks = {{"root", launch.directory + "/root.raw", "", Mib{1}}};
-  if (::access((shared() + "/" + launch.disks[0].path).c_str(), F_OK) != 0) write_root(launch, idle_sector());
+  if (::access((shared() + "/" + launch.disks[0].path).c_str(), F_OK) != 0)
+    write_root(launch, boot_sectors::idle());
   return launch;
 }
 
@@ -118,7 +112,8 @@ std::vector<std::string> QemuLab::leftovers(int index, const VmId& vm) {
   std::vector<std::string> left;
   if (pid(index, vm) > 0) left.push_back("a process in launch.json");
   for (const char* controller : {"cpu", "cpuacct", "memory", "pids", "unified"}) {
-    const std::string path = fmt::format("/sys/fs/cgroup/{}/{}/virga/{}", controller, group(index), vm.value);
+    const std::string path =
+        fmt::format("/sys/fs/cgroup/{}/{}/virga/{}", controller, group(index), vm.value);
     if (::access(path.c_str(), F_OK) == 0) left.push_back(path);
   }
   if (hosts_[index].guard.guarded.contains(vm.value)) left.push_back("guard");

@@ -23,7 +23,8 @@ struct Place {
 Result<Place> place_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
   Place place;
-  place.folder = Descriptor(::open(path.substr(0, slash).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
+  place.folder =
+      Descriptor(::open(path.substr(0, slash).c_str(), O_PATH | O_DIRECTORY | O_CLOEXEC));
   if (!place.folder.valid()) return errno_error("open the folder of socket " + path, errno);
   const std::string name =
       fmt::format("/proc/self/fd/{}/{}", place.folder.get(), path.substr(slash + 1));
@@ -60,7 +61,8 @@ Result<Descriptor> connect_unix(const std::string& path) {
   const auto* address = reinterpret_cast<const sockaddr*>(&place->address);
   if (::connect(socket.get(), address, sizeof place->address) == 0) return socket;
   if (errno == ENOENT) return errno_error("connect to " + path, errno);
-  return make_error(Errc::unavailable, fmt::format("connect to {}: {}", path, std::strerror(errno)));
+  return make_error(Errc::unavailable,
+                    fmt::format("connect to {}: {}", path, std::strerror(errno)));
 }
 
 Result<void> send_unix(int socket, const std::string& bytes, int descriptor) {

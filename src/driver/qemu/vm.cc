@@ -20,9 +20,7 @@ QemuVm::QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Hand
       handlers_(std::move(handlers)),
       process_(context, folder,
                {[this](const QmpEvent& seen) { event(seen); },
-                [this](const Error& why) {
-                  log_line(LogLevel::info, "qemu", launch_.vm.value + ": " + why.text(), launch_.correlation);
-                },
+                [this](const Error& why) { qmp_lost(why); },
                 [this](ProcessExit exit) { exited(exit); }}),
       guest_(context.loop, folder),
       start_deadline_(context.loop),
@@ -49,6 +47,12 @@ void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
       });
 }
 
+void QemuVm::qmp_lost(const Error& why) {
+  log_line(LogLevel::info, "qemu", launch_.vm.value + ": " + why.text(), launch_.correlation);
+  // Its connection to the other host is cut as well: QEMU gives up and the guest stays here.
+  if (outgoing_ != nullptr) outgoing_->abandon(why);
+}
+
 void QemuVm::join_start(Callback<void> done) {
   if (stage_ == Stage::preparing || stage_ == Stage::launching) {
     start_waiters_.push_back(std::move(done));
@@ -59,12 +63,14 @@ void QemuVm::join_start(Callback<void> done) {
 
 void QemuVm::files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_t user) {
   if (stage_ != Stage::preparing) return;
-  if (stopping_) return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
+  if (stopping_)
+    return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
   if (!files) return fail_start(wrap_error("start " + launch_.vm.value, files.error()));
   stage_ = Stage::launching;
   const auto launched = process_.launch(launch_, **files, incoming_, user);
   if (!launched) return fail_start(wrap_error("start " + launch_.vm.value, launched.error()));
-  process_.connect_qmp(kQmpDeadline, [this](Result<void> opened) { qmp_opened(std::move(opened)); });
+  process_.connect_qmp(kQmpDeadline,
+                       [this](Result<void> opened) { qmp_opened(std::move(opened)); });
 }
 
 void QemuVm::qmp_opened(Result<void> opened) {
@@ -130,9 +136,11 @@ Error QemuVm::start_error(const std::string& words) const {
   Errc code = Errc::internal;
   if (words.find("Failed to get \"write\" lock") != std::string::npos ||
       words.find("Failed to get shared \"write\" lock") != std::string::npos) {
-    return make_error(Errc::conflict, fmt::format("start {}: a disk is in use by another copy of this VM, seen by the "
-                                                  "lock on its file: {}",
-                                                  launch_.vm.value, words));
+    return make_error(
+        Errc::conflict,
+        fmt::format("start {}: a disk is in use by another copy of this VM, seen by the "
+                    "lock on its file: {}",
+                    launch_.vm.value, words));
   }
   if (words.find("Cannot allocate memory") != std::string::npos) code = Errc::exhausted;
   if (words.find("Image is not in qcow2 format") != std::string::npos ||

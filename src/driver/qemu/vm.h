@@ -19,14 +19,17 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
  public:
   struct Handlers {
     std::function<void(const ObservedVm&, const std::string& why)> changed;
-    std::function<void()> ended;                 ///< once, after the last `changed`
-    std::function<Result<void>()> before_run;    ///< stores that this epoch is used, before its guest runs
+    std::function<void()> ended;  ///< once, after the last `changed`
+    std::function<Result<void>()>
+        before_run;  ///< stores that this epoch is used, before its guest runs
   };
 
   QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Handlers handlers);
 
   /// Creates or opens files, starts QEMU and lets the guest run, or wait for a migration.
   void start(bool incoming, std::uint32_t user, Callback<void> done);
+
+  /// Takes over what an earlier agent started. A copy whose start it did not finish is ended.
   void adopt(const LaunchRecord& record, Callback<void> done);
 
   /// A further caller for a start that is under way or over.
@@ -59,6 +62,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   // vm.cc: life of the process
   void files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_t user);
   void qmp_opened(Result<void> opened);
+  void qmp_lost(const Error& why);
   void run_first_time();
   void listen();
   void finish_start(const Result<void>& outcome);
@@ -74,7 +78,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void guest_stopped(const QmpEvent& event);
   void apply_state(Result<qmp::RunState> state);
   void ask_state();
-  void adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
+  bool adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
   void reconnect();
   void sample_usage();
   void changed(const std::string& why);
@@ -95,7 +99,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   VmPower power_ = VmPower::starting;
   bool incoming_ = false;
   bool postmigrate_ = false;
-  std::string failing_;       ///< what is wrong with the guest; empty = nothing
+  std::string failing_;  ///< what is wrong with the guest; empty = nothing
   bool qmp_silent_ = false;
   bool asking_ = false;
   std::string shutdown_reason_;

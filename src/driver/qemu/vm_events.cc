@@ -29,7 +29,8 @@ std::string io_error_text(const VmLaunch& launch, const json::object& data) {
   const bool known = index >= 0 && index < static_cast<int>(launch.disks.size());
   const std::string disk = known ? launch.disks[static_cast<std::size_t>(index)].name : "?";
   const std::string why = flag_at(data, "nospace") ? "no space left" : text_at(data, "reason");
-  return fmt::format("disk {}: {}", disk, why.empty() ? text_at(data, "operation") + " failed" : why);
+  return fmt::format("disk {}: {}", disk,
+                     why.empty() ? text_at(data, "operation") + " failed" : why);
 }
 
 }  // namespace
@@ -53,13 +54,15 @@ void QemuVm::event(const QmpEvent& seen) {
     if (stage_ == Stage::ready) changed("guest reset: " + text_at(seen.data, "reason"));
   } else if (seen.name == "SHUTDOWN") {
     const std::string reason = text_at(seen.data, "reason");
-    shutdown_reason_ = flag_at(seen.data, "guest") ? "guest powered off" : "QEMU was told to end: " + reason;
+    shutdown_reason_ =
+        flag_at(seen.data, "guest") ? "guest powered off" : "QEMU was told to end: " + reason;
   } else if (seen.name == "MIGRATION") {
     const auto state = qmp::migration_state(text_at(seen.data, "status"));
     if (outgoing_ != nullptr) outgoing_->migration_event(state);
     if (state == qmp::MigrationState::completed) state_arrived();
   } else if (seen.name == "VSERPORT_CHANGE") {
-    if (text_at(seen.data, "id") == "port-guest-agent") guest_.set_agent_open(flag_at(seen.data, "open"));
+    if (text_at(seen.data, "id") == "port-guest-agent")
+      guest_.set_agent_open(flag_at(seen.data, "open"));
   } else {
     guest_stopped(seen);
   }
@@ -67,8 +70,8 @@ void QemuVm::event(const QmpEvent& seen) {
 
 void QemuVm::guest_stopped(const QmpEvent& seen) {
   std::string trouble;
-  if (seen.name == "GUEST_PANICKED") trouble = "guest panicked";
-  if (seen.name == "WATCHDOG") trouble = "the guest's watchdog expired";
+  if (seen.name == "GUEST_PANICKED") trouble = kGuestPanicked;
+  if (seen.name == "WATCHDOG") trouble = kWatchdogExpired;
   if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
     trouble = io_error_text(launch_, seen.data);
   }
@@ -80,7 +83,8 @@ void QemuVm::guest_stopped(const QmpEvent& seen) {
 void QemuVm::changed(const std::string& why) {
   const ObservedVm now = observed();
   told_health_ = now.health;
-  log_line(LogLevel::info, "qemu", fmt::format("{} epoch {}: {}", launch_.vm.value, to_string(launch_.epoch), why),
+  log_line(LogLevel::info, "qemu",
+           fmt::format("{} epoch {}: {}", launch_.vm.value, to_string(launch_.epoch), why),
            launch_.correlation);
   if (handlers_.changed) handlers_.changed(now, why);
 }
@@ -99,7 +103,8 @@ ObservedVm QemuVm::observed() const {
     seen.health = VmHealth::failing;
     seen.health_reason = failing_.empty() ? "QEMU does not answer on its QMP socket" : failing_;
   } else if (power_ == VmPower::running) {
-    const bool lives = seen.heartbeat_age_ms >= Duration::zero() && seen.heartbeat_age_ms < kHeartbeatMax;
+    const bool lives =
+        seen.heartbeat_age_ms >= Duration::zero() && seen.heartbeat_age_ms < kHeartbeatMax;
     seen.health = lives ? VmHealth::healthy : VmHealth::no_heartbeat;
   }
   return seen;
@@ -116,7 +121,8 @@ void QemuVm::tick() {
   } else if (ticks_ % kStateTicks == 0) {
     ask_state();
   }
-  if (observed().health != told_health_) changed(fmt::format("health: {}", enum_name(observed().health)));
+  if (observed().health != told_health_)
+    changed(fmt::format("health: {}", enum_name(observed().health)));
 }
 
 void QemuVm::sample_usage() {
@@ -148,9 +154,10 @@ void QemuVm::apply_state(Result<qmp::RunState> state) {
     changed(silent ? "QEMU does not answer" : "QEMU answers again");
   }
   if (!state) return;
-  if (*state == qmp::RunState::panicked && failing_.empty()) failing_ = "guest panicked";
-  if (*state == qmp::RunState::watchdog && failing_.empty()) failing_ = "the guest's watchdog expired";
+  if (*state == qmp::RunState::panicked && failing_.empty()) failing_ = kGuestPanicked;
+  if (*state == qmp::RunState::watchdog && failing_.empty()) failing_ = kWatchdogExpired;
   if (*state == qmp::RunState::io_error && failing_.empty()) failing_ = "a disk failed";
+  if (*state == qmp::RunState::postmigrate && !incoming_) postmigrate_ = true;
   const bool runs = *state == qmp::RunState::running;
   if (runs && power_ == VmPower::paused && !incoming_) {
     power_ = VmPower::running;
@@ -200,27 +207,34 @@ void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
     });
     qmp::query_status(*process_.qmp(), [this, done](Result<qmp::RunState> state) {
       if (!state || process_.qmp() == nullptr) return done({});
-      qmp::query_migration(*process_.qmp(), [this, done, state = *state](Result<qmp::MigrationInfo> migration) {
-        adopted_state(state, migration ? *migration : qmp::MigrationInfo{});
-        done({});
-      });
+      qmp::query_migration(
+          *process_.qmp(), [this, done, state = *state](Result<qmp::MigrationInfo> migration) {
+            const bool kept = adopted_state(state, migration ? *migration : qmp::MigrationInfo{});
+            if (kept) return done({});
+            stop({true, seconds(1)}, done);
+          });
     });
   });
 }
 
-void QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration) {
+/// False for a copy that has never run and that nobody can reach any more: its migration port was
+/// known to the old agent alone.
+bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration) {
   using qmp::MigrationState;
-  if (stage_ != Stage::ready) return;
+  if (stage_ != Stage::ready) return true;
+  if (state == qmp::RunState::prelaunch) return false;
+  if (incoming_ && migration.state == MigrationState::none) return false;
   postmigrate_ = state == qmp::RunState::postmigrate;
   arrived_ = incoming_ && migration.state == MigrationState::completed;
   const bool sending = migration.state == MigrationState::active ||
                        migration.state == MigrationState::pre_switchover;
   if (!incoming_ && sending && process_.qmp() != nullptr) {
-    // Its owner was the agent that is gone, and the other side cannot have run: the guest stays here.
+    // Its owner was the agent that is gone, and the other side cannot have run: it stays here.
     qmp::cancel_migration(*process_.qmp(), [](Result<void>) {});
   }
   apply_state(state);
   changed("adopted");
+  return true;
 }
 
 }  // namespace virga

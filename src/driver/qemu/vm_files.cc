@@ -24,9 +24,10 @@ Result<void> check_below(const std::string& path) {
                       framed.find("/./") != std::string::npos ||
                       framed.find("//") != std::string::npos;
   if (!climbs && path.find('\0') == std::string::npos) return {};
-  return make_error(Errc::invalid, fmt::format("path \"{}\": must be relative to the shared directory, "
-                                               "without empty, \".\" or \"..\" parts",
-                                               path));
+  return make_error(Errc::invalid,
+                    fmt::format("path \"{}\": must be relative to the shared directory, "
+                                "without empty, \".\" or \"..\" parts",
+                                path));
 }
 
 /// Opens a file so that neither ".." nor a symbolic link can lead out of the shared directory.
@@ -37,7 +38,8 @@ Result<Descriptor> open_below(const std::string& directory, const std::string& p
   open_how how{};
   how.flags = static_cast<std::uint64_t>(flags | O_CLOEXEC);
   how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-  Descriptor file(static_cast<int>(::syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof how)));
+  Descriptor file(
+      static_cast<int>(::syscall(SYS_openat2, root.get(), path.c_str(), &how, sizeof how)));
   if (file.valid()) return file;
   if (errno == EXDEV || errno == ELOOP) {
     return make_error(Errc::invalid, fmt::format("path \"{}\" leaves the shared directory", path));
@@ -45,7 +47,9 @@ Result<Descriptor> open_below(const std::string& directory, const std::string& p
   return errno_error(fmt::format("open {} in {}", path, directory), errno);
 }
 
-std::string format_of(const std::string& path) { return path.ends_with(".qcow2") ? "qcow2" : "raw"; }
+std::string format_of(const std::string& path) {
+  return path.ends_with(".qcow2") ? "qcow2" : "raw";
+}
 
 std::string folder_of(const std::string& path) {
   const std::size_t slash = path.rfind('/');
@@ -77,7 +81,8 @@ Result<void> run_creation(const FileRequest& request, const LaunchDisk& disk,
   if (!disk.backing.empty()) {
     if (auto fine = check_below(disk.backing); !fine) return fine;
     if (format != "qcow2") {
-      return make_error(Errc::invalid, "disk " + disk.path + ": only qcow2 can have a backing file");
+      return make_error(Errc::invalid,
+                        "disk " + disk.path + ": only qcow2 can have a backing file");
     }
     const std::vector<std::string> more = {"-F", format_of(disk.backing), "-b",
                                            relative_to(disk.path, disk.backing)};
@@ -99,7 +104,8 @@ Result<void> create_disk(const FileRequest& request, const LaunchDisk& disk) {
   const std::string folder = request.shared_directory + "/" + folder_of(disk.path);
   if (auto done = make_folders(folder); !done) return done;
   if (disk.backing.empty() && disk.size_mib.value <= 0) {
-    return make_error(Errc::not_found, "disk " + disk.path + " is not there and has neither size nor image");
+    return make_error(Errc::not_found,
+                      "disk " + disk.path + " is not there and has neither size nor image");
   }
   const std::string unfinished = path + ".new";
   ::unlink(unfinished.c_str());
@@ -108,7 +114,8 @@ Result<void> create_disk(const FileRequest& request, const LaunchDisk& disk) {
     return done;
   }
   ::chmod(unfinished.c_str(), 0600);
-  if (::rename(unfinished.c_str(), path.c_str()) != 0) return errno_error("rename to " + path, errno);
+  if (::rename(unfinished.c_str(), path.c_str()) != 0)
+    return errno_error("rename to " + path, errno);
   return {};
 }
 
@@ -116,13 +123,14 @@ Result<void> check_shared_epoch(const FileRequest& request) {
   const VmLaunch& launch = request.launch;
   const std::string path = request.shared_directory + "/" + launch.directory + "/vm.json";
   const auto text = read_file(path, 1 << 20);
-  if (!text) return text.error().code == Errc::not_found ? Result<void>() : Result<void>(text.error());
+  if (!text)
+    return text.error().code == Errc::not_found ? Result<void>() : Result<void>(text.error());
   const auto seen = from_json_text<VmLaunch>(*text, UnknownFields::ignore);
   if (!seen) return wrap_error("read " + path, seen.error());
   if (seen->epoch <= launch.epoch) return {};
-  return make_error(Errc::fenced, fmt::format("start {} with epoch {}: its storage knows epoch {}",
-                                              launch.vm.value, to_string(launch.epoch),
-                                              to_string(seen->epoch)));
+  return make_error(Errc::fenced,
+                    fmt::format("start {} with epoch {}: its storage knows epoch {}",
+                                launch.vm.value, to_string(launch.epoch), to_string(seen->epoch)));
 }
 
 Result<std::vector<OpenDiskFile>> open_chain(const FileRequest& request, const LaunchDisk& disk) {
@@ -150,7 +158,8 @@ Result<T> read_record(const std::string& path) {
 
 Result<VmFolder> vm_folder(const std::string& run_directory, const VmId& vm) {
   const std::size_t slash = vm.value.find('/');
-  if (slash == std::string::npos) return make_error(Errc::invalid, "VM id \"" + vm.value + "\": tenant/name is right");
+  if (slash == std::string::npos)
+    return make_error(Errc::invalid, "VM id \"" + vm.value + "\": tenant/name is right");
   if (auto fine = check_name("tenant", vm.value.substr(0, slash)); !fine) return fine.error();
   if (auto fine = check_name("VM name", vm.value.substr(slash + 1)); !fine) return fine.error();
   return VmFolder{run_directory + "/" + vm.value};
@@ -201,6 +210,30 @@ Result<OpenFiles> open_files(const FileRequest& request) {
   if (!request.create) return files;
   if (auto done = write_shared_launch(request.shared_directory, launch); !done) return done.error();
   return files;
+}
+
+Result<void> erase_files(const std::string& shared_directory, const VmLaunch& launch) {
+  if (launch.directory.empty())
+    return make_error(Errc::invalid, "erase " + launch.vm.value + ": it has no folder");
+  std::vector<std::string> names = {launch.directory + "/vm.json"};
+  for (const LaunchDisk& disk : launch.disks) {
+    if (!disk.path.starts_with(launch.directory + "/")) {
+      return make_error(Errc::invalid, fmt::format("erase {}: disk {} is not in {}",
+                                                   launch.vm.value, disk.path, launch.directory));
+    }
+    names.push_back(disk.path);
+    names.push_back(disk.path + ".new");
+  }
+  for (const std::string& name : names) {
+    if (auto fine = check_below(name); !fine) return fine;
+    const std::string path = shared_directory + "/" + name;
+    if (::unlink(path.c_str()) != 0 && errno != ENOENT) return errno_error("remove " + path, errno);
+  }
+  const std::string folder = shared_directory + "/" + launch.directory;
+  if (::rmdir(folder.c_str()) != 0 && errno != ENOENT && errno != ENOTEMPTY) {
+    return errno_error("remove " + folder, errno);
+  }
+  return {};
 }
 
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch) {

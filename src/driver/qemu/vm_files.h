@@ -41,7 +41,8 @@ BOOST_DESCRIBE_STRUCT(LaunchRecord, (), (launch, boot_id, pid, start_ticks, user
 /// The highest epoch that was seen for a VM on this host.
 struct EpochRecord {
   Epoch epoch;
-  bool used = false;  ///< a copy with it has run or was forbidden to: none will be started with it again
+  bool used =
+      false;  ///< a copy with it has run or was forbidden to: none will be started with it again
 };
 BOOST_DESCRIBE_STRUCT(EpochRecord, (), (epoch, used))
 
@@ -75,6 +76,10 @@ struct FileRequest {
 /// Errors: fenced (vm.json tells of a newer epoch), exhausted (no space), not_found (a file is missing, incoming),
 /// invalid (an image that cannot be used; a path that leaves the shared directory).
 Result<OpenFiles> open_files(const FileRequest& request);
+
+/// Removes the VM's disks, its configuration and its folder on shared storage; what is not there counts as removed, and
+/// what Virga has not made stays. Blocking. Errors: invalid (a path outside of the VM's own folder), internal.
+Result<void> erase_files(const std::string& shared_directory, const VmLaunch& launch);
 
 /// Writes the resolved configuration beside the disks, atomically. Blocking.
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch);

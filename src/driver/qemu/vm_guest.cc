@@ -83,7 +83,9 @@ void VmGuest::ping() {
   // The number tells an answer in time from one that comes after the next question was asked.
   synced_ = false;
   const std::string text = fmt::format(
-      "{{\"execute\":\"guest-sync\",\"arguments\":{{\"id\":{}}}}}\n{{\"execute\":\"guest-ping\"}}\n", ++ping_id_);
+      "{{\"execute\":\"guest-sync\",\"arguments\":{{\"id\":{}}}}}\n{{\"execute\":\"guest-ping\"}}"
+      "\n",
+      ++ping_id_);
   if (!send_unix(agent_.socket.get(), text)) close(agent_);
 }
 

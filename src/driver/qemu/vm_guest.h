@@ -36,7 +36,8 @@ class VmGuest {
     Descriptor socket;
     std::string line;
   };
-  void connect(Channel& channel, const std::string& path, void (VmGuest::*handle)(const std::string&));
+  void connect(Channel& channel, const std::string& path,
+               void (VmGuest::*handle)(const std::string&));
   void read(Channel& channel, void (VmGuest::*handle)(const std::string&));
   void close(Channel& channel);
   void heartbeat_line(const std::string& line);

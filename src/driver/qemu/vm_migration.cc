@@ -12,7 +12,7 @@ constexpr Duration kConnectDeadline = seconds(5);
 constexpr Duration kPollInterval = milliseconds(100);
 constexpr Duration kGiveUpDeadline = seconds(4);
 constexpr Duration kSwitchDeadline = milliseconds(9500);
-constexpr Duration kSwitchCut = seconds(6);  ///< a peer that hangs is cut off then
+constexpr Duration kSwitchCut = seconds(3);  ///< a peer that hangs is cut off then
 
 }  // namespace
 
@@ -32,8 +32,9 @@ OutgoingMigration::~OutgoingMigration() { cut_connection(); }
 
 void OutgoingMigration::send(Callback<MigrationProgress> done) {
   send_.begin(limits_.total_ms_max, std::move(done), [this] {
-    abort(make_error(Errc::timeout, fmt::format("migration to {}:{} was not over in {} ms", to_.address,
-                                                to_.port, to_ms(limits_.total_ms_max))));
+    abort(
+        make_error(Errc::timeout, fmt::format("migration to {}:{} was not over in {} ms",
+                                              to_.address, to_.port, to_ms(limits_.total_ms_max))));
     send_.finish(*reason_);
   });
   context_.worker.run<std::shared_ptr<Descriptor>>(
@@ -74,9 +75,8 @@ void OutgoingMigration::poll() {
     if (phase_ != Phase::sending) return;
     const Duration still = context_.loop.now() - moved_at_;
     if (still >= limits_.stall_ms_max && reason_ == nullptr) {
-      abort(make_error(Errc::unavailable,
-                       fmt::format("migration to {}:{}: no byte moved for {} ms", to_.address,
-                                   to_.port, to_ms(still))));
+      abort(make_error(Errc::unavailable, fmt::format("migration to {}:{}: no byte moved for {} ms",
+                                                      to_.address, to_.port, to_ms(still))));
     }
     poll_timer_.set_after(kPollInterval, [this] { poll(); });
   });
@@ -87,7 +87,8 @@ void OutgoingMigration::polled(const qmp::MigrationInfo& info) {
   progress_ = {info.transferred, info.remaining, info.passes, info.downtime};
   // Events tell the same earlier; this finds the end when one of them was lost with a connection.
   if (info.state == qmp::MigrationState::pre_switchover) reached_switchover();
-  if (info.state == qmp::MigrationState::failed || info.state == qmp::MigrationState::cancelled) failed();
+  if (info.state == qmp::MigrationState::failed || info.state == qmp::MigrationState::cancelled)
+    failed();
 }
 
 void OutgoingMigration::migration_event(qmp::MigrationState state) {
@@ -141,7 +142,8 @@ void OutgoingMigration::failed() {
   if (reason_ != nullptr) return end(Phase::failed, *reason_);
   if (std::exchange(asking_why_, true)) return;
   qmp::query_migration(client_, [this](Result<qmp::MigrationInfo> info) {
-    const std::string words = info && !info->error.empty() ? info->error : "the connection was lost";
+    const std::string words =
+        info && !info->error.empty() ? info->error : "the connection was lost";
     end(Phase::failed, make_error(Errc::unavailable, fmt::format("migration to {}:{} failed: {}",
                                                                  to_.address, to_.port, words)));
   });

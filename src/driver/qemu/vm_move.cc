@@ -21,7 +21,8 @@ void QemuVm::peer_connected(Descriptor connection) {
   if (process_.qmp() == nullptr) return;
   qmp::receive_through(*process_.qmp(), shared->get(), [this, shared](Result<void> begun) {
     if (!begun) {
-      log_line(LogLevel::warning, "qemu", launch_.vm.value + ": " + begun.error().text(), launch_.correlation);
+      log_line(LogLevel::warning, "qemu", launch_.vm.value + ": " + begun.error().text(),
+               launch_.correlation);
       return;
     }
     if (const auto confirmed = confirm_migration(shared->get()); !confirmed) {
@@ -32,11 +33,14 @@ void QemuVm::peer_connected(Descriptor connection) {
 
 void QemuVm::send(const MigrationEndpoint& to, const MigrationLimits& limits,
                   Callback<MigrationProgress> done) {
-  const bool under_way = outgoing_ != nullptr && outgoing_->phase() != OutgoingMigration::Phase::failed;
+  const bool under_way =
+      outgoing_ != nullptr && outgoing_->phase() != OutgoingMigration::Phase::failed;
   if (under_way || power_ != VmPower::running || process_.qmp() == nullptr) {
-    const char* why = under_way ? "a send is under way or over" : "its guest does not run, or QEMU does not answer";
-    return refuse<MigrationProgress>(context_.loop, std::move(done),
-                                     make_error(Errc::conflict, fmt::format("send {}: {}", launch_.vm.value, why)));
+    const char* why = under_way ? "a send is under way or over"
+                                : "its guest does not run, or QEMU does not answer";
+    return refuse<MigrationProgress>(
+        context_.loop, std::move(done),
+        make_error(Errc::conflict, fmt::format("send {}: {}", launch_.vm.value, why)));
   }
   outgoing_ = std::make_unique<OutgoingMigration>(context_, *process_.qmp(), to, limits);
   outgoing_->send(std::move(done));
@@ -48,18 +52,20 @@ void QemuVm::switch_over(Callback<MigrationProgress> done) {
     return context_.loop.post([done = std::move(done), known] { done(known); });
   }
   if (outgoing_ == nullptr) {
-    return refuse<MigrationProgress>(context_.loop, std::move(done),
-                                     make_error(Errc::conflict, "switch over " + launch_.vm.value + ": nothing was sent"));
+    return refuse<MigrationProgress>(
+        context_.loop, std::move(done),
+        make_error(Errc::conflict, "switch over " + launch_.vm.value + ": nothing was sent"));
   }
-  outgoing_->switch_over([weak = weak_from_this(), done = std::move(done)](Result<MigrationProgress> result) {
-    const auto self = weak.lock();
-    if (self != nullptr && result) {
-      self->postmigrate_ = true;
-      self->power_ = VmPower::paused;
-      self->changed("handed over");
-    }
-    done(std::move(result));
-  });
+  outgoing_->switch_over(
+      [weak = weak_from_this(), done = std::move(done)](Result<MigrationProgress> result) {
+        const auto self = weak.lock();
+        if (self != nullptr && result) {
+          self->postmigrate_ = true;
+          self->power_ = VmPower::paused;
+          self->changed("handed over");
+        }
+        done(std::move(result));
+      });
 }
 
 MigrationProgress QemuVm::progress() const {
@@ -77,12 +83,14 @@ void QemuVm::resume(Callback<void> done) {
   }
   if (!incoming_ || stage_ != Stage::ready || resume_.waiting()) {
     return refuse<void>(context_.loop, std::move(done),
-                        make_error(Errc::conflict, "resume " + launch_.vm.value + ": it does not wait for a migration"));
+                        make_error(Errc::conflict, "resume " + launch_.vm.value +
+                                                       ": it does not wait for a migration"));
   }
   resume_.begin(kResumeDeadline, std::move(done), [this] {
-    resume_.finish(make_error(Errc::timeout, fmt::format("resume {}: {}", launch_.vm.value,
-                                                         arrived_ ? "QEMU does not answer"
-                                                                  : "the rest of its state did not arrive")));
+    resume_.finish(make_error(
+        Errc::timeout,
+        fmt::format("resume {}: {}", launch_.vm.value,
+                    arrived_ ? "QEMU does not answer" : "the rest of its state did not arrive")));
   });
   if (arrived_) run_arrived();
 }
@@ -91,7 +99,8 @@ void QemuVm::run_arrived() {
   auto stored = handlers_.before_run();
   if (stored) stored = process_.mark_incoming(false);
   if (!stored || process_.qmp() == nullptr) {
-    return finish_resume(stored ? make_error(Errc::unavailable, "QEMU does not answer") : stored.error());
+    return finish_resume(stored ? make_error(Errc::unavailable, "QEMU does not answer")
+                                : stored.error());
   }
   qmp::resume(*process_.qmp(), [this](Result<void> running) {
     if (!running) return finish_resume(running.error());
@@ -115,42 +124,49 @@ void QemuVm::run_arrived() {
 }
 
 void QemuVm::finish_resume(const Result<void>& outcome) {
-  resume_.finish(outcome ? outcome : Result<void>(wrap_error("resume " + launch_.vm.value, outcome.error())));
+  resume_.finish(outcome ? outcome
+                         : Result<void>(wrap_error("resume " + launch_.vm.value, outcome.error())));
 }
 
 void QemuVm::cancel_send(Callback<void> done) {
-  if (outgoing_ != nullptr && !postmigrate_ && outgoing_->phase() == OutgoingMigration::Phase::switching) {
+  if (outgoing_ != nullptr && !postmigrate_ &&
+      outgoing_->phase() == OutgoingMigration::Phase::switching) {
     return refuse<void>(context_.loop, std::move(done),
-                        make_error(Errc::conflict, "cancel the send of " + launch_.vm.value + ": it is being handed over"));
+                        make_error(Errc::conflict, "cancel the send of " + launch_.vm.value +
+                                                       ": it is being handed over"));
   }
   if (outgoing_ == nullptr || postmigrate_) return run_again(std::move(done));
-  outgoing_->cancel([weak = weak_from_this(), done = std::move(done)](Result<void> given_up) mutable {
-    const auto self = weak.lock();
-    if (self == nullptr || !given_up) return done(given_up);
-    self->run_again(std::move(done));
-  });
+  outgoing_->cancel(
+      [weak = weak_from_this(), done = std::move(done)](Result<void> given_up) mutable {
+        const auto self = weak.lock();
+        if (self == nullptr || !given_up) return done(given_up);
+        self->run_again(std::move(done));
+      });
 }
 
-/// Lets a guest run that a migration has paused here; one that runs, or is paused for another reason, is left alone.
+/// Lets a guest run that a migration has paused here; one that runs, or is paused for another
+/// reason, is left alone.
 void QemuVm::run_again(Callback<void> done) {
   if (process_.qmp() == nullptr) {
-    return refuse<void>(context_.loop, std::move(done), make_error(Errc::unavailable, launch_.vm.value + ": QEMU does not answer"));
+    return refuse<void>(context_.loop, std::move(done),
+                        make_error(Errc::unavailable, launch_.vm.value + ": QEMU does not answer"));
   }
-  qmp::query_status(*process_.qmp(), [this, done = std::move(done)](Result<qmp::RunState> state) mutable {
-    if (!state) return done(state.error());
-    const bool paused_by_move = *state == qmp::RunState::postmigrate ||
-                                (*state == qmp::RunState::paused && outgoing_ != nullptr);
-    if (!paused_by_move || process_.qmp() == nullptr) return done({});
-    qmp::resume(*process_.qmp(), [this, done = std::move(done)](Result<void> running) {
-      if (running) {
-        postmigrate_ = false;
-        outgoing_.reset();
-        power_ = VmPower::running;
-        changed("runs here again");
-      }
-      done(running);
-    });
-  });
+  qmp::query_status(
+      *process_.qmp(), [this, done = std::move(done)](Result<qmp::RunState> state) mutable {
+        if (!state) return done(state.error());
+        const bool paused_by_move = *state == qmp::RunState::postmigrate ||
+                                    (*state == qmp::RunState::paused && outgoing_ != nullptr);
+        if (!paused_by_move || process_.qmp() == nullptr) return done({});
+        qmp::resume(*process_.qmp(), [this, done = std::move(done)](Result<void> running) {
+          if (running) {
+            postmigrate_ = false;
+            outgoing_.reset();
+            power_ = VmPower::running;
+            changed("runs here again");
+          }
+          done(running);
+        });
+      });
 }
 
 }  // namespace virga

@@ -21,8 +21,8 @@ std::string group_of(const VmLaunch& launch) { return launch.vm.value; }
 
 CgroupLimits limits_of(const VmLaunch& launch, const QemuOptions& options) {
   CgroupLimits limits;
-  limits.cpu_quota = launch.cpu_millicores.value > 0 ? launch.cpu_millicores
-                                                     : Millicores{launch.cpus * 1000};
+  limits.cpu_quota =
+      launch.cpu_millicores.value > 0 ? launch.cpu_millicores : Millicores{launch.cpus * 1000};
   limits.cpu_weight = launch.cpu_weight;
   limits.memory_mib_max = launch.memory_mib + options.overhead_mib;
   limits.processes_max = options.processes_max;
@@ -105,7 +105,8 @@ Result<void> VmProcess::spawn(const OpenFiles& files) {
   options.descriptors = inherited.map;
   options.output_path = folder_.log();
   ::unlink(options.output_path.c_str());
-  if (context_.cgroups != nullptr) options.cgroup_procs = context_.cgroups->procs_files(group_of(launch));
+  if (context_.cgroups != nullptr)
+    options.cgroup_procs = context_.cgroups->procs_files(group_of(launch));
   options.user = record_.user;
   options.group = record_.user == 0 ? 0 : context_.options.group;
   auto process = Process::spawn(context_.loop, options);
@@ -136,7 +137,8 @@ Result<void> VmProcess::open_nics(Inherited& inherited) {
     auto port = context_.fabric.open_port(nic);
     if (!port) return wrap_error("port " + nic.port, port.error());
     open_nics_.push_back(nic);
-    if (port->tap_descriptor < 0) return make_error(Errc::internal, "port " + nic.port + ": no tap was opened");
+    if (port->tap_descriptor < 0)
+      return make_error(Errc::internal, "port " + nic.port + ": no tap was opened");
     const auto descriptor = inherited.give(Descriptor(port->tap_descriptor));
     inherited.hardware.nics.push_back({nic.mac, nic.mtu, TapNic{descriptor}});
   }
@@ -186,13 +188,14 @@ void VmProcess::connect_qmp(Duration deadline, Callback<void> done) {
   qmp_.reset();
   auto socket = connect_unix(folder_.qmp());
   if (!socket) {
-    context_.loop.post([alive = std::weak_ptr<int>(alive_), done = std::move(done), why = socket.error()] {
-      if (!alive.expired()) done(why);
-    });
+    context_.loop.post(
+        [alive = std::weak_ptr<int>(alive_), done = std::move(done), why = socket.error()] {
+          if (!alive.expired()) done(why);
+        });
     return;
   }
-  qmp_ = std::make_unique<QmpClient>(context_.loop,
-                                     std::make_unique<QmpSocket>(context_.loop, std::move(*socket)));
+  qmp_ = std::make_unique<QmpClient>(
+      context_.loop, std::make_unique<QmpSocket>(context_.loop, std::move(*socket)));
   qmp_->set_correlation(record_.launch.correlation);
   qmp_->on_event([this](const QmpEvent& event) {
     if (handlers_.event) handlers_.event(event);

@@ -19,15 +19,16 @@ class VmProcess {
  public:
   struct Handlers {
     std::function<void(const QmpEvent&)> event;
-    std::function<void(const Error&)> qmp_lost;    ///< QEMU may live on
-    std::function<void(ProcessExit)> exit;         ///< once
+    std::function<void(const Error&)> qmp_lost;  ///< QEMU may live on
+    std::function<void(ProcessExit)> exit;       ///< once
   };
 
   VmProcess(VmContext& context, VmFolder folder, Handlers handlers);
 
   /// Makes group and taps, starts QEMU with its processors stopped, hands it to the guard and writes the record. A
   /// process that came into being is followed even when a later step fails: end it, and wait for `exit`.
-  Result<void> launch(const VmLaunch& launch, const OpenFiles& files, bool incoming, std::uint32_t user);
+  Result<void> launch(const VmLaunch& launch, const OpenFiles& files, bool incoming,
+                      std::uint32_t user);
 
   /// Takes over a QEMU that an earlier agent started. Errors: not_found (it has ended).
   Result<void> adopt(const LaunchRecord& record);

@@ -2,7 +2,8 @@
 
 namespace virga {
 
-Worker::Worker(Loop& loop, int threads, std::size_t queue_max) : loop_(loop), queue_max_(queue_max) {
+Worker::Worker(Loop& loop, int threads, std::size_t queue_max)
+    : loop_(loop), queue_max_(queue_max) {
   for (int index = 0; index < threads; ++index) threads_.emplace_back([this] { serve(); });
 }
 

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <string>
+
+namespace virga::boot_sectors {
+
+/// First sectors of disks for guests that do one thing; their source is tests/tools/boot_sectors.S.
+inline std::string sector(const char* hex) {
+  std::string made;
+  for (; hex[0] != '\0'; hex += 2)
+    made += static_cast<char>(std::stoi(std::string(hex, 2), nullptr, 16));
+  made.resize(510, '\0');
+  return made + "\x55\xaa";
+}
+
+inline std::string idle() { return sector("f4ebfd"); }
+inline std::string console() { return sector("baf803b075eeb070eeb00aeef4ebfd"); }
+inline std::string reset() { return sector("baf90cb006eef4ebfd"); }
+inline std::string power_off() { return sector("ba0406b80020eff4ebfd"); }
+inline std::string watchdog() { return sector("ba4304b00eeef4ebfd"); }
+inline std::string panic() {
+  return sector(
+      "fa31c08ed80f0116477c0f20c00c010f22c0bb08008edb24fe0f22c0baf80c66b81010008066efbafc0c66ed6683"
+      "e0f067"
+      "c60001f4ebfd0000000000000000ffff00000092cf000f00377c0000");
+}
+inline std::string fill_disk() {
+  return sector(
+      "31c08ed8b80043b280be197ccd13668306217c40ebeef4ebfd10004000007c00000800000000000000");
+}
+
+}  // namespace virga::boot_sectors

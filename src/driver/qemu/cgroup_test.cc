@@ -1,0 +1,111 @@
+#include "driver/qemu/cgroup.h"
+
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "edge/file.h"
+#include "edge/process.h"
+
+namespace virga {
+namespace {
+
+/// A folder with the files of a unified hierarchy, as the kernel would make them.
+class FakeV2 : public testing::Test {
+ protected:
+  FakeV2() {
+    char name[] = "/tmp/virga-cgroup-XXXXXX";
+    root = ::mkdtemp(name);
+    const std::string group = root + "/host/virga/acme/web";
+    EXPECT_TRUE(make_folders(group).ok());
+    write("/cgroup.controllers", "cpuset cpu io memory pids\n");
+    for (const char* folder : {"", "/host", "/host/virga", "/host/virga/acme"}) {
+      write(std::string(folder) + "/cgroup.subtree_control", "");
+    }
+    for (const char* file : {"cpu.weight", "cpu.max", "memory.max", "pids.max"}) {
+      write(std::string("/host/virga/acme/web/") + file, "");
+    }
+    auto found = find_cgroups(fmt::format("cgroup2 {} cgroup2 rw 0 0\n", root), "host");
+    EXPECT_TRUE(found.ok());
+    cgroups = std::move(*found);
+  }
+  ~FakeV2() override { std::filesystem::remove_all(root); }
+
+  void write(const std::string& path, const std::string& text) {
+    EXPECT_TRUE(write_file_atomically(root + path, text).ok());
+  }
+  std::string read(const std::string& file) {
+    return *read_file(root + "/host/virga/acme/web/" + file);
+  }
+
+  std::string root;
+  std::unique_ptr<Cgroups> cgroups;
+};
+
+TEST_F(FakeV2, F_B4_LimitsAreWrittenInTheUnitsOfTheKernel) {
+  EXPECT_EQ(cgroups->version(), "v2");
+  ASSERT_TRUE(cgroups->set("acme/web", {Millicores{1500}, 200, Mib{384}, 64}).ok());
+  EXPECT_EQ(read("cpu.max"), "150000 100000");
+  EXPECT_EQ(read("cpu.weight"), "200");
+  EXPECT_EQ(read("memory.max"), "402653184");
+  EXPECT_EQ(read("pids.max"), "64");
+  EXPECT_EQ(*read_file(root + "/host/virga/acme/cgroup.subtree_control"), "+cpu +memory +pids");
+  EXPECT_EQ(*read_file(root + "/cgroup.subtree_control"), "+cpu +memory +pids");
+}
+
+TEST_F(FakeV2, F_B4_UsageIsReadBack) {
+  write("/host/virga/acme/web/cpu.stat", "usage_usec 2500000\nuser_usec 1\n");
+  write("/host/virga/acme/web/memory.stat", "anon 1048576\nfile 99\n");
+  const auto usage = cgroups->usage("acme/web");
+  ASSERT_TRUE(usage.ok());
+  EXPECT_EQ(usage->cpu_time, milliseconds(2500));
+  EXPECT_EQ(usage->memory.value, 1048576);
+}
+
+TEST_F(FakeV2, LimitsThatMakeNoSenseAreRefused) {
+  EXPECT_EQ(cgroups->set("acme/web", {Millicores{0}, 100, Mib{1}, 1}).error().code, Errc::invalid);
+  EXPECT_EQ(cgroups->set("acme/web", {Millicores{1}, 0, Mib{1}, 1}).error().code, Errc::invalid);
+  EXPECT_EQ(cgroups->set("acme/web", {Millicores{1}, 10'001, Mib{1}, 1}).error().code,
+            Errc::invalid);
+}
+
+TEST(CgroupTest, HierarchyWithoutTheControllersIsNotUsed) {
+  EXPECT_EQ(find_cgroups("tmpfs / tmpfs rw 0 0\n", "").error().code, Errc::unsupported);
+  EXPECT_EQ(find_cgroups("cgroup /x cgroup rw,cpu 0 0\n", "").error().code, Errc::unsupported);
+}
+
+/// On the hierarchy of this machine, whichever it is.
+TEST(CgroupTest, F_B4_ProcessIsBornInItsGroupWithLimitsThatCanChange) {
+  const std::string base = fmt::format("virga-cgroup-test-{}", ::getpid());
+  auto cgroups = find_cgroups(*read_file("/proc/mounts"), base);
+  ASSERT_TRUE(cgroups.ok()) << cgroups.error().text();
+  const auto made = (*cgroups)->set("acme/web", {Millicores{250}, 100, Mib{64}, 10});
+  ASSERT_TRUE(made.ok()) << made.error().text();
+  ProcessOptions options;
+  options.arguments = {"/bin/sh", "-c",
+                       "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"};
+  options.environment = {{"PATH", "/usr/bin:/bin"}};
+  options.cgroup_procs = (*cgroups)->procs_files("acme/web");
+  const auto output = run_process(options, seconds(30));
+  ASSERT_TRUE(output.ok()) << output.error().text();
+  EXPECT_NE(output->out.find("/" + base + "/virga/acme/web\n"), std::string::npos) << output->out;
+  const auto usage = (*cgroups)->usage("acme/web");
+  ASSERT_TRUE(usage.ok()) << usage.error().text();
+  EXPECT_GT(usage->cpu_time, milliseconds(1));
+  EXPECT_TRUE((*cgroups)->set("acme/web", {Millicores{500}, 300, Mib{128}, 20}).ok());
+  EXPECT_TRUE((*cgroups)->remove("acme/web").ok());
+  EXPECT_TRUE((*cgroups)->remove("acme/web").ok());
+  EXPECT_FALSE((*cgroups)->usage("acme/web").ok());
+  for (const std::string& file : options.cgroup_procs) {
+    const auto folder = std::filesystem::path(file).parent_path().parent_path();
+    EXPECT_FALSE(std::filesystem::exists(folder)) << folder << " was left";
+    ::rmdir(folder.parent_path().c_str());
+    ::rmdir(folder.parent_path().parent_path().c_str());
+  }
+}
+
+}  // namespace
+}  // namespace virga

@@ -1,0 +1,200 @@
+#include "driver/qemu/qemu_hypervisor.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "base/reflect.h"
+#include "driver/qemu/boot_sectors.h"
+#include "driver/qemu/kvm_probe.h"
+#include "driver/qemu/test_lab.h"
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+/// What only QEMU can show; the promises of Hypervisor are in the contract's suite.
+class QemuHypervisorTest : public testing::Test {
+ protected:
+  Result<void> start(const VmLaunch& launch) {
+    std::optional<Result<void>> outcome;
+    lab.host(0).start(launch, [&](Result<void> result) { outcome = std::move(result); });
+    EXPECT_TRUE(lab.run_until([&] { return outcome.has_value(); }, seconds(40)));
+    return outcome ? *outcome : make_error(Errc::internal, "start did not complete");
+  }
+  VmLaunch boot(const std::string& sector) {
+    VmLaunch launch = lab.launch("web", 1);
+    lab.write_root(launch, sector);
+    const auto started = start(launch);
+    EXPECT_TRUE(started.ok()) << (started.ok() ? "" : started.error().text());
+    return launch;
+  }
+  bool told(const std::function<bool(const ObservedVm&)>& right) {
+    return lab.run_until(
+        [&] {
+          const auto seen = lab.told(0, VmId("acme/web"));
+          return seen && right(*seen);
+        },
+        seconds(40));
+  }
+  std::string process_file(const char* name) {
+    return *read_file("/proc/" + std::to_string(lab.pid(0, VmId("acme/web"))) + "/" + name);
+  }
+
+  QemuLab lab;
+};
+
+TEST_F(QemuHypervisorTest, F_B4_PanicPausesTheGuestAndIsReported) {
+  boot(boot_sectors::panic());
+  EXPECT_TRUE(told([](const ObservedVm& seen) {
+    return seen.health == VmHealth::failing && seen.health_reason == kGuestPanicked &&
+           seen.power == VmPower::paused;
+  }));
+  lab.restart_agent(0);
+  EXPECT_EQ(lab.host(0).observe().at(0).health_reason, kGuestPanicked);
+}
+
+TEST_F(QemuHypervisorTest, F_B4_WatchdogPausesTheGuestAndIsReported) {
+  boot(boot_sectors::watchdog());
+  EXPECT_TRUE(told([](const ObservedVm& seen) {
+    return seen.health_reason == kWatchdogExpired && seen.power == VmPower::paused;
+  }));
+}
+
+TEST_F(QemuHypervisorTest, F_B4_PowerOffFromInsideIsReported) {
+  const VmLaunch web = boot(boot_sectors::power_off());
+  EXPECT_TRUE(told([](const ObservedVm& seen) { return seen.power == VmPower::stopped; }));
+  EXPECT_EQ(lab.why(0), "guest powered off");
+  EXPECT_TRUE(lab.run_until([&] { return lab.leftovers(0, web.vm).empty(); }, seconds(5)));
+}
+
+TEST_F(QemuHypervisorTest, F_B4_ResetFromInsideIsReported) {
+  boot(boot_sectors::reset());
+  EXPECT_TRUE(lab.run_until([&] { return lab.why(0) == "guest reset: guest-reset"; }, seconds(40)));
+  EXPECT_EQ(lab.host(0).observe().at(0).power, VmPower::running);
+}
+
+TEST_F(QemuHypervisorTest, F_B4_ConsoleIsKeptOverARestartOfTheAgent) {
+  const VmLaunch web = boot(boot_sectors::console());
+  const auto said = [&] {
+    const auto text = lab.host(0).console_tail(web.vm, 100);
+    return text.ok() && text->ends_with("up\n");
+  };
+  EXPECT_TRUE(lab.run_until(said, seconds(40)));
+  lab.restart_agent(0);
+  EXPECT_TRUE(said());
+}
+
+TEST_F(QemuHypervisorTest, F_F13_FullDiskUnderAVmPausesItAndIsReported) {
+  ASSERT_TRUE(make_folders(lab.shared()).ok());
+  ProcessOptions mount;
+  mount.arguments = {"/bin/mount", "-t", "tmpfs", "-o", "size=2m,mode=755", "tmpfs", lab.shared()};
+  ASSERT_EQ(run_process(mount, seconds(20))->exit.code, 0);
+  VmLaunch launch = lab.launch("web", 1);
+  lab.write_root(launch, boot_sectors::fill_disk());
+  std::filesystem::resize_file(lab.shared() + "/" + launch.disks[0].path, 16 << 20);
+  EXPECT_TRUE(start(launch).ok());
+  EXPECT_TRUE(told([](const ObservedVm& seen) {
+    return seen.health_reason == "disk root: no space left" && seen.power == VmPower::paused;
+  }));
+  lab.kill_vm(0, launch.vm);
+  EXPECT_TRUE(lab.run_until([&] { return lab.host(0).observe().empty(); }, seconds(20)));
+  ProcessOptions umount;
+  umount.arguments = {"/bin/umount", lab.shared()};
+  EXPECT_EQ(run_process(umount, seconds(20))->exit.code, 0);
+}
+
+TEST_F(QemuHypervisorTest, F_B4_ProcessHasNoPrivilegesAndIsInItsGroup) {
+  const VmLaunch web = boot(boot_sectors::idle());
+  const std::string status = process_file("status");
+  EXPECT_NE(status.find("Uid:\t65534\t65534\t65534\t65534"), std::string::npos) << status;
+  EXPECT_NE(status.find("CapEff:\t0000000000000000"), std::string::npos);
+  EXPECT_NE(status.find("NoNewPrivs:\t1"), std::string::npos);
+  EXPECT_NE(status.find("Seccomp:\t2"), std::string::npos);
+  EXPECT_NE(process_file("cgroup").find("/virga/acme/web\n"), std::string::npos);
+  EXPECT_EQ(lab.guard(0).guarded.count(web.vm.value), 1U);
+  VmLaunch changed = web;
+  changed.cpu_millicores = Millicores{300};
+  EXPECT_TRUE(lab.qemu(0).change_limits(changed).ok());
+}
+
+TEST_F(QemuHypervisorTest, F_B4_FiguresOfARunningGuestAreReported) {
+  const VmLaunch web = boot(boot_sectors::reset());
+  EXPECT_TRUE(lab.run_until(
+      [&] {
+        const auto seen = lab.host(0).observe();
+        return seen.size() == 1 && seen[0].cpu_millicores_used.value > 10 &&
+               seen[0].memory_mib_used.value > 1;
+      },
+      seconds(40)));
+  EXPECT_EQ(lab.host(0).observe().at(0).health, VmHealth::no_heartbeat);
+  EXPECT_LT(lab.host(0).observe().at(0).heartbeat_age_ms, Duration::zero());
+}
+
+TEST_F(QemuHypervisorTest, F_F3_GuestNeverRunsWithoutALeash) {
+  lab.guard(0).refuse = true;
+  const VmLaunch web = lab.launch("web", 1);
+  const auto started = start(web);
+  ASSERT_FALSE(started.ok());
+  EXPECT_EQ(started.error().code, Errc::unavailable);
+  EXPECT_TRUE(lab.host(0).observe().empty());
+  lab.guard(0).refuse = false;
+  EXPECT_TRUE(start(web).ok());
+}
+
+TEST_F(QemuHypervisorTest, F_F5_StartThatDiedWithItsAgentCanBeRepeated) {
+  const VmLaunch web = lab.launch("web", 1);
+  lab.host(0).start(web, [](Result<void>) {});
+  EXPECT_TRUE(lab.run_until([&] { return lab.pid(0, web.vm) > 0; }, seconds(20)));
+  lab.restart_agent(0);
+  EXPECT_TRUE(lab.host(0).observe().empty());
+  const auto again = start(web);
+  EXPECT_TRUE(again.ok()) << (again.ok() ? "" : again.error().text());
+  EXPECT_EQ(lab.host(0).observe().at(0).power, VmPower::running);
+}
+
+TEST_F(QemuHypervisorTest, F_F19_QemuThatIgnoresQmpIsReportedAndCanBeStopped) {
+  const VmLaunch web = boot(boot_sectors::idle());
+  lab.hang_vm(0, web.vm);
+  EXPECT_TRUE(told([](const ObservedVm& seen) {
+    return seen.health == VmHealth::failing &&
+           seen.health_reason.find("does not answer") != std::string::npos;
+  }));
+  std::optional<Result<void>> stopped;
+  lab.host(0).stop(web.vm, web.epoch, {false, seconds(3)},
+                   [&](Result<void> result) { stopped = result; });
+  EXPECT_TRUE(lab.run_until([&] { return stopped.has_value(); }, seconds(20)));
+  EXPECT_TRUE(lab.host(0).observe().empty());
+}
+
+TEST_F(QemuHypervisorTest, F_B4_LateStartDoesNotBringAStoppedVmBack) {
+  const VmLaunch web = boot(boot_sectors::idle());
+  std::optional<Result<void>> stopped;
+  lab.host(0).stop(web.vm, web.epoch, {true, seconds(3)},
+                   [&](Result<void> result) { stopped = result; });
+  EXPECT_TRUE(lab.run_until([&] { return stopped.has_value(); }, seconds(20)));
+  EXPECT_EQ(start(web).error().code, Errc::conflict);
+  lab.restart_agent(0);
+  EXPECT_EQ(start(web).error().code, Errc::conflict);
+}
+
+TEST_F(QemuHypervisorTest, F_B4_HostSaysWhatItCanDo) {
+  const HypervisorInfo& info = lab.info(0);
+  EXPECT_TRUE(info.qemu_version.find('.') != std::string::npos) << info.qemu_version;
+  EXPECT_NE(std::find(info.machine_types.begin(), info.machine_types.end(), "pc-q35-7.2"),
+            info.machine_types.end());
+  const KvmVerdict verdict = probe_kvm({});
+  EXPECT_EQ(info.accelerator == Accelerator::kvm, verdict.usable)
+      << info.accelerator_reason << "; now: " << verdict.reason;
+  EXPECT_NE(info.accelerator_reason.find("KVM is"), std::string::npos) << info.accelerator_reason;
+}
+
+TEST_F(QemuHypervisorTest, F_B4_CanaryGuestComesUp) {
+  const auto up =
+      run_canary_guest("/usr/bin/qemu-system-x86_64", Accelerator::tcg, lab.run(0), seconds(40));
+  EXPECT_TRUE(up.ok()) << (up.ok() ? "" : up.error().text());
+  EXPECT_FALSE(run_canary_guest("/bin/false", Accelerator::tcg, lab.run(0), seconds(40)).ok());
+}
+
+}  // namespace
+}  // namespace virga

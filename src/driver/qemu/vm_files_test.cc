@@ -1,0 +1,180 @@
+#include "driver/qemu/vm_files.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "base/reflect.h"
+#include "driver/qemu/kvm_probe.h"
+#include "driver/qemu/vm_guest.h"
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+class VmFilesTest : public testing::Test {
+ protected:
+  VmFilesTest() {
+    char name[] = "/tmp/virga-files-XXXXXX";
+    folder = ::mkdtemp(name);
+    EXPECT_TRUE(make_folders(folder + "/shared/images").ok());
+    launch.vm = VmId("acme/web");
+    launch.epoch = {1, 4};
+    launch.directory = "vms/acme/web";
+  }
+  ~VmFilesTest() override { std::filesystem::remove_all(folder); }
+
+  Result<OpenFiles> open(bool create = true) {
+    return open_files({launch, folder + "/shared", "/usr/bin/qemu-img", create});
+  }
+  std::string image_info(const std::string& path) {
+    ProcessOptions options;
+    options.arguments = {"/usr/bin/qemu-img", "info", folder + "/shared/" + path};
+    return run_process(options, seconds(20))->out;
+  }
+
+  std::string folder;
+  VmLaunch launch;
+};
+
+TEST_F(VmFilesTest, F_B4_MissingDisksAreMadeAndTheConfigurationIsWrittenBesideThem) {
+  launch.disks = {{"root", "vms/acme/web/root.qcow2", "images/base.qcow2", Mib{0}},
+                  {"data", "vms/acme/web/data.raw", "", Mib{3}}};
+  ProcessOptions make;
+  make.arguments = {"/usr/bin/qemu-img",
+                    "create",
+                    "-q",
+                    "-f",
+                    "qcow2",
+                    folder + "/shared/images/base.qcow2",
+                    "5M"};
+  ASSERT_EQ(run_process(make, seconds(20))->exit.code, 0);
+  const auto files = open();
+  ASSERT_TRUE(files.ok()) << files.error().text();
+  ASSERT_EQ(files->disks.size(), 2U);
+  ASSERT_EQ(files->disks[0].size(), 2U);
+  EXPECT_EQ(files->disks[0][0].format, "qcow2");
+  EXPECT_EQ(files->disks[1][0].format, "raw");
+  EXPECT_NE(image_info("vms/acme/web/root.qcow2").find("backing file: ../../../images/base.qcow2"),
+            std::string::npos);
+  EXPECT_NE(image_info("vms/acme/web/root.qcow2").find("virtual size: 5 MiB"), std::string::npos);
+  EXPECT_EQ(std::filesystem::file_size(folder + "/shared/vms/acme/web/data.raw"), 3U << 20);
+  const auto written =
+      from_json_text<VmLaunch>(*read_file(folder + "/shared/vms/acme/web/vm.json"));
+  ASSERT_TRUE(written.ok());
+  EXPECT_EQ(written->epoch, launch.epoch);
+}
+
+TEST_F(VmFilesTest, F_B4_DisksThatAreThereAreNotTouched) {
+  launch.disks = {{"root", "vms/acme/web/root.raw", "", Mib{1}}};
+  ASSERT_TRUE(open().ok());
+  const std::string path = folder + "/shared/vms/acme/web/root.raw";
+  ASSERT_TRUE(write_file_atomically(path, "precious").ok());
+  ASSERT_TRUE(open().ok());
+  EXPECT_EQ(*read_file(path), "precious");
+}
+
+TEST_F(VmFilesTest, F_B4_StorageThatKnowsANewerEpochFences) {
+  ASSERT_TRUE(open().ok());
+  launch.epoch = {1, 3};
+  EXPECT_EQ(open().error().code, Errc::fenced);
+  launch.epoch = {2, 1};
+  EXPECT_TRUE(open().ok());
+}
+
+TEST_F(VmFilesTest, F_F25_PathsThatClimbAreRefused) {
+  ASSERT_TRUE(write_file_atomically(folder + "/secret", "x").ok());
+  ASSERT_EQ(::symlink("../secret", (folder + "/shared/link.raw").c_str()), 0);
+  for (const std::string path :
+       {"../secret", "vms/../../secret", "/etc/passwd", "link.raw", "a//b", "./a"}) {
+    launch.disks = {{"root", path, "", Mib{1}}};
+    const auto opened = open();
+    ASSERT_FALSE(opened.ok()) << path;
+    EXPECT_EQ(opened.error().code, Errc::invalid) << opened.error().text();
+    launch.disks.clear();
+    launch.kernel = path;
+    EXPECT_FALSE(open().ok()) << path;
+    launch.kernel.clear();
+  }
+  EXPECT_EQ(*read_file(folder + "/secret"), "x");
+}
+
+TEST_F(VmFilesTest, F_F24_NamesWithOddCharactersAreRefused) {
+  for (const std::string id :
+       {"web", "acme/../x", "acme/we b", "/web", "acme/", "acme/a/b", "ACME/web"}) {
+    EXPECT_EQ(vm_folder("/run/x", VmId(id)).ok(), false) << id;
+  }
+  EXPECT_EQ(vm_folder("/run/x", VmId("acme/web"))->path, "/run/x/acme/web");
+}
+
+TEST_F(VmFilesTest, F_F13_FullDiskIsExhausted) {
+  ProcessOptions mount;
+  mount.arguments = {"/bin/mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder + "/shared"};
+  ASSERT_EQ(run_process(mount, seconds(20))->exit.code, 0);
+  ASSERT_TRUE(make_folders(folder + "/shared/vms/acme/web").ok());
+  ASSERT_EQ(write_file_atomically(folder + "/shared/fill", std::string(80'000, 'x')).error().code,
+            Errc::exhausted);
+  launch.disks = {{"root", "vms/acme/web/root.qcow2", "", Mib{64}}};
+  const auto opened = open();
+  EXPECT_FALSE(opened.ok());
+  EXPECT_EQ(opened.ok() ? Errc::internal : opened.error().code, Errc::exhausted);
+  EXPECT_FALSE(std::filesystem::exists(folder + "/shared/vms/acme/web/root.qcow2"));
+  ProcessOptions umount;
+  umount.arguments = {"/bin/umount", folder + "/shared"};
+  EXPECT_EQ(run_process(umount, seconds(20))->exit.code, 0);
+}
+
+TEST_F(VmFilesTest, IncomingNeedsWhatIsThere) {
+  launch.disks = {{"root", "vms/acme/web/root.raw", "", Mib{1}}};
+  EXPECT_EQ(open(false).error().code, Errc::not_found);
+}
+
+TEST_F(VmFilesTest, F_B4_RecordsAreReadBackAndDamageIsReported) {
+  const VmFolder vm = *vm_folder(folder, launch.vm);
+  EXPECT_EQ(read_epoch_record(vm)->epoch, Epoch{});
+  ASSERT_TRUE(write_epoch_record(vm, {{2, 9}, true}).ok());
+  EXPECT_EQ(read_epoch_record(vm)->epoch, (Epoch{2, 9}));
+  EXPECT_TRUE(read_epoch_record(vm)->used);
+  ASSERT_TRUE(write_file_atomically(vm.epoch(), "{\"epoch\":").ok());
+  EXPECT_FALSE(read_epoch_record(vm).ok());
+}
+
+TEST_F(VmFilesTest, F_B4_ConsoleIsKeptAndBounded) {
+  const std::string path = folder + "/console.log";
+  std::string text(1 << 20, 'a');
+  text += "the end";
+  ASSERT_TRUE(write_file_atomically(path, text).ok());
+  trim_console(path);
+  struct stat seen {};
+  ASSERT_EQ(::stat(path.c_str(), &seen), 0);
+  EXPECT_LE(seen.st_blocks * 512, 300 << 10);
+  EXPECT_EQ(*console_tail(path, 7), "the end");
+  EXPECT_EQ(console_tail(path, 10 << 20)->size(), 256U << 10);
+  EXPECT_EQ(console_tail(folder + "/no", 7).error().code, Errc::not_found);
+}
+
+TEST_F(VmFilesTest, F_B4_KvmThatCannotRunALoopIsNotUsable) {
+  KvmProbeOptions options;
+  options.device = folder + "/no-kvm";
+  const KvmVerdict verdict = probe_kvm(options);
+  EXPECT_FALSE(verdict.usable);
+  EXPECT_NE(verdict.reason.find("could not open the device: No such file"), std::string::npos)
+      << verdict.reason;
+}
+
+TEST_F(VmFilesTest, F_B4_VerdictIsKeptForOneBoot) {
+  const std::string path = folder + "/kvm.json";
+  ASSERT_TRUE(
+      write_file_atomically(path, to_json_text(KvmVerdict{read_boot_id(), true, "cached"})).ok());
+  EXPECT_EQ(kvm_verdict(path, "/no/qemu").reason, "cached");
+  ASSERT_TRUE(
+      write_file_atomically(path, to_json_text(KvmVerdict{"another boot", true, "cached"})).ok());
+  EXPECT_NE(kvm_verdict(path, "/no/qemu").reason, "cached");
+  EXPECT_EQ(from_json_text<KvmVerdict>(*read_file(path))->boot_id, read_boot_id());
+}
+
+}  // namespace
+}  // namespace virga

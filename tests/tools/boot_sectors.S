@@ -1,0 +1,85 @@
+/* First sectors of disks for guests that do one thing. GNU as, 16-bit.
+   Bytes of a seed: gcc -c -DSEED_panic boot_sectors.S && objcopy -O binary -j .text boot_sectors.o panic.bin */
+.intel_syntax noprefix
+.code16
+.text
+start:
+
+#ifdef SEED_console         /* writes "up" and a line feed to the serial port */
+    mov dx, 0x3f8
+    mov al, 'u'
+    out dx, al
+    mov al, 'p'
+    out dx, al
+    mov al, 10
+    out dx, al
+#endif
+
+#ifdef SEED_reset           /* resets the machine */
+    mov dx, 0xcf9
+    mov al, 6
+    out dx, al
+#endif
+
+#ifdef SEED_power_off       /* ACPI S5 of q35 */
+    mov dx, 0x604
+    mov ax, 0x2000
+    out dx, ax
+#endif
+
+#ifdef SEED_watchdog        /* arms the ib700 for 2 s and forgets it */
+    mov dx, 0x443
+    mov al, 14
+    out dx, al
+#endif
+
+#ifdef SEED_panic           /* tells the device at 00:02.0 that the guest panicked */
+    cli
+    xor ax, ax
+    mov ds, ax
+    lgdt [0x7c00 + table_end - start]
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    mov bx, 8
+    mov ds, bx
+    and al, 0xfe
+    mov cr0, eax
+    mov dx, 0xcf8
+    mov eax, 0x80001010
+    out dx, eax
+    mov dx, 0xcfc
+    in eax, dx
+    and eax, 0xfffffff0
+    mov byte ptr [eax], 1
+#endif
+
+#ifdef SEED_fill_disk       /* writes 32 KiB after 32 KiB */
+    xor ax, ax
+    mov ds, ax
+next:
+    mov ax, 0x4300
+    mov dl, 0x80
+    mov si, 0x7c00 + packet - start
+    int 0x13
+    add dword ptr [0x7c00 + packet - start + 8], 64
+    jmp next
+#endif
+
+idle:
+    hlt
+    jmp idle
+
+#ifdef SEED_panic
+table:
+    .quad 0, 0x00cf92000000ffff
+table_end:
+    .word 15
+    .long 0x7c00 + table - start
+#endif
+#ifdef SEED_fill_disk
+packet:
+    .byte 16, 0
+    .word 64, 0x7c00, 0
+    .quad 8
+#endif
