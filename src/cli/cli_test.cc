@@ -229,7 +229,9 @@ TEST(Yaml, F_F23_huge_and_deeply_nested_yaml_is_refused_with_its_place) {
         std::string("? [1]\n: 2\n"), "a: " + std::string(5 << 20, 'x')}) {
     const auto read = cli::parse_yaml(text);
     EXPECT_FALSE(read.ok()) << text.substr(0, 60);
-    if (!read.ok()) EXPECT_EQ(read.error().code, Errc::invalid);
+    if (!read.ok()) {
+      EXPECT_EQ(read.error().code, Errc::invalid);
+    }
   }
   std::string documents;
   for (int i = 0; i < 1100; ++i) documents += "---\na: 1\n";
@@ -274,8 +276,8 @@ TEST(Completion, F_B11_every_command_and_option_is_offered) {
   for (const cli::Command& command : cli::commands()) {
     EXPECT_NE(script.find(command.verb), std::string::npos) << command.verb;
     for (const cli::Argument& argument : command.arguments) {
-      if (!argument.positional)
-        EXPECT_NE(script.find("--" + argument.name), std::string::npos) << argument.name;
+      if (argument.positional) continue;
+      EXPECT_NE(script.find("--" + argument.name), std::string::npos) << argument.name;
     }
   }
   for (const auto& [noun, help] : cli::nouns()) EXPECT_NE(script.find(noun), std::string::npos);
