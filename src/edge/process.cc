@@ -216,7 +216,7 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
 Result<std::uint64_t> read_start_ticks(pid_t pid) {
   const auto text = read_file(fmt::format("/proc/{}/stat", pid));
   if (!text) return make_error(Errc::not_found, fmt::format("process {} does not exist", pid));
-  // The name in parentheses may hold blanks: fields are counted from its end, where field 3 follows.
+  // The name in parentheses may hold blanks: fields are counted from its end, before field 3.
   std::size_t at = text->rfind(')');
   for (int field = 2; field < 22 && at != std::string::npos; ++field) at = text->find(' ', at + 1);
   std::uint64_t ticks = 0;

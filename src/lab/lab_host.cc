@@ -141,6 +141,8 @@ Result<void> LabHost::start_programs() {
                      "wss://" + plan.server_address() + ":" + std::to_string(kAgentsPort),
                      "--token-file",
                      paths_.token(name_),
+                     "--authority",
+                     paths_.server() + "/authority/authority.crt",
                      "--data",
                      paths_.host_data(name_),
                      "--name",

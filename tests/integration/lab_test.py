@@ -240,10 +240,11 @@ class LabTest(unittest.TestCase):
         self.assertNotEqual(status("host-3")["boot_id"], before["boot_id"])
 
     def test_F_B10_the_bmc_lies_or_is_silent_on_demand(self):
+        guest = self.lab.wait_for_guest("host-1")
         fail("host-1", "none", bmc="lies")
         self.redfish(1, "ForceOff")
         self.assertEqual(self.redfish(1), "Off")
-        self.assertTrue(alive(self.lab.guest("host-1")))
+        self.assertTrue(alive(guest))
         fail("host-1", "none", bmc="silent")
         with self.assertRaises((TimeoutError, urllib.error.URLError)):
             self.redfish(1, timeout=1)

@@ -16,8 +16,8 @@ constexpr int kEntropySlot = 0x3;
 constexpr int kFirstDiskSlot = 0x8;
 constexpr int kFirstNicSlot = 0x10;
 
-// Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that every
-// back end can take over from every other.
+// Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that
+// every back end can take over from every other.
 constexpr const char* kNoOffloads =
     "csum=off,gso=off,guest_csum=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,"
     "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off";
@@ -186,11 +186,12 @@ void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
                     own.export_name);
           }},
       disk.backend);
-  // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME.
+  // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME. Boot index 0 is left to
+  // QEMU's own loader of a directly booted kernel.
   arguments.add("-device",
                 "virtio-blk-pci,id=disk{0}-device,drive={1},bus=pcie.0,addr={2:#x},serial={3},"
-                "bootindex={0},werror=stop,rerror=stop,num-queues=1",
-                index, node, kFirstDiskSlot + index, disk.name.substr(0, 20));
+                "bootindex={4},werror=stop,rerror=stop,num-queues=1",
+                index, node, kFirstDiskSlot + index, disk.name.substr(0, 20), index + 1);
 }
 
 void add_nic(Arguments& arguments, const NicDevice& nic, int index) {

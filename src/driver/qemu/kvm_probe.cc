@@ -209,7 +209,7 @@ Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
                        "-device",
                        "isa-debugcon,chardev=out",
                        "-device",
-                       "isa-debug-exit"};
+                       "isa-debug-exit,iobase=0xf4,iosize=4"};
   const auto output = run_process(options, deadline);
   ::unlink(path.c_str());
   if (!output) return wrap_error("canary guest", output.error());

@@ -20,10 +20,7 @@ QemuVm::QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Hand
       handlers_(std::move(handlers)),
       process_(context, folder,
                {[this](const QmpEvent& seen) { event(seen); },
-                [this](const Error& why) {
-                  log_line(LogLevel::info, "qemu", launch_.vm.value + ": " + why.text(),
-                           launch_.correlation);
-                },
+                [this](const Error& why) { qmp_lost(why); },
                 [this](ProcessExit exit) { exited(exit); }}),
       guest_(context.loop, folder),
       start_deadline_(context.loop),
@@ -48,6 +45,12 @@ void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
       [weak = weak_from_this(), user](Result<std::shared_ptr<OpenFiles>> files) {
         if (const auto self = weak.lock()) self->files_opened(std::move(files), user);
       });
+}
+
+void QemuVm::qmp_lost(const Error& why) {
+  log_line(LogLevel::info, "qemu", launch_.vm.value + ": " + why.text(), launch_.correlation);
+  // Its connection to the other host is cut as well: QEMU gives up and the guest stays here.
+  if (outgoing_ != nullptr) outgoing_->abandon(why);
 }
 
 void QemuVm::join_start(Callback<void> done) {

@@ -62,6 +62,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   // vm.cc: life of the process
   void files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_t user);
   void qmp_opened(Result<void> opened);
+  void qmp_lost(const Error& why);
   void run_first_time();
   void listen();
   void finish_start(const Result<void>& outcome);

@@ -157,6 +157,7 @@ void QemuVm::apply_state(Result<qmp::RunState> state) {
   if (*state == qmp::RunState::panicked && failing_.empty()) failing_ = kGuestPanicked;
   if (*state == qmp::RunState::watchdog && failing_.empty()) failing_ = kWatchdogExpired;
   if (*state == qmp::RunState::io_error && failing_.empty()) failing_ = "a disk failed";
+  if (*state == qmp::RunState::postmigrate && !incoming_) postmigrate_ = true;
   const bool runs = *state == qmp::RunState::running;
   if (runs && power_ == VmPower::paused && !incoming_) {
     power_ = VmPower::running;

@@ -144,8 +144,8 @@ void QemuVm::cancel_send(Callback<void> done) {
       });
 }
 
-/// Lets a guest run that a migration has paused here; one that runs, or is paused for another reason,
-/// is left alone.
+/// Lets a guest run that a migration has paused here; one that runs, or is paused for another
+/// reason, is left alone.
 void QemuVm::run_again(Callback<void> done) {
   if (process_.qmp() == nullptr) {
     return refuse<void>(context_.loop, std::move(done),
