@@ -20,8 +20,8 @@ class AgentRun {
     HostTruth& host;
     SimFabric& fabric;
     Rng rng;
-    std::function<Leash*()> leash{};                       ///< the host's leash, or nullptr
-    std::function<void(const LeaseGrant& grant)> granted{}; ///< told before the agent reads it
+    std::function<Leash*()> leash{};                         ///< the host's leash, or nullptr
+    std::function<void(const LeaseGrant& grant)> granted{};  ///< told before the agent reads it
   };
 
   /// `clock`: what the host's clock shows.

@@ -59,9 +59,9 @@ void Checker::copy_runs(const HostTruth& host, const Copy& copy) {
   History& history = histories_[copy.vm];
   if (!host.acts()) return;
   if (history.has_run && copy.epoch < history.highest_run) {
-    report("old_epoch", fmt::format("{} on {} runs with epoch {} after {} has run", copy.vm.value,
-                                    host.id.value, to_string(copy.epoch),
-                                    to_string(history.highest_run)));
+    report("old_epoch",
+           fmt::format("{} on {} runs with epoch {} after {} has run", copy.vm.value, host.id.value,
+                       to_string(copy.epoch), to_string(history.highest_run)));
   }
   check_places(copy.vm);
   if (!history.has_run || copy.epoch >= history.highest_run) {
@@ -110,8 +110,8 @@ void Checker::check_proof(const HostTruth& host, const Copy& copy, const History
       holds = last.boots != history.last_boot;
       break;
     case FenceProof::lease_and_leash:
-      holds = world_.loop().now() >=
-              (history.running.empty() ? history.lease_until : last.lease_until);
+      holds =
+          world_.loop().now() >= (history.running.empty() ? history.lease_until : last.lease_until);
       break;
     case FenceProof::none:
     case FenceProof::agent_confirmed_stop:
@@ -120,8 +120,8 @@ void Checker::check_proof(const HostTruth& host, const Copy& copy, const History
       break;
   }
   if (!holds) {
-    report("unproven_start", fmt::format("{}: proof {} is not true of {}", what, enum_name(*proof),
-                                         last.id.value));
+    report("unproven_start",
+           fmt::format("{}: proof {} is not true of {}", what, enum_name(*proof), last.id.value));
   }
 }
 
@@ -130,10 +130,9 @@ void Checker::check_capacity(const HostTruth& host) {
   const std::int64_t cpu_max =
       host.capacity.cpu_millicores.value * records_.cpu_overcommit_percent / 100;
   if (used.memory_mib > host.capacity.memory_mib || used.cpu_millicores.value > cpu_max) {
-    report("capacity",
-           fmt::format("{} holds {} MiB of {} and {} of {} millicores", host.id.value,
-                       used.memory_mib.value, host.capacity.memory_mib.value,
-                       used.cpu_millicores.value, cpu_max));
+    report("capacity", fmt::format("{} holds {} MiB of {} and {} of {} millicores", host.id.value,
+                                   used.memory_mib.value, host.capacity.memory_mib.value,
+                                   used.cpu_millicores.value, cpu_max));
   }
 }
 
@@ -142,7 +141,8 @@ void Checker::lease_granted(HostTruth& host, Instant until) {
   bool& watched = lease_watched_[host.index];
   if (watched) return;
   watched = true;
-  world_.loop().at(host.lease_until + kLeaseSlack, [this, index = host.index] { check_lease(index); });
+  world_.loop().at(host.lease_until + kLeaseSlack,
+                   [this, index = host.index] { check_lease(index); });
 }
 
 void Checker::check_lease(std::size_t index) {

@@ -60,8 +60,8 @@ class Checker {
     std::size_t last_host = 0;
     std::uint64_t last_boot = 0;
     bool has_run = false;
-    bool lost = false;  ///< its last copy ended otherwise than by an ordered stop
-    Instant lease_until{};  ///< of its last host
+    bool lost = false;                   ///< its last copy ended otherwise than by an ordered stop
+    Instant lease_until{};               ///< of its last host
     std::vector<std::uint64_t> running;  ///< serials of copies in state running
   };
 

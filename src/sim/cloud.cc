@@ -267,7 +267,8 @@ void Cloud::heal(HostTruth& host) {
 }
 
 void Cloud::write(std::string key, Rewrite rewrite) {
-  loop_.post([this, key = std::move(key), rewrite = std::move(rewrite)] { try_write(key, rewrite); });
+  loop_.post(
+      [this, key = std::move(key), rewrite = std::move(rewrite)] { try_write(key, rewrite); });
 }
 
 void Cloud::try_write(const std::string& key, const Rewrite& rewrite) {
@@ -357,13 +358,14 @@ std::vector<std::string> Cloud::unsettled() {
       continue;
     }
     if (places.size() != 1) {
-      open.push_back(fmt::format("{} runs in {} places: {}", name, places.size(),
-                                 vm.status.unplaced_reason));
+      open.push_back(
+          fmt::format("{} runs in {} places: {}", name, places.size(), vm.status.unplaced_reason));
       continue;
     }
     const HostTruth& host = world_.hosts()[places.front()];
     const Copy& copy = host.copies.at(vm.id());
-    if (copy.epoch != vm.status.epoch || host.id != vm.status.host || !vm.status.operation.empty()) {
+    if (copy.epoch != vm.status.epoch || host.id != vm.status.host ||
+        !vm.status.operation.empty()) {
       open.push_back(fmt::format("{} runs on {} with epoch {}; stored is {} with {}", name,
                                  host.id.value, to_string(copy.epoch), vm.status.host.value,
                                  to_string(vm.status.epoch)));

@@ -30,26 +30,26 @@ struct CloudOptions {
 };
 
 enum class FaultKind {
-  power,        ///< the machine loses power
-  hang,         ///< the whole machine stands still
-  link,         ///< one of its networks is cut, both directions
-  link_out,     ///< ... what it sends is lost
-  link_in,      ///< ... what is sent to it is lost
-  agent,        ///< its agent is killed
-  agent_stop,   ///< its agent stands still
-  leash,        ///< its leash is killed
-  leash_stop,   ///< its leash stands still
-  qemu,         ///< VM processes are killed
-  deaf,         ///< VM processes ignore QMP
-  guest_hang,   ///< guests stand still
-  panic,        ///< guests panic
-  disk_full,    ///< no space below the VMs' folders
-  starts,       ///< the next three VM starts fail
-  clock,        ///< its clock jumps forward by a minute
-  drift,        ///< its clock loses one per cent
+  power,       ///< the machine loses power
+  hang,        ///< the whole machine stands still
+  link,        ///< one of its networks is cut, both directions
+  link_out,    ///< ... what it sends is lost
+  link_in,     ///< ... what is sent to it is lost
+  agent,       ///< its agent is killed
+  agent_stop,  ///< its agent stands still
+  leash,       ///< its leash is killed
+  leash_stop,  ///< its leash stands still
+  qemu,        ///< VM processes are killed
+  deaf,        ///< VM processes ignore QMP
+  guest_hang,  ///< guests stand still
+  panic,       ///< guests panic
+  disk_full,   ///< no space below the VMs' folders
+  starts,      ///< the next three VM starts fail
+  clock,       ///< its clock jumps forward by a minute
+  drift,       ///< its clock loses one per cent
 };
-BOOST_DESCRIBE_ENUM(FaultKind, power, hang, link, link_out, link_in, agent, agent_stop, leash, leash_stop, qemu, deaf,
-                    guest_hang, panic, disk_full, starts, clock, drift)
+BOOST_DESCRIBE_ENUM(FaultKind, power, hang, link, link_out, link_in, agent, agent_stop, leash,
+                    leash_stop, qemu, deaf, guest_hang, panic, disk_full, starts, clock, drift)
 
 struct Fault {
   FaultKind kind = FaultKind::power;
@@ -94,7 +94,8 @@ class Cloud {
 
   /// Desired state, written as the API writes it; tried again until the store takes it.
   template <typename T>
-  void edit(const typename std::decay_t<decltype(std::declval<T>().id())>& id, std::function<void(T&)> change) {
+  void edit(const typename std::decay_t<decltype(std::declval<T>().id())>& id,
+            std::function<void(T&)> change) {
     write(keys::of(id), [change = std::move(change)](const std::string& before) {
       T resource = before.empty() ? T{} : from_json_text<T>(before, UnknownFields::ignore).value();
       ++resource.meta.generation;
@@ -133,9 +134,9 @@ class Cloud {
     SimFabric fabric;
     bool agent_stopped = false;
     bool leash_stopped = false;
-    bool fed = true;              ///< its watchdog
-    std::uint64_t fed_runs = 0;   ///< changes whenever `fed` does
-    std::uint64_t power_runs = 0; ///< changes whenever its power is switched
+    bool fed = true;               ///< its watchdog
+    std::uint64_t fed_runs = 0;    ///< changes whenever `fed` does
+    std::uint64_t power_runs = 0;  ///< changes whenever its power is switched
   };
 
   using Rewrite = std::function<std::string(const std::string& before)>;
@@ -167,7 +168,8 @@ class Cloud {
   std::vector<std::unique_ptr<Programs>> programs_;
   std::unique_ptr<ServerRun> server_;
   std::vector<Event> events_;
-  std::map<VmId, FenceProof> told_proofs_;  ///< of VMs that were left without a place, from the journal
+  std::map<VmId, FenceProof>
+      told_proofs_;  ///< of VMs that were left without a place, from the journal
   std::vector<KeyValue> backup_;
 };
 

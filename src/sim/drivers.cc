@@ -128,11 +128,12 @@ void SimBmc::ask(const Machine& machine, std::optional<MachinePower> to,
     // The controller acts by itself, whether or not its client still waits.
     world_.loop().after(answer, [this, host, to = *to] { switch_power_(*host, to); });
   }
-  server_.after(answer + (to ? kPowerOff : Duration::zero()), [this, host, lies, done = std::move(done)] {
-    const auto lied = lied_.find(host->id);
-    if (lies && lied != lied_.end()) return done(lied->second);
-    done(host->powered || host->booting ? MachinePower::on : MachinePower::off);
-  });
+  server_.after(answer + (to ? kPowerOff : Duration::zero()),
+                [this, host, lies, done = std::move(done)] {
+                  const auto lied = lied_.find(host->id);
+                  if (lies && lied != lied_.end()) return done(lied->second);
+                  done(host->powered || host->booting ? MachinePower::on : MachinePower::off);
+                });
 }
 
 }  // namespace virga::sim

@@ -23,10 +23,11 @@ void Migrations::begin(HostTruth& host, Copy& source, const MigrationEndpoint& t
   Copy* incoming = world_.find_copy(std::strtoull(to.secret.c_str(), nullptr, 10), &there);
   const bool open = incoming != nullptr && incoming->state == CopyState::incoming &&
                     incoming->peer == 0 && incoming->vm == source.vm &&
-                    there->address == to.address &&
-                    world_.path(host, *there, Wire::management) && there->acts();
+                    there->address == to.address && world_.path(host, *there, Wire::management) &&
+                    there->acts();
   if (!open) {
-    done(make_error(Errc::unavailable, fmt::format("connect to {}:{}: refused", to.address, to.port)));
+    done(make_error(Errc::unavailable,
+                    fmt::format("connect to {}:{}: refused", to.address, to.port)));
     return;
   }
   incoming->peer = source.serial;

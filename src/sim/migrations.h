@@ -14,8 +14,8 @@ class Migrations {
 
   /// Connects a source to the incoming copy that `secret` admits and begins. `done` is told once: progress when the
   /// source is paused at the switch-over point, else why it failed (the source then runs).
-  void begin(HostTruth& host, Copy& source, const MigrationEndpoint& to, const MigrationLimits& limits,
-             Callback<MigrationProgress> done);
+  void begin(HostTruth& host, Copy& source, const MigrationEndpoint& to,
+             const MigrationLimits& limits, Callback<MigrationProgress> done);
 
   /// Hands over; see Hypervisor::switch_over.
   void switch_over(Copy& source, Callback<MigrationProgress> done);
@@ -31,8 +31,8 @@ class Migrations {
     MigrationLimits limits;
     MigrationProgress progress;
     Instant began;
-    Instant moved;      ///< when data last moved
-    bool ready = false; ///< at the switch-over point
+    Instant moved;       ///< when data last moved
+    bool ready = false;  ///< at the switch-over point
     Callback<MigrationProgress> done;
   };
 

@@ -108,7 +108,8 @@ void MessageNetwork::connect(const HostTruth& host) {
 void MessageNetwork::refuse(std::size_t host, std::uint64_t run, Duration after) {
   loop_.at_in(stations_[host].group, loop_.now() + after, [this, host, run] {
     if (stations_[host].run != run || !stations_[host].up) return;
-    stations_[host].side.connected(make_error(Errc::unavailable, "connect to the server: no answer"));
+    stations_[host].side.connected(
+        make_error(Errc::unavailable, "connect to the server: no answer"));
   });
 }
 

@@ -20,12 +20,15 @@ struct NetworkOptions {
   std::uint32_t duplicate_per_million = 0;  ///< of datagrams, and of commands and results
   std::uint32_t reorder_per_million = 0;    ///< of datagrams: up to 50 ms later
   std::uint32_t stall_per_million = 0;      ///< of messages: up to 900 ms later, and all behind it
-  std::uint32_t reset_per_million = 0;      ///< of messages: the session breaks, what is under way is lost
-  Duration user_timeout_ms = seconds(8);    ///< a session whose data is not acknowledged for so long breaks
+  std::uint32_t reset_per_million =
+      0;  ///< of messages: the session breaks, what is under way is lost
+  Duration user_timeout_ms =
+      seconds(8);      ///< a session whose data is not acknowledged for so long breaks
   bool codec = false;  ///< every message goes through its JSON text, as on a real wire
 };
-BOOST_DESCRIBE_STRUCT(NetworkOptions, (), (loss_per_million, duplicate_per_million, reorder_per_million,
-                                           stall_per_million, reset_per_million, user_timeout_ms, codec))
+BOOST_DESCRIBE_STRUCT(NetworkOptions, (),
+                      (loss_per_million, duplicate_per_million, reorder_per_million,
+                       stall_per_million, reset_per_million, user_timeout_ms, codec))
 
 using SessionId = std::uint64_t;  ///< 0 = none
 

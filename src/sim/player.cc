@@ -30,8 +30,8 @@ std::string truth_of(const Cloud& cloud, const Vm& vm, const World& world) {
 
 std::string normalised(const Event& event, WallTime start) {
   const std::int64_t ms = event.at.unix_ms - start.unix_ms;
-  std::string line = fmt::format("{:>6}.{}s {:<20} {}", ms / 1000, ms / 100 % 10, event.kind,
-                                 event.subject);
+  std::string line =
+      fmt::format("{:>6}.{}s {:<20} {}", ms / 1000, ms / 100 % 10, event.kind, event.subject);
   std::map<std::string, std::string> facts;
   for (const auto& [name, value] : event.facts) {
     if (!is_stable(std::string_view(name.data(), name.size()))) continue;
@@ -108,7 +108,7 @@ Rehearsal play(const Scenario& scenario) {
   }
   for (const HostTruth& host : cloud.world().hosts()) {
     rehearsal.journal += fmt::format("truth host {} {} boot {}\n", host.id.value,
-                                     !host.powered  ? "off"
+                                     !host.powered ? "off"
                                      : host.frozen ? "stands still"
                                                    : "on",
                                      host.boots);

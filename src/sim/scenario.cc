@@ -285,8 +285,13 @@ Result<Action> Parser::server(const Words& words) {
       {"start", [](Cloud& cloud) { cloud.start_server(); }},
       {"freeze", [](Cloud& cloud) { cloud.freeze_server(true); }},
       {"thaw", [](Cloud& cloud) { cloud.freeze_server(false); }},
-      {"cut", [](Cloud& cloud) { cloud.network().set_server_link({false, false}); }},
-      {"join", [](Cloud& cloud) { cloud.network().set_server_link({true, true}); }}};
+      {"cut",
+       [](Cloud& cloud) {
+         cloud.network().set_server_link({false, false});
+       }},
+      {"join", [](Cloud& cloud) {
+         cloud.network().set_server_link({true, true});
+       }}};
   const auto found = kActions.find(words.size() == 2 ? words[1] : "");
   if (found == kActions.end()) {
     return wrong("line", words[0], "server kill, start, freeze, thaw, cut or join");
@@ -301,9 +306,8 @@ Result<Action> Parser::host_action(const Words& words) {
   if (words[0] == "bmc") {
     const auto mode = parse_enum<BmcMode>("bmc", words[2]);
     if (!mode) return mode.error();
-    return Action([id = *host, to = *mode](Cloud& cloud) {
-      cloud.world().find_host(id)->bmc = to;
-    });
+    return Action(
+        [id = *host, to = *mode](Cloud& cloud) { cloud.world().find_host(id)->bmc = to; });
   }
   const auto flag = parse_switch(words[2]);
   if (!flag) return flag.error();
@@ -351,9 +355,8 @@ Result<Action> Parser::cloud_action(const Words& words) {
     const auto flag = parse_switch(words[1]);
     if (!flag) return flag.error();
     return Action([on = *flag](Cloud& cloud) {
-      cloud.edit<Cluster>(ClusterId("c1"), [on](Cluster& cluster) {
-        cluster.spec.policy.ha_armed = on;
-      });
+      cloud.edit<Cluster>(ClusterId("c1"),
+                          [on](Cluster& cluster) { cluster.spec.policy.ha_armed = on; });
     });
   }
   if (words[0] == "network" && words.size() == 2) {
@@ -427,8 +430,8 @@ Result<void> Parser::line(const Words& words) {
 
 Result<Scenario> Parser::parse(std::string_view text) {
   if (text.size() > kTextMax) {
-    return make_error(Errc::invalid, fmt::format("scenario of {} bytes: at most {}", text.size(),
-                                                 kTextMax));
+    return make_error(Errc::invalid,
+                      fmt::format("scenario of {} bytes: at most {}", text.size(), kTextMax));
   }
   int number = 0;
   std::size_t begin = 0;

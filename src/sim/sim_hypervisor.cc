@@ -56,9 +56,9 @@ Result<void> SimHypervisor::admit(const VmId& vm, const Epoch& epoch) {
   Epoch& seen = host_.seen[vm];
   const Epoch highest = std::max(seen, world_.stored()[vm].epoch);
   if (epoch < highest) {
-    return make_error(Errc::fenced, fmt::format("{}: epoch {} is older than {}",
-                                                on_host("admit", vm, host_), to_string(epoch),
-                                                to_string(highest)));
+    return make_error(Errc::fenced,
+                      fmt::format("{}: epoch {} is older than {}", on_host("admit", vm, host_),
+                                  to_string(epoch), to_string(highest)));
   }
   seen = std::max(seen, epoch);
   return {};
@@ -187,8 +187,8 @@ void SimHypervisor::stop(const VmId& vm, const Epoch& epoch, const StopOptions& 
 void SimHypervisor::erase(const VmLaunch& launch, Callback<void> done) {
   agent_.after(kKill, [this, vm = launch.vm, done = std::move(done)] {
     if (!world_.storage_reachable(host_)) {
-      return done(make_error(Errc::unavailable, on_host("erase", vm, host_) +
-                                                    ": shared storage does not answer"));
+      return done(make_error(Errc::unavailable,
+                             on_host("erase", vm, host_) + ": shared storage does not answer"));
     }
     world_.stored().erase(vm);
     done({});

@@ -14,7 +14,8 @@ namespace virga::sim {
 /// The hypervisor driver of one agent run. Its VMs are processes of the host and outlive it.
 class SimHypervisor : public Hypervisor {
  public:
-  SimHypervisor(World& world, Migrations& migrations, HostTruth& host, Loop& agent, ProcessGuard& guard);
+  SimHypervisor(World& world, Migrations& migrations, HostTruth& host, Loop& agent,
+                ProcessGuard& guard);
 
   void open(HypervisorSink& sink, Callback<HypervisorInfo> done) override;
   void start(const VmLaunch& launch, Callback<void> done) override;

@@ -56,8 +56,9 @@ TEST(SimLoop, F_B3_order_is_that_of_a_sorted_list_with_many_cancels) {
   std::vector<TimerId> timers;
   for (int number = 0; number < 20'000; ++number) {
     const Instant when = loop.now() + milliseconds(static_cast<std::int64_t>(rng.below(500)));
-    timers.push_back(
-        loop.at(when, [&seen, &loop, number] { seen.push_back({loop.now(), number}); }));
+    timers.push_back(loop.at(when, [&seen, &loop, number] {
+      seen.push_back({loop.now(), number});
+    }));
     expected.push_back({when, number});
   }
   for (int number = 19'999; number >= 0; --number) {

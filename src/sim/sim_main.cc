@@ -68,8 +68,9 @@ int play_file(const std::string& path, bool accept) {
   }
   const sim::Rehearsal rehearsal = sim::play(*scenario);
   const bool same = rehearsal.journal == scenario->expected;
-  fmt::print("{} {} hash {:016x}\n", rehearsal.violations.empty() && (same || accept) ? "ok  " : "FAIL",
-             path, rehearsal.hash);
+  fmt::print("{} {} hash {:016x}\n",
+             rehearsal.violations.empty() && (same || accept) ? "ok  " : "FAIL", path,
+             rehearsal.hash);
   print_violations(rehearsal.violations);
   if (!same && !accept) {
     fmt::print("{}\n", first_difference(scenario->expected, rehearsal.journal));
@@ -114,9 +115,11 @@ bool run_seed(const Arguments& arguments, std::uint64_t seed) {
       good = false;
     }
   }
-  fmt::print("{} tasks, {} messages, {} datagrams, {} events, settled after {} s, {:.2f} s of processor time\n",
-             outcome.tasks, outcome.messages, outcome.datagrams, outcome.events,
-             to_ms(outcome.settled_after) / 1000, took);
+  fmt::print(
+      "{} tasks, {} messages, {} datagrams, {} events, settled after {} s, {:.2f} s of processor "
+      "time\n",
+      outcome.tasks, outcome.messages, outcome.datagrams, outcome.events,
+      to_ms(outcome.settled_after) / 1000, took);
   fmt::print("seed {} hash {:016x} {}\n", seed, outcome.hash, good ? "ok" : "FAIL");
   return good;
 }
@@ -125,7 +128,8 @@ void describe(CLI::App& app, Arguments& arguments) {
   app.add_option("scenarios", arguments.files, "scenario files (*.scn) to play");
   app.add_flag("--accept", arguments.accept, "write what was seen as the expected journal");
   app.add_option("--seed", arguments.seed, "seed of the first random life");
-  app.add_option("--seeds", arguments.seeds, "how many seeds, counting up")->check(CLI::Range(1, 1'000'000));
+  app.add_option("--seeds", arguments.seeds, "how many seeds, counting up")
+      ->check(CLI::Range(1, 1'000'000));
   app.add_option("--hosts", arguments.hosts)->check(CLI::Range(1, 10'000));
   app.add_option("--vms", arguments.vms)->check(CLI::Range(0, 100'000));
   app.add_option("--cluster-hosts", arguments.cluster_hosts, "hosts of one cluster")

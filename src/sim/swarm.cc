@@ -30,7 +30,9 @@ class Swarm {
   void desire();
   void heal_all();
   void note(const std::string& what);
-  HostTruth& some_host() { return cloud_.world().hosts()[rng_.below(cloud_.world().hosts().size())]; }
+  HostTruth& some_host() {
+    return cloud_.world().hosts()[rng_.below(cloud_.world().hosts().size())];
+  }
   VmId some_vm() { return vms_[rng_.below(vms_.size())]; }
   Duration some_time(std::int64_t low_ms, std::int64_t high_ms) {
     return milliseconds(rng_.between(low_ms, high_ms));
@@ -83,11 +85,12 @@ Swarm::Swarm(SimLoop& loop, const SwarmOptions& options)
 
 void Swarm::found() {
   found_cloud(cloud_, options_.hosts, {{kHostCpu}, {kHostMemory}}, true, options_.cluster_hosts);
-  const int clusters = (options_.hosts + options_.cluster_hosts - 1) / options_.cluster_hosts;
   for (int number = 1; number <= options_.vms; ++number) {
     ScenarioVm vm;
     vm.id = VmId(fmt::format("t{}/vm-{}", number % 5, number));
-    vm.cluster = ClusterId(fmt::format("c{}", number % clusters + 1));
+    // As many VMs in a cluster as its share of the hosts.
+    vm.cluster =
+        ClusterId(fmt::format("c{}", number % options_.hosts / options_.cluster_hosts + 1));
     vm.memory = {256 << rng_.below(3)};
     vm.priority = static_cast<RestartPriority>(rng_.below(3));
     vms_.push_back(vm.id);
@@ -175,17 +178,16 @@ void Swarm::desire() {
   if (choice == 0) {
     note("stop or start " + id.value);
     cloud_.edit<Vm>(id, [](Vm& vm) {
-      vm.spec.power = vm.spec.power == DesiredPower::running ? DesiredPower::stopped
-                                                             : DesiredPower::running;
+      vm.spec.power =
+          vm.spec.power == DesiredPower::running ? DesiredPower::stopped : DesiredPower::running;
     });
   } else if (choice <= 2) {
     note("move " + id.value + " to " + host.value);
     cloud_.edit<Vm>(id, [host](Vm& vm) { vm.spec.move_to = host; });
   } else {
     note("maintenance on or off " + host.value);
-    cloud_.edit<virga::Host>(host, [](virga::Host& stored) {
-      stored.spec.maintenance = !stored.spec.maintenance;
-    });
+    cloud_.edit<virga::Host>(
+        host, [](virga::Host& stored) { stored.spec.maintenance = !stored.spec.maintenance; });
   }
 }
 

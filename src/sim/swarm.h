@@ -13,8 +13,9 @@ struct SwarmOptions {
   int vms = 60;
   int cluster_hosts = 32;  ///< hosts of one cluster; the last one may be smaller
   Duration length = seconds(600);
-  bool journal = false;    ///< keeps the journal in the outcome
-  bool faults = true;      ///< a random choice of fault kinds for each seed, then healing and a bounded wait
+  bool journal = false;  ///< keeps the journal in the outcome
+  bool faults =
+      true;  ///< a random choice of fault kinds for each seed, then healing and a bounded wait
 };
 
 struct SwarmOutcome {
@@ -26,7 +27,8 @@ struct SwarmOutcome {
   std::uint64_t messages = 0;
   std::uint64_t datagrams = 0;
   std::size_t events = 0;
-  Duration settled_after{-1};       ///< from healing until every VM that should run ran; negative = never
+  Duration settled_after{
+      -1};  ///< from healing until every VM that should run ran; negative = never
 };
 
 /// One random life of a cloud. Equal options give an equal outcome on every machine and compiler.

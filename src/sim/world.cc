@@ -28,7 +28,8 @@ HostTruth& World::add_host(const HostId& id, Capacity capacity) {
   HostTruth& host = hosts_.emplace_back();
   host.id = id;
   host.index = index;
-  host.address = fmt::format("10.{}.{}.{}", 64 + index / 65'025, index / 255 % 255, index % 255 + 1);
+  host.address =
+      fmt::format("10.{}.{}.{}", 64 + index / 65'025, index / 255 % 255, index % 255 + 1);
   host.group = loop_.add_group();
   host.capacity = capacity;
   by_id_[id] = index;
@@ -75,8 +76,8 @@ Result<void> World::set_state(HostTruth& host, Copy& copy, CopyState to) {
   StoredVm& stored = stored_[copy.vm];
   if (options_.image_locks && needs_lock(to)) {
     if (stored.lock != 0 && stored.lock != copy.serial) {
-      return make_error(Errc::conflict, fmt::format("disk root of vm {} is locked by another copy",
-                                                    copy.vm.value));
+      return make_error(Errc::conflict,
+                        fmt::format("disk root of vm {} is locked by another copy", copy.vm.value));
     }
     stored.lock = copy.serial;
   } else if (stored.lock == copy.serial) {

@@ -35,7 +35,7 @@ enum class BmcMode {
 BOOST_DESCRIBE_ENUM(BmcMode, answers, silent, lies, slow)
 
 enum class CopyState {
-  starting,     ///< its process exists; its processors have never run
+  starting,  ///< its process exists; its processors have never run
   running,
   incoming,     ///< waits for a live migration; has never run
   paused,       ///< at the switch-over point of a live migration
@@ -54,41 +54,44 @@ struct Copy {
   bool received = false;     ///< incoming: the last of the state has arrived
   bool deaf = false;         ///< ignores QMP
   bool guest_hung = false;
-  Instant answers_at{};      ///< when its guest has booted
+  Instant answers_at{};  ///< when its guest has booted
   Instant hung_at{};
   bool stopping = false;
-  std::string trouble;       ///< "guest panicked"; empty = none
+  std::string trouble;  ///< "guest panicked"; empty = none
 };
 
 enum class WorldChange {
-  spawned,   ///< a copy's process exists
-  state,     ///< a copy's state changed
-  ended,     ///< a copy's process is gone
-  power,     ///< a host was switched, froze or thawed
-  links,     ///< a host's links changed
-  guest,     ///< a guest hangs, panics or answers again
+  spawned,  ///< a copy's process exists
+  state,    ///< a copy's state changed
+  ended,    ///< a copy's process is gone
+  power,    ///< a host was switched, froze or thawed
+  links,    ///< a host's links changed
+  guest,    ///< a guest hangs, panics or answers again
 };
 
 struct HostTruth {
   HostId id;
   std::size_t index = 0;
-  SimLoop::Group group = 0;    ///< of what its processes do by themselves: frozen and dropped with the machine
-  std::string address;         ///< of its agent and probes, unique
+  SimLoop::Group group =
+      0;  ///< of what its processes do by themselves: frozen and dropped with the machine
+  std::string address;  ///< of its agent and probes, unique
   Capacity capacity;
   bool powered = true;
-  bool booting = false;        ///< switched on, nothing runs yet
-  bool frozen = false;         ///< the whole machine stands still
-  bool watchdog = true;        ///< something outside resets it when its leash stops feeding
+  bool booting = false;  ///< switched on, nothing runs yet
+  bool frozen = false;   ///< the whole machine stands still
+  bool watchdog = true;  ///< something outside resets it when its leash stops feeding
   bool disk_full = false;
   BmcMode bmc = BmcMode::answers;
   std::uint64_t boots = 1;
   std::uint64_t starts_failing = 0;  ///< so many of the next VM starts fail
   std::array<Link, kWires> links;
-  int partition = 0;           ///< hosts and server reach one another only within the same number
+  int partition = 0;  ///< hosts and server reach one another only within the same number
   std::map<VmId, Copy> copies;
   std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
-  Instant lease_until{};       ///< true time until which the last grant that its agent received allows guests
-  std::function<void(WorldChange, const Copy&)> listener;  ///< its hypervisor driver, while its agent lives
+  Instant
+      lease_until{};  ///< true time until which the last grant that its agent received allows guests
+  std::function<void(WorldChange, const Copy&)>
+      listener;  ///< its hypervisor driver, while its agent lives
 
   std::string boot_id() const { return id.value + "-boot-" + std::to_string(boots); }
   bool acts() const { return powered && !frozen; }
@@ -97,12 +100,13 @@ struct HostTruth {
 
 /// What shared storage knows of one VM.
 struct StoredVm {
-  Epoch epoch;               ///< highest that wrote its configuration beside the disk
-  std::uint64_t lock = 0;    ///< serial of the copy that holds the image lock; 0 = free
+  Epoch epoch;             ///< highest that wrote its configuration beside the disk
+  std::uint64_t lock = 0;  ///< serial of the copy that holds the image lock; 0 = free
 };
 
 struct WorldOptions {
-  bool image_locks = true;  ///< shared storage enforces one writer per disk, as QEMU's image locks do
+  bool image_locks =
+      true;  ///< shared storage enforces one writer per disk, as QEMU's image locks do
   Duration start = milliseconds(180);        ///< from the start call until processors run
   Duration guest_boot = milliseconds(2500);  ///< until the guest answers
   Duration guest_shutdown = milliseconds(1200);
