@@ -1,9 +1,12 @@
 #include <cstdio>
 #include <cstring>
 
+#include "agent/agent_main.h"
 #include "agent/leash_main.h"
 #include "lab/bmc_main.h"
 #include "lab/dev_main.h"
+#include "server/server_main.h"
+#include "sim/sim_main.h"
 
 namespace {
 
@@ -13,7 +16,8 @@ struct Program {
 };
 
 constexpr Program kPrograms[] = {
-    {"leash", virga::leash_main}, {"bmc", virga::bmc_main}, {"dev", virga::dev_main}};
+    {"server", virga::server_main}, {"agent", virga::agent_main}, {"leash", virga::leash_main},
+    {"bmc", virga::bmc_main},       {"dev", virga::dev_main},     {"sim", virga::sim_main}};
 
 int usage() {
   std::fprintf(stderr, "usage: virgad PROGRAM [OPTION...]; PROGRAM is one of");

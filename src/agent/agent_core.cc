@@ -167,7 +167,9 @@ HostReport AgentCore::make_report() {
 
 void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
   report_now();
-  if (now.health != VmHealth::failing && now.power != VmPower::stopped) return;
+  const bool ended = now.power == VmPower::stopped;
+  const bool on_request = ended && stopping_.erase({now.vm, now.epoch}) > 0;
+  if (on_request || (now.health != VmHealth::failing && !ended)) return;
   AgentMessage message;
   message.event = AgentEvent{now.health == VmHealth::failing ? "vm.failure" : "vm.process_ended",
                              now.vm, why, Severity::warning};
@@ -234,6 +236,7 @@ void AgentCore::execute(const Command& command) {
     case CommandKind::start:
       return start_vm(command);
     case CommandKind::stop:
+      stopping_.insert({command.vm, command.epoch});
       return on_.hypervisor.stop(command.vm, command.epoch, command.stop.value_or(StopOptions()),
                                  reply_to(command.id));
     case CommandKind::erase:

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 
 #include "agent/protocol.h"
@@ -118,6 +119,7 @@ class AgentCore final : public HypervisorSink {
   std::uint64_t probe_sequence_ = 0;
   std::string probe_key_;
   std::map<HostId, Peer> peers_;
+  std::set<std::pair<VmId, Epoch>> stopping_;  ///< their end is no news
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

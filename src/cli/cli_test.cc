@@ -1,4 +1,8 @@
+#include <unistd.h>
+
+#include <cstdlib>
 #include <fstream>
+#include <sstream>
 
 #include "cli/client.h"
 #include "cli/manifest.h"
@@ -275,6 +279,15 @@ TEST(Completion, F_B11_every_command_and_option_is_offered) {
     }
   }
   for (const auto& [noun, help] : cli::nouns()) EXPECT_NE(script.find(noun), std::string::npos);
+}
+
+TEST(Completion, F_B11_the_reference_of_the_command_line_is_what_the_program_does) {
+  const std::string path = VIRGA_SOURCE_DIR "/docs/reference/virga.md";
+  const std::string made = cli::reference();
+  if (std::getenv("VIRGA_ACCEPT") != nullptr) std::ofstream(path) << made;
+  std::stringstream kept;
+  kept << std::ifstream(path).rdbuf();
+  EXPECT_EQ(kept.str(), made) << "run with VIRGA_ACCEPT=1 and commit the file";
 }
 
 TEST(Context, F_B11_the_server_is_taken_from_option_environment_file_or_default) {

@@ -241,6 +241,13 @@ void add_other_commands(std::vector<Command>& all) {
         flag("hold", "agent, leash: stays down until heal"), option("instance", "the lab's name")},
        fail_lab});
   all.push_back({"lab",
+                 "client",
+                 "attach the lab's client to a tenant network: a place to probe guests from",
+                 {{"network", "TENANT/NAME", Takes::one, true, true},
+                  option("address", "A.B.C.D/N of the client there", true),
+                  option("instance", "the lab's name")},
+                 attach_lab_client});
+  all.push_back({"lab",
                  "heal",
                  "undo all faults of a host or of all",
                  {{"name", "HOST", Takes::one, false, true}, option("instance", "the lab's name")},

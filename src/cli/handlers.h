@@ -33,6 +33,7 @@ int import_image_file(Session& session, const Invocation& invocation);
 int show_lab(Session& session, const Invocation& invocation);
 int fail_lab(Session& session, const Invocation& invocation);
 int heal_lab(Session& session, const Invocation& invocation);
+int attach_lab_client(Session& session, const Invocation& invocation);
 int run_simulator(Session& session, const Invocation& invocation);
 
 /// Prints one resource in the session's format.

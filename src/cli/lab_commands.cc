@@ -2,6 +2,7 @@
 #include "cli/handlers.h"
 #include "cli/output.h"
 #include "lab/lab_client.h"
+#include "model/network.h"
 
 namespace virga::cli {
 namespace {
@@ -37,6 +38,16 @@ int fail_lab(Session& session, const Invocation& invocation) {
 
 int heal_lab(Session& session, const Invocation& invocation) {
   return show(session, lab_heal(instance_of(invocation), invocation.text("name")));
+}
+
+int attach_lab_client(Session& session, const Invocation& invocation) {
+  const auto answer =
+      request(session, "GET", resource_target("networks", invocation.text("network")));
+  if (!answer.ok()) return fail(session, answer.error());
+  const auto network = from_json<Network>(answer->body, UnknownFields::ignore);
+  if (!network.ok()) return fail(session, network.error());
+  return show(session, lab_attach_client(instance_of(invocation), network->spec.vni,
+                                         invocation.text("address")));
 }
 
 }  // namespace virga::cli

@@ -49,7 +49,11 @@ int restore_backup_file(Session& session, const Invocation& invocation) {
   }
   const auto info = verify ? verify_backup(from) : restore_backup(from, to);
   if (!info.ok()) return fail(session, info.error());
-  print_value(session, to_json(*info));
+  print_value(session, json::object{{"schema", info->schema},
+                                    {"revision", info->revision},
+                                    {"incarnation", info->incarnation},
+                                    {"keys", info->keys},
+                                    {"bytes", info->bytes.value}});
   session.err(
       verify ? "the backup is sound\n"
              : "restored; high availability waits until every host has reported or you arm it\n");

@@ -96,12 +96,14 @@ int run(const Typed& typed, const Typed& common) {
   };
   const auto transport =
       virga::cli::http_transport(virga::cli::choose_server(options.text("server"), environment));
-  virga::cli::Session session{*transport};
-  session.out = [](const std::string& text) {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+  const auto write_to = [](std::FILE* file) {
+    return [file](const std::string& text) {
+      std::fwrite(text.data(), 1, text.size(), file);
+      std::fflush(file);
+    };
   };
-  session.err = [](const std::string& text) { std::fwrite(text.data(), 1, text.size(), stderr); };
+  virga::cli::Session session{*transport,          virga::cli::Format::table, false, false, false,
+                              virga::seconds(120), write_to(stdout),          write_to(stderr)};
   const auto format = format_of(options.text("output"));
   if (!format) {
     session.err("virga: -o: \"" + options.text("output") +

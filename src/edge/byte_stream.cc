@@ -55,6 +55,7 @@ struct ByteStream::State {
   Outcome attempt(Kind kind, char* data, std::size_t size);
   Outcome attempt_plain(Kind kind, char* data, std::size_t size);
   Outcome explain(int result);
+  void look_for_alert();
 
   Socket socket;
   std::unique_ptr<SSL, FreeSsl> ssl;
@@ -97,7 +98,19 @@ Outcome ByteStream::State::attempt(Kind kind, char* data, std::size_t size) {
     case Kind::handshake: result = ::SSL_do_handshake(ssl.get()); break;
   }
   if (result == 1) return {Need::nothing, {}, moved};
-  return explain(result);
+  const Outcome outcome = explain(result);
+  if (kind == Kind::write && outcome.error) look_for_alert();
+  return outcome;
+}
+
+/// A write fails when the peer has gone; why it went may be waiting to be read.
+void ByteStream::State::look_for_alert() {
+  char byte = 0;
+  std::size_t size = 0;
+  ::ERR_clear_error();
+  errno = 0;
+  const int result = ::SSL_peek_ex(ssl.get(), &byte, 1, &size);
+  if (result != 1) explain(result);
 }
 
 Outcome ByteStream::State::explain(int result) {
@@ -201,6 +214,8 @@ void ByteStream::shutdown_send() {
   error_code ignored;
   state_->socket.shutdown(Socket::shutdown_send, ignored);
 }
+
+void ByteStream::drop_tls() { state_->ssl.reset(); }
 
 void ByteStream::close() {
   if (state_ == nullptr) return;

@@ -86,6 +86,10 @@ class ByteStream {
   /// Tells the peer that no more comes; best effort.
   void shutdown_send();
 
+  /// After a failed handshake: reads on without TLS, to throw away what the peer still sends. A socket that is closed
+  /// with unread data takes the alert along that tells the peer what was wrong.
+  void drop_tls();
+
   /// Ends everything; operations under way complete with operation_aborted. Idempotent.
   void close();
 

@@ -24,8 +24,8 @@ struct HttpRequest {
 
 struct HttpResponse {
   int status = 200;
-  std::map<std::string, std::string> headers;
-  std::string body;
+  std::map<std::string, std::string> headers = {};
+  std::string body = {};
 };
 
 /// A connection that carries text messages (RFC 6455 by Beast). Calls and handlers on the Loop.
@@ -72,7 +72,7 @@ class HttpReply {
 struct HttpServerOptions {
   std::string address = "127.0.0.1";
   std::uint16_t port = 0;  ///< 0 = any free one
-  TlsIdentity tls;         ///< empty = plain
+  TlsIdentity tls = {};    ///< empty = plain
   bool client_certificate_required = false;
   std::size_t body_bytes_max = 1 << 20;
   std::size_t message_bytes_max = 1 << 20;
@@ -98,12 +98,12 @@ class HttpServer {
 
 struct HttpCall {
   std::string method = "GET";
-  std::string url;  ///< "https://10.77.0.1:7443/v1/vms?limit=10"
-  std::map<std::string, std::string> headers;
-  std::string body;
-  TlsIdentity tls;  ///< trusted for https; certificate where the server wants one
+  std::string url = {};  ///< "https://10.77.0.1:7443/v1/vms?limit=10"
+  std::map<std::string, std::string> headers = {};
+  std::string body = {};
+  TlsIdentity tls = {};  ///< trusted for https; certificate where the server wants one
   /// Name that the server's certificate must carry; empty = the URL's host.
-  std::string server_name;
+  std::string server_name = {};
   Duration deadline = seconds(30);
   std::size_t body_bytes_max = 64 << 20;
   Duration idle_deadline = seconds(10);  ///< sockets: pinged at half of it, lost when nothing came for the whole

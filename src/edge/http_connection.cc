@@ -215,12 +215,18 @@ void HttpConnection::start() {
   set_deadline(server_->options.header_deadline);
   stream_->async_handshake(IoHandler([self = shared_from_this()](const error_code& error, std::size_t) {
     if (self->phase_ == Phase::closed) return;
-    if (error) return self->close();
+    if (error) return self->refuse_handshake();
     self->peer_name_ = self->stream_->peer_name();
     self->phase_ = Phase::idle;
     self->parser_.reset();
     self->read();
   }));
+}
+
+void HttpConnection::refuse_handshake() {
+  if (stream_->tls_failure().empty()) return close();
+  stream_->drop_tls();
+  linger();
 }
 
 /// A connection that has answered may be silent for the idle deadline; a new one must ask within the header's.

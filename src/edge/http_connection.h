@@ -73,6 +73,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
       std::chrono::steady_clock, boost::asio::wait_traits<std::chrono::steady_clock>,
       boost::asio::io_context::executor_type>;
 
+  void refuse_handshake();
   void await_request(Duration deadline);
   void read();
   void on_read(const boost::system::error_code& error, std::size_t size);

@@ -86,9 +86,9 @@ TEST_F(HttpServerTest, F_F20_malformed_requests_are_answered_400) {
   int handled = 0;
   start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>&) { ++handled; });
   const std::string host = "Host: h\r\n";
-  for (const std::string text :
+  for (const std::string& text :
        {std::string("garbage\r\n\r\n"), std::string("GET / HTTP/9.9\r\n\r\n"), std::string("\x16\x03\x01\x02\x00\x01\r\n"),
-        "GET / HTTP/1.1\r\n\r\n", "GET / HTTP/1.1\r\n" + host + host + "\r\n",
+        std::string("GET / HTTP/1.1\r\n\r\n"), "GET / HTTP/1.1\r\n" + host + host + "\r\n",
         "GET / HTTP/1.1\r\n" + host + "Bad Name: x\r\n\r\n",
         "POST / HTTP/1.1\r\n" + host + "Content-Length: -1\r\n\r\n",
         "POST / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",

@@ -74,7 +74,8 @@ Result<HttpUrl> parse_http_url(const std::string& url) {
   made.host = view->host_address();
   if (made.host.empty() || has_control_character(made.host)) return wrong(url, "it names no host");
   made.port = view->has_port() ? view->port_number() : default_port(made.tls);
-  if (made.port == 0) return wrong(url, "the port must be 1 to 65535");
+  const bool exact = !view->has_port() || std::string(view->port()) == std::to_string(made.port);
+  if (made.port == 0 || !exact) return wrong(url, "the port must be 1 to 65535");
   made.authority = std::string(view->encoded_host_and_port());
   made.target = std::string(view->encoded_target());
   if (made.target.empty() || made.target[0] != '/') made.target.insert(0, "/");

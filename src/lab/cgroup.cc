@@ -162,21 +162,23 @@ std::vector<pid_t> LabCgroup::processes() const {
   return found;
 }
 
-Result<void> LabCgroup::set_frozen(bool frozen) const {
-  const std::string folder = tracking_folder();
-  if (version_2_) return write_knob(folder + "/cgroup.freeze", frozen ? "1" : "0");
-  return write_knob(folder + "/freezer.state", frozen ? "FROZEN" : "THAWED");
+Result<void> LabCgroup::thaw_folder(const std::string& folder) const {
+  return version_2_ ? write_knob(folder + "/cgroup.freeze", "0")
+                    : write_knob(folder + "/freezer.state", "THAWED");
 }
 
 Result<void> LabCgroup::freeze() const {
   constexpr int kWaitMillisecondsMax = 1000;
+  const std::string folder = tracking_folder();
   for (int waited = 0; waited < kWaitMillisecondsMax; ++waited) {
-    if (auto asked = set_frozen(true); !asked) return asked;
+    auto asked = version_2_ ? write_knob(folder + "/cgroup.freeze", "1")
+                            : write_knob(folder + "/freezer.state", "FROZEN");
+    if (!asked) return asked;
     if (version_2_) {
-      std::ifstream file(tracking_folder() + "/cgroup.events");
+      std::ifstream file(folder + "/cgroup.events");
       const std::string text((std::istreambuf_iterator<char>(file)), {});
       if (text.find("frozen 1") != std::string::npos) return {};
-    } else if (read_word(tracking_folder() + "/freezer.state") == "FROZEN") {
+    } else if (read_word(folder + "/freezer.state") == "FROZEN") {
       return {};
     }
     pause_before_next_look();
@@ -184,14 +186,17 @@ Result<void> LabCgroup::freeze() const {
   return make_error(Errc::timeout, "freeze the cgroup " + name_ + ": not done within 1 s");
 }
 
-Result<void> LabCgroup::thaw() const { return set_frozen(false); }
+Result<void> LabCgroup::thaw() const { return thaw_folder(tracking_folder()); }
 
 // A group that does not freeze in time is killed all the same; who still forks is met by the next
 // pass.
 void LabCgroup::kill_all() const {
   [[maybe_unused]] const auto frozen = freeze();
   for (const pid_t pid : processes()) kill_by_pidfd(pid);
-  [[maybe_unused]] const auto thawed = thaw();
+  // A group below may have been frozen on its own: it would keep its processes from dying.
+  for (const fs::path& folder : tree_of(tracking_folder())) {
+    [[maybe_unused]] const auto thawed = thaw_folder(folder.string());
+  }
 }
 
 Result<void> LabCgroup::end_all() const {

@@ -59,7 +59,7 @@ class LabCgroup {
  private:
   std::vector<std::string> folders() const;
   std::string tracking_folder() const;
-  Result<void> set_frozen(bool frozen) const;
+  Result<void> thaw_folder(const std::string& folder) const;
 
   std::string name_;
   std::string mount_;

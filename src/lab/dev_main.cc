@@ -107,7 +107,7 @@ int run(const LabOptions& options) {
       loop.stop();
     });
   };
-  loop.on_signal({SIGTERM, SIGINT}, [&](int) { stop(); });
+  loop.on_signal({SIGTERM, SIGINT, SIGHUP}, [&](int) { stop(); });
   loop.post([&] {
     lab.start([&](Result<void> started) {
       if (stopping) return;
@@ -140,9 +140,14 @@ int dev_main(int argc, char** argv) {
   if (auto rights = check_lab_rights(); !rights) return fail(rights.error());
   auto lock = lock_lab(options.lab.instance);
   if (!lock) return fail(lock.error());
-  const Descriptor held(*lock);
-  if (auto cleaned = clean_lab(options.lab); !cleaned) return fail(cleaned.error());
-  return options.clean ? 0 : run(options.lab);
+  int code = 0;
+  if (auto cleaned = clean_lab(options.lab); !cleaned) {
+    code = fail(cleaned.error());
+  } else if (!options.clean) {
+    code = run(options.lab);
+  }
+  unlock_lab(options.lab.instance, *lock);
+  return code;
 }
 
 }  // namespace virga

@@ -20,17 +20,18 @@ Enrolment::Enrolment(AsioLoop& loop, EnrolmentPlan plan, Callback<void> done)
       timer_(loop) {
   const json::object cluster{{"meta", {{"name", plan_.cluster}}},
                              {"spec", {{"shared_directory", plan_.shared_directory}}}};
-  steps_.push_back({"/v1/clusters", json::serialize(cluster), ""});
+  steps_.push_back({"POST", "/v1/clusters", json::serialize(cluster), ""});
   for (const EnrolmentHost& host : plan_.hosts) {
     const json::object bmc{{"protocol", "redfish"},
                            {"url", host.bmc_url},
                            {"user", plan_.bmc_user},
                            {"password", plan_.bmc_password}};
     const json::object machine{{"meta", {{"name", host.name}}}, {"spec", {{"bmc", bmc}}}};
-    steps_.push_back({"/v1/machines", json::serialize(machine), ""});
+    // Replaced at every start: the lab's addresses may be others than last time, and these are switched off by.
+    steps_.push_back({"PUT", "/v1/machines/" + host.name, json::serialize(machine), ""});
   }
   for (const EnrolmentHost& host : plan_.hosts) {
-    steps_.push_back({"/v1/clusters/" + plan_.cluster + "/join-token", "{}", host.token_path});
+    steps_.push_back({"POST", "/v1/clusters/" + plan_.cluster + "/join-token", "{}", host.token_path});
   }
   wait_until_ready();
 }
@@ -62,7 +63,7 @@ void Enrolment::wait_until_ready() {
 void Enrolment::run(std::size_t index) {
   if (index == steps_.size()) return done_({});
   HttpCall request;
-  request.method = "POST";
+  request.method = steps_[index].method;
   request.url = plan_.api + steps_[index].path;
   request.body = steps_[index].body;
   call(std::move(request),
@@ -71,7 +72,7 @@ void Enrolment::run(std::size_t index) {
 
 void Enrolment::answered(std::size_t index, const Result<HttpResponse>& response) {
   const Step& step = steps_[index];
-  const std::string what = "POST " + plan_.api + step.path;
+  const std::string what = step.method + " " + plan_.api + step.path;
   if (!response) return done_(wrap_error(what, response.error()));
   constexpr int kExistsAlready = 409;
   const bool made = response->status >= 200 && response->status < 300;

@@ -36,6 +36,7 @@ class Enrolment {
 
  private:
   struct Step {
+    std::string method;
     std::string path;
     std::string body;
     std::string token_path;  ///< empty = the answer is not needed

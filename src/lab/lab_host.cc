@@ -141,6 +141,8 @@ Result<void> LabHost::start_programs() {
                      "wss://" + plan.server_address() + ":" + std::to_string(kAgentsPort),
                      "--token-file",
                      paths_.token(name_),
+                     "--authority",
+                     paths_.server() + "/authority/authority.crt",
                      "--data",
                      paths_.host_data(name_),
                      "--name",
@@ -206,10 +208,15 @@ void LabHost::finish_power_off() {
   log_line(LogLevel::info, "lab", name_ + " is off");
 }
 
+// A program may have been started again between the BMC's last kill and this.
 void LabHost::powered_off_by_bmc() {
+  if (read_power_switch(runtime("power")) != MachinePower::off) return;
   agent_.give_up();
   leash_.give_up();
-  if (read_power_switch(runtime("power")) == MachinePower::off) finish_power_off();
+  if (!cgroup_.processes().empty()) cgroup_.kill_all();
+  wait_until_empty(kLooksMax, [](Result<void> done) {
+    if (!done) log_line(LogLevel::error, "lab", done.error().text());
+  });
 }
 
 Result<void> LabHost::fail(const LabRequest& fault) {

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -29,6 +30,10 @@ std::uint64_t capabilities() {
   std::uint64_t bits = 0;
   file >> std::hex >> bits;
   return bits;
+}
+
+std::string lock_path(const std::string& instance) {
+  return "/run/virga-lab/" + instance + ".lock";
 }
 
 bool has_program(const std::string& name) {
@@ -80,15 +85,28 @@ Result<void> check_lab_rights() {
 }
 
 Result<int> lock_lab(const std::string& instance) {
-  if (auto made = make_folders("/run/virga-lab", 0755); !made) return made.error();
-  const std::string path = "/run/virga-lab/" + instance + ".lock";
-  const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
-  if (file < 0) return make_error(Errc::denied, "open " + path + ": " + strerror(errno));
-  if (flock(file, LOCK_EX | LOCK_NB) == 0) return file;
-  close(file);
+  constexpr int kTriesMax = 100;
+  const std::string path = lock_path(instance);
+  for (int attempt = 0; attempt < kTriesMax; ++attempt) {
+    if (auto made = make_folders("/run/virga-lab", 0755); !made) return made.error();
+    const int file = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (file < 0) return make_error(Errc::denied, "open " + path + ": " + strerror(errno));
+    const bool locked = flock(file, LOCK_EX | LOCK_NB) == 0;
+    struct stat found {};
+    if (locked && fstat(file, &found) == 0 && found.st_nlink > 0) return file;
+    close(file);
+    // Locked, but its former holder has removed the file: the next one counts.
+    if (!locked) break;
+  }
   return make_error(
       Errc::conflict,
       "start the lab \"" + instance + "\": it runs already; end it, or choose another --instance");
+}
+
+void unlock_lab(const std::string& instance, int lock) {
+  unlink(lock_path(instance).c_str());
+  rmdir("/run/virga-lab");
+  close(lock);
 }
 
 }  // namespace virga

@@ -46,4 +46,7 @@ Result<void> check_lab_rights();
 /// descriptor. Errors: conflict (that lab runs).
 Result<int> lock_lab(const std::string& instance);
 
+/// Removes the lock's file and frees it.
+void unlock_lab(const std::string& instance, int lock);
+
 }  // namespace virga

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -68,7 +69,12 @@ std::string joined(const Words& words) {
   return text;
 }
 
-Result<void> run(Words words, int network_namespace = -1) {
+struct RunOptions {
+  int network_namespace = -1;
+  int input = -1;  ///< becomes /dev/fd/3 of the program
+};
+
+Result<void> run(Words words, const RunOptions& more = {}) {
   const std::string shown = joined(words).substr(0, 300);
   const std::string program = find_program(words.front());
   if (program.empty()) {
@@ -80,7 +86,8 @@ Result<void> run(Words words, int network_namespace = -1) {
   words.front() = program;
   options.arguments = std::move(words);
   options.environment = {{"PATH", "/usr/sbin:/usr/bin:/sbin:/bin"}};
-  options.network_namespace = network_namespace;
+  options.network_namespace = more.network_namespace;
+  if (more.input >= 0) options.descriptors = {{3, more.input}};
   auto done = run_process(options, kToolDeadline);
   if (!done) return wrap_error(shown, done.error());
   if (done->exit.code == 0) return {};
@@ -91,19 +98,17 @@ Result<void> run(Words words, int network_namespace = -1) {
 
 /// Many commands by one process. `name_space` empty = the root namespace.
 Result<void> ip_batch(const std::string& name_space, const Lines& lines) {
-  char path[] = "/tmp/virga-lab-ip-XXXXXX";
-  const Descriptor file(mkostemp(path, O_CLOEXEC));
   std::string text;
   for (const auto& line : lines) text += line + "\n";
-  const bool written = file.valid() && write(file.get(), text.data(), text.size()) ==
-                                           static_cast<ssize_t>(text.size());
-  if (!written)
-    return make_error(Errc::exhausted, std::string("write ") + path + ": " + strerror(errno));
+  const Descriptor file(memfd_create("virga-lab-ip", MFD_CLOEXEC));
+  const auto size = static_cast<ssize_t>(text.size());
+  if (!file.valid() || write(file.get(), text.data(), text.size()) != size) {
+    return make_error(Errc::exhausted, std::string("write commands of ip: ") + strerror(errno));
+  }
   Words words{"ip"};
   if (!name_space.empty()) words.insert(words.end(), {"-n", name_space});
-  words.insert(words.end(), {"-batch", path});
-  auto done = run(words);
-  unlink(path);
+  words.insert(words.end(), {"-batch", "/dev/fd/3"});
+  auto done = run(words, RunOptions{-1, file.get()});
   return done ? done : wrap_error("\"" + joined(lines).substr(0, 400) + "\"", done.error());
 }
 
@@ -310,7 +315,7 @@ Result<void> LabNetwork::apply_one_way() const {
   auto opened = open_namespace(plan_.switch_namespace());
   if (!opened) return opened.error();
   const Descriptor name_space(*opened);
-  return run({"nft", rules}, name_space.get());
+  return run({"nft", rules}, RunOptions{name_space.get(), -1});
 }
 
 std::vector<std::string> LabNetwork::names(const Ports& ports, int index) {

@@ -20,6 +20,7 @@ struct OperationRunner::Execution {
   const OperationStepTable* table = nullptr;
   Timer timer;
   WallTime step_began_at;
+  Revision commit_read_at = 0;  ///< of the operation, when the commit under way was made
   std::uint64_t turn = 0;  ///< late answers of an earlier try are told apart by it
 };
 
@@ -191,6 +192,7 @@ void OperationRunner::commit(const std::shared_ptr<Execution>& execution,
                              std::function<void(Operation&)> change, Record record, Task then) {
   const Operation* operation = current(execution);
   if (operation == nullptr) return;
+  execution->commit_read_at = operation->meta.revision;
   Operation changed = *operation;
   change(changed);
   Transaction transaction;
@@ -218,9 +220,8 @@ void OperationRunner::commit_ended(const std::shared_ptr<Execution>& execution,
     mirror_.when_reached(outcome->revision, std::move(then));
     return;
   }
-  const Operation* before = current(execution);
-  if (before == nullptr) return;
-  const Revision read_at = before->meta.revision;
+  if (current(execution) == nullptr) return;
+  const Revision read_at = execution->commit_read_at;
   if (!outcome.ok()) {
     log_line(LogLevel::warning, "operation", outcome.error().text() + "; trying again");
   }

@@ -33,6 +33,9 @@ class Transaction {
     writes_.push_back({std::move(key), std::move(value), 0});
   }
 
+  /// Removes a key that lives and goes with a resource of this commit: that one's guard protects it too.
+  void erase_with(std::string key) { writes_.push_back({std::move(key), std::nullopt, 0}); }
+
   /// Holds the commit to what was read of a key that is not written.
   void guard(std::string key, Revision read_at) { guards_.push_back({std::move(key), read_at}); }
 

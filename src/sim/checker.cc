@@ -110,7 +110,8 @@ void Checker::check_proof(const HostTruth& host, const Copy& copy, const History
       holds = last.boots != history.last_boot;
       break;
     case FenceProof::lease_and_leash:
-      holds = world_.loop().now() >= std::max(history.lease_until, last.lease_until);
+      holds = world_.loop().now() >=
+              (history.running.empty() ? history.lease_until : last.lease_until);
       break;
     case FenceProof::none:
     case FenceProof::agent_confirmed_stop:

@@ -55,12 +55,22 @@ void Cloud::start_server() {
   parts.switch_power = [this](HostTruth& host, MachinePower to) {
     to == MachinePower::on ? power_on(host) : power_off(host);
   };
-  parts.event = [this](const Event& event) {
-    world_.mix(event.kind + event.subject + event.text);
-    events_.push_back(event);
-  };
+  parts.event = [this](const Event& event) { take_event(event); };
   server_ = std::make_unique<ServerRun>(std::move(parts));
   world_.mix("server starts");
+}
+
+void Cloud::take_event(const Event& event) {
+  world_.mix(event.kind + event.subject + event.text);
+  events_.push_back(event);
+  if (!event.subject.starts_with(keys::kVm)) return;
+  const VmId vm(event.subject.substr(keys::kVm.size()));
+  if (event.kind == "vm.started") told_proofs_.erase(vm);
+  const auto proof = event.facts.find("proof");
+  if (event.kind != "vm.unplaced" || proof == event.facts.end()) return;
+  boost::mp11::mp_for_each<boost::describe::describe_enumerators<FenceProof>>([&](auto known) {
+    if (proof->value() == known.name) told_proofs_[vm] = known.value;
+  });
 }
 
 void Cloud::kill_server() {
@@ -329,7 +339,9 @@ Records Cloud::records() {
     if (!vm) return std::nullopt;
     const auto operation = read<Operation>(keys::of(vm->status.operation));
     if (!operation || operation->arguments.epoch != epoch) return std::nullopt;
-    return operation->arguments.proof;
+    const auto told = told_proofs_.find(id);
+    const bool without = operation->arguments.proof == FenceProof::none;
+    return without && told != told_proofs_.end() ? told->second : operation->arguments.proof;
   };
   return records;
 }

@@ -153,6 +153,7 @@ class Cloud {
   void programs_changed(HostTruth& host);
   void try_write(const std::string& key, const Rewrite& rewrite);
   void lease_granted(HostTruth& host, const LeaseGrant& grant);
+  void take_event(const Event& event);
 
   SimLoop& loop_;
   CloudOptions options_;
@@ -166,6 +167,7 @@ class Cloud {
   std::vector<std::unique_ptr<Programs>> programs_;
   std::unique_ptr<ServerRun> server_;
   std::vector<Event> events_;
+  std::map<VmId, FenceProof> told_proofs_;  ///< of VMs that were left without a place, from the journal
   std::vector<KeyValue> backup_;
 };
 

@@ -1,11 +1,14 @@
+#include "sim/scenario.h"
+
 #include <fmt/format.h>
 
 #include "base/reflect.h"
 #include "model/keys.h"
-#include "sim/scenario.h"
 
 namespace virga::sim {
 namespace {
+
+constexpr Duration kVmsComeAfter = seconds(2);  // VMs come after the hosts
 
 bool is_stable(std::string_view fact) {
   return !fact.ends_with("_ms") && !fact.ends_with("_bytes") && fact != "operation";
@@ -89,7 +92,9 @@ Rehearsal play(const Scenario& scenario) {
   Cloud cloud(loop, scenario.cloud);
   found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs, scenario.hosts);
   for (HostTruth& host : cloud.world().hosts()) host.watchdog = scenario.watchdogs;
-  for (const ScenarioVm& vm : scenario.vms) put_vm(cloud, vm);
+  for (const ScenarioVm& vm : scenario.vms) {
+    loop.after(kVmsComeAfter, [&cloud, &vm] { put_vm(cloud, vm); });
+  }
   for (const ScenarioEvent& event : scenario.events) {
     loop.after(event.at, [&cloud, &event] { event.act(cloud); });
   }

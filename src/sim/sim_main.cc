@@ -2,8 +2,8 @@
 
 #include <fmt/format.h>
 
-#include <chrono>
 #include <cstdio>
+#include <ctime>
 #include <fstream>
 #include <sstream>
 
@@ -27,6 +27,7 @@ struct Arguments {
   std::string faults = "swarm";
   bool twice = false;
   bool verbose = false;
+  bool journal = false;
 };
 
 void print_violations(const std::vector<sim::Violation>& violations) {
@@ -93,12 +94,14 @@ bool run_seed(const Arguments& arguments, std::uint64_t seed) {
   options.cluster_hosts = arguments.cluster_hosts;
   options.length = seconds(static_cast<std::int64_t>(arguments.hours * 3600.0));
   options.faults = arguments.faults == "swarm";
+  options.journal = arguments.journal;
   fmt::print("seed {} hosts {} vms {} seconds {} faults {}\n", seed, options.hosts, options.vms,
              to_ms(options.length) / 1000, arguments.faults);
   std::fflush(stdout);
-  const auto began = std::chrono::steady_clock::now();
+  const std::clock_t began = std::clock();
   const sim::SwarmOutcome outcome = sim::run_swarm(options);
-  const double took = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  const double took = static_cast<double>(std::clock() - began) / CLOCKS_PER_SEC;
+  fmt::print("{}", outcome.journal);
   if (arguments.verbose || !outcome.violations.empty()) {
     for (const std::string& fault : outcome.faults) fmt::print("{}\n", fault);
   }
@@ -111,7 +114,7 @@ bool run_seed(const Arguments& arguments, std::uint64_t seed) {
       good = false;
     }
   }
-  fmt::print("{} tasks, {} messages, {} datagrams, {} events, settled after {} s, took {:.2f} s\n",
+  fmt::print("{} tasks, {} messages, {} datagrams, {} events, settled after {} s, {:.2f} s of processor time\n",
              outcome.tasks, outcome.messages, outcome.datagrams, outcome.events,
              to_ms(outcome.settled_after) / 1000, took);
   fmt::print("seed {} hash {:016x} {}\n", seed, outcome.hash, good ? "ok" : "FAIL");
@@ -130,6 +133,7 @@ void describe(CLI::App& app, Arguments& arguments) {
   app.add_option("--hours", arguments.hours, "virtual time")->check(CLI::Range(0.001, 10'000.0));
   app.add_option("--faults", arguments.faults)->check(CLI::IsMember({"swarm", "none"}));
   app.add_flag("--twice", arguments.twice, "run each seed twice and compare the hashes");
+  app.add_flag("--journal", arguments.journal, "print the journal of each seed");
   app.add_flag("--verbose", arguments.verbose, "print the faults also when no rule was broken");
 }
 

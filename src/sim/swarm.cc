@@ -8,6 +8,7 @@
 namespace virga::sim {
 namespace {
 
+constexpr Duration kHostsJoin = seconds(3);
 constexpr Duration kCalm = seconds(20);        // until the first fault: hosts join, VMs start
 constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
 constexpr std::int64_t kHostMemory = 8192;
@@ -90,7 +91,7 @@ void Swarm::found() {
     vm.memory = {256 << rng_.below(3)};
     vm.priority = static_cast<RestartPriority>(rng_.below(3));
     vms_.push_back(vm.id);
-    put_vm(cloud_, vm);
+    loop_.after(kHostsJoin, [this, vm] { put_vm(cloud_, vm); });
   }
 }
 
@@ -201,6 +202,7 @@ void Swarm::heal_all() {
 }
 
 SwarmOutcome Swarm::run() {
+  const WallTime start = loop_.wall_now();
   found();
   cloud_.start();
   if (options_.faults) {
@@ -219,6 +221,9 @@ SwarmOutcome Swarm::run() {
   }
   for (const std::string& open : cloud_.unsettled()) cloud_.checker().report("liveness", open);
   outcome_.violations = cloud_.checker().violations();
+  for (const Event& event : cloud_.events()) {
+    if (options_.journal) outcome_.journal += normalised(event, start);
+  }
   outcome_.events = cloud_.events().size();
   outcome_.hash = cloud_.state_hash();
   outcome_.tasks = loop_.executed();

@@ -13,12 +13,14 @@ struct SwarmOptions {
   int vms = 60;
   int cluster_hosts = 32;  ///< hosts of one cluster; the last one may be smaller
   Duration length = seconds(600);
+  bool journal = false;    ///< keeps the journal in the outcome
   bool faults = true;      ///< a random choice of fault kinds for each seed, then healing and a bounded wait
 };
 
 struct SwarmOutcome {
   std::vector<Violation> violations;
   std::vector<std::string> faults;  ///< what was done, one line each
+  std::string journal;
   std::uint64_t hash = 0;
   std::uint64_t tasks = 0;
   std::uint64_t messages = 0;

@@ -5,7 +5,7 @@
 namespace virga::sim {
 namespace {
 
-constexpr std::size_t kHostsMax = 65'536;
+constexpr std::size_t kWorldHostsMax = 65'536;
 
 bool needs_lock(CopyState state) {
   return state == CopyState::starting || state == CopyState::running || state == CopyState::paused;
@@ -23,7 +23,7 @@ Capacity HostTruth::used() const {
 }
 
 HostTruth& World::add_host(const HostId& id, Capacity capacity) {
-  VIRGA_CHECK(hosts_.size() < kHostsMax && by_id_.count(id) == 0);
+  VIRGA_CHECK(hosts_.size() < kWorldHostsMax && by_id_.count(id) == 0);
   const std::size_t index = hosts_.size();
   HostTruth& host = hosts_.emplace_back();
   host.id = id;

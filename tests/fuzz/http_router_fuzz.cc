@@ -1,4 +1,4 @@
-// Any method, path, query, headers and body: each request is answered once, the store stays readable.
+// Any method, path, query, headers and body: each is answered once, the store stays readable.
 #include "base/check.h"
 #include "base/log.h"
 #include "model/keys.h"

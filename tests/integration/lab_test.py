@@ -72,8 +72,8 @@ def namespaces():
 def leftovers():
     links = [name for name in os.listdir("/sys/class/net") if name.startswith(f"vg-{INSTANCE}")]
     groups = [str(path) for path in CGROUPS.glob(f"*/virga-lab/{INSTANCE}")]
-    files = [path for path in (f"/run/virga-lab/{INSTANCE}", f"/dev/shm/virga-lab-{INSTANCE}")
-             if os.path.exists(path)]
+    run = f"/run/virga-lab/{INSTANCE}"
+    files = [path for path in (run, run + ".lock", f"/dev/shm/virga-lab-{INSTANCE}") if os.path.exists(path)]
     return namespaces() + links + groups + files
 
 
@@ -100,6 +100,7 @@ class Lab:
                  "--server-program", HERE / "stand_in_server.py", "--agent-program", HERE / "stand_in_agent.py"]
         self.log = open(self.data.parent / "dev.log", "ab")
         self.process = subprocess.Popen(words, stdout=self.log, stderr=self.log, start_new_session=True)
+        self.log.close()
 
     def wait_until_up(self):
         def up():
@@ -134,9 +135,7 @@ class Lab:
 
     def stop(self, number=signal.SIGTERM):
         self.process.send_signal(number)
-        code = self.process.wait(PATIENCE_S)
-        self.log.close()
-        return code
+        return self.process.wait(PATIENCE_S)
 
 
 class LabTest(unittest.TestCase):
@@ -241,10 +240,11 @@ class LabTest(unittest.TestCase):
         self.assertNotEqual(status("host-3")["boot_id"], before["boot_id"])
 
     def test_F_B10_the_bmc_lies_or_is_silent_on_demand(self):
+        guest = self.lab.wait_for_guest("host-1")
         fail("host-1", "none", bmc="lies")
         self.redfish(1, "ForceOff")
         self.assertEqual(self.redfish(1), "Off")
-        self.assertTrue(alive(self.lab.guest("host-1")))
+        self.assertTrue(alive(guest))
         fail("host-1", "none", bmc="silent")
         with self.assertRaises((TimeoutError, urllib.error.URLError)):
             self.redfish(1, timeout=1)
@@ -375,10 +375,14 @@ class LabCrashTest(unittest.TestCase):
             fail("host-2", "hang")
             lab.stop(signal.SIGKILL)
             self.assertTrue(alive(guest))
-            again = Lab(data).wait_until_up()
-            self.assertFalse(alive(guest))
-            self.assertNotEqual(status("host-1")["boot_id"], boot)
-            self.assertEqual(again.stop(), 0)
+            again = Lab(data)
+            try:
+                again.wait_until_up()
+                self.assertFalse(alive(guest))
+                self.assertNotEqual(status("host-1")["boot_id"], boot)
+            finally:
+                code = again.stop()
+            self.assertEqual(code, 0)
             self.assertEqual(leftovers(), [])
 
     def test_F_B10_clean_removes_what_a_crash_left(self):

@@ -19,6 +19,8 @@ def ids_in(text):
 
 def tests_of(file):
     """[(name shown, text that carries the ids)]"""
+    if file.path.endswith("_fuzz.cc"):
+        return [("fuzz target", " ".join(text for line, text in file.comments if line <= 10))]
     if file.path.endswith("_test.cc") or file.path.startswith("tests/") and file.suffix == ".cc":
         return [(f"{suite}.{name}", f"{suite} {name}") for suite, name in _GTEST.findall(file.code)]
     if file.path.endswith("_test.py"):

@@ -3,7 +3,7 @@
 import re
 
 TABLE = "tools/layers.txt"
-FREE = re.compile(r"(_test|bench|main|_fuzz)\.cc$|(_test_\w+|_fixture|_contract)\.(cc|h)$")
+FREE = re.compile(r"^src/\w+\.cc$|(_test|bench|main|_fuzz)\.cc$|(_test_\w+|_fixture|_contract)\.(cc|h)$")
 PLAN = re.compile(r"^src/arch/\w+/(planner|types)\.(h|cc)$")
 ALONE = {"runtime/cluster_view": "view", "agent/protocol": "protocol"}  # layers of their own
 PLAN_MAY = {"base", "model", "view", "mechanism"}

@@ -30,7 +30,7 @@ CODE = (  # looked for in code: comments and literals are blank there
            r"|timespec_get|std::time\s*\()|(?<![\w.>:])time\s*\(\s*(NULL|nullptr|0|&)",
            "take the time from Loop::now()",
            but=("src/base/", "src/edge/", "src/guest/", "src/agent/leash_loop", "tests/"),
-           names=r".*(?<!bench)\.(h|cc)$"),
+           names=r".*(?<!bench)(?<!main)\.(h|cc)$"),
     Banned("ban.sleep", r"\b(sleep_for|sleep_until|usleep|nanosleep)\s*\(|(?<![\w.>])sleep\s*\(",
            "wait for what you wait for, with a deadline on a Loop or a descriptor",
            but=("src/guest/",)),

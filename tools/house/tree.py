@@ -57,14 +57,18 @@ class File:
         return self.text.split("\n")
 
     @functools.cached_property
+    def blanked(self):
+        return cpp.blank(self.text) if self.is_cpp else (self.text, [])
+
+    @functools.cached_property
     def code(self):
         """The text with comments and the insides of literals blanked; same length, same lines."""
-        return cpp.blank(self.text)[0] if self.is_cpp else self.text
+        return self.blanked[0]
 
     @functools.cached_property
     def comments(self):
         """[(line, text)] of a C++ file."""
-        return cpp.blank(self.text)[1]
+        return self.blanked[1]
 
     @functools.cached_property
     def functions(self):

@@ -35,8 +35,9 @@ HostChange judge_reporting(const Host& host, const HostEvidence& evidence) {
 HostChange judge_host(const Host& host, const HostEvidence& evidence, const ClusterPolicy& policy,
                       bool most_are_silent) {
   const HostHealth health = host.status.health;
-  const bool silent = !evidence.reported || evidence.silence >= policy.suspect_after_ms;
-  if (!silent) return judge_reporting(host, evidence);
+  if (evidence.silence < policy.suspect_after_ms) {
+    return evidence.reported ? judge_reporting(host, evidence) : unchanged(host);
+  }
   if (health == HostHealth::fenced) return unchanged(host);
   if (evidence.lease_over && host.status.leash_armed && !host.status.boot_id.empty()) {
     return {host.id(), HostHealth::fenced, FenceProof::lease_and_leash,

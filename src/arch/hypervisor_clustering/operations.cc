@@ -198,7 +198,10 @@ OperationStepTable delete_table(const Dependencies& on) {
   table.record_success = [](const RecordContext& context) {
     const Vm* vm = subject_vm(context.view, context.operation);
     if (vm == nullptr || vm->status.operation != context.operation.id()) return;
-    for (const Port* port : context.view.ports_of(vm->id())) context.transaction.erase(*port);
+    for (const Port* port : context.view.ports_of(vm->id())) {
+      context.transaction.erase(*port);
+      context.transaction.erase_with(keys::address(port->spec.network, port->spec.address));
+    }
     context.transaction.erase(*vm);
     emit(context, "vm.deleted", "it and its disks are gone");
   };

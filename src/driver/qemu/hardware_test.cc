@@ -95,7 +95,7 @@ TEST(HardwareTest, F_B4_DiskChainIsNamedByDescriptorsAlone) {
 -blockdev {"driver":"qcow2","node-name":"disk0","file":"disk0-file",)"
                       R"("read-only":false,"discard":"unmap","backing":"disk0-base1"}
 -device virtio-blk-pci,id=disk0-device,drive=disk0,bus=pcie.0,addr=0x8,serial=root,)"
-                      R"(bootindex=0,werror=stop,rerror=stop,num-queues=1)"),
+                      R"(bootindex=1,werror=stop,rerror=stop,num-queues=1)"),
             std::string::npos)
       << text;
 }

@@ -37,7 +37,7 @@ const char* reset_type(MachinePower to) { return to == MachinePower::off ? "Forc
 /// PoweringOn and PoweringOff are states on the way: neither on nor off yet.
 Result<std::optional<MachinePower>> read_power_state(const std::string& body) {
   const auto parsed = parse_json(body, kAnswerBytesMax);
-  if (!parsed) return wrap_error("read the answer", parsed.error());
+  if (!parsed) return make_error(Errc::internal, "read the answer: " + parsed.error().text());
   const json::value* state =
       parsed->is_object() ? parsed->get_object().if_contains("PowerState") : nullptr;
   const std::string text = state != nullptr && state->is_string()

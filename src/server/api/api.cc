@@ -99,7 +99,7 @@ std::string host_part(std::string text) {
   return text.substr(0, text.find(':'));
 }
 
-/// A web page that some browser on this machine shows must not drive the API: neither from a foreign
+/// A web page that some browser on this machine shows must not drive the API: neither from another
 /// origin nor under a foreign name that was bound to the loopback address.
 bool comes_from_elsewhere(const HttpRequest& request) {
   const auto header = [&](const char* name) {

@@ -65,9 +65,12 @@ std::shared_ptr<void> Claims::take(const std::string& scope, std::uint32_t numbe
 }
 
 Engine::Engine(ApiContext context)
-    : context_(std::move(context)), waiter_timer_(context_.loop) {}
+    : context_(std::move(context)),
+      list_writer_(context_.loop),
+      waiter_timer_(context_.loop) {}
 
 void Engine::close() {
+  list_writer_.stop();
   waiter_timer_.cancel();
   waiters_.clear();
   streams_.clear();

@@ -11,6 +11,7 @@
 #include "model/event.h"
 #include "server/api/answer.h"
 #include "server/api/api.h"
+#include "server/api/list_writer.h"
 
 namespace virga::api {
 
@@ -88,6 +89,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   ApiContext& context() { return context_; }
   Claims& claims() { return claims_; }
   PagedViews& paged_views() { return paged_views_; }
+  ListWriter& list_writer() { return list_writer_; }
 
   /// Clients that follow a stream; they live here until their connection ends.
   std::set<std::shared_ptr<void>>& streams() { return streams_; }
@@ -132,6 +134,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   ApiContext context_;
   Claims claims_;
   PagedViews paged_views_;
+  ListWriter list_writer_;
   Revision committed_ = 0;
   std::uint64_t events_ = 0;
   std::set<std::shared_ptr<void>> streams_;

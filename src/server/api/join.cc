@@ -67,6 +67,10 @@ Decision decide_join(Engine& engine, const Call& call, const Join& join, const C
   after.meta.name = join.request.host.value;
   after.meta.tenant = join.token.tenant;
   after.spec.cluster = join.token.cluster;
+  const MachineId same_name(join.request.host.value);
+  if (after.spec.machine.empty() && view.machines.find(same_name) != nullptr) {
+    after.spec.machine = same_name;
+  }
   Change change = change_of(engine, call, before, after, 201);
   const Cluster* cluster = view.clusters.find(join.token.cluster);
   change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});

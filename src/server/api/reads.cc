@@ -78,8 +78,22 @@ void copy_field(const json::object& from, json::object& to, const std::string& p
   }
 }
 
+/// One resource of a list; from the cache, where there is one and the whole resource is wanted.
 template <typename T>
-HttpResponse list_of(const ClusterView& view, const Selection& selection) {
+std::string item_text(const T& resource, const Selection& selection, TextCache* cache) {
+  if (selection.fields.empty()) {
+    const auto whole = [&] { return json::serialize(shown(resource)); };
+    return cache == nullptr ? whole()
+                            : cache->text(key_of<T>(resource.meta), resource.meta.revision, whole);
+  }
+  const json::object item = shown(resource);
+  json::object pruned;
+  for (const std::string& field : selection.fields) copy_field(item, pruned, field);
+  return json::serialize(pruned);
+}
+
+template <typename T>
+HttpResponse list_of(const ClusterView& view, const Selection& selection, TextCache* cache) {
   using IdType = typename Table<T>::IdType;
   const auto& all = Kind<T>::table(view).all();
   HttpResponse response;
@@ -94,20 +108,35 @@ HttpResponse list_of(const ClusterView& view, const Selection& selection) {
       more = true;
       break;
     }
-    json::object item = shown(*next->second);
-    if (!selection.fields.empty()) {
-      json::object pruned;
-      for (const std::string& field : selection.fields) copy_field(item, pruned, field);
-      item = std::move(pruned);
-    }
     if (count++ > 0) response.body += ",\n";
-    response.body += json::serialize(item);
+    response.body += item_text(*next->second, selection, cache);
     last = next->first.value;
   }
   response.body += fmt::format("],\"revision\":{}", view.revision);
   if (more) response.body += ",\"next\":" + json::serialize(json::string(last));
   response.body += "}\n";
+  response.headers["x-virga-revision"] = std::to_string(view.revision);
+  if (cache != nullptr) cache->trim(all.size());
   return response;
+}
+
+/// Short lists are written at once, long ones on the writer's thread. The view ends on the loop.
+template <typename T>
+void answer_list(const EnginePtr& engine, const CallPtr& call, const ClusterView& view,
+                 const Selection& selection) {
+  constexpr std::size_t kShort = 200;
+  const std::size_t size = Kind<T>::table(view).size();
+  if (selection.limit < size) engine->paged_views().keep(view);
+  if (std::min(size, selection.limit) <= kShort) {
+    return engine->answer(call, list_of<T>(view, selection, nullptr));
+  }
+  const auto held = std::make_shared<const ClusterView>(view);
+  const bool taken = engine->list_writer().write(
+      [held, selection](TextCache& cache) { return list_of<T>(*held, selection, &cache); },
+      [engine, call, held](HttpResponse response) { engine->answer(call, std::move(response)); });
+  if (taken) return;
+  engine->refuse(call,
+                 make_error(Errc::exhausted, "too many long lists are being written; try again"));
 }
 
 /// Calls `task.template operator()<T>()` for the kind that the path names; false if there is none.
@@ -153,12 +182,7 @@ void list_resources(const EnginePtr& engine, const CallPtr& call) {
   const auto revision = query_number(*call, "revision", 0, UINT64_MAX);
   if (!revision.ok()) return engine->refuse(call, revision.error());
   const auto answer = [engine, call, selection = *selection](const ClusterView& view) {
-    with_kind(*call, [&]<typename T>() {
-      HttpResponse response = list_of<T>(view, selection);
-      response.headers["x-virga-revision"] = std::to_string(view.revision);
-      if (selection.limit < Kind<T>::table(view).size()) engine->paged_views().keep(view);
-      engine->answer(call, std::move(response));
-    });
+    with_kind(*call, [&]<typename T>() { answer_list<T>(engine, call, view, selection); });
   };
   if (*revision == 0) return engine->with_view(engine->committed(), answer);
   if (const ClusterView* kept = engine->paged_views().find(*revision)) {

@@ -114,6 +114,24 @@ TEST_F(Resources, F_B11_pages_of_one_list_are_of_one_revision) {
   EXPECT_EQ(call("GET", "/v1/vms?limit=3&revision=1").status, 410);
 }
 
+TEST_F(Resources, F_B11_a_long_list_is_written_beside_the_loop_and_follows_changes) {
+  make_house();
+  for (int i = 0; i < 300; ++i) start("POST", "/v1/vms", vm_body("vm-" + std::to_string(i)));
+  loop.run_for(seconds(5));
+  const auto listed = [&] {
+    auto reply = start("GET", "/v1/vms");
+    while (reply->answers == 0) loop.run_for(milliseconds(1));  // the thread runs in real time
+    return parsed(reply->response);
+  };
+  EXPECT_EQ(listed().at("items").as_array().size(), 300U);
+  EXPECT_EQ(call("POST", "/v1/vms/acme/vm-7/stop").status, 202);
+  EXPECT_NE(json::serialize(listed()).find("\"power\":\"stopped\",\"restart_priority\""),
+            std::string::npos);
+  start("GET", "/v1/vms");
+  api.reset();
+  loop.run_for(milliseconds(1));
+}
+
 TEST_F(Resources, F_B11_lists_are_narrowed_by_tenant_label_and_field) {
   make_house();
   ASSERT_EQ(call("POST", "/v1/networks",

@@ -235,7 +235,7 @@ void watch_resources(const EnginePtr& engine, const CallPtr& call) {
   probe.prefix = keys::kCluster;
   probe.limit = 1;
   probe.revision = *revision;
-  // A revision whose history is gone is found out before the stream begins, while a status can say so.
+  // A revision whose history is gone is found before the stream begins, while a status can say so.
   engine->context().store.list(
       probe, [engine, call, wanted = *revision, prefixes = *prefixes](Result<Page> page) {
         if (!page.ok()) {

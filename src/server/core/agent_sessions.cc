@@ -110,7 +110,6 @@ void AgentSessions::hello(SessionId session, const Hello& message) {
   live.session = session;
   live.hello = message;
   live.reported = false;
-  live.fabric_sent = 0;
   if (!known) live.last_report_at = loop_.now();
   sessions_[session].host = message.host;
   const Cluster* cluster = mirror_.view().clusters.find((*host)->spec.cluster);
@@ -119,6 +118,9 @@ void AgentSessions::hello(SessionId session, const Hello& message) {
                           cluster->id(), cluster->spec.policy, cluster->spec.shared_directory};
   links_.send(session, reply);
   record_hello(message.host);
+  // This host at once, so that its networks are there before its first VM; the others soon.
+  send_state(live, state_of(cluster->id()), 0);
+  live.state_sent = 0;
   spread_cluster_state();
 }
 
@@ -269,35 +271,41 @@ void AgentSessions::spread_cluster_state() {
 }
 
 void AgentSessions::spread_now() {
-  const ClusterView& view = mirror_.view();
-  for (const auto& [cluster_id, cluster] : view.clusters.all()) {
-    ClusterState state;
-    state.probe_key = probe_key_;
-    for (const auto& [id, network] : view.networks.all()) {
-      if (network->spec.cluster == cluster_id) state.fabric.networks.push_back(*network);
-      state.fabric.version = std::max(state.fabric.version, network->meta.revision);
-    }
-    std::vector<LiveHost*> members;
-    for (const Host* host : view.hosts_of(cluster_id)) {
-      LiveHost* live = find(host->id());
-      if (live == nullptr || live->hello.host.empty()) continue;
-      members.push_back(live);
-      state.members.push_back({host->id(), live->hello.address, live->hello.probe_port});
-      state.fabric.peer_addresses.push_back(live->hello.tenant_address);
-    }
-    // Changes with every network and every member that comes, goes or moves.
-    const std::string text = to_json_text(state);
-    const std::uint64_t fingerprint = std::hash<std::string>()(text) | 1U;
-    state.fabric.version = view.revision + 1;
-    for (LiveHost* live : members) {
-      if (live->session == 0 || live->fabric_sent == fingerprint) continue;
-      live->fabric_sent = fingerprint;
-      ServerMessage message;
-      message.cluster = state;
-      std::erase(message.cluster->fabric.peer_addresses, live->hello.tenant_address);
-      links_.send(live->session, message);
+  for (const auto& [cluster, stored] : mirror_.view().clusters.all()) {
+    const ClusterState state = state_of(cluster);
+    const std::size_t fingerprint = std::hash<std::string>()(to_json_text(state)) | 1U;
+    for (const ClusterMember& member : state.members) {
+      LiveHost* live = find(member.host);
+      if (live != nullptr) send_state(*live, state, fingerprint);
     }
   }
+}
+
+ClusterState AgentSessions::state_of(const ClusterId& cluster) {
+  const ClusterView& view = mirror_.view();
+  ClusterState state;
+  state.probe_key = probe_key_;
+  for (const auto& [id, network] : view.networks.all()) {
+    if (network->spec.cluster == cluster) state.fabric.networks.push_back(*network);
+  }
+  for (const Host* host : view.hosts_of(cluster)) {
+    const LiveHost* live = find(host->id());
+    if (live == nullptr || live->hello.host.empty()) continue;
+    state.members.push_back({host->id(), live->hello.address, live->hello.probe_port});
+    state.fabric.peer_addresses.push_back(live->hello.tenant_address);
+  }
+  return state;
+}
+
+void AgentSessions::send_state(LiveHost& live, const ClusterState& state,
+                               std::size_t fingerprint) {
+  if (live.session == 0 || (fingerprint != 0 && live.state_sent == fingerprint)) return;
+  live.state_sent = fingerprint;
+  ServerMessage message;
+  message.cluster = state;
+  message.cluster->fabric.version = mirror_.view().revision + 1;
+  std::erase(message.cluster->fabric.peer_addresses, live.hello.tenant_address);
+  links_.send(live.session, message);
 }
 
 bool differs(const HostReport& before, const HostReport& after) {

@@ -33,7 +33,7 @@ struct LiveHost {
   Instant lease_end;            ///< never before the host's own
   HostReport report;
   Instant fence_not_before;     ///< next try to switch it off
-  std::uint64_t fabric_sent = 0;
+  std::size_t state_sent = 0;   ///< fingerprint of the cluster state that it was told last
 };
 
 /// Agents' sessions, their leases and their commands: admits hosts, takes reports, grants leases, carries commands.
@@ -65,6 +65,9 @@ class AgentSessions final : public HostCommands {
   /// Sends members, keys and networks to every connected host that has an older state; soon, several calls at once.
   void spread_cluster_state();
 
+  /// The same at once: a VM's start that follows must find its network on the host.
+  void spread_now();
+
   void set_probe_key(std::string key) { probe_key_ = std::move(key); }
 
  private:
@@ -87,7 +90,8 @@ class AgentSessions final : public HostCommands {
   bool lease_allowed(const Host& stored) const;
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
-  void spread_now();
+  ClusterState state_of(const ClusterId& cluster);
+  void send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint);
 
   Loop& loop_;
   Store& store_;

@@ -97,13 +97,12 @@ void ServerCore::lead(const Callback<void>& ready) {
         if (stored != nullptr) controller_.mark(stored->spec.cluster);
       },
       [this](Event event) { journal_event(std::move(event)); });
+  // Before the controller's listener, so that networks travel ahead of the VMs that need them.
   mirror_.listen([this](const std::vector<Change>& changes) {
-    for (const Change& change : changes) {
-      const std::string_view key = change.entry.key;
-      if (key.starts_with(keys::kNetwork) || key.starts_with(keys::kCluster)) {
-        sessions_.spread_cluster_state();
-      }
-    }
+    const bool networks = std::any_of(changes.begin(), changes.end(), [](const Change& change) {
+      return change.entry.key.starts_with(keys::kNetwork);
+    });
+    if (networks) sessions_.spread_now();
   });
   runner_.start();
   controller_.start([this](const ClusterId& cluster) { return observe(cluster); },

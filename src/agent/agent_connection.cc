@@ -1,0 +1,80 @@
+#include "agent/agent_connection.h"
+
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+
+AgentConnection::AgentConnection(AsioLoop& loop, AgentConnectionOptions options,
+                                 std::uint64_t jitter_seed)
+    : loop_(loop), options_(std::move(options)), jitter_(jitter_seed), timer_(loop) {}
+
+AgentConnection::~AgentConnection() {
+  if (socket_ != nullptr) socket_->close();
+}
+
+void AgentConnection::start(AgentCore& core) {
+  core_ = &core;
+  connect();
+}
+
+void AgentConnection::connect() {
+  HttpCall call;
+  call.url = options_.server + "/v1/agent";
+  call.tls = options_.tls;
+  call.server_name = "virga-server";
+  call.deadline = seconds(5);
+  call.idle_deadline = seconds(8);
+  call.user_timeout = seconds(5);
+  open_message_socket(loop_, std::move(call),
+                      [this, alive = std::weak_ptr(alive_)](
+                          Result<std::shared_ptr<MessageSocket>> socket) {
+                        if (!alive.expired()) connected(std::move(socket));
+                      });
+}
+
+void AgentConnection::connected(Result<std::shared_ptr<MessageSocket>> socket) {
+  if (!socket) return lost(socket.error().text());
+  failures_ = 0;
+  socket_ = std::move(*socket);
+  const std::weak_ptr alive(alive_);
+  const MessageSocket* mine = socket_.get();
+  socket_->on_message([this, alive](const std::string& text) {
+    if (alive.expired()) return;
+    auto message = from_json_text<ServerMessage>(text, UnknownFields::ignore);
+    if (!message) {
+      log_line(LogLevel::warning, "agent", "unreadable message: " + message.error().text());
+      return reconnect();
+    }
+    core_->link_received(std::move(*message));
+  });
+  socket_->on_closed([this, alive, mine](const std::string& reason) {
+    if (alive.expired() || socket_.get() != mine) return;
+    socket_.reset();
+    core_->link_closed(reason);
+    lost(reason);
+  });
+  core_->link_opened();
+}
+
+void AgentConnection::lost(const std::string& reason) {
+  Duration wait = options_.retry_first * (1 << std::min(failures_, 6));
+  wait = std::min(wait, options_.retry_max);
+  ++failures_;
+  const std::int64_t shortened = jitter_.between(to_ms(wait) / 2, to_ms(wait));
+  log_line(LogLevel::info, "agent", "no session with " + options_.server + ": " + reason);
+  timer_.set_after(milliseconds(shortened), [this] { connect(); });
+}
+
+void AgentConnection::send(const AgentMessage& message) {
+  if (socket_ == nullptr) return;
+  if (auto sent = socket_->send(to_json_text(message)); !sent) {
+    log_line(LogLevel::warning, "agent", sent.error().text());
+  }
+}
+
+void AgentConnection::reconnect() {
+  if (socket_ != nullptr) socket_->close();
+}
+
+}  // namespace virga

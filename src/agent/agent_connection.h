@@ -1,0 +1,47 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "agent/agent_core.h"
+#include "base/rng.h"
+#include "edge/http.h"
+
+namespace virga {
+
+struct AgentConnectionOptions {
+  std::string server;  ///< "wss://10.77.0.1:7443"
+  TlsIdentity tls;
+  Duration retry_first = milliseconds(250);  ///< doubles up to retry_max; each wait is shortened at random by up to half
+  Duration retry_max = seconds(5);
+};
+
+/// The one outbound WebSocket of an agent. Opens again by itself after it was lost, with jitter, so that a restarted
+/// server is not run over. Loop thread only.
+class AgentConnection final : public AgentLink {
+ public:
+  AgentConnection(AsioLoop& loop, AgentConnectionOptions options, std::uint64_t jitter_seed);
+  ~AgentConnection() override;
+
+  /// Begins to connect; `core` is told of sessions and messages.
+  void start(AgentCore& core);
+
+  void send(const AgentMessage& message) override;
+  void reconnect() override;
+
+ private:
+  void connect();
+  void connected(Result<std::shared_ptr<MessageSocket>> socket);
+  void lost(const std::string& reason);
+
+  AsioLoop& loop_;
+  AgentConnectionOptions options_;
+  Rng jitter_;
+  AgentCore* core_ = nullptr;
+  std::shared_ptr<MessageSocket> socket_;
+  Timer timer_;
+  int failures_ = 0;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace virga

@@ -1,0 +1,278 @@
+#include "agent/agent_main.h"
+
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+
+#include "agent/agent_connection.h"
+#include "agent/agent_core.h"
+#include "agent/host_facts.h"
+#include "agent/leash_client.h"
+#include "base/log.h"
+#include "driver/net/linux_fabric.h"
+#include "driver/qemu/qemu_hypervisor.h"
+#include "edge/datagram.h"
+#include "edge/file.h"
+#include "edge/process.h"
+#include "model/join.h"
+
+namespace virga {
+namespace {
+
+constexpr Duration kStatusEvery = seconds(2);
+constexpr Duration kJoinRetry = seconds(1);
+
+struct AgentArguments {
+  std::string server;
+  std::string token_file;
+  std::string authority_file;
+  std::string data = "/var/lib/virga/agent";
+  std::string name;
+  std::string address;
+  std::string tenant_address;
+  std::string leash = "/run/virga/leash.sock";
+  std::string shared;
+  std::string cgroup_base;
+  std::string run_directory;
+  std::string health_file;
+};
+
+/// What joining gave this host; kept in its data folder.
+struct Identity {
+  std::string certificate;
+  std::string private_key;
+  std::string trusted;
+};
+BOOST_DESCRIBE_STRUCT(Identity, (), (certificate, private_key, trusted))
+
+class PeerSocket final : public PeerLink {
+ public:
+  void open(std::unique_ptr<DatagramSocket> socket) { socket_ = std::move(socket); }
+  void send(const std::string& address, std::uint16_t port, std::string data) override {
+    if (socket_ != nullptr) socket_->send(address, port, std::move(data));
+  }
+  std::uint16_t port() const { return socket_->port(); }
+
+ private:
+  std::unique_ptr<DatagramSocket> socket_;
+};
+
+class Agent {
+ public:
+  explicit Agent(AgentArguments arguments)
+      : arguments_(std::move(arguments)),
+        facts_(loop_, arguments_.cgroup_base),
+        guard_(loop_, arguments_.leash),
+        timer_(loop_),
+        status_timer_(loop_) {}
+
+  Result<void> run();
+
+ private:
+  std::string identity_path() const { return arguments_.data + "/identity.json"; }
+  void join();
+  void joined(const Result<HttpResponse>& response);
+  void try_join_again(const std::string& why);
+  Result<void> begin(const Identity& identity);
+  Hello hello() const;
+  std::string degraded() const;
+  void write_status();
+  void fail(const Error& error);
+
+  AgentArguments arguments_;
+  AsioLoop loop_;
+  HostFacts facts_;
+  LeashClient guard_;
+  std::unique_ptr<LinuxFabric> fabric_;
+  std::unique_ptr<QemuHypervisor> hypervisor_;
+  PeerSocket peers_;
+  std::unique_ptr<AgentConnection> connection_;
+  std::unique_ptr<AgentCore> core_;
+  Timer timer_;
+  Timer status_timer_;
+  std::optional<Error> failure_;
+};
+
+void Agent::fail(const Error& error) {
+  failure_ = error;
+  loop_.stop();
+}
+
+void Agent::try_join_again(const std::string& why) {
+  log_line(LogLevel::warning, "agent", "not joined yet: " + why + "; trying again in 1 s");
+  timer_.set_after(kJoinRetry, [this] { join(); });
+}
+
+void Agent::join() {
+  const auto token = read_file(arguments_.token_file, 4096);
+  const auto authority = read_file(arguments_.authority_file, 64 << 10);
+  if (!token) return try_join_again(token.error().text());
+  if (!authority) return try_join_again(authority.error().text());
+  JoinRequest request;
+  request.token = token->substr(0, token->find_first_of("\r\n"));
+  request.host = HostId(arguments_.name);
+  request.addresses = {arguments_.address};
+  HttpCall call;
+  call.method = "POST";
+  call.url = "https" + arguments_.server.substr(3) + "/v1/join";
+  call.headers["content-type"] = "application/json";
+  call.body = to_json_text(request);
+  call.tls.trusted = *authority;
+  call.server_name = "virga-server";
+  call.deadline = seconds(10);
+  http_call(loop_, std::move(call), [this](Result<HttpResponse> response) { joined(response); });
+}
+
+void Agent::joined(const Result<HttpResponse>& response) {
+  if (!response) return try_join_again(response.error().text());
+  if (response->status >= 500) return try_join_again(response->body.substr(0, 300));
+  if (response->status >= 300) return try_join_again("refused: " + response->body.substr(0, 300));
+  const auto answer = from_json_text<JoinAnswer>(response->body, UnknownFields::ignore);
+  if (!answer) return fail(answer.error());
+  const Identity identity{answer->certificate, answer->private_key, answer->trusted};
+  if (auto kept = write_file_atomically(identity_path(), to_json_text(identity), 0600); !kept) {
+    return fail(kept.error());
+  }
+  log_line(LogLevel::info, "agent",
+           fmt::format("{} joined cluster {}", answer->host.value, answer->cluster.value));
+  if (auto begun = begin(identity); !begun) fail(begun.error());
+}
+
+Hello Agent::hello() const {
+  Hello hello;
+  hello.host = HostId(arguments_.name);
+  const char* boot_id = std::getenv("VIRGA_BOOT_ID");  // the lab gives each boot of its hosts its own
+  hello.boot_id = boot_id != nullptr ? boot_id : read_boot_id();
+  hello.session_id = random_secret().substr(0, 16);
+  hello.agent_version = VIRGA_VERSION;
+  hello.address = arguments_.address;
+  hello.tenant_address = arguments_.tenant_address;
+  hello.probe_port = peers_.port();
+  hello.capacity = facts_.capacity();
+  return hello;
+}
+
+/// An operator's or a monitor's word that this host is failing: the first line of the health file.
+std::string Agent::degraded() const {
+  const auto text = read_file(arguments_.health_file, 4096);
+  if (!text) return {};
+  return text->substr(0, std::min<std::size_t>(text->find('\n'), 200));
+}
+
+Result<void> Agent::begin(const Identity& identity) {
+  auto fabric = LinuxFabric::open({.tenant_device = "", .local_address = arguments_.tenant_address});
+  if (!fabric) return fabric.error();
+  fabric_ = std::move(*fabric);
+  QemuOptions options;
+  options.run_directory = arguments_.run_directory;
+  options.shared_directory = arguments_.shared;
+  options.migration_address = arguments_.address;
+  options.cgroup_base = arguments_.cgroup_base;
+  hypervisor_ = std::make_unique<QemuHypervisor>(loop_, options, guard_, *fabric_);
+  auto socket = DatagramSocket::bind(loop_, arguments_.address, 0,
+                                     [this](const std::string& data, const std::string& from) {
+                                       if (core_ != nullptr) core_->peer_received(data, from);
+                                     });
+  if (!socket) return wrap_error("open the socket of peer probes", socket.error());
+  peers_.open(std::move(*socket));
+  AgentConnectionOptions link;
+  link.server = arguments_.server;
+  link.tls = {identity.certificate, identity.private_key, identity.trusted};
+  const std::string jitter = random_secret().substr(0, 15);
+  connection_ = std::make_unique<AgentConnection>(loop_, link, std::stoull(jitter, nullptr, 16));
+  AgentOptions core_options;
+  core_options.hello = hello();
+  core_ = std::make_unique<AgentCore>(
+      AgentDependencies{loop_, *hypervisor_, *fabric_, guard_, *connection_, peers_,
+                        [](const std::string& key, const std::string& data) {
+                          return sha256_hex(hmac_sha256(key, data));
+                        },
+                        [this] { return facts_.used(); }, [this] { return degraded(); }},
+      std::move(core_options));
+  core_->start([this](Result<void> started) {
+    if (!started) return fail(started.error());
+    connection_->start(*core_);
+    write_status();
+  });
+  return {};
+}
+
+/// What `virga host peers` shows when the server does not answer.
+void Agent::write_status() {
+  status_timer_.set_after(kStatusEvery, [this] { write_status(); });
+  const auto written = write_file_atomically(arguments_.run_directory + "/status.json",
+                                             json::serialize(core_->local_status()));
+  if (!written) log_line(LogLevel::warning, "agent", written.error().text());
+}
+
+Result<void> Agent::run() {
+  if (auto made = make_folders(arguments_.data, 0700); !made) return made;
+  if (auto made = make_folders(arguments_.run_directory, 0755); !made) return made;
+  loop_.on_signal({SIGINT, SIGTERM}, [this](int) { loop_.stop(); });
+  const auto kept = read_file(identity_path(), 1 << 20);
+  if (kept) {
+    auto identity = from_json_text<Identity>(*kept);
+    if (!identity) return wrap_error("read " + identity_path(), identity.error());
+    if (auto begun = begin(*identity); !begun) return begun;
+  } else if (arguments_.token_file.empty()) {
+    return make_error(Errc::invalid,
+                      "--token-file: this host has not joined yet; make a token with "
+                      "`virga cluster join-token CLUSTER`");
+  } else {
+    join();
+  }
+  loop_.run();
+  if (failure_) return *failure_;
+  return {};
+}
+
+void add_options(CLI::App& app, AgentArguments& arguments) {
+  app.add_option("--server", arguments.server, "wss://ADDRESS:PORT of the server's agent port")
+      ->required();
+  app.add_option("--name", arguments.name, "name of this host in the cloud")->required();
+  app.add_option("--address", arguments.address, "management address: peers and migrations")
+      ->required();
+  app.add_option("--tenant-address", arguments.tenant_address, "end point of tenant networks")
+      ->required();
+  app.add_option("--shared", arguments.shared, "the cluster's shared directory")->required();
+  app.add_option("--token-file", arguments.token_file, "one-time token, for the first start");
+  app.add_option("--authority", arguments.authority_file,
+                 "the cloud's certificate, for the first start");
+  app.add_option("--data", arguments.data, "folder of identity and records")->capture_default_str();
+  app.add_option("--run", arguments.run_directory, "folder of running guests; default DATA/run");
+  app.add_option("--leash", arguments.leash, "socket of virgad leash")->capture_default_str();
+  app.add_option("--cgroup-base", arguments.cgroup_base, "control group of this host");
+  app.add_option("--health-file", arguments.health_file,
+                 "while it holds a line, this host counts as failing; default DATA/degraded");
+}
+
+}  // namespace
+
+int agent_main(int argc, char** argv) {
+  AgentArguments arguments;
+  CLI::App app("Runs guests on one host for its server.", "virgad agent");
+  add_options(app, arguments);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  if (!arguments.server.starts_with("wss://")) {
+    std::fprintf(stderr, "virgad agent: --server: \"%s\" does not begin with wss://\n",
+                 arguments.server.c_str());
+    return 2;
+  }
+  if (arguments.run_directory.empty()) arguments.run_directory = arguments.data + "/run";
+  if (arguments.health_file.empty()) arguments.health_file = arguments.data + "/degraded";
+  Agent agent(std::move(arguments));
+  if (auto ran = agent.run(); !ran) {
+    std::fprintf(stderr, "virgad agent: %s\n", ran.error().text().c_str());
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace virga

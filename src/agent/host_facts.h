@@ -1,0 +1,34 @@
+#pragma once
+
+#include <string>
+
+#include "base/loop.h"
+#include "base/result.h"
+#include "model/host.h"
+
+namespace virga {
+
+/// What a host offers and uses, read from its control group (as in the lab, where a host is one) or, without limits
+/// there, from the machine. Knows cgroup versions 1 and 2. Cheap: a few small files.
+class HostFacts {
+ public:
+  /// `cgroup` as in /proc/self/cgroup, such as "virga-lab/a/h1"; empty = the whole machine.
+  HostFacts(Loop& loop, std::string cgroup);
+
+  /// Processor quota and memory limit.
+  Capacity capacity() const;
+
+  /// Processor time over the span since the last call, and memory in use now.
+  Capacity used();
+
+ private:
+  std::string path(const std::string& controller, const std::string& file) const;
+
+  Loop& loop_;
+  std::string cgroup_;
+  bool version_2_ = false;
+  std::int64_t last_cpu_ns_ = -1;
+  Instant last_at_;
+};
+
+}  // namespace virga

@@ -1,0 +1,193 @@
+#include "sim/scenario.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "base/log.h"
+#include "sim/swarm.h"
+
+namespace virga::sim {
+namespace {
+
+std::string read_text(const std::filesystem::path& path) {
+  std::ifstream file(path, std::ios::binary);
+  std::stringstream text;
+  text << file.rdbuf();
+  return text.str();
+}
+
+void drop_line(LogLevel, std::string_view, std::string_view) {}
+
+class Scenarios : public testing::Test {
+ protected:
+  void SetUp() override { set_log_sink(drop_line); }
+  void TearDown() override { set_log_sink(nullptr); }
+
+  /// Plays all scenarios whose file name begins with `prefix`; each as written, none with a broken rule.
+  static int play_all(const std::string& prefix) {
+    std::vector<std::filesystem::path> files;
+    for (const auto& entry : std::filesystem::recursive_directory_iterator(VIRGA_SCENARIOS)) {
+      const std::string name = entry.path().filename().string();
+      if (name.ends_with(".scn") && name.starts_with(prefix)) files.push_back(entry.path());
+    }
+    std::sort(files.begin(), files.end());
+    for (const auto& file : files) {
+      const auto scenario = parse_scenario(read_text(file));
+      EXPECT_TRUE(scenario.ok()) << file;
+      if (!scenario.ok()) continue;
+      const Rehearsal rehearsal = play(*scenario);
+      EXPECT_EQ(rehearsal.journal, scenario->expected) << file;
+      for (const Violation& broken : rehearsal.violations) {
+        ADD_FAILURE() << file << ": " << broken.rule << ": " << broken.text;
+      }
+    }
+    return static_cast<int>(files.size());
+  }
+};
+
+TEST_F(Scenarios, A1_06_A1_09_F_B7_every_row_of_the_fault_table_plays_as_written) {
+  int rows = 0;
+  for (const char first : std::string("0123456")) rows += play_all(std::string(1, first));
+  EXPECT_EQ(rows, 63);
+}
+
+TEST_F(Scenarios, F_B12_the_other_scenarios_play_as_written) {
+  int played = 0;
+  for (const char first : std::string("789")) played += play_all(std::string(1, first));
+  EXPECT_GE(played, 26);
+}
+
+TEST_F(Scenarios, A1_F1_A1_F2_A1_F3_A1_F4_A1_F5_walk_throughs_play_as_written) {
+  EXPECT_EQ(play_all("A1-F"), 5);
+}
+
+TEST_F(Scenarios, F_B12_the_same_seed_gives_the_same_hash_and_another_seed_another) {
+  SwarmOptions options;
+  options.hosts = 4;
+  options.vms = 6;
+  options.length = seconds(120);
+  const SwarmOutcome first = run_swarm(options);
+  EXPECT_EQ(first.hash, run_swarm(options).hash);
+  ++options.seed;
+  EXPECT_NE(first.hash, run_swarm(options).hash);
+}
+
+TEST_F(Scenarios, F_B12_wrong_scenarios_are_refused_with_line_and_remedy) {
+  const auto refused = [](const std::string& text, const std::string& part) {
+    const auto parsed = parse_scenario(text);
+    ASSERT_FALSE(parsed.ok()) << text;
+    EXPECT_NE(parsed.error().text().find(part), std::string::npos) << parsed.error().text();
+  };
+  refused("", "hosts N");
+  refused("hosts 0\nrun 1s\n", "hosts N");
+  refused("hosts 3\nat 1s fail host-4 power\n", "line 2");
+  refused("hosts 3\nat 1s fail host-1 fire\n", "one of power");
+  refused("hosts 3\nat 1s fail host-1 power bmc polite\n", "answers, silent");
+  refused("hosts 3\nvm ../etc\n", "name");
+  refused("hosts 3\nrun 99999h\n", "24h");
+  refused("hosts 3\npolicy lease_ms many\n", "number");
+  refused("hosts 3\npolicy no_such_knob 3\n", "no_such_knob");
+  refused(std::string(300 << 10, ' '), "at most");
+}
+
+/// The checker must see what it promises to see: each rule is broken on purpose in a bare world.
+class BareWorld : public testing::Test {
+ protected:
+  BareWorld() {
+    world.add_host(HostId("host-1"), {{1000}, {1000}});
+    world.add_host(HostId("host-2"), {{1000}, {1000}});
+  }
+
+  HostTruth& host(int number) { return world.hosts()[static_cast<std::size_t>(number - 1)]; }
+
+  void run(int number, std::uint64_t counter, std::int64_t memory = 100) {
+    VmLaunch launch;
+    launch.vm = VmId("acme/web");
+    launch.epoch = {1, counter};
+    launch.memory_mib = {memory};
+    Copy& copy = world.spawn(host(number), launch, CopyState::starting);
+    ASSERT_TRUE(world.set_state(host(number), copy, CopyState::running).ok());
+  }
+
+  bool broken(const std::string& rule) const {
+    for (const Violation& violation : checker.violations()) {
+      if (violation.rule == rule) return true;
+    }
+    return false;
+  }
+
+  SimLoop loop;
+  World world{loop, WorldOptions{.image_locks = false}};
+  Epoch stored{1, 100};
+  std::optional<FenceProof> proof = FenceProof::agent_confirmed_stop;
+  Checker checker{world, Records{[this](const VmId&) { return stored; },
+                                 [this](const VmId&, const Epoch&) { return proof; }, 100}};
+};
+
+TEST_F(BareWorld, F_B12_checker_sees_a_vm_in_two_places) {
+  run(1, 1);
+  EXPECT_TRUE(checker.violations().empty());
+  run(2, 2);
+  EXPECT_TRUE(broken("two_places"));
+}
+
+TEST_F(BareWorld, F_B12_checker_sees_the_second_place_when_a_frozen_host_thaws) {
+  run(1, 1);
+  world.set_frozen(host(1), true);
+  run(2, 2);
+  EXPECT_FALSE(broken("two_places"));
+  world.set_frozen(host(1), false);
+  EXPECT_TRUE(broken("two_places"));
+  EXPECT_TRUE(broken("old_epoch"));
+}
+
+TEST_F(BareWorld, F_B12_checker_sees_an_epoch_that_was_not_stored) {
+  stored = {1, 4};
+  run(1, 5);
+  EXPECT_TRUE(broken("unrecorded_epoch"));
+}
+
+TEST_F(BareWorld, F_B12_checker_sees_a_start_without_proof_and_with_a_false_one) {
+  run(1, 1);
+  world.end_copy(host(1), VmId("acme/web"), "process killed");
+  proof = FenceProof::none;
+  run(2, 2);
+  EXPECT_TRUE(broken("unproven_start"));
+  world.end_copy(host(2), VmId("acme/web"), "process killed");
+  const std::size_t before = checker.violations().size();
+  proof = FenceProof::bmc_power_off;
+  run(1, 3);
+  EXPECT_GT(checker.violations().size(), before);
+}
+
+TEST_F(BareWorld, F_B12_checker_sees_a_full_host_and_a_guest_without_a_lease) {
+  run(1, 1, 2000);
+  EXPECT_TRUE(broken("capacity"));
+  checker.lease_granted(host(1), loop.now() + seconds(10));
+  loop.run_for(seconds(11));
+  EXPECT_FALSE(broken("lease"));
+  loop.run_for(seconds(2));
+  EXPECT_TRUE(broken("lease"));
+}
+
+TEST_F(BareWorld, F_B12_image_locks_refuse_the_second_writer) {
+  World locked(loop, WorldOptions{});
+  locked.add_host(HostId("host-1"), {{1000}, {1000}});
+  locked.add_host(HostId("host-2"), {{1000}, {1000}});
+  VmLaunch launch;
+  launch.vm = VmId("acme/web");
+  launch.epoch = {1, 1};
+  Copy& first = locked.spawn(locked.hosts()[0], launch, CopyState::starting);
+  ASSERT_TRUE(locked.set_state(locked.hosts()[0], first, CopyState::running).ok());
+  Copy& second = locked.spawn(locked.hosts()[1], launch, CopyState::incoming);
+  EXPECT_EQ(locked.set_state(locked.hosts()[1], second, CopyState::running).error().code,
+            Errc::conflict);
+  locked.power_off(locked.hosts()[0]);
+  EXPECT_TRUE(locked.set_state(locked.hosts()[1], second, CopyState::running).ok());
+}
+
+}  // namespace
+}  // namespace virga::sim

@@ -1,0 +1,173 @@
+"""A whole cloud on this machine for the demo and the walk-through tests: `virgad dev`, the CLI, probes of guests."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+PROBER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prober.py")
+
+
+class CloudError(Exception):
+    """What was tried and what came back."""
+
+
+def free_port():
+    import socket
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class Prober:
+    """Asks guests from the lab's client namespace; stop() returns what each of them missed."""
+
+    def __init__(self, namespace, targets, kinds):
+        command = ["ip", "netns", "exec", namespace, sys.executable, PROBER, "--kinds", kinds]
+        self.process = subprocess.Popen(command + targets, stdout=subprocess.PIPE, text=True)
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        out, _ = self.process.communicate(timeout=30)
+        return [json.loads(line) for line in out.splitlines() if line.strip()]
+
+
+class Cloud:
+    """Bounded in time: every wait has a deadline, close() ends all that was begun."""
+
+    def __init__(self, build, instance, hosts=3, data=None, options=()):
+        self.bin = os.path.join(os.path.abspath(build), "bin")
+        self.instance = instance
+        self.own_data = data is None
+        self.data = data or tempfile.mkdtemp(prefix="virga-" + instance + "-")
+        self.port = free_port()
+        self.log = open(os.path.join(self.data, "dev.log"), "w", encoding="utf-8")
+        self.probers = []
+        self.process = subprocess.Popen(
+            [os.path.join(self.bin, "virgad"), "dev", "--hosts", str(hosts), "--instance", instance,
+             "--data", self.data, "--listen", f"127.0.0.1:{self.port}", *options],
+            stdout=self.log, stderr=subprocess.STDOUT)
+
+    def cli(self, *arguments, check=True, text=False, deadline=150):
+        """Runs `virga`; returns its JSON (or text). With check=False: (exit code, output)."""
+        command = [os.path.join(self.bin, "virga"), "--server", f"http://127.0.0.1:{self.port}"]
+        command += [*arguments] if text else ["-o", "json", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=deadline, check=False)
+        if not check:
+            return done.returncode, done.stdout + done.stderr
+        if done.returncode != 0:
+            raise CloudError(f"virga {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
+        return done.stdout if text else json.loads(done.stdout or "null")
+
+    def lab(self, *arguments):
+        return self.cli("lab", *arguments, "--instance", self.instance)
+
+    def wait(self, what, condition, deadline=60.0):
+        """Polls until `condition` gives something true and returns it."""
+        end = time.monotonic() + deadline
+        while True:
+            if self.process.poll() is not None:
+                raise CloudError(f"{what}: the lab ended with {self.process.returncode}; see {self.log.name}")
+            try:
+                value = condition()
+            except (CloudError, json.JSONDecodeError):
+                value = None
+            if value:
+                return value
+            if time.monotonic() > end:
+                raise CloudError(f"{what}: not within {deadline} s; events: {self.tail()}")
+            time.sleep(0.1)
+
+    def tail(self, count=12):
+        code, out = self.cli("event", "list", check=False)
+        if code != 0:
+            return out
+        return "\n".join(f"{e['at']} {e['kind']} {e['subject']} {e['text']}" for e in json.loads(out)[-count:])
+
+    def hosts(self):
+        return {host["meta"]["name"]: host for host in self.cli("host", "list")}
+
+    def vms(self):
+        return {vm["meta"]["tenant"] + "/" + vm["meta"]["name"]: vm for vm in self.cli("vm", "list")}
+
+    def events(self, after=0):
+        return [event for event in self.cli("event", "list") if event["sequence"] > after]
+
+    def last_event(self):
+        events = self.cli("event", "list")
+        return events[-1]["sequence"] if events else 0
+
+    def address(self, vm):
+        ports = self.cli("port", "list")
+        return next(p["spec"]["address"].split("/")[0] for p in ports if p["spec"]["vm"] == vm)
+
+    def wait_hosts(self, count, deadline=60.0):
+        def alive():
+            return sum(h["status"]["health"] == "alive" for h in self.hosts().values()) >= count
+        self.wait(f"{count} hosts alive", alive, deadline)
+
+    def wait_answering(self, names, deadline=120.0):
+        """Waits until the guests' own heartbeats arrive."""
+        def healthy():
+            vms = self.vms()
+            return all(vms[name]["status"]["health"] == "healthy" for name in names)
+        self.wait("guests answering: " + ", ".join(names), healthy, deadline)
+
+    def build_image(self, packages):
+        """The tiny guest, into the cluster's shared directory."""
+        shared = os.path.join(self.data, "shared", "images", "tiny")
+        os.makedirs(os.path.dirname(shared), exist_ok=True)
+        self.cli("image", "build", "tiny", "--output", shared, "--packages", packages, text=True, deadline=300)
+        self.cli("image", "create", "tiny", "--path", "images/tiny")
+
+    def apply(self, manifest):
+        path = os.path.join(self.data, "manifest.yaml")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(manifest)
+        return self.cli("apply", "-f", path, text=True)
+
+    def attach_client(self, network, address):
+        return self.lab("client", network, "--address", address)["namespace"]
+
+    def probe(self, namespace, targets, kinds="http"):
+        prober = Prober(namespace, targets, kinds)
+        self.probers.append(prober)
+        return prober
+
+    def guests_on(self, host):
+        """Pids of the QEMU processes that really exist on a host of the lab."""
+        pids = []
+        for root in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
+            top = os.path.join(root, "virga-lab", self.instance)
+            for folder, _, files in os.walk(top):
+                if "/virga" not in folder[len(top):] or "cgroup.procs" not in files:
+                    continue
+                if host not in folder and host.replace("host-", "h") not in folder.split("/"):
+                    continue
+                with open(os.path.join(folder, "cgroup.procs"), encoding="utf-8") as procs:
+                    pids += procs.read().split()
+            if pids:
+                break
+        return pids
+
+    def close(self):
+        for prober in self.probers:
+            if prober.process.poll() is None:
+                prober.process.kill()
+                prober.process.wait(timeout=10)
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(timeout=60)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait(timeout=10)
+                subprocess.run([os.path.join(self.bin, "virgad"), "dev", "--clean", "--instance", self.instance,
+                                "--data", self.data], timeout=60, check=False)
+        self.log.close()
+        if self.own_data:
+            shutil.rmtree(self.data, ignore_errors=True)

@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""The main job on real guests: three hosts, six VMs of two tenants, a live migration, a power loss, a cut link.
+
+Called by scripts/demo after the build. Prints a timeline and measured figures; ends with 1 if anything that it shows
+did not happen.
+"""
+
+import argparse
+import datetime
+import os
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tests", "tools"))
+from cloud import Cloud, CloudError  # noqa: E402
+
+TENANTS = {"acme": ("front", "10.50.0.0/24", "10.50.0.250/24"), "umbra": ("back", "10.60.0.0/24", "10.60.0.250/24")}
+NAMES = [f"{tenant}/web-{index}" for tenant in TENANTS for index in (1, 2, 3)]
+
+
+def say(text=""):
+    print(text, flush=True)
+
+
+def title(text):
+    say()
+    say(f"== {text}")
+
+
+def manifest():
+    parts = []
+    for tenant, (network, subnet, _) in TENANTS.items():
+        parts.append(f"kind: network\nmeta: {{name: {network}, tenant: {tenant}}}\n"
+                     f"spec: {{cluster: lab, subnet: {subnet}}}\n")
+        for index in (1, 2, 3):
+            priority = "high" if index == 1 else "normal"
+            parts.append(f"kind: vm\nmeta: {{name: web-{index}, tenant: {tenant}}}\n"
+                         f"spec: {{cluster: lab, image: tiny, memory_mib: 128, restart_priority: {priority}, "
+                         f"disks: [{{name: data, size_mib: 16}}], nics: [{{network: {network}}}]}}\n")
+    return "---\n".join(parts)
+
+
+def wall_ms(text):
+    moment = datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment.timestamp() * 1000
+
+
+def show_inventory(cloud):
+    say(cloud.cli("vm", "list", text=True).rstrip())
+
+
+def recovery(cloud, host, lost, began_ms, after, answers):
+    """Prints when each VM of a lost host was noticed, fenced, placed, started and answering; returns the slowest."""
+    def of(kind, subject):
+        found = [e for e in cloud.events(after) if e["kind"] == kind and e["subject"] == subject]
+        return wall_ms(found[0]["at"]) - began_ms if found else None
+
+    def shown(value):
+        return "-" if value is None else f"{value / 1000:7.2f}"
+
+    detected = of("host.dead", f"host/{host}") or of("host.suspect", f"host/{host}")
+    fenced = of("host.fenced", f"host/{host}")
+    say(f"{'seconds after the cut':24} detected  fenced   placed  started  answering  proof")
+    slowest = 0.0
+    for vm in lost:
+        placed = [e for e in cloud.events(after) if e["kind"] == "vm.placed" and e["subject"] == f"vm/{vm}"][0]
+        answered = answers.get(vm)
+        say(f"{vm:24} {shown(detected):>8} {shown(fenced):>8} {shown(wall_ms(placed['at']) - began_ms):>8} "
+            f"{shown(of('vm.started', f'vm/{vm}')):>8} {shown(answered):>9}   {placed['facts'].get('proof')}")
+        slowest = max(slowest, wall_ms(placed["at"]) - began_ms)
+    return slowest
+
+
+def first_answers(lines, addresses, began_ms):
+    """From the prober's lines: when the new boot of each VM first answered, in ms after the cut."""
+    names = {address: name for name, address in addresses.items()}
+    answers = {}
+    for line in lines:
+        later = [b for b in line["boots"] if b["first_answer_ms"] > began_ms]
+        if later:
+            answers[names[line["target"]]] = later[0]["first_answer_ms"] - began_ms
+    return answers
+
+
+def break_host(cloud, namespace, addresses, how, watch_guests):
+    """Breaks the host with the most VMs; waits until all answer again; prints the timeline."""
+    vms = cloud.vms()
+    on = {}
+    for name, vm in vms.items():
+        on.setdefault(vm["status"]["host"], []).append(name)
+    host = max(sorted(on), key=lambda candidate: len(on[candidate]))
+    lost = sorted(on[host])
+    after = cloud.last_event()
+    boots = {name: vm["status"]["epoch"] for name, vm in vms.items()}
+    prober = cloud.probe(namespace, [addresses[name] for name in lost])
+    time.sleep(1)
+    say(f"{host} carries {', '.join(lost)}; now: {how}")
+    began_ms = time.time() * 1000
+    cloud.lab("fail", host, "--how", *how.split())
+    gone_ms = None
+    end = time.monotonic() + 30
+    while watch_guests and gone_ms is None and time.monotonic() < end:
+        if not cloud.guests_on(host):
+            gone_ms = time.time() * 1000 - began_ms
+        time.sleep(0.05)
+
+    def back():
+        now = cloud.vms()
+        return all(now[name]["status"]["health"] == "healthy" and now[name]["status"]["epoch"] != boots[name]
+                   for name in lost)
+    cloud.wait(f"VMs of {host} answer elsewhere", back, 150)
+    time.sleep(2)
+    answers = first_answers(prober.stop(), addresses, began_ms)
+    slowest = recovery(cloud, host, lost, began_ms, after, answers)
+    return host, slowest, gone_ms
+
+
+def migrate(cloud, namespace, addresses):
+    name = NAMES[0]
+    source = cloud.vms()[name]["status"]["host"]
+    prober = cloud.probe(namespace, [addresses[name]], "ping,echo,http")
+    time.sleep(2)
+    began = time.monotonic()
+    cloud.cli("vm", "migrate", name, "--wait")
+    took = time.monotonic() - began
+    time.sleep(2)
+    lines = {line["kind"]: line for line in prober.stop()}
+    destination = cloud.vms()[name]["status"]["host"]
+    say(f"{name} moved alive from {source} to {destination} in {took:.2f} s (command to done)")
+    for kind in ("ping", "echo", "http"):
+        line = lines[kind]
+        say(f"  {kind:5} {line['answers']:5} answers, longest silence {line['longest_silence_ms']:.0f} ms, "
+            f"connections lost {line['connections_lost']}")
+    if source == destination:
+        raise CloudError(f"{name} is still on {source}")
+    if lines["echo"]["connections_lost"]:
+        raise CloudError("the echo connection was lost by the move")
+
+
+def run(cloud, packages, keep):
+    title("a cloud of three hosts")
+    cloud.wait_hosts(3)
+    cloud.build_image(packages)
+    say(cloud.cli("host", "list", text=True).rstrip())
+    title("six VMs of two tenants")
+    cloud.apply(manifest())
+    cloud.wait_answering(NAMES, 240)
+    namespace = None
+    for tenant, (network, _, client) in TENANTS.items():
+        namespace = cloud.attach_client(f"{tenant}/{network}", client)
+    addresses = {name: cloud.address(name) for name in NAMES}
+    show_inventory(cloud)
+
+    title("live migration under ping, TCP echo and HTTP")
+    migrate(cloud, namespace, addresses)
+
+    title("power loss of a host; its BMC answers")
+    host, placed_ms, _ = break_host(cloud, namespace, addresses, "power", False)
+    say(f"start decided {placed_ms / 1000:.2f} s after the cut")
+    cloud.lab("heal", host)
+    cloud.wait_hosts(3, 90)
+
+    title("all links of a host are cut; its BMC is silent")
+    host, placed_ms, gone_ms = break_host(cloud, namespace, addresses, "link --network all --bmc silent", True)
+    if gone_ms is None or gone_ms >= placed_ms:
+        raise CloudError(f"the guests of {host} were not seen to end before they were started elsewhere")
+    say(f"{host} stopped its own guests {gone_ms / 1000:.2f} s after the cut; "
+        f"the first start elsewhere was decided at {placed_ms / 1000:.2f} s: no VM ran twice")
+    cloud.lab("heal", host)
+    cloud.wait_hosts(3, 90)
+    title("all hosts are back")
+    show_inventory(cloud)
+    if keep:
+        title(f"kept: virga --server http://127.0.0.1:{cloud.port} host list; Ctrl-C ends it")
+        try:
+            cloud.process.wait()
+        except KeyboardInterrupt:
+            say("ending")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--build", required=True, help="build folder of the release preset")
+    parser.add_argument("--packages", required=True, help="folder for Debian packages of the tiny image")
+    parser.add_argument("--keep", action="store_true", help="keep the cloud up until Ctrl-C")
+    options = parser.parse_args()
+    began = time.monotonic()
+    cloud = Cloud(options.build, "demo")
+    try:
+        run(cloud, options.packages, options.keep)
+    except (CloudError, KeyboardInterrupt) as problem:
+        say(f"demo: {problem}")
+        return 1
+    finally:
+        cloud.close()
+    say()
+    say(f"done in {time.monotonic() - began:.0f} s; nothing is left behind")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
