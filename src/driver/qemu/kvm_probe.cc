@@ -141,12 +141,14 @@ KvmVerdict judge(const KvmProbeOptions& options, const Finding& finding) {
   return verdict;
 }
 
-/// 512 bytes: write 'K' to the debug port 0xe9, then to 0xf4, where QEMU exits with 2 * value + 1.
-std::string canary_sector() {
-  std::string sector("\xb0\x4b\xe6\xe9\xb0\x10\xe6\xf4\xf4\xeb\xfd", 11);
-  sector.resize(510, '\0');
-  sector += "\x55\xaa";
-  return sector;
+/// A disk of 1 MiB (firmware boots no smaller one): writes 'K' to the debug port 0xe9, then to 0xf4,
+/// where QEMU exits with 2 * value + 1.
+std::string canary_disk() {
+  std::string disk("\xb0\x4b\xe6\xe9\xb0\x10\xe6\xf4\xf4\xeb\xfd", 11);
+  disk.resize(510, '\0');
+  disk += "\x55\xaa";
+  disk.resize(1 << 20, '\0');
+  return disk;
 }
 
 }  // namespace
@@ -187,7 +189,7 @@ KvmVerdict probe_kvm(const KvmProbeOptions& options) {
 Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
                               const std::string& scratch, Duration deadline) {
   const std::string path = scratch + "/canary.img";
-  if (auto done = write_file_atomically(path, canary_sector(), 0600); !done) return done;
+  if (auto done = write_file_atomically(path, canary_disk(), 0600); !done) return done;
   ProcessOptions options;
   options.arguments = {qemu,
                        "-nodefaults",
