@@ -54,8 +54,9 @@ class Clients {
     const auto at = [&](double share) {
       return delays_[static_cast<std::size_t>(share * static_cast<double>(delays_.size() - 1))];
     };
-    fmt::print("clients: {} answers, delay p50 {:.2f} ms, p99 {:.2f} ms, most {:.2f} ms, {} failures\n",
-               delays_.size(), at(0.5), at(0.99), at(1), failures_);
+    fmt::print("link_answers {} messages\nlink_refused {} links\n", delays_.size(), failures_);
+    fmt::print("link_delay_p50 {:.2f} ms\nlink_delay_p99 {:.2f} ms\nlink_delay_max {:.2f} ms\n", at(0.5),
+               at(0.99), at(1));
   }
 
  private:
@@ -65,19 +66,21 @@ class Clients {
   };
 
   void open_next() {
-    if (opened_ == count_) return;
-    const std::size_t number = opened_++;
+    if (opened_ < count_) open(opened_++);
+  }
+
+  void open(std::size_t number) {
     HttpCall call;
     call.url = url_;
     call.tls = tls_;
     call.idle_deadline = seconds(60);
     open_message_socket(loop_, call, [this, number](Result<std::shared_ptr<MessageSocket>> result) {
-      open_next();
       if (!result) {
-        ++failures_;
-        fmt::print("client {}: {}\n", number, result.error().text());
+        if (++failures_ < 5) fmt::print("client {}: {}\n", number, result.error().text());
+        loop_.after(seconds(1), [this, number] { open(number); });
         return;
       }
+      open_next();
       begin(*std::move(result), number);
     });
   }
@@ -85,9 +88,7 @@ class Clients {
   void begin(std::shared_ptr<MessageSocket> socket, std::size_t number) {
     auto link = std::make_shared<Link>();
     link->socket = std::move(socket);
-    link->socket->on_closed([this](const std::string& reason) {
-      if (++failures_ < 5) fmt::print("a link was lost: {}\n", reason);
-    });
+    link->socket->on_closed([this](const std::string&) { loop_.stop(); });  // the server counts losses
     link->socket->on_message([this, link](const std::string&) {
       delays_.push_back(std::chrono::duration<double, std::milli>(loop_.now() - link->sent).count());
     });
@@ -134,6 +135,9 @@ class Measured {
       ++messages_;
       [[maybe_unused]] const auto sent = raw->send(std::string(kAnswerBytes, 'y'));
     });
+    socket->on_closed([this](const std::string& reason) {
+      if (++lost_ < 5) fmt::print("a link was lost: {}\n", reason);
+    });
     sockets_.push_back(std::move(socket));
     if (sockets_.size() == 1) first_kilobytes_ = resident_kilobytes();
     if (sockets_.size() == count_) all_connected();
@@ -141,7 +145,7 @@ class Measured {
 
  private:
   void all_connected() {
-    fmt::print("server: {} connected with {:.2f} s of CPU, {:.2f} ms a handshake\n", count_, cpu_seconds(),
+    fmt::print("link_connections {} links\nlink_handshake {:.2f} ms\n", count_,
                1000 * cpu_seconds() / static_cast<double>(count_));
     loop_.after(seconds(3), [this] {
       const double cpu = cpu_seconds();
@@ -156,9 +160,10 @@ class Measured {
     const double wall = std::chrono::duration<double>(loop_.now() - begin).count();
     const auto count = static_cast<double>(messages_ - messages);
     const double kilobytes = resident_kilobytes();
-    fmt::print("server: {:.0f} messages/s, {:.1f} % of one core, {:.1f} us a message and its answer\n",
-               count / wall, 100 * spent / wall, 1e6 * spent / count);
-    fmt::print("server: resident {:.1f} MB, {:.1f} kB a connection\n", kilobytes / 1024,
+    fmt::print("link_rate {:.0f} messages/s\nlink_server_cpu {:.1f} percent\n", count / wall,
+               100 * spent / wall);
+    fmt::print("link_message_cost {:.1f} us\nlink_lost {} links\n", 1e6 * spent / count, lost_);
+    fmt::print("link_server_resident {:.1f} MB\nlink_connection_resident {:.1f} kB\n", kilobytes / 1024,
                (kilobytes - first_kilobytes_) / static_cast<double>(count_));
     std::fflush(stdout);
     loop_.stop();
@@ -169,6 +174,7 @@ class Measured {
   int window_;
   double first_kilobytes_ = 0;
   std::size_t messages_ = 0;
+  std::size_t lost_ = 0;
   std::vector<std::shared_ptr<MessageSocket>> sockets_;
 };
 
