@@ -69,7 +69,7 @@ TEST_F(Planning, F_B7_without_peers_a_silent_host_waits_for_its_lease) {
   EXPECT_EQ(only_change(plan()).health, HostHealth::dead);
 }
 
-TEST_F(Planning, F_B7_F_F14_when_most_hosts_are_silent_silence_is_no_evidence) {
+TEST_F(Planning, F_B7_F_F16_when_most_hosts_are_silent_silence_is_no_evidence) {
   three_hosts();
   for (const char* name : {"a", "b"}) {
     add_bmc(name);
@@ -118,7 +118,7 @@ TEST_F(Planning, F_B6_F_B8_an_ended_lease_is_a_proof_only_with_an_armed_leash) {
   EXPECT_EQ(only_change(plan()).health, HostHealth::dead);
 }
 
-TEST_F(Planning, F_F14_the_leash_is_a_proof_for_each_host_when_all_are_silent) {
+TEST_F(Planning, F_F17_the_leash_is_a_proof_for_each_host_when_all_are_silent) {
   three_hosts();
   for (const char* name : {"a", "b", "c"}) {
     silence(name, seconds(15), 0, 0);
@@ -143,7 +143,7 @@ TEST_F(Planning, F_B7_a_host_that_never_reported_to_this_server_is_not_judged) {
   EXPECT_TRUE(plan().empty());
 }
 
-TEST_F(Planning, F_F12_a_fenced_host_that_comes_back_is_alive_again) {
+TEST_F(Planning, F_F15_a_fenced_host_that_comes_back_is_alive_again) {
   three_hosts();
   fence("a", FenceProof::bmc_power_off);
   seen("a").silence = Duration{0};
@@ -203,7 +203,7 @@ TEST_F(Planning, F_B8_disarmed_nothing_is_fenced_restarted_or_evacuated) {
   EXPECT_EQ(plan().starts.size(), 2U);
 }
 
-TEST_F(Planning, F_F9_after_a_restore_nothing_is_fenced_or_started_until_it_is_confirmed) {
+TEST_F(Planning, F_F11_after_a_restore_nothing_is_fenced_or_started_until_it_is_confirmed) {
   three_hosts();
   add_bmc("a");
   add_vm("web", "a");
@@ -496,7 +496,7 @@ TEST_F(Planning, F_B8_starts_on_one_host_are_bounded_also_with_those_in_flight) 
 
 // Copies.
 
-TEST_F(Planning, F_B6_F_F12_a_copy_of_an_old_epoch_is_revoked) {
+TEST_F(Planning, F_B6_F_F15_a_copy_of_an_old_epoch_is_revoked) {
   three_hosts();
   const VmId web = add_vm("web", "b");
   report("a", web, {1, 3});
@@ -506,7 +506,7 @@ TEST_F(Planning, F_B6_F_F12_a_copy_of_an_old_epoch_is_revoked) {
   EXPECT_EQ(made.revokes[0].epoch, (Epoch{1, 3}));
 }
 
-TEST_F(Planning, F_F9_a_copy_that_the_store_does_not_know_is_shown_and_left_alone) {
+TEST_F(Planning, F_F11_a_copy_that_the_store_does_not_know_is_shown_and_left_alone) {
   three_hosts();
   report("a", VmId("acme/stranger"), {1, 3});
   const ClusterPlan made = plan();
@@ -515,7 +515,7 @@ TEST_F(Planning, F_F9_a_copy_that_the_store_does_not_know_is_shown_and_left_alon
   EXPECT_TRUE(made.empty()) << "nothing is done about it";
 }
 
-TEST_F(Planning, F_F9_a_copy_of_a_higher_epoch_is_adopted_after_a_restore) {
+TEST_F(Planning, F_F11_a_copy_of_a_higher_epoch_is_adopted_after_a_restore) {
   three_hosts();
   const VmId web = add_vm("web", "a");
   seen("a").vms.clear();
