@@ -399,6 +399,7 @@ void Planner::place_waiting() {
   for (auto next = waiting_.begin(); next != first_new; ++next) place(*next);
   const PlacementState before_new = *state_;
   const std::size_t starts_before_new = plan_.starts.size();
+  const std::size_t unplaced_before_new = plan_.unplaced.size();
   const auto counts_before_new = starts_;
   for (auto next = first_new; next != waiting_.end(); ++next) place(*next);
   batch_checked = plan_.starts.size() == starts_before_new;
@@ -406,11 +407,9 @@ void Planner::place_waiting() {
   state_ = before_new;
   starts_ = counts_before_new;
   plan_.starts.resize(starts_before_new);
+  plan_.unplaced.resize(unplaced_before_new);
   for (auto next = first_new; next != waiting_.end(); ++next) {
-    const auto already = std::find_if(plan_.unplaced.begin(), plan_.unplaced.end(),
-                                      [&](const Unplaced& one) { return one.vm == next->vm->id(); });
-    if (already != plan_.unplaced.end() || !place(*next)) continue;
-    if (!strands_somebody()) continue;
+    if (!place(*next) || !strands_somebody()) continue;
     const StartVm refused = plan_.starts.back();
     plan_.starts.pop_back();
     state_->remove(*next->vm, refused.host);
