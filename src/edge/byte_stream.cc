@@ -62,7 +62,8 @@ struct ByteStream::State {
   std::string tls_failure;
 };
 
-/// One operation. It is owned by what waits in the io_context, never by the State, which it refers to.
+/// One operation. It is owned by what waits in the io_context, never by the State, which it refers
+/// to.
 struct ByteStream::Transfer {
   std::shared_ptr<State> state;
   Kind kind = Kind::read;
@@ -180,7 +181,12 @@ void ByteStream::async_handshake(IoHandler done) {
 }
 
 void ByteStream::read(asio::mutable_buffer buffer, IoHandler handler) {
-  run({state_, Kind::read, static_cast<char*>(buffer.data()), buffer.size(), {}, std::move(handler)},
+  run({state_,
+       Kind::read,
+       static_cast<char*>(buffer.data()),
+       buffer.size(),
+       {},
+       std::move(handler)},
       true);
 }
 
@@ -230,7 +236,8 @@ std::string ByteStream::peer_name() const {
   const X509* peer = ::SSL_get0_peer_certificate(state_->ssl.get());
   if (peer == nullptr || ::SSL_get_verify_result(state_->ssl.get()) != X509_V_OK) return {};
   const X509_NAME* subject = ::X509_get_subject_name(peer);
-  const int position = ::X509_NAME_get_index_by_NID(const_cast<X509_NAME*>(subject), NID_commonName, -1);
+  const int position =
+      ::X509_NAME_get_index_by_NID(const_cast<X509_NAME*>(subject), NID_commonName, -1);
   if (position < 0) return {};
   const ASN1_STRING* value = ::X509_NAME_ENTRY_get_data(::X509_NAME_get_entry(subject, position));
   unsigned char* utf8 = nullptr;

@@ -79,7 +79,8 @@ struct HttpServerOptions {
   std::size_t queue_bytes_max = 16 << 20;   ///< waiting to be written, per connection
   std::size_t connections_max = 20'000;     ///< the next ones are answered 503
   Duration header_deadline = seconds(10);   ///< from connect (later: from the first byte) to a whole request; then 408
-  Duration idle_deadline = seconds(60);     ///< keep-alive, and a write without progress; sockets are pinged at half of it
+  Duration idle_deadline =
+      seconds(60);  ///< keep-alive, and a write without progress; sockets are pinged at half of it
   Duration request_deadline = seconds(60);  ///< until the handler answers; then 504
   Duration user_timeout = seconds(5);       ///< TCP_USER_TIMEOUT: unacknowledged data ends the connection
 };

@@ -99,7 +99,8 @@ void Connector::on_connected() {
     tls = *std::move(made);
   }
   stream_ = std::make_shared<ByteStream>(std::move(socket_), tls, TlsSide::client, server_name_);
-  stream_->async_handshake(IoHandler([self = shared_from_this()](const error_code& error, std::size_t) {
+  stream_->async_handshake(IoHandler([self = shared_from_this()](const error_code& error,
+                                                                 std::size_t) {
     if (!self->done_) return;
     if (error) {
       const std::string& failure = self->stream_->tls_failure();

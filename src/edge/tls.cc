@@ -18,7 +18,7 @@ namespace virga {
 namespace {
 
 constexpr long kAuthorityValid = 20L * 365 * 24 * 3600;  // s
-constexpr long kClockSkew = 3600;                        // s before now, for hosts whose clock is behind
+constexpr long kClockSkew = 3600;  // s before now, for hosts whose clock is behind
 constexpr std::size_t kCommonNameMax = 64;               // ub-common-name of X.509
 
 template <auto Free>
@@ -87,7 +87,8 @@ Certificate parse_certificate(const std::string& pem) {
 }
 
 Key parse_key(const std::string& pem) {
-  // The callback answers "no password": an encrypted key is an error, not a question on the terminal.
+  // The callback answers "no password": an encrypted key is an error, not a question on the
+  // terminal.
   const auto no_password = [](char*, int, int, void*) { return 0; };
   return Key(::PEM_read_bio_PrivateKey(reader(pem).get(), nullptr, no_password, nullptr));
 }
@@ -149,9 +150,9 @@ Result<void> add_alternative_names(X509* certificate, const CertificateRequest& 
     for (const std::string& text : texts) {
       GENERAL_NAME* name = name_of(text, address);
       if (name == nullptr) {
-        return make_error(Errc::invalid,
-                          fmt::format("issue a certificate for '{}': '{}' is no {}", request.common_name,
-                                      text, address ? "IP address" : "DNS name"));
+        return make_error(Errc::invalid, fmt::format("issue a certificate for '{}': '{}' is no {}",
+                                                     request.common_name, text,
+                                                     address ? "IP address" : "DNS name"));
       }
       sk_GENERAL_NAME_push(names.get(), name);
     }
@@ -231,8 +232,8 @@ Result<CertificateAuthority> CertificateAuthority::open(const std::string& folde
 Result<TlsIdentity> CertificateAuthority::issue(const CertificateRequest& request) const {
   const std::string what = "issue a certificate for '" + request.common_name + "'";
   if (request.common_name.empty() || request.common_name.size() > kCommonNameMax) {
-    return make_error(Errc::invalid, fmt::format("{}: the name has {} bytes; 1 to {} are right", what,
-                                                 request.common_name.size(), kCommonNameMax));
+    return make_error(Errc::invalid, fmt::format("{}: the name has {} bytes; 1 to {} are right",
+                                                 what, request.common_name.size(), kCommonNameMax));
   }
   const Certificate issuer = parse_certificate(certificate_);
   const Key issuer_key = parse_key(private_key_);
@@ -298,7 +299,8 @@ Result<std::string> sha256_hex_of_file(const std::string& path) {
 }
 
 bool equal_in_constant_time(const std::string& left, const std::string& right) {
-  return left.size() == right.size() && ::CRYPTO_memcmp(left.data(), right.data(), left.size()) == 0;
+  return left.size() == right.size() &&
+         ::CRYPTO_memcmp(left.data(), right.data(), left.size()) == 0;
 }
 
 }  // namespace virga

@@ -19,7 +19,8 @@ std::string join(const std::vector<Refusal>& refusals) {
     if (!text.empty()) text += "; ";
     text += refusals[index].host.value + " " + refusals[index].reason;
   }
-  if (refusals.size() > kShownMax) text += fmt::format("; and {} more", refusals.size() - kShownMax);
+  if (refusals.size() > kShownMax)
+    text += fmt::format("; and {} more", refusals.size() - kShownMax);
   return text;
 }
 
@@ -195,7 +196,8 @@ void Planner::decide(const Vm& vm) {
   decide_running(vm);
 }
 
-/// An operation whose outcome a fenced host has made certain is replaced by a recovery. A migration that is
+/// An operation whose outcome a fenced host has made certain is replaced by a recovery. A
+/// migration that is
 /// switching is not: its own steps know which of the two copies may go on.
 bool Planner::decide_superseding(const Vm& vm) {
   const Operation* operation = view_.operations.find(vm.status.operation);

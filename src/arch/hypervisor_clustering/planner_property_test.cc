@@ -29,7 +29,8 @@ void strike_host(TestCluster& cluster, const std::string& name, Rng& rng) {
   if (fate == 0) cluster.seen(name).degraded = "disk";
   if (fate == 1) cluster.fence(name, FenceProof::bmc_power_off);
   if (fate == 2 || fate == 3) {
-    cluster.silence(name, milliseconds(rng.between(1900, 20'000)), 2, static_cast<int>(rng.below(3)));
+    cluster.silence(name, milliseconds(rng.between(1900, 20'000)), 2,
+                    static_cast<int>(rng.below(3)));
     cluster.seen(name).lease_over = cluster.seen(name).silence > seconds(13);
   }
   if (fate == 4 && !cluster.seen(name).vms.empty()) cluster.seen(name).vms.pop_back();
@@ -93,14 +94,15 @@ TestCluster any_cluster(std::uint64_t seed) {
 /// A plan as text, for comparison.
 std::string text_of(const ClusterPlan& plan) {
   std::string text;
-  const auto add = [&](const std::string& what, const std::string& subject, const std::string& place,
-                       const std::string& reason) {
+  const auto add = [&](const std::string& what, const std::string& subject,
+                       const std::string& place, const std::string& reason) {
     text += what + " " + subject + " " + place + " " + reason + "\n";
   };
   for (const auto& one : plan.host_changes) add("host", one.host.value, "", one.reason);
   for (const auto& one : plan.fences) add("fence", one.host.value, "", one.reason);
   for (const auto& one : plan.revokes) add("revoke", one.vm.value, one.host.value, one.reason);
-  for (const auto& one : plan.observations) add("see", one.vm.value, one.host.value, one.health_reason);
+  for (const auto& one : plan.observations)
+    add("see", one.vm.value, one.host.value, one.health_reason);
   for (const auto& one : plan.starts) add("start", one.vm.value, one.host.value, one.reason);
   for (const auto& one : plan.moves) add("move", one.vm.value, one.destination.value, one.reason);
   for (const auto& one : plan.stops) add("stop", one.vm.value, one.host.value, one.reason);
@@ -113,7 +115,8 @@ class Execution {
  public:
   explicit Execution(TestCluster& cluster) : cluster_(cluster) {}
 
-  /// What is believed of hosts is stored first, alone; the rest is planned again on it, as the controller does.
+  /// What is believed of hosts is stored first, alone; the rest is planned again on it, as the
+  /// controller does.
   void run(const ClusterPlan& plan) {
     for (const HostChange& change : plan.host_changes) {
       cluster_.edit_host(change.host.value, [&](Host& host) {
