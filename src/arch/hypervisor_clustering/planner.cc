@@ -382,6 +382,9 @@ void Planner::judge_copy(const HostId& host, const ObservedVm& copy) {
     plan_.observations.push_back({copy.vm, copy.power, copy.health, copy.health_reason, host,
                                   copy.epoch});
     decided_.insert(copy.vm);
+    // It runs: it takes its room there and must not be started a second time.
+    state_->add(*vm, host);
+    std::erase_if(waiting_, [&](const Waiting& waiting) { return waiting.vm == vm; });
     return;
   }
   if (!room_for(plan_.revokes.size())) return;
