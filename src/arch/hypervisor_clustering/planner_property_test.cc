@@ -239,7 +239,8 @@ void check_proofs(const TestCluster& cluster, const ClusterPlan& plan) {
   }
 }
 
-/// Rule 8: with everything in the plan counted at both ends, no host is given more than it has. Copies that are found
+/// Rule 8: with everything in the plan counted at both ends, no host is given more than it has.
+/// Copies that are found
 /// running may overfill a host; then nothing is added to it.
 void check_capacity(const TestCluster& cluster, const ClusterPlan& plan) {
   PlacementState state(cluster.view, cluster.id);
