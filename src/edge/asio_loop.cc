@@ -49,7 +49,7 @@ AsioLoop::Impl::Impl() : work(context.get_executor()), set(context), signals(con
 AsioLoop::Impl::~Impl() {
   if (client) client->stop();
   client.reset();
-  // A task that is dropped may own objects that cancel timers: the maps must be whole while it goes.
+  // A task that is dropped may own objects that cancel timers: the maps are whole meanwhile.
   while (!timers.empty() || !watches.empty()) {
     const auto dropped_timers = std::exchange(timers, {});
     const auto dropped_watches = std::exchange(watches, {});
@@ -68,8 +68,9 @@ void AsioLoop::Impl::run_task(const Task& task) {
   const Duration spent = read_clock() - begin;
   if (spent < kStall) return;
   stalls.fetch_add(1, std::memory_order_relaxed);
-  log_line(LogLevel::warning, "loop",
-           fmt::format("a task ran for {} ms; at most {} ms are right", to_ms(spent), to_ms(kStall)));
+  log_line(
+      LogLevel::warning, "loop",
+      fmt::format("a task ran for {} ms; at most {} ms are right", to_ms(spent), to_ms(kStall)));
 }
 
 void AsioLoop::Impl::wait_for_set() {

@@ -94,13 +94,14 @@ class UdpHandle final : public DatagramSocket {
 
 }  // namespace
 
-Result<std::unique_ptr<DatagramSocket>> DatagramSocket::bind(AsioLoop& loop, const std::string& address,
+Result<std::unique_ptr<DatagramSocket>> DatagramSocket::bind(AsioLoop& loop,
+                                                             const std::string& address,
                                                              std::uint16_t port, Handler handler) {
   error_code error;
   const auto parsed = asio::ip::make_address(address, error);
   if (error) {
-    return make_error(Errc::invalid, fmt::format("bind UDP {}:{}: '{}' is no IP address", address, port,
-                                                 address));
+    return make_error(Errc::invalid,
+                      fmt::format("bind UDP {}:{}: '{}' is no IP address", address, port, address));
   }
   auto socket = std::make_shared<UdpSocket>(loop, std::move(handler));
   if (const error_code failed = socket->open(udp::endpoint(parsed, port))) {

@@ -9,16 +9,18 @@ TEST(Datagram, F_B7_a_datagram_reaches_the_peer_whole_and_an_answer_comes_back) 
   AsioLoop loop;
   std::unique_ptr<DatagramSocket> left, right;
   std::string answer;
-  auto bound_left = DatagramSocket::bind(loop, "127.0.0.1", 0, [&](std::string data, const std::string& from) {
-    EXPECT_EQ(from, "127.0.0.1");
-    answer = data;
-    loop.stop();
-  });
+  auto bound_left =
+      DatagramSocket::bind(loop, "127.0.0.1", 0, [&](std::string data, const std::string& from) {
+        EXPECT_EQ(from, "127.0.0.1");
+        answer = data;
+        loop.stop();
+      });
   ASSERT_TRUE(bound_left.ok());
   left = *std::move(bound_left);
-  auto bound_right = DatagramSocket::bind(loop, "127.0.0.1", 0, [&](std::string data, const std::string&) {
-    right->send("127.0.0.1", left->port(), data + "!");
-  });
+  auto bound_right =
+      DatagramSocket::bind(loop, "127.0.0.1", 0, [&](std::string data, const std::string&) {
+        right->send("127.0.0.1", left->port(), data + "!");
+      });
   ASSERT_TRUE(bound_right.ok());
   right = *std::move(bound_right);
   const std::string sent(8000, 'x');

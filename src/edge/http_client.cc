@@ -43,15 +43,17 @@ Result<HttpUrl> check(const HttpCall& call) {
   if (!url) return url;
   http::fields probe;
   if (set_headers(probe, {{call.method, ""}})) {
-    return make_error(Errc::invalid, "call " + call.url + ": '" + call.method + "' is no HTTP method");
+    return make_error(Errc::invalid,
+                      "call " + call.url + ": '" + call.method + "' is no HTTP method");
   }
   if (const auto bad = set_headers(probe, call.headers)) {
-    return make_error(Errc::invalid, "call " + call.url + ": the header '" + *bad + "' is malformed");
+    return make_error(Errc::invalid,
+                      "call " + call.url + ": the header '" + *bad + "' is malformed");
   }
   return url;
 }
 
-/// One request and its response, on the client thread. Held by the timer that is always armed until the end.
+/// One request and its response, on the client thread. Held by the timer, armed until the end.
 class Exchange : public std::enable_shared_from_this<Exchange> {
  public:
   Exchange(AsioLoop& loop, std::shared_ptr<IoThread> thread, HttpCall call, HttpUrl url)
@@ -131,7 +133,8 @@ void Exchange::set_deadline() {
   timer_.async_wait([self = shared_from_this()](const error_code& error) {
     if (error || self->finished_) return;
     if (self->handing_over_) return self->set_deadline();
-    self->fail(make_error(Errc::timeout, fmt::format("no answer within {} ms", to_ms(self->call_.deadline))));
+    self->fail(make_error(Errc::timeout,
+                          fmt::format("no answer within {} ms", to_ms(self->call_.deadline))));
   });
 }
 
@@ -139,7 +142,8 @@ void Exchange::write() {
   if (finished_ || written_ == output_.size()) return;
   stream_->async_write_some(asio::buffer(output_) + written_,
                             [self = shared_from_this()](const error_code& error, std::size_t size) {
-                              if (error) return;  // what the server says, or its end, is about to be read
+                              if (error)
+                                return;  // what the server says, or its end, is about to be read
                               self->written_ += size;
                               self->write();
                             });
@@ -165,7 +169,8 @@ void Exchange::on_lost(const error_code& error) {
     return fail(make_error(Errc::unauthenticated, "TLS: " + failure));
   }
   if (!something_came_) {
-    return fail(make_error(Errc::unavailable, "the server ended the connection: " + error.message()));
+    return fail(
+        make_error(Errc::unavailable, "the server ended the connection: " + error.message()));
   }
   error_code unfinished;
   if (error == asio::error::eof) parser_->put_eof(unfinished);
@@ -274,7 +279,8 @@ void http_stream(AsioLoop& loop, HttpCall call, std::function<bool(std::string p
   begin(loop, std::move(call), std::move(keep_on), std::move(done));
 }
 
-void open_message_socket(AsioLoop& loop, HttpCall call, Callback<std::shared_ptr<MessageSocket>> done) {
+void open_message_socket(AsioLoop& loop, HttpCall call,
+                         Callback<std::shared_ptr<MessageSocket>> done) {
   auto url = check(call);
   if (!url) {
     loop.post([done = std::move(done), error = url.error()] { done(error); });
@@ -292,21 +298,22 @@ void open_message_socket(AsioLoop& loop, HttpCall call, Callback<std::shared_ptr
     loop.post([done, result = std::move(result)] { done(result); });
   };
   const std::weak_ptr<IoThread> weak = thread;
-  connect_stream(*thread, *url, call, [=, url = *url, headers = call.headers](
-                                          Result<std::shared_ptr<ByteStream>> stream) {
-    const auto alive = weak.lock();
-    if (alive == nullptr) return;
-    if (!stream) return finish(stream.error());
-    state->peer_name = (*stream)->peer_name();
-    state->peer_address = (*stream)->peer_address();
-    const auto core = MessageSocketCore::make(state, alive);
-    core->handshake(std::move(**stream), url, headers, [=](Result<void> opened) {
-      const auto still_alive = weak.lock();
-      if (still_alive == nullptr) return;
-      if (!opened) return finish(opened.error());
-      finish(make_message_socket(state, still_alive, core));
-    });
-  });
+  connect_stream(
+      *thread, *url, call,
+      [=, url = *url, headers = call.headers](Result<std::shared_ptr<ByteStream>> stream) {
+        const auto alive = weak.lock();
+        if (alive == nullptr) return;
+        if (!stream) return finish(stream.error());
+        state->peer_name = (*stream)->peer_name();
+        state->peer_address = (*stream)->peer_address();
+        const auto core = MessageSocketCore::make(state, alive);
+        core->handshake(std::move(**stream), url, headers, [=](Result<void> opened) {
+          const auto still_alive = weak.lock();
+          if (still_alive == nullptr) return;
+          if (!opened) return finish(opened.error());
+          finish(make_message_socket(state, still_alive, core));
+        });
+      });
 }
 
 }  // namespace virga

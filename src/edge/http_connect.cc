@@ -65,13 +65,13 @@ void Connector::start(Duration deadline) {
     endpoints_.emplace_back(address, url_.port);
     return connect_next("");
   }
-  resolver_.async_resolve(
-      url_.host, std::to_string(url_.port),
-      [self = shared_from_this()](const error_code& failed, const auto& found) {
-        if (failed) return self->fail(Errc::unavailable, failed.message());
-        for (const auto& entry : found) self->endpoints_.push_back(entry.endpoint());
-        self->connect_next("the name has no address");
-      });
+  resolver_.async_resolve(url_.host, std::to_string(url_.port),
+                          [self = shared_from_this()](const error_code& failed, const auto& found) {
+                            if (failed) return self->fail(Errc::unavailable, failed.message());
+                            for (const auto& entry : found)
+                              self->endpoints_.push_back(entry.endpoint());
+                            self->connect_next("the name has no address");
+                          });
 }
 
 void Connector::connect_next(const std::string& last_failure) {
@@ -99,7 +99,8 @@ void Connector::on_connected() {
     tls = *std::move(made);
   }
   stream_ = std::make_shared<ByteStream>(std::move(socket_), tls, TlsSide::client, server_name_);
-  stream_->async_handshake(IoHandler([self = shared_from_this()](const error_code& error, std::size_t) {
+  stream_->async_handshake(IoHandler([self = shared_from_this()](const error_code& error,
+                                                                 std::size_t) {
     if (!self->done_) return;
     if (error) {
       const std::string& failure = self->stream_->tls_failure();

@@ -30,10 +30,15 @@ constexpr Duration kLingerDeadline = seconds(2);
 
 Errc errc_of(int status) {
   switch (status) {
-    case 408: case 504: return Errc::timeout;
-    case 500: return Errc::internal;
-    case 503: return Errc::exhausted;
-    default: return Errc::invalid;
+    case 408:
+    case 504:
+      return Errc::timeout;
+    case 500:
+      return Errc::internal;
+    case 503:
+      return Errc::exhausted;
+    default:
+      return Errc::invalid;
   }
 }
 
@@ -55,9 +60,10 @@ class Reply final : public HttpReply {
 
   void send(HttpResponse response) override {
     if (used_.exchange(true)) return;
-    on_connection([number = number_, response = std::move(response)](HttpConnection& connection) mutable {
-      connection.respond(number, std::move(response));
-    });
+    on_connection(
+        [number = number_, response = std::move(response)](HttpConnection& connection) mutable {
+          connection.respond(number, std::move(response));
+        });
   }
 
   std::shared_ptr<EventStream> stream(HttpResponse head) override;
@@ -101,7 +107,8 @@ class Events final : public EventStream {
   }
 
   Result<void> send(std::string chunk) override {
-    if (state_->closed) return make_error(Errc::unavailable, "send an event: the connection is closed");
+    if (state_->closed)
+      return make_error(Errc::unavailable, "send an event: the connection is closed");
     const std::size_t waiting = state_->queued_bytes.fetch_add(chunk.size()) + chunk.size();
     if (waiting > state_->queue_bytes_max) {
       state_->closed = true;
@@ -110,9 +117,8 @@ class Events final : public EventStream {
                         fmt::format("send an event: {} bytes wait to be written, at most {} may",
                                     waiting, state_->queue_bytes_max));
     }
-    on_connection([chunk = std::move(chunk)](HttpConnection& connection) {
-      connection.send_event(chunk);
-    });
+    on_connection(
+        [chunk = std::move(chunk)](HttpConnection& connection) { connection.send_event(chunk); });
     return {};
   }
 
@@ -196,14 +202,13 @@ HttpConnection::HttpConnection(std::shared_ptr<HttpServerState> server, ByteStre
                                bool crowded)
     : server_(std::move(server)), crowded_(crowded), timer_(socket.get_executor()) {
   ++server_->connections;
-  slot_ = std::shared_ptr<void>(nullptr, [server_state = server_](void*) {
-    --server_state->connections;
-  });
+  slot_ = std::shared_ptr<void>(nullptr,
+                                [server_state = server_](void*) { --server_state->connections; });
   stream_.emplace(std::move(socket), server_->tls, TlsSide::server, std::string());
 }
 
 HttpConnection::~HttpConnection() {
-  // Without a close() before, the whole IoThread has ended: a handler that owns its handle must not keep it.
+  // Without a close() before, the whole IoThread has ended: no handler may keep its own handle.
   if (events_ != nullptr && phase_ != Phase::closed) {
     const auto dropped = std::exchange(events_->on_closed, nullptr);
   }
@@ -213,14 +218,15 @@ void HttpConnection::start() {
   peer_address_ = stream_->peer_address();
   if (server_->tls == nullptr) return await_request(server_->options.header_deadline);
   set_deadline(server_->options.header_deadline);
-  stream_->async_handshake(IoHandler([self = shared_from_this()](const error_code& error, std::size_t) {
-    if (self->phase_ == Phase::closed) return;
-    if (error) return self->refuse_handshake();
-    self->peer_name_ = self->stream_->peer_name();
-    self->phase_ = Phase::idle;
-    self->parser_.reset();
-    self->read();
-  }));
+  stream_->async_handshake(
+      IoHandler([self = shared_from_this()](const error_code& error, std::size_t) {
+        if (self->phase_ == Phase::closed) return;
+        if (error) return self->refuse_handshake();
+        self->peer_name_ = self->stream_->peer_name();
+        self->phase_ = Phase::idle;
+        self->parser_.reset();
+        self->read();
+      }));
 }
 
 void HttpConnection::refuse_handshake() {
@@ -229,7 +235,7 @@ void HttpConnection::refuse_handshake() {
   linger();
 }
 
-/// A connection that has answered may be silent for the idle deadline; a new one must ask within the header's.
+/// Who got an answer may be silent for the idle deadline; a new one must ask within the header's.
 void HttpConnection::await_request(Duration deadline) {
   phase_ = Phase::idle;
   parser_.reset();
@@ -243,10 +249,10 @@ void HttpConnection::read() {
   if (reading_) return;
   reading_ = true;
   const std::size_t size = phase_ == Phase::idle ? kIdleRead : kBusyRead;
-  stream_->async_read_some(
-      input_.prepare(size), [self = shared_from_this()](const error_code& error, std::size_t count) {
-        self->on_read(error, count);
-      });
+  stream_->async_read_some(input_.prepare(size),
+                           [self = shared_from_this()](const error_code& error, std::size_t count) {
+                             self->on_read(error, count);
+                           });
 }
 
 void HttpConnection::on_read(const error_code& error, std::size_t size) {
@@ -362,7 +368,8 @@ std::string HttpConnection::response_header(const HttpResponse& response,
                                             std::optional<std::size_t> length) {
   http::response<http::empty_body> head(static_cast<http::status>(response.status), 11);
   const auto bad = set_headers(head, response.headers);
-  if (bad) log_line(LogLevel::error, "http", "drop the response header '" + *bad + "': it is malformed");
+  if (bad)
+    log_line(LogLevel::error, "http", "drop the response header '" + *bad + "': it is malformed");
   head.keep_alive(keep_alive_);
   const bool bodiless = response.status < 200 || response.status == 204 || response.status == 304;
   if (length && !bodiless) head.content_length(*length);
@@ -442,10 +449,10 @@ void HttpConnection::write() {
     if (buffers.size() == kGatherMax) break;
   }
   buffers.front() += output_offset_;
-  stream_->async_write_some(
-      buffers, [self = shared_from_this()](const error_code& error, std::size_t size) {
-        self->on_written(error, size);
-      });
+  stream_->async_write_some(buffers,
+                            [self = shared_from_this()](const error_code& error, std::size_t size) {
+                              self->on_written(error, size);
+                            });
 }
 
 void HttpConnection::on_written(const error_code& error, std::size_t size) {
@@ -468,7 +475,7 @@ void HttpConnection::on_drained() {
   await_request(server_->options.idle_deadline);
 }
 
-/// Waits for the client's end: a socket that is closed with unread data takes its last answer along.
+/// Waits for the client's end: a socket closed with unread data takes its last answer along.
 void HttpConnection::linger() {
   phase_ = Phase::lingering;
   set_deadline(kLingerDeadline);
@@ -505,7 +512,8 @@ void HttpConnection::on_deadline() {
     case Phase::streaming:
       if (output_.empty()) return set_deadline(server_->options.idle_deadline);
       return close();
-    default: return close();
+    default:
+      return close();
   }
 }
 

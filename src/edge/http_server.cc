@@ -79,7 +79,8 @@ Result<void> Server::open() {
     if (!tls) return wrap_error(what, tls.error());
     state_->tls = *std::move(tls);
   } else if (options.client_certificate_required) {
-    return make_error(Errc::invalid, what + ": client certificates are required but there is no TLS");
+    return make_error(Errc::invalid,
+                      what + ": client certificates are required but there is no TLS");
   }
   error_code error;
   const auto address = asio::ip::make_address(options.address, error);

@@ -35,7 +35,9 @@ TEST_F(HttpServerTest, F_B11_a_request_is_answered) {
 
 TEST_F(HttpServerTest, F_B11_large_answers_and_head) {
   const std::string large(5'000'000, 'x');
-  start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) { reply->send({200, {}, large}); });
+  start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
+    reply->send({200, {}, large});
+  });
   const auto response = call({.url = url("http", "/")});
   ASSERT_TRUE(response.ok()) << response.error().text();
   EXPECT_EQ(response->body, large);
@@ -50,7 +52,8 @@ TEST_F(HttpServerTest, F_B11_large_answers_and_head) {
 TEST_F(HttpServerTest, F_B11_requests_on_one_connection_are_answered_in_order) {
   start({}, answer);
   const std::string got =
-      raw("GET /1 HTTP/1.1\r\nHost: h\r\n\r\nPOST /2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n"
+      raw("GET /1 HTTP/1.1\r\nHost: h\r\n\r\nPOST /2 HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: "
+          "chunked\r\n\r\n"
           "3\r\nabc\r\n0\r\n\r\nGET /3 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n");
   EXPECT_EQ(count_of(got, "HTTP/1.1 200"), 3u);
   EXPECT_LT(got.find("GET /1"), got.find("POST /2 abc"));
@@ -62,8 +65,9 @@ TEST_F(HttpServerTest, F_B11_continue_is_said_to_who_waits_for_it) {
   std::string got;
   beside([&] {
     const RawSocket socket(server_->port());
-    socket.send("POST /1 HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n"
-                "Connection: close\r\n\r\n");
+    socket.send(
+        "POST /1 HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n"
+        "Connection: close\r\n\r\n");
     EXPECT_EQ(status_of(socket.receive("\r\n\r\n")), "HTTP/1.1 100");
     socket.send("abc");
     got = socket.receive();
@@ -74,7 +78,8 @@ TEST_F(HttpServerTest, F_B11_continue_is_said_to_who_waits_for_it) {
 TEST_F(HttpServerTest, F_F25_tricks_in_the_path_never_reach_the_handler) {
   int handled = 0;
   start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>&) { ++handled; });
-  for (const std::string target : {"/../etc/passwd", "/%2e%2e/x", "/a%00", "/a%2fb", "/%zz", "//x", "*"}) {
+  for (const std::string target :
+       {"/../etc/passwd", "/%2e%2e/x", "/a%00", "/a%2fb", "/%zz", "//x", "*"}) {
     const std::string got = raw("GET " + target + " HTTP/1.1\r\nHost: h\r\n\r\n");
     EXPECT_EQ(status_of(got), "HTTP/1.1 400") << target;
     EXPECT_NE(got.find(R"("code":"invalid")"), std::string::npos) << got;
@@ -87,12 +92,14 @@ TEST_F(HttpServerTest, F_F20_malformed_requests_are_answered_400) {
   start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>&) { ++handled; });
   const std::string host = "Host: h\r\n";
   for (const std::string& text :
-       {std::string("garbage\r\n\r\n"), std::string("GET / HTTP/9.9\r\n\r\n"), std::string("\x16\x03\x01\x02\x00\x01\r\n"),
-        std::string("GET / HTTP/1.1\r\n\r\n"), "GET / HTTP/1.1\r\n" + host + host + "\r\n",
+       {std::string("garbage\r\n\r\n"), std::string("GET / HTTP/9.9\r\n\r\n"),
+        std::string("\x16\x03\x01\x02\x00\x01\r\n"), std::string("GET / HTTP/1.1\r\n\r\n"),
+        "GET / HTTP/1.1\r\n" + host + host + "\r\n",
         "GET / HTTP/1.1\r\n" + host + "Bad Name: x\r\n\r\n",
         "POST / HTTP/1.1\r\n" + host + "Content-Length: -1\r\n\r\n",
         "POST / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd",
-        "POST / HTTP/1.1\r\n" + host + "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "POST / HTTP/1.1\r\n" + host +
+            "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         "POST / HTTP/1.1\r\n" + host + "Transfer-Encoding: chunked\r\n\r\nzz\r\n"}) {
     EXPECT_EQ(status_of(raw(text)), "HTTP/1.1 400") << text;
   }
@@ -109,7 +116,8 @@ TEST_F(HttpServerTest, F_F20_oversize_bodies_and_headers_are_refused) {
   EXPECT_EQ(status_of(raw(start_line + "Content-Length: 1001\r\n\r\n")), "HTTP/1.1 413");
   EXPECT_EQ(status_of(raw(start_line + "Content-Length: 300000\r\n\r\n" + large)), "HTTP/1.1 413");
   EXPECT_EQ(status_of(raw(start_line + "Content-Length: 99999999999999\r\n\r\n")), "HTTP/1.1 413");
-  EXPECT_EQ(status_of(raw(start_line + "Transfer-Encoding: chunked\r\n\r\n493e0\r\n" + large)), "HTTP/1.1 413");
+  EXPECT_EQ(status_of(raw(start_line + "Transfer-Encoding: chunked\r\n\r\n493e0\r\n" + large)),
+            "HTTP/1.1 413");
   EXPECT_EQ(status_of(raw(start_line + "X: " + large + "\r\n\r\n")), "HTTP/1.1 431");
   EXPECT_EQ(handled, 0);
   const auto client = call({.method = "POST", .url = url("http", "/"), .body = large});
@@ -139,7 +147,8 @@ TEST_F(HttpServerTest, F_B11_a_kept_connection_may_be_silent_until_the_idle_dead
   HttpServerOptions options;
   options.idle_deadline = milliseconds(60);
   start(options, answer);
-  const std::string got = raw("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");  // ends only because the server closes
+  const std::string got =
+      raw("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");  // ends only because the server closes
   EXPECT_EQ(status_of(got), "HTTP/1.1 200");
   EXPECT_EQ(count_of(got, "HTTP/1.1"), 1u);
 }
@@ -165,7 +174,9 @@ TEST_F(HttpServerTest, F_B11_answers_may_come_from_any_thread_and_their_headers_
   std::thread worker;
   start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
     worker = std::thread([reply] {
-      reply->send({200, {{"x-good", "1"}, {"x-bad", "a\r\nx-injected: 1"}, {"content-length", "99"}}, "abc"});
+      reply->send({200,
+                   {{"x-good", "1"}, {"x-bad", "a\r\nx-injected: 1"}, {"content-length", "99"}},
+                   "abc"});
     });
   });
   const auto response = call({.url = url("http", "/")});
@@ -239,8 +250,13 @@ TEST_F(HttpServerTest, F_B11_events_stream_until_one_side_ends_them) {
   });
   std::string got;
   Result<HttpResponse> end = make_error(Errc::internal, "no answer");
-  http_stream(loop_, {.url = url("http", "/ends")}, [&](std::string piece) { got += piece; return true; },
-              [&](Result<HttpResponse> result) { end = std::move(result); });
+  http_stream(
+      loop_, {.url = url("http", "/ends")},
+      [&](std::string piece) {
+        got += piece;
+        return true;
+      },
+      [&](Result<HttpResponse> result) { end = std::move(result); });
   run();
   if (!end.ok() && end.error().what == "no answer") {
     loop_.post([&] { loop_.stop(); });
@@ -251,8 +267,13 @@ TEST_F(HttpServerTest, F_B11_events_stream_until_one_side_ends_them) {
   EXPECT_EQ(events->send("x").error().code, Errc::unavailable);
 
   got.clear();
-  http_stream(loop_, {.url = url("http", "/endless")}, [&](std::string piece) { got += piece; return false; },
-              [](Result<HttpResponse> result) { EXPECT_TRUE(result.ok()); });
+  http_stream(
+      loop_, {.url = url("http", "/endless")},
+      [&](std::string piece) {
+        got += piece;
+        return false;
+      },
+      [](Result<HttpResponse> result) { EXPECT_TRUE(result.ok()); });
   run();
   EXPECT_EQ(got.substr(0, 6), "first;");
   EXPECT_EQ(closed, 2);
@@ -283,14 +304,21 @@ TEST_F(HttpServerTest, F_B11_a_stream_to_one_who_does_not_read_is_bounded_and_en
 }
 
 TEST_F(HttpServerTest, F_B11_another_status_of_a_stream_is_a_whole_response) {
-  start({}, [](HttpRequest, const std::shared_ptr<HttpReply>& reply) { reply->send({404, {}, "none"}); });
-  http_stream(loop_, {.url = url("http", "/")}, [](std::string) { ADD_FAILURE(); return true; },
-              [&](Result<HttpResponse> result) {
-                ASSERT_TRUE(result.ok());
-                EXPECT_EQ(result->status, 404);
-                EXPECT_EQ(result->body, "none");
-                loop_.stop();
-              });
+  start({}, [](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
+    reply->send({404, {}, "none"});
+  });
+  http_stream(
+      loop_, {.url = url("http", "/")},
+      [](std::string) {
+        ADD_FAILURE();
+        return true;
+      },
+      [&](Result<HttpResponse> result) {
+        ASSERT_TRUE(result.ok());
+        EXPECT_EQ(result->status, 404);
+        EXPECT_EQ(result->body, "none");
+        loop_.stop();
+      });
   run();
 }
 
@@ -323,7 +351,8 @@ TEST_F(HttpServerTest, F_B11_what_a_client_cannot_do_is_said) {
   const std::uint16_t port = server_->port();
   EXPECT_EQ(call({.url = "gopher://127.0.0.1/"}).error().code, Errc::invalid);
   EXPECT_EQ(call({.method = "", .url = url("http", "/")}).error().code, Errc::invalid);
-  EXPECT_EQ(call({.url = url("http", "/"), .headers = {{"a", "b\r\nc: d"}}}).error().code, Errc::invalid);
+  EXPECT_EQ(call({.url = url("http", "/"), .headers = {{"a", "b\r\nc: d"}}}).error().code,
+            Errc::invalid);
   EXPECT_EQ(call({.url = url("https", "/"), .tls = {}}).error().code, Errc::unauthenticated);
   HttpServerOptions taken;
   taken.port = port;
@@ -331,13 +360,15 @@ TEST_F(HttpServerTest, F_B11_what_a_client_cannot_do_is_said) {
   taken.address = "nowhere";
   EXPECT_EQ(HttpServer::listen(loop_, taken, answer).error().code, Errc::invalid);
   server_.reset();
-  EXPECT_EQ(call({.url = "http://127.0.0.1:" + std::to_string(port) + "/"}).error().code, Errc::unavailable);
+  EXPECT_EQ(call({.url = "http://127.0.0.1:" + std::to_string(port) + "/"}).error().code,
+            Errc::unavailable);
 }
 
 TEST_F(HttpServerTest, F_B11_a_server_that_does_not_answer_is_a_timeout) {
   std::shared_ptr<HttpReply> kept;
   start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) { kept = reply; });
-  EXPECT_EQ(call({.url = url("http", "/"), .deadline = milliseconds(60)}).error().code, Errc::timeout);
+  EXPECT_EQ(call({.url = url("http", "/"), .deadline = milliseconds(60)}).error().code,
+            Errc::timeout);
 }
 
 }  // namespace

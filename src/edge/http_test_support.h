@@ -121,10 +121,11 @@ class HttpTest : public ::testing::Test {
 
   Result<std::shared_ptr<MessageSocket>> open(HttpCall request) {
     Result<std::shared_ptr<MessageSocket>> got = make_error(Errc::internal, "no answer");
-    open_message_socket(loop_, std::move(request), [&](Result<std::shared_ptr<MessageSocket>> result) {
-      got = std::move(result);
-      loop_.stop();
-    });
+    open_message_socket(loop_, std::move(request),
+                        [&](Result<std::shared_ptr<MessageSocket>> result) {
+                          got = std::move(result);
+                          loop_.stop();
+                        });
     run();
     return got;
   }

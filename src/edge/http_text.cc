@@ -37,7 +37,8 @@ std::map<std::string, std::string> header_map(const http::fields& fields) {
   for (const auto& field : fields) {
     std::string name(field.name_string());
     for (char& character : name) {
-      if (character >= 'A' && character <= 'Z') character = static_cast<char>(character - 'A' + 'a');
+      if (character >= 'A' && character <= 'Z')
+        character = static_cast<char>(character - 'A' + 'a');
     }
     std::string& value = headers[name];
     if (!value.empty()) value += ", ";

@@ -24,7 +24,8 @@ void beast_close_socket(ByteStream& stream) { stream.close(); }
 template <typename Handler>
 void async_teardown(beast::role_type, ByteStream& stream, Handler&& handler) {
   stream.shutdown_send();
-  asio::post(stream.get_executor(), beast::bind_front_handler(std::forward<Handler>(handler), error_code()));
+  asio::post(stream.get_executor(),
+             beast::bind_front_handler(std::forward<Handler>(handler), error_code()));
 }
 
 namespace {
@@ -44,15 +45,17 @@ class Core final : public MessageSocketCore, public std::enable_shared_from_this
         pause_(thread->context().get_executor()),
         close_timer_(thread->context().get_executor()) {}
 
-  /// Without a fail() before, the whole IoThread has ended: handlers that own their handle must not keep it.
+  /// Without a fail() before, the whole IoThread has ended: no handler may keep its own handle.
   ~Core() override {
     if (failed_) return;
     const auto on_closed = std::exchange(state_->on_closed, nullptr);
     const auto on_message = std::exchange(state_->on_message, nullptr);
   }
 
-  void accept(ByteStream stream, const UpgradeRequest& request, std::shared_ptr<void> slot) override;
-  void handshake(ByteStream stream, const HttpUrl& url, const std::map<std::string, std::string>& headers,
+  void accept(ByteStream stream, const UpgradeRequest& request,
+              std::shared_ptr<void> slot) override;
+  void handshake(ByteStream stream, const HttpUrl& url,
+                 const std::map<std::string, std::string>& headers,
                  std::function<void(Result<void>)> done) override;
   void fail(const std::string& reason) override;
   void send(std::string message) override;
@@ -110,13 +113,20 @@ void Core::accept(ByteStream stream, const UpgradeRequest& request, std::shared_
 
 Errc errc_of_status(unsigned status) {
   switch (status) {
-    case 400: return Errc::invalid;
-    case 401: return Errc::unauthenticated;
-    case 403: return Errc::denied;
-    case 404: return Errc::not_found;
-    case 409: return Errc::conflict;
-    case 429: return Errc::exhausted;
-    default: return Errc::unavailable;
+    case 400:
+      return Errc::invalid;
+    case 401:
+      return Errc::unauthenticated;
+    case 403:
+      return Errc::denied;
+    case 404:
+      return Errc::not_found;
+    case 409:
+      return Errc::conflict;
+    case 429:
+      return Errc::exhausted;
+    default:
+      return Errc::unavailable;
   }
 }
 
@@ -131,7 +141,8 @@ void Core::handshake(ByteStream stream, const HttpUrl& url,
   auto response = std::make_shared<websocket::response_type>();
   auto on_done = [self = shared_from_this(), response, done = std::move(done),
                   target = url.target](const error_code& error) {
-    if (self->failed_) return done(make_error(Errc::cancelled, "the socket was closed while it opened"));
+    if (self->failed_)
+      return done(make_error(Errc::cancelled, "the socket was closed while it opened"));
     if (!error) {
       self->opened_ = true;
       self->read();
@@ -156,14 +167,16 @@ void Core::handshake(ByteStream stream, const HttpUrl& url,
 }
 
 std::string Core::reason_of(const error_code& error) {
-  if (const std::string& tls = socket_->next_layer().tls_failure(); !tls.empty()) return "TLS: " + tls;
+  if (const std::string& tls = socket_->next_layer().tls_failure(); !tls.empty())
+    return "TLS: " + tls;
   if (error == websocket::error::closed) {
     const auto& reason = socket_->reason();
     return fmt::format("closed by the peer ({}{}{})", static_cast<unsigned>(reason.code),
                        reason.reason.empty() ? "" : ": ",
                        std::string_view(reason.reason.data(), reason.reason.size()));
   }
-  if (error == beast::error::timeout) return "nothing came from the peer, not even an answer to pings";
+  if (error == beast::error::timeout)
+    return "nothing came from the peer, not even an answer to pings";
   if (error == asio::error::eof) return "the peer ended the connection";
   return error.message();
 }
@@ -203,12 +216,11 @@ void Core::deliver() {
   state_->loop.post([state = state_, weak = weak_from_this(), thread = thread_, size,
                      message = std::move(message)]() mutable {
     state->undelivered_bytes -= size;
-    if (state->reading_paused.exchange(false)) {
-      if (const auto alive = thread.lock()) {
-        alive->post([weak] {
-          if (const auto self = weak.lock()) self->resume_reading();
-        });
-      }
+    const auto alive = state->reading_paused.exchange(false) ? thread.lock() : nullptr;
+    if (alive != nullptr) {
+      alive->post([weak] {
+        if (const auto self = weak.lock()) self->resume_reading();
+      });
     }
     if (!*state->owner_alive || state->closed_delivered || !state->on_message) return;
     const auto handler = state->on_message;  // it may drop the socket
@@ -267,9 +279,9 @@ void Core::close() {
 
 void Core::finish_close() {
   writing_ = true;  // nothing may follow the close frame
-  socket_->async_close(websocket::close_code::normal, [self = shared_from_this()](const error_code&) {
-    self->fail("closed here");
-  });
+  socket_->async_close(
+      websocket::close_code::normal,
+      [self = shared_from_this()](const error_code&) { self->fail("closed here"); });
 }
 
 class Handle final : public MessageSocket {
@@ -292,8 +304,9 @@ class Handle final : public MessageSocket {
     if (waiting > limit) {
       state_->closed = true;
       on_core([](MessageSocketCore& core) { core.fail("the peer reads too slowly"); });
-      return make_error(Errc::exhausted, fmt::format("send to {}: {} bytes wait to be written, at most {} may",
-                                                     whom(), waiting, limit));
+      return make_error(Errc::exhausted,
+                        fmt::format("send to {}: {} bytes wait to be written, at most {} may",
+                                    whom(), waiting, limit));
     }
     on_core([message = std::move(message)](MessageSocketCore& core) mutable {
       core.send(std::move(message));
@@ -336,8 +349,8 @@ class Handle final : public MessageSocket {
 
 }  // namespace
 
-std::shared_ptr<MessageSocketCore> MessageSocketCore::make(std::shared_ptr<MessageSocketState> state,
-                                                           std::shared_ptr<IoThread> thread) {
+std::shared_ptr<MessageSocketCore> MessageSocketCore::make(
+    std::shared_ptr<MessageSocketState> state, std::shared_ptr<IoThread> thread) {
   return std::make_shared<Core>(std::move(state), thread);
 }
 

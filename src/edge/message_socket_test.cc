@@ -10,7 +10,7 @@ namespace {
 
 using SocketTest = HttpTest;
 
-/// Stands between two ends and stops passing bytes on when told to: the link is cut, yet both connections stand.
+/// Stands between two ends and passes no more bytes when told to: cut, yet both connections stand.
 class Cutter {
  public:
   explicit Cutter(std::uint16_t target) : target_(target) {
@@ -33,7 +33,8 @@ class Cutter {
 
  private:
   void pass() {
-    const RawSocket client = RawSocket::adopt(::accept4(listener_.number(), nullptr, nullptr, SOCK_CLOEXEC));
+    const RawSocket client =
+        RawSocket::adopt(::accept4(listener_.number(), nullptr, nullptr, SOCK_CLOEXEC));
     const RawSocket server(target_);
     pollfd ends[2] = {{client.number(), POLLIN, 0}, {server.number(), POLLIN, 0}};
     char block[4096];
@@ -81,7 +82,10 @@ TEST_F(SocketTest, F_B6_messages_go_both_ways_in_order_over_mutual_tls) {
     if (++next == 200) loop_.stop();
   });
   for (int number = 0; number < 200; ++number) {
-    EXPECT_TRUE(socket->send(std::to_string(100 + number) + std::string(static_cast<std::size_t>(number) * 50, 'x')).ok());
+    EXPECT_TRUE(socket
+                    ->send(std::to_string(100 + number) +
+                           std::string(static_cast<std::size_t>(number) * 50, 'x'))
+                    .ok());
   }
   run();
   EXPECT_EQ(next, 200);
@@ -121,7 +125,8 @@ TEST_F(SocketTest, F_B6_a_close_is_heard_once_on_both_sides_after_all_that_was_s
       ++closed_there;
       if (closed_here > 0) loop_.stop();
     });
-    for (int number = 0; number < 50; ++number) EXPECT_TRUE(served->send(std::string(10'000, 'z')).ok());
+    for (int number = 0; number < 50; ++number)
+      EXPECT_TRUE(served->send(std::string(10'000, 'z')).ok());
     served->close();
     served->close();
   });
@@ -171,8 +176,9 @@ TEST_F(SocketTest, F_B6_one_who_does_not_read_is_bounded_and_ended) {
     }
   });
   const RawSocket reader(server_->port());
-  reader.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
-              "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
+  reader.send(
+      "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+      "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
   run();
   EXPECT_EQ(refused, Errc::exhausted);
 }
@@ -191,13 +197,15 @@ TEST_F(SocketTest, F_B6_a_flood_of_messages_waits_in_the_peer_and_loses_none) {
   });
   const auto opened = open({.url = url("ws", "/")});
   ASSERT_TRUE(opened.ok()) << opened.error().text();
-  for (int number = 0; number < 500; ++number) EXPECT_TRUE((*opened)->send(std::string(10'000, 'x')).ok());
+  for (int number = 0; number < 500; ++number)
+    EXPECT_TRUE((*opened)->send(std::string(10'000, 'x')).ok());
   run();
   EXPECT_EQ(messages, 500);
 }
 
-void expect_cut_is_noticed(AsioLoop& loop, Cutter& cutter, const std::shared_ptr<MessageSocket>& here,
-                           const std::shared_ptr<MessageSocket>& there, bool up, bool down) {
+void expect_cut_is_noticed(AsioLoop& loop, const std::function<void()>& cut,
+                           const std::shared_ptr<MessageSocket>& here,
+                           const std::shared_ptr<MessageSocket>& there) {
   int closed = 0;
   const auto count = [&closed, &loop](const std::string& reason) {
     EXPECT_FALSE(reason.empty());
@@ -205,25 +213,30 @@ void expect_cut_is_noticed(AsioLoop& loop, Cutter& cutter, const std::shared_ptr
   };
   here->on_closed(count);
   there->on_closed(count);
-  cutter.cut_up = up;
-  cutter.cut_down = down;
+  cut();
   loop.after(seconds(50), [&loop] { loop.stop(); });
   loop.run();
   EXPECT_EQ(closed, 2);
 }
 
 TEST_F(SocketTest, F_F14_half_open_and_one_way_links_are_noticed_by_both_ends) {
-  for (const auto& [up, down] : {std::pair(true, true), std::pair(true, false), std::pair(false, true)}) {
+  for (const auto& [up, down] :
+       {std::pair(true, true), std::pair(true, false), std::pair(false, true)}) {
     std::shared_ptr<MessageSocket> served;
     HttpServerOptions options = mutual_tls();
     options.idle_deadline = milliseconds(400);
-    start(options, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) { served = reply->upgrade(); });
+    start(options,
+          [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) { served = reply->upgrade(); });
     Cutter cutter(server_->port());
     const auto opened = open({.url = "wss://127.0.0.1:" + std::to_string(cutter.port()) + "/",
                               .tls = identity("agent"),
                               .idle_deadline = milliseconds(400)});
     ASSERT_TRUE(opened.ok()) << opened.error().text();
-    expect_cut_is_noticed(loop_, cutter, *opened, served, up, down);
+    const auto cut = [&cutter, cut_up = up, cut_down = down] {
+      cutter.cut_up = cut_up;
+      cutter.cut_down = cut_down;
+    };
+    expect_cut_is_noticed(loop_, cut, *opened, served);
     server_.reset();
   }
 }
@@ -291,7 +304,9 @@ TEST_F(SocketTest, F_F28_a_client_refuses_a_server_of_another_authority_or_name)
 }
 
 TEST_F(SocketTest, F_B6_a_plain_client_and_garbage_do_no_harm_to_a_tls_server) {
-  start(mutual_tls(), [](HttpRequest, const std::shared_ptr<HttpReply>& reply) { reply->send({204, {}, ""}); });
+  start(mutual_tls(), [](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
+    reply->send({204, {}, ""});
+  });
   EXPECT_FALSE(call({.url = url("http", "/")}).ok());
   raw(std::string(100'000, '\x16'));
   const auto response = call({.url = url("https", "/"), .tls = identity("agent")});
@@ -337,20 +352,21 @@ TEST_F(SocketTest, F_F29_a_hundred_tls_sockets_share_one_thread) {
   start(options, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
     const auto socket = reply->upgrade();
     served.push_back(socket);
-    socket->on_message([raw = socket.get()](const std::string& message) { EXPECT_TRUE(raw->send(message).ok()); });
+    socket->on_message(
+        [raw = socket.get()](const std::string& message) { EXPECT_TRUE(raw->send(message).ok()); });
   });
   const auto tls = identity("agent");
   int answers = 0;
   for (int number = 0; number < kSockets; ++number) {
     open_message_socket(loop_, {.url = url("wss", "/"), .tls = tls, .deadline = seconds(50)},
                         [&](Result<std::shared_ptr<MessageSocket>> opened) {
-      ASSERT_TRUE(opened.ok()) << opened.error().text();
-      clients.push_back(*opened);
-      (*opened)->on_message([&](const std::string&) {
-        if (++answers == kSockets) loop_.stop();
-      });
-      EXPECT_TRUE((*opened)->send("hello").ok());
-    });
+                          ASSERT_TRUE(opened.ok()) << opened.error().text();
+                          clients.push_back(*opened);
+                          (*opened)->on_message([&](const std::string&) {
+                            if (++answers == kSockets) loop_.stop();
+                          });
+                          EXPECT_TRUE((*opened)->send("hello").ok());
+                        });
   }
   run();
   EXPECT_EQ(answers, kSockets);

@@ -19,13 +19,15 @@ void set(int socket, int level, int name, int value) {
 }  // namespace
 
 void set_link_options(int socket, Duration user_timeout, Duration idle_deadline) {
-  const auto idle = static_cast<int>(std::clamp<std::int64_t>(to_ms(idle_deadline) / 2000, 1, 3600));
+  const auto idle =
+      static_cast<int>(std::clamp<std::int64_t>(to_ms(idle_deadline) / 2000, 1, 3600));
   set(socket, IPPROTO_TCP, TCP_NODELAY, 1);
   set(socket, SOL_SOCKET, SO_KEEPALIVE, 1);
   set(socket, IPPROTO_TCP, TCP_KEEPIDLE, idle);
   set(socket, IPPROTO_TCP, TCP_KEEPINTVL, kProbeInterval);
   set(socket, IPPROTO_TCP, TCP_KEEPCNT, kProbes);
-  set(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, static_cast<int>(std::max<std::int64_t>(to_ms(user_timeout), 1)));
+  set(socket, IPPROTO_TCP, TCP_USER_TIMEOUT,
+      static_cast<int>(std::max<std::int64_t>(to_ms(user_timeout), 1)));
 }
 
 }  // namespace virga

@@ -1,6 +1,6 @@
-// What one server pays for the links of its agents: N WebSockets over mutual TLS, each sends a report of about
-// 500 bytes a second and gets 60 bytes back. The clients are a process of their own, so that the server's CPU time and
-// memory are measured alone.
+// What one server pays for the links of its agents: N WebSockets over mutual TLS, each sends a
+// report of about 500 bytes a second and gets 60 bytes back. The clients are a process of their
+// own, so that the server's CPU time and memory are measured alone.
 //
 //   virga_link_bench [connections=2000] [measured seconds=20]
 
@@ -55,8 +55,8 @@ class Clients {
       return delays_[static_cast<std::size_t>(share * static_cast<double>(delays_.size() - 1))];
     };
     fmt::print("link_answers {} messages\nlink_refused {} links\n", delays_.size(), failures_);
-    fmt::print("link_delay_p50 {:.2f} ms\nlink_delay_p99 {:.2f} ms\nlink_delay_max {:.2f} ms\n", at(0.5),
-               at(0.99), at(1));
+    fmt::print("link_delay_p50 {:.2f} ms\nlink_delay_p99 {:.2f} ms\nlink_delay_max {:.2f} ms\n",
+               at(0.5), at(0.99), at(1));
   }
 
  private:
@@ -88,9 +88,11 @@ class Clients {
   void begin(std::shared_ptr<MessageSocket> socket, std::size_t number) {
     auto link = std::make_shared<Link>();
     link->socket = std::move(socket);
-    link->socket->on_closed([this](const std::string&) { loop_.stop(); });  // the server counts losses
+    link->socket->on_closed(
+        [this](const std::string&) { loop_.stop(); });  // the server counts losses
     link->socket->on_message([this, link](const std::string&) {
-      delays_.push_back(std::chrono::duration<double, std::milli>(loop_.now() - link->sent).count());
+      delays_.push_back(
+          std::chrono::duration<double, std::milli>(loop_.now() - link->sent).count());
     });
     const auto offset = milliseconds(static_cast<std::int64_t>(number * 1000 / count_));
     loop_.after(offset, [this, link] { beat(link); });
@@ -126,7 +128,8 @@ int run_clients(int port_pipe, const TlsIdentity& tls, std::size_t count, int le
 /// The measured process.
 class Measured {
  public:
-  Measured(AsioLoop& loop, std::size_t count, int window) : loop_(loop), count_(count), window_(window) {}
+  Measured(AsioLoop& loop, std::size_t count, int window)
+      : loop_(loop), count_(count), window_(window) {}
 
   void serve(const std::shared_ptr<HttpReply>& reply) {
     auto socket = reply->upgrade();
@@ -163,8 +166,8 @@ class Measured {
     fmt::print("link_rate {:.0f} messages/s\nlink_server_cpu {:.1f} percent\n", count / wall,
                100 * spent / wall);
     fmt::print("link_message_cost {:.1f} us\nlink_lost {} links\n", 1e6 * spent / count, lost_);
-    fmt::print("link_server_resident {:.1f} MB\nlink_connection_resident {:.1f} kB\n", kilobytes / 1024,
-               (kilobytes - first_kilobytes_) / static_cast<double>(count_));
+    fmt::print("link_server_resident {:.1f} MB\nlink_connection_resident {:.1f} kB\n",
+               kilobytes / 1024, (kilobytes - first_kilobytes_) / static_cast<double>(count_));
     std::fflush(stdout);
     loop_.stop();
   }
@@ -184,9 +187,9 @@ int run_server(int port_pipe, const TlsIdentity& tls, std::size_t count, int win
   HttpServerOptions options;
   options.tls = tls;
   options.client_certificate_required = true;
-  auto server = HttpServer::listen(loop, options, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
-    measured.serve(reply);
-  });
+  auto server = HttpServer::listen(
+      loop, options,
+      [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) { measured.serve(reply); });
   if (!server) {
     fmt::print("{}\n", server.error().text());
     return 1;
@@ -203,7 +206,8 @@ int run_server(int port_pipe, const TlsIdentity& tls, std::size_t count, int win
 
 Result<TlsIdentity> make_identity() {
   std::string folder = (std::filesystem::temp_directory_path() / "virga-bench-XXXXXX").string();
-  if (::mkdtemp(folder.data()) == nullptr) return make_error(Errc::internal, "make a folder " + folder);
+  if (::mkdtemp(folder.data()) == nullptr)
+    return make_error(Errc::internal, "make a folder " + folder);
   auto authority = CertificateAuthority::open(folder);
   std::filesystem::remove_all(folder);
   if (!authority) return authority.error();
