@@ -12,7 +12,8 @@ namespace virga {
 struct AgentConnectionOptions {
   std::string server;  ///< "wss://10.77.0.1:7443"
   TlsIdentity tls;
-  Duration retry_first = milliseconds(250);  ///< doubles up to retry_max; each wait is shortened at random by up to half
+  Duration retry_first = milliseconds(
+      250);  ///< doubles up to retry_max; each wait is shortened at random by up to half
   Duration retry_max = seconds(5);
 };
 

@@ -38,11 +38,13 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
 AgentCore::~AgentCore() = default;
 
 void AgentCore::start(Callback<void> ready) {
-  on_.hypervisor.open(*this, [this, ready, alive = std::weak_ptr(alive_)](Result<HypervisorInfo> info) {
+  on_.hypervisor.open(*this, [this, ready,
+                              alive = std::weak_ptr(alive_)](Result<HypervisorInfo> info) {
     if (alive.expired()) return;
     if (!info) return ready(wrap_error("open the hypervisor", info.error()));
     options_.hello.hypervisor = *info;
-    // Guests adopted from before this process began run on a lease that it has not seen: it ends, at the latest,
+    // Guests adopted from before this process began run on a lease that it has not seen: it ends,
+    // at the latest,
     // one lease after the last report that the former agent can have sent.
     lease_known_ = true;
     lease_end_ = on_.loop.now() + policy_.lease_ms;
@@ -78,10 +80,11 @@ void AgentCore::link_received(ServerMessage message) {
   }
   if (message.welcome) {
     if (message.welcome->incarnation < incarnation_) {
-      log_line(LogLevel::error, "agent",
-               fmt::format("the server's state is of incarnation {}, older than {} that this host has "
-                           "served: not followed",
-                           message.welcome->incarnation, incarnation_));
+      log_line(
+          LogLevel::error, "agent",
+          fmt::format("the server's state is of incarnation {}, older than {} that this host has "
+                      "served: not followed",
+                      message.welcome->incarnation, incarnation_));
       return on_.link.reconnect();
     }
     incarnation_ = message.welcome->incarnation;
@@ -114,8 +117,9 @@ void AgentCore::watch_lease() {
 void AgentCore::lease_ended() {
   if (lease_valid()) return watch_lease();
   for (const ObservedVm& vm : on_.hypervisor.observe()) {
-    log_line(LogLevel::error, "agent",
-             fmt::format("no valid lease: kill {} with epoch {}", vm.vm.value, to_string(vm.epoch)));
+    log_line(
+        LogLevel::error, "agent",
+        fmt::format("no valid lease: kill {} with epoch {}", vm.vm.value, to_string(vm.epoch)));
     on_.hypervisor.stop(vm.vm, vm.epoch, StopOptions{true, seconds(1)}, [](Result<void>) {});
   }
   if (lease_over_told_) return;
@@ -154,7 +158,7 @@ HostReport AgentCore::make_report() {
   report.vms = on_.hypervisor.observe();
   report.used = on_.used();
   report.degraded = on_.degraded();
-  report.leash_armed = on_.guard.armed();
+  report.leash_armed = on_.guard.watchdog_armed();
   report.loop_lag_ms = loop_lag_;
   report.fabric_version = on_.fabric.version();
   for (const auto& [host, peer] : peers_) {
@@ -205,7 +209,8 @@ Callback<void> AgentCore::reply_to(std::uint64_t id) {
   };
 }
 
-/// A report goes out before every answer, so that the server never holds an answer that its picture contradicts.
+/// A report goes out before every answer, so that the server never holds an answer that its
+/// picture contradicts.
 void AgentCore::reply(std::uint64_t id, const Result<CommandResult>& result) {
   report_now();
   AgentMessage message;
@@ -271,7 +276,8 @@ bool AgentCore::execute_migration(const Command& command) {
   switch (command.kind) {
     case CommandKind::prepare_incoming:
       if (!command.launch || !lease_valid()) {
-        reply(command.id, make_error(Errc::unavailable, "no launch, or no valid lease on this host"));
+        reply(command.id,
+              make_error(Errc::unavailable, "no launch, or no valid lease on this host"));
         return true;
       }
       on_.hypervisor.prepare_incoming(
@@ -315,7 +321,8 @@ Capacity AgentCore::free_capacity() const {
   return free;
 }
 
-/// Each host asks the next ones in the ring of names: everybody is watched by as many as it watches.
+/// Each host asks the next ones in the ring of names: everybody is watched by as many as it
+/// watches.
 void AgentCore::probe_peers() {
   if (peers_.empty() || probe_key_.empty()) return;
   auto next = peers_.upper_bound(options_.hello.host);
@@ -357,7 +364,8 @@ void AgentCore::peer_received(const std::string& data, const std::string&) {
   if (was_silent) report_now();
 }
 
-/// Half a heartbeat below the server's own patience, so that the peers' word is there when it is asked for.
+/// Half a heartbeat below the server's own patience, so that the peers' word is there when it is
+/// asked for.
 bool AgentCore::judge_peers() {
   const Duration patience = policy_.suspect_after_ms - policy_.heartbeat_ms / 2;
   bool changed = false;

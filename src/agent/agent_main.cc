@@ -144,7 +144,8 @@ void Agent::joined(const Result<HttpResponse>& response) {
 Hello Agent::hello() const {
   Hello hello;
   hello.host = HostId(arguments_.name);
-  const char* boot_id = std::getenv("VIRGA_BOOT_ID");  // the lab gives each boot of its hosts its own
+  const char* boot_id =
+      std::getenv("VIRGA_BOOT_ID");  // the lab gives each boot of its hosts its own
   hello.boot_id = boot_id != nullptr ? boot_id : read_boot_id();
   hello.session_id = random_secret().substr(0, 16);
   hello.agent_version = VIRGA_VERSION;
@@ -163,7 +164,8 @@ std::string Agent::degraded() const {
 }
 
 Result<void> Agent::begin(const Identity& identity) {
-  auto fabric = LinuxFabric::open({.tenant_device = "", .local_address = arguments_.tenant_address});
+  auto fabric =
+      LinuxFabric::open({.tenant_device = "", .local_address = arguments_.tenant_address});
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);
   QemuOptions options;

@@ -29,7 +29,7 @@ class LeashClient final : public ProcessGuard {
   bool armed() const override;
 
   /// True while armed and a watchdog stands above the leash: then even a frozen host stops its guests.
-  bool watchdog_armed() const { return armed() && last_reply_.watchdog; }
+  bool watchdog_armed() const override { return armed() && last_reply_.watchdog; }
 
   /// What the leash said that it holds; after a restart of the agent, what the former one had guarded.
   const std::vector<std::string>& held() const { return last_reply_.held; }

@@ -188,7 +188,8 @@ Result<void> read_struct(const json::value& from, T& to, const Path& path, Unkno
   if (!outcome.ok() || unknown == UnknownFields::ignore || known == from.get_object().size()) {
     return outcome;
   }
-  for (const auto& [name, ignored] : from.get_object()) {
+  for (const json::key_value_pair& entry : from.get_object()) {
+    const std::string_view name = entry.key();
     bool found = false;
     boost::mp11::mp_for_each<DescribedMembers<T>>(
         [&](auto described) { found = found || name == described.name; });

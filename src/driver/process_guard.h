@@ -23,6 +23,10 @@ class ProcessGuard {
 
   /// True while the leash has confirmed, within the last 2 s, that it lives and holds what was guarded.
   virtual bool armed() const = 0;
+
+  /// True while, besides, something outside the host's own scheduling (a hardware watchdog) stands above the guard: only
+  /// then does the end of a lease prove anything about a host that may be frozen as a whole.
+  virtual bool watchdog_armed() const { return armed(); }
 };
 
 }  // namespace virga

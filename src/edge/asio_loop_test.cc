@@ -163,11 +163,12 @@ TEST(AsioLoop, F_B3_stop_before_run_is_kept_and_run_may_be_called_again) {
 TEST(AsioLoop, F_B3_dropped_tasks_may_own_timers) {
   auto loop = std::make_unique<AsioLoop>();
   auto inner = std::make_shared<Timer>(*loop);
-  const std::weak_ptr<Timer> watched = inner;
   inner->set_after(seconds(3600), [] {});
   loop->post([inner] {});
   loop->after(seconds(3600), [inner] {});
+  const std::weak_ptr<Timer> watched = inner;
   inner.reset();
+  ASSERT_FALSE(watched.expired());
   loop.reset();
   EXPECT_TRUE(watched.expired());
 }

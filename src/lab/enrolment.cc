@@ -27,11 +27,13 @@ Enrolment::Enrolment(AsioLoop& loop, EnrolmentPlan plan, Callback<void> done)
                            {"user", plan_.bmc_user},
                            {"password", plan_.bmc_password}};
     const json::object machine{{"meta", {{"name", host.name}}}, {"spec", {{"bmc", bmc}}}};
-    // Replaced at every start: the lab's addresses may be others than last time, and these are switched off by.
+    // Replaced at every start: the lab's addresses may be others than last time, and these are
+    // switched off by.
     steps_.push_back({"PUT", "/v1/machines/" + host.name, json::serialize(machine), ""});
   }
   for (const EnrolmentHost& host : plan_.hosts) {
-    steps_.push_back({"POST", "/v1/clusters/" + plan_.cluster + "/join-token", "{}", host.token_path});
+    steps_.push_back(
+        {"POST", "/v1/clusters/" + plan_.cluster + "/join-token", "{}", host.token_path});
   }
   wait_until_ready();
 }

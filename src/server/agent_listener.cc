@@ -31,8 +31,8 @@ Result<void> AgentListener::listen(AsioLoop& loop, HttpServerOptions options, Jo
 void AgentListener::handle(HttpRequest request, const std::shared_ptr<HttpReply>& reply) {
   if (request.path != "/v1/agent") return join_(std::move(request), reply);
   if (request.peer_name.empty()) {
-    return reply->send(error_response(401, "unauthenticated",
-                                      "a session needs the certificate that joining gave the host"));
+    return reply->send(error_response(
+        401, "unauthenticated", "a session needs the certificate that joining gave the host"));
   }
   if (sessions_ == nullptr) {
     return reply->send(error_response(503, "unavailable", "the server is still loading its state"));

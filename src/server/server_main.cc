@@ -42,8 +42,9 @@ Result<Address> parse_address(const std::string& option, const std::string& text
       return address;
     }
   }
-  return make_error(Errc::invalid,
-                    fmt::format("{}: \"{}\" is not ADDRESS:PORT, such as 127.0.0.1:7480", option, text));
+  return make_error(
+      Errc::invalid,
+      fmt::format("{}: \"{}\" is not ADDRESS:PORT, such as 127.0.0.1:7480", option, text));
 }
 
 /// Everything that one server holds, in the order in which it must be taken down.
@@ -130,14 +131,16 @@ Result<HostId> Server::choose_host(const VmId& id) const {
   if (const auto chosen = state.choose(query)) return *chosen;
   std::string reasons;
   for (const Refusal& refusal : state.explain(query)) {
-    reasons += fmt::format("{}{} {}", reasons.empty() ? "" : "; ", refusal.host.value, refusal.reason);
+    reasons +=
+        fmt::format("{}{} {}", reasons.empty() ? "" : "; ", refusal.host.value, refusal.reason);
   }
   return make_error(Errc::exhausted, "no host can take vm " + id.value + " alive: " + reasons);
 }
 
 void Server::collect(Metrics& metrics) const {
   const StoreStats stats = store_->stats();
-  metrics.set("virga_store_commits", "commits since the start", {}, static_cast<double>(stats.commits));
+  metrics.set("virga_store_commits", "commits since the start", {},
+              static_cast<double>(stats.commits));
   metrics.set("virga_store_queued", "commits waiting for the disk", {},
               static_cast<double>(stats.queued));
   metrics.set("virga_loop_stalls", "tasks of the control thread above 50 ms", {},
@@ -167,7 +170,8 @@ ApiContext Server::make_context() {
     return core_->whatif(cluster);
   };
   context.choose_host = [this](const VmId& vm) { return choose_host(vm); };
-  context.issue_certificate = [this](const HostId& host, const std::vector<std::string>& addresses) {
+  context.issue_certificate = [this](const HostId& host,
+                                     const std::vector<std::string>& addresses) {
     CertificateRequest request;
     request.common_name = "agent:" + host.value;
     request.addresses = addresses;

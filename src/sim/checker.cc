@@ -92,7 +92,8 @@ void Checker::check_places(const VmId& vm) {
   report("two_places", fmt::format("{} runs on{}", vm.value, names));
 }
 
-/// A copy begins to run: if the one before was lost, the store says why that one cannot act, and it is so.
+/// A copy begins to run: if the one before was lost, the store says why that one cannot act, and
+/// it is so.
 void Checker::check_proof(const HostTruth& host, const Copy& copy, const History& history) {
   if (!history.has_run || copy.epoch == history.highest_run || copy.peer != 0) return;
   if (!history.lost && history.running.empty()) return;

@@ -136,7 +136,8 @@ void Migrations::hand_over(std::uint64_t source, Instant until, Callback<Migrati
   });
 }
 
-/// The return path's acknowledgement. When it is lost the source runs on although the destination has everything:
+/// The return path's acknowledgement. When it is lost the source runs on although the destination
+/// has everything:
 /// the case that the record of the migration must decide.
 void Migrations::confirm(std::uint64_t source, Callback<MigrationProgress> done) {
   world_.loop().after(kFlush, [this, source, done = std::move(done)] {

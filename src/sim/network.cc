@@ -266,7 +266,8 @@ void MessageNetwork::deliver_down(SessionId id) {
   if (session->agent_open && here.up && here.session == id) here.side.message(std::move(*message));
 }
 
-/// What was sent is not acknowledged: without a change the sender's end breaks when its patience is over.
+/// What was sent is not acknowledged: without a change the sender's end breaks when its patience
+/// is over.
 void MessageNetwork::watch_up(Session& session) {
   if (session.up.timeout_runs) return;
   session.up.timeout_runs = true;

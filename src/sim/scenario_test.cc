@@ -26,7 +26,8 @@ class Scenarios : public testing::Test {
   void SetUp() override { set_log_sink(drop_line); }
   void TearDown() override { set_log_sink(nullptr); }
 
-  /// Plays all scenarios whose file name begins with `prefix`; each as written, none with a broken rule.
+  /// Plays all scenarios whose file name begins with `prefix`; each as written, none with a broken
+  /// rule.
   static int play_all(const std::string& prefix) {
     std::vector<std::filesystem::path> files;
     for (const auto& entry : std::filesystem::recursive_directory_iterator(VIRGA_SCENARIOS)) {

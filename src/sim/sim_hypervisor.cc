@@ -22,7 +22,8 @@ SimHypervisor::SimHypervisor(World& world, Migrations& migrations, HostTruth& ho
                              ProcessGuard& guard)
     : world_(world), migrations_(migrations), host_(host), agent_(agent), guard_(guard) {}
 
-/// Completions of what the world does by itself reach this agent only while it lives, and in its own time.
+/// Completions of what the world does by itself reach this agent only while it lives, and in its
+/// own time.
 template <typename T>
 Callback<T> SimHypervisor::on_agent(Callback<T> done) {
   return [this, alive = std::weak_ptr<int>(alive_), done = std::move(done)](Result<T> outcome) {

@@ -31,7 +31,9 @@ void ClusterController::notice(const std::vector<Change>& changes) {
   const ClusterView& view = mirror_.view();
   for (const Change& change : changes) {
     const std::string_view key = change.entry.key;
-    const auto rest = [&](std::string_view prefix) { return std::string(key.substr(prefix.size())); };
+    const auto rest = [&](std::string_view prefix) {
+      return std::string(key.substr(prefix.size()));
+    };
     if (key.starts_with(keys::kVm)) {
       if (const Vm* vm = view.vms.find(VmId(rest(keys::kVm)))) mark(vm->spec.cluster);
     } else if (key.starts_with(keys::kHost)) {
@@ -110,7 +112,8 @@ void ClusterController::run(const ClusterId& cluster) {
   finished(cluster);
 }
 
-/// What is believed of hosts is stored before anything is built on it: a start's proof must be durable first.
+/// What is believed of hosts is stored before anything is built on it: a start's proof must be
+/// durable first.
 void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& plan) {
   for (const HostChange& change : plan.host_changes) {
     commit(cluster, [&](Transaction& into) { return change_host(into, change); });
@@ -283,7 +286,8 @@ void ClusterController::supersede(Transaction& transaction, const OperationId& i
 bool ClusterController::begin_fence(Transaction& transaction, const FenceHost& fence) {
   const Host* stored = mirror_.view().hosts.find(fence.host);
   if (stored == nullptr || !stored->status.operation.empty()) return false;
-  Operation operation = make_operation(OperationKind::fence_host, keys::of(fence.host), fence.reason);
+  Operation operation =
+      make_operation(OperationKind::fence_host, keys::of(fence.host), fence.reason);
   operation.arguments.source = fence.host;
   operation.arguments.boot_id = fence.boot_id;
   operation.arguments.ask_only = fence.ask_only;
@@ -301,6 +305,7 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   supersede(transaction, stored->status.operation);
   Operation operation = make_operation(OperationKind::start_vm, keys::of(start.vm), start.reason);
   operation.meta.tenant = stored->meta.tenant;
+  if (!stored->meta.correlation.empty()) operation.correlation = stored->meta.correlation;
   operation.arguments.source = start.lost_host;
   operation.arguments.destination = start.host;
   operation.arguments.epoch = start.epoch;
@@ -335,9 +340,11 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
 bool ClusterController::begin_move(Transaction& transaction, const MoveVm& move) {
   const Vm* stored = mirror_.view().vms.find(move.vm);
   const Host* destination = mirror_.view().hosts.find(move.destination);
-  if (stored == nullptr || destination == nullptr || !stored->status.operation.empty()) return false;
+  if (stored == nullptr || destination == nullptr || !stored->status.operation.empty())
+    return false;
   Operation operation = make_operation(OperationKind::migrate_vm, keys::of(move.vm), move.reason);
   operation.meta.tenant = stored->meta.tenant;
+  if (!stored->meta.correlation.empty()) operation.correlation = stored->meta.correlation;
   operation.arguments.source = move.source;
   operation.arguments.destination = move.destination;
   operation.arguments.epoch = move.epoch;
@@ -357,6 +364,7 @@ bool ClusterController::begin_stop(Transaction& transaction, const StopVm& stop)
   const auto kind = stop.then_delete ? OperationKind::delete_vm : OperationKind::stop_vm;
   Operation operation = make_operation(kind, keys::of(stop.vm), stop.reason);
   operation.meta.tenant = stored->meta.tenant;
+  if (!stored->meta.correlation.empty()) operation.correlation = stored->meta.correlation;
   operation.arguments.source = stop.host;
   operation.arguments.destination = stop.eraser;
   operation.arguments.epoch = stop.epoch;

@@ -11,7 +11,8 @@ HostChange unchanged(const Host& host) {
   return {host.id(), host.status.health, host.status.fence_proof, host.status.health_reason};
 }
 
-/// A host that was fenced is taken back when it comes as another boot, or when the same boot runs nothing that
+/// A host that was fenced is taken back when it comes as another boot, or when the same boot runs
+/// nothing that
 /// was taken from it: the revokes of the plan see to that.
 HostChange judge_returning(const Host& host, const HostEvidence& evidence) {
   if (evidence.boot_id != host.status.boot_id) {
@@ -39,6 +40,11 @@ HostChange judge_host(const Host& host, const HostEvidence& evidence, const Clus
     return evidence.reported ? judge_reporting(host, evidence) : unchanged(host);
   }
   if (health == HostHealth::fenced) return unchanged(host);
+  if (!host.status.boot_id.empty() && host.spec.confirmed_off_boot_id == host.status.boot_id &&
+      health >= HostHealth::suspect) {
+    return {host.id(), HostHealth::fenced, FenceProof::operator_confirmed,
+            "an operator confirmed that it is off"};
+  }
   if (evidence.lease_over && host.status.leash_armed && !host.status.boot_id.empty()) {
     return {host.id(), HostHealth::fenced, FenceProof::lease_and_leash,
             "its lease and grace have ended and its leash was armed"};

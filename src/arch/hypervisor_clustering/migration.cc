@@ -5,7 +5,8 @@
 #include "arch/hypervisor_clustering/launch.h"
 #include "base/reflect.h"
 
-/// Live migration: the one case with two admitted epochs. prepared -> switching -> committed | aborted; the source never
+/// Live migration: the one case with two admitted epochs. prepared -> switching -> committed |
+/// aborted; the source never
 /// goes on by itself once `switching` is stored unless the destination is known never to have run.
 namespace virga {
 namespace {
@@ -62,10 +63,12 @@ Command Migration::command(CommandKind kind, const Operation& operation, const E
 
 void Migration::prepare(const Operation& operation, const ClusterView& view, StepDone done) const {
   const Vm* vm = view.vms.find(vm_of(operation));
-  if (vm == nullptr) return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
+  if (vm == nullptr)
+    return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
   auto launch = resolve_launch(view, *vm, operation.arguments.next_epoch);
   if (!launch) return done(StepOutcome::failed(launch.error()));
-  Command prepare = command(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
+  Command prepare =
+      command(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
   prepare.launch = std::move(*launch);
   call(operation.arguments.destination, std::move(prepare), kPrepareDeadline,
        [done](Result<CommandResult> result) {
@@ -109,7 +112,8 @@ void Migration::send(const Operation& operation, const ClusterView& view, StepDo
        });
 }
 
-/// Both halves in one step: a commit between them would only lengthen the guest's pause, and each half is idempotent.
+/// Both halves in one step: a commit between them would only lengthen the guest's pause, and each
+/// half is idempotent.
 void Migration::switch_over(const Operation& operation, const ClusterView& view,
                             StepDone done) const {
   const bool destination_fenced = is_fenced(view, operation.arguments.destination);
@@ -122,7 +126,8 @@ void Migration::switch_over(const Operation& operation, const ClusterView& view,
   call(operation.arguments.source, std::move(over), kSwitchDeadline,
        [this, operation, done](Result<CommandResult> result) {
          if (result.ok()) return resume(operation, false, done);
-         // Uncertain: the source is asked again when it answers, or taken as gone when it is fenced.
+         // Uncertain: the source is asked again when it answers, or taken as gone when it is
+         // fenced.
          if (is_uncertain(result.error())) return done(StepOutcome::again(result.error()));
          done(StepOutcome::failed(result.error()));
        });
@@ -161,7 +166,8 @@ void Migration::clean(const Operation& operation, const ClusterView& view, StepD
   if (is_fenced(view, operation.arguments.source)) return done(StepOutcome::done());
   Command stop = command(CommandKind::stop, operation, operation.arguments.epoch);
   stop.stop = StopOptions{true, seconds(5)};
-  // Whatever the answer: a copy that stays is of an old epoch and is revoked when its host reports it.
+  // Whatever the answer: a copy that stays is of an old epoch and is revoked when its host reports
+  // it.
   call(operation.arguments.source, std::move(stop), kCleanDeadline,
        [done](Result<CommandResult>) { done(StepOutcome::done()); });
 }

@@ -60,7 +60,8 @@ void emit(const RecordContext& context, std::string kind, std::string text,
   context.event(std::move(event));
 }
 
-/// Changes the subject VM in the commit; a VM that is gone or serves another operation is left alone.
+/// Changes the subject VM in the commit; a VM that is gone or serves another operation is left
+/// alone.
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change) {
   const Vm* vm = subject_vm(context.view, context.operation);
   if (vm == nullptr || vm->status.operation != context.operation.id()) return;
@@ -91,7 +92,8 @@ OperationStepTable start_table(const Dependencies& on) {
   start.name = "start";
   start.act = [on](const Operation& operation, const ClusterView& view, StepDone done) {
     const Vm* vm = subject_vm(view, operation);
-    if (vm == nullptr) return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
+    if (vm == nullptr)
+      return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
     auto launch = resolve_launch(view, *vm, operation.arguments.epoch);
     if (!launch) return done(StepOutcome::failed(launch.error()));
     Command command = command_for(CommandKind::start, operation, operation.arguments.epoch);
@@ -238,7 +240,8 @@ OperationStepTable fence_table(const Dependencies& on) {
   };
   table.steps.push_back(std::move(fence));
   const auto change_host = [](const RecordContext& context, bool fenced) {
-    const Host* host = context.view.hosts.find(HostId(context.operation.subject.substr(keys::kHost.size())));
+    const Host* host =
+        context.view.hosts.find(HostId(context.operation.subject.substr(keys::kHost.size())));
     if (host == nullptr || host->status.operation != context.operation.id()) return;
     Host changed = *host;
     changed.status.operation = OperationId();

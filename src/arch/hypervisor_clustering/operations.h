@@ -19,6 +19,7 @@ struct ClusterOperationDependencies {
 
 /// Registers the step tables of start_vm, stop_vm, delete_vm, migrate_vm and fence_host. The dependencies must outlive
 /// the runner. How the safety rules map to steps stands in the room's README.md.
-void register_cluster_operations(OperationRunner& runner, ClusterOperationDependencies dependencies);
+void register_cluster_operations(OperationRunner& runner,
+                                 ClusterOperationDependencies dependencies);
 
 }  // namespace virga

@@ -19,7 +19,8 @@ std::string join(const std::vector<Refusal>& refusals) {
     if (!text.empty()) text += "; ";
     text += refusals[index].host.value + " " + refusals[index].reason;
   }
-  if (refusals.size() > kShownMax) text += fmt::format("; and {} more", refusals.size() - kShownMax);
+  if (refusals.size() > kShownMax)
+    text += fmt::format("; and {} more", refusals.size() - kShownMax);
   return text;
 }
 
@@ -195,7 +196,8 @@ void Planner::decide(const Vm& vm) {
   decide_running(vm);
 }
 
-/// An operation whose outcome a fenced host has made certain is replaced by a recovery. A migration that is
+/// An operation whose outcome a fenced host has made certain is replaced by a recovery. A
+/// migration that is
 /// switching is not: its own steps know which of the two copies may go on.
 bool Planner::decide_superseding(const Vm& vm) {
   const Operation* operation = view_.operations.find(vm.status.operation);
@@ -380,6 +382,9 @@ void Planner::judge_copy(const HostId& host, const ObservedVm& copy) {
     plan_.observations.push_back({copy.vm, copy.power, copy.health, copy.health_reason, host,
                                   copy.epoch});
     decided_.insert(copy.vm);
+    // It runs: it takes its room there and must not be started a second time.
+    state_->add(*vm, host);
+    std::erase_if(waiting_, [&](const Waiting& waiting) { return waiting.vm == vm; });
     return;
   }
   if (!room_for(plan_.revokes.size())) return;

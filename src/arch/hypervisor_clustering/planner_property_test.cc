@@ -29,7 +29,8 @@ void strike_host(TestCluster& cluster, const std::string& name, Rng& rng) {
   if (fate == 0) cluster.seen(name).degraded = "disk";
   if (fate == 1) cluster.fence(name, FenceProof::bmc_power_off);
   if (fate == 2 || fate == 3) {
-    cluster.silence(name, milliseconds(rng.between(1900, 20'000)), 2, static_cast<int>(rng.below(3)));
+    cluster.silence(name, milliseconds(rng.between(1900, 20'000)), 2,
+                    static_cast<int>(rng.below(3)));
     cluster.seen(name).lease_over = cluster.seen(name).silence > seconds(13);
   }
   if (fate == 4 && !cluster.seen(name).vms.empty()) cluster.seen(name).vms.pop_back();
@@ -93,14 +94,15 @@ TestCluster any_cluster(std::uint64_t seed) {
 /// A plan as text, for comparison.
 std::string text_of(const ClusterPlan& plan) {
   std::string text;
-  const auto add = [&](const std::string& what, const std::string& subject, const std::string& place,
-                       const std::string& reason) {
+  const auto add = [&](const std::string& what, const std::string& subject,
+                       const std::string& place, const std::string& reason) {
     text += what + " " + subject + " " + place + " " + reason + "\n";
   };
   for (const auto& one : plan.host_changes) add("host", one.host.value, "", one.reason);
   for (const auto& one : plan.fences) add("fence", one.host.value, "", one.reason);
   for (const auto& one : plan.revokes) add("revoke", one.vm.value, one.host.value, one.reason);
-  for (const auto& one : plan.observations) add("see", one.vm.value, one.host.value, one.health_reason);
+  for (const auto& one : plan.observations)
+    add("see", one.vm.value, one.host.value, one.health_reason);
   for (const auto& one : plan.starts) add("start", one.vm.value, one.host.value, one.reason);
   for (const auto& one : plan.moves) add("move", one.vm.value, one.destination.value, one.reason);
   for (const auto& one : plan.stops) add("stop", one.vm.value, one.host.value, one.reason);
@@ -113,7 +115,8 @@ class Execution {
  public:
   explicit Execution(TestCluster& cluster) : cluster_(cluster) {}
 
-  /// What is believed of hosts is stored first, alone; the rest is planned again on it, as the controller does.
+  /// What is believed of hosts is stored first, alone; the rest is planned again on it, as the
+  /// controller does.
   void run(const ClusterPlan& plan) {
     for (const HostChange& change : plan.host_changes) {
       cluster_.edit_host(change.host.value, [&](Host& host) {
@@ -215,6 +218,9 @@ void check_one_action_each(const ClusterPlan& plan) {
   for (const StopVm& one : plan.stops) ++actions[one.vm];
   for (const Unplaced& one : plan.unplaced) ++actions[one.vm];
   for (const auto& [vm, count] : actions) RC_ASSERT(count == 1);
+  for (const ObserveVm& seen : plan.observations) {
+    for (const StartVm& start : plan.starts) RC_ASSERT(start.vm != seen.vm);
+  }
 }
 
 /// The safety rule: what ran somewhere starts only when it is proven not to run there.
@@ -233,12 +239,21 @@ void check_proofs(const TestCluster& cluster, const ClusterPlan& plan) {
   }
 }
 
-/// Rule 8: with everything in the plan counted at both ends, no host carries more than it has.
+/// Rule 8: with everything in the plan counted at both ends, no host is given more than it has. Copies that are found
+/// running may overfill a host; then nothing is added to it.
 void check_capacity(const TestCluster& cluster, const ClusterPlan& plan) {
   PlacementState state(cluster.view, cluster.id);
-  for (const StartVm& start : plan.starts) state.add(cluster.vm(start.vm), start.host);
-  for (const MoveVm& move : plan.moves) state.add(cluster.vm(move.vm), move.destination);
-  for (const HostId& host : state.members()) {
+  std::set<HostId> filled;
+  for (const ObserveVm& seen : plan.observations) state.add(cluster.vm(seen.vm), seen.host);
+  for (const StartVm& start : plan.starts) {
+    state.add(cluster.vm(start.vm), start.host);
+    if (start.host != start.lost_host) filled.insert(start.host);
+  }
+  for (const MoveVm& move : plan.moves) {
+    state.add(cluster.vm(move.vm), move.destination);
+    filled.insert(move.destination);
+  }
+  for (const HostId& host : filled) {
     RC_ASSERT(state.free_on(host).memory_mib.value >= 0);
     RC_ASSERT(state.free_on(host).cpu_millicores.value >= 0);
   }

@@ -529,6 +529,15 @@ TEST_F(Planning, F_F11_a_copy_of_a_higher_epoch_is_adopted_after_a_restore) {
   EXPECT_TRUE(made.revokes.empty());
 }
 
+TEST_F(Planning, F_F11_a_copy_that_is_adopted_is_not_started_a_second_time) {
+  three_hosts();
+  const VmId web = add_vm("web");
+  report("b", web, {1, 9});
+  const ClusterPlan made = plan();
+  EXPECT_EQ(made.observations.size(), 1U);
+  EXPECT_TRUE(made.starts.empty());
+}
+
 TEST_F(Planning, A1_13_a_cluster_of_another_tenant_takes_no_vm) {
   three_hosts();
   Cluster cluster = *view.clusters.find(id);

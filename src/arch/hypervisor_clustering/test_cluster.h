@@ -56,7 +56,8 @@ class TestCluster {
     edit_host(host, [&](Host& changed) { changed.spec.machine = machine.id(); });
   }
 
-  VmId add_vm(const std::string& name, const std::string& host = "", std::int64_t memory_mib = 128) {
+  VmId add_vm(const std::string& name, const std::string& host = "",
+              std::int64_t memory_mib = 128) {
     Vm vm;
     vm.meta.name = name;
     vm.meta.tenant = "acme";
@@ -117,7 +118,8 @@ class TestCluster {
   }
 
   /// A running operation on a VM, as the controller would have stored it.
-  OperationId add_operation(OperationKind kind, const VmId& vm, const OperationArguments& arguments) {
+  OperationId add_operation(OperationKind kind, const VmId& vm,
+                            const OperationArguments& arguments) {
     Operation operation;
     operation.meta.name = "op-" + vm.value;
     operation.kind = kind;

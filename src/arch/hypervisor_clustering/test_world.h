@@ -46,7 +46,8 @@ class FakeHosts {
     std::set<HostId> places;
     for (const auto& [host, machine] : machines) {
       const auto copy = machine.copies.find(vm);
-      if (copy != machine.copies.end() && copy->second.power == VmPower::running) places.insert(host);
+      if (copy != machine.copies.end() && copy->second.power == VmPower::running)
+        places.insert(host);
     }
     return places;
   }

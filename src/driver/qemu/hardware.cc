@@ -186,8 +186,8 @@ void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
                     own.export_name);
           }},
       disk.backend);
-  // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME. Boot index 0 is left to
-  // QEMU's own loader of a directly booted kernel.
+  // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME.
+  // Boot index 0 is left to QEMU's own loader of a directly booted kernel.
   arguments.add("-device",
                 "virtio-blk-pci,id=disk{0}-device,drive={1},bus=pcie.0,addr={2:#x},serial={3},"
                 "bootindex={4},werror=stop,rerror=stop,num-queues=1",

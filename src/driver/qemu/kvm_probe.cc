@@ -141,8 +141,8 @@ KvmVerdict judge(const KvmProbeOptions& options, const Finding& finding) {
   return verdict;
 }
 
-/// A disk of 1 MiB (firmware boots no smaller one): writes 'K' to the debug port 0xe9, then to 0xf4,
-/// where QEMU exits with 2 * value + 1.
+/// A disk of 1 MiB (firmware boots no smaller one): writes 'K' to port 0xe9, then to 0xf4, where
+/// QEMU exits with 2 * value + 1.
 std::string canary_disk() {
   std::string disk("\xb0\x4b\xe6\xe9\xb0\x10\xe6\xf4\xf4\xeb\xfd", 11);
   disk.resize(510, '\0');

@@ -87,8 +87,9 @@ Result<const Host*> AgentSessions::admit(const Session& session, const Hello& me
                                   message.host.value));
   }
   if (mirror_.view().clusters.find(host->spec.cluster) == nullptr) {
-    return make_error(Errc::not_found, fmt::format("host {} belongs to cluster {}, which does not exist",
-                                                   message.host.value, host->spec.cluster.value));
+    return make_error(Errc::not_found,
+                      fmt::format("host {} belongs to cluster {}, which does not exist",
+                                  message.host.value, host->spec.cluster.value));
   }
   return host;
 }

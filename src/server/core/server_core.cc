@@ -81,7 +81,8 @@ void ServerCore::found_meta(std::optional<KeyValue> incarnation, std::optional<K
   on_.store.commit(transaction.guards(), transaction.writes(),
                    [this, ready, alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
                      if (alive.expired()) return;
-                     if (!done) return ready(wrap_error("write the store's incarnation", done.error()));
+                     if (!done)
+                       return ready(wrap_error("write the store's incarnation", done.error()));
                      if (done->verdict != CommitVerdict::committed) return load_meta(ready);
                      lead(ready);
                    });
@@ -131,8 +132,8 @@ void ServerCore::tick() {
 bool ServerCore::needs_attention(const Host& host, const LiveHost& live) const {
   const Cluster* cluster = view().clusters.find(host.spec.cluster);
   if (cluster == nullptr) return false;
-  const bool silent =
-      !live.reported || on_.loop.now() - live.last_report_at >= cluster->spec.policy.suspect_after_ms;
+  const bool silent = !live.reported ||
+                      on_.loop.now() - live.last_report_at >= cluster->spec.policy.suspect_after_ms;
   const bool believed_well =
       host.status.health == HostHealth::alive || host.status.health == HostHealth::degraded;
   if (host.status.health == HostHealth::fenced && silent) return false;

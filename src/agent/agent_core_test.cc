@@ -1,0 +1,276 @@
+#include "agent/agent_core.h"
+
+#include <gtest/gtest.h>
+
+#include "base/reflect.h"
+#include "sim/sim_loop.h"
+
+namespace virga {
+namespace {
+
+class FakeHypervisor : public Hypervisor {
+ public:
+  void open(HypervisorSink&, Callback<HypervisorInfo> done) override { done(HypervisorInfo()); }
+  void start(const VmLaunch& launch, Callback<void> done) override {
+    ObservedVm copy;
+    copy.vm = launch.vm;
+    copy.epoch = launch.epoch;
+    copy.power = VmPower::running;
+    copies[launch.vm] = copy;
+    done({});
+  }
+  void stop(const VmId& vm, const Epoch&, const StopOptions&, Callback<void> done) override {
+    copies.erase(vm);
+    done({});
+  }
+  void erase(const VmLaunch&, Callback<void> done) override { done({}); }
+  void prepare_incoming(const VmLaunch&, Callback<MigrationEndpoint> done) override {
+    done(MigrationEndpoint());
+  }
+  void send(const VmId&, const Epoch&, const MigrationEndpoint&, const MigrationLimits&,
+            Callback<MigrationProgress> done) override {
+    done(MigrationProgress());
+  }
+  void switch_over(const VmId&, const Epoch&, Callback<MigrationProgress> done) override {
+    done(MigrationProgress());
+  }
+  void resume(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
+  void cancel_send(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
+  MigrationProgress progress(const VmId&) const override { return {}; }
+  std::vector<ObservedVm> observe() const override {
+    std::vector<ObservedVm> seen;
+    for (const auto& [id, copy] : copies) seen.push_back(copy);
+    return seen;
+  }
+  Result<std::string> console_tail(const VmId&, std::size_t) const override {
+    return std::string("tail");
+  }
+
+  std::map<VmId, ObservedVm> copies;
+};
+
+class FakeFabric : public Fabric {
+ public:
+  Result<void> apply(const FabricState&) override { return {}; }
+  std::uint64_t version() const override { return 0; }
+  Result<OpenPort> open_port(const LaunchNic&) override { return OpenPort(); }
+  Result<void> close_port(const LaunchNic&) override { return {}; }
+};
+
+class FakeGuard : public ProcessGuard {
+ public:
+  Result<void> guard(const std::string&, int) override { return {}; }
+  void release(const std::string&) override {}
+  void extend(Instant until) override { deadline = until; }
+  bool armed() const override { return true; }
+  Instant deadline;
+};
+
+class FakeLink : public AgentLink, public PeerLink {
+ public:
+  void send(const AgentMessage& message) override { sent.push_back(message); }
+  void reconnect() override { ++reconnects; }
+  void send(const std::string& address, std::uint16_t, std::string data) override {
+    datagrams.emplace_back(address, std::move(data));
+  }
+  std::vector<AgentMessage> sent;
+  std::vector<std::pair<std::string, std::string>> datagrams;
+  int reconnects = 0;
+};
+
+/// Any keyed digest serves here: what counts is that another key gives another one.
+std::string digest(const std::string& key, const std::string& data) {
+  return key + ":" + std::to_string(std::hash<std::string>()(key + data));
+}
+
+struct Agent {
+  explicit Agent(SimLoop& world, const std::string& name = "a")
+      : loop(world), core({world, hypervisor, fabric, guard, link, link, digest,
+                           [] { return Capacity(); }, [] { return std::string(); }},
+                          options(name)) {
+    core.start([](Result<void>) {});
+    core.link_opened();
+  }
+
+  static AgentOptions options(const std::string& name) {
+    AgentOptions made;
+    made.hello.host = HostId(name);
+    made.hello.boot_id = "boot-" + name;
+    made.probed_peers = 2;
+    return made;
+  }
+
+  void welcome(std::uint64_t incarnation = 1) {
+    ServerMessage message;
+    message.welcome = Welcome();
+    message.welcome->incarnation = incarnation;
+    core.link_received(message);
+  }
+
+  void grant(std::int64_t sent_at_ms, Duration lease = seconds(10)) {
+    ServerMessage message;
+    message.grant = LeaseGrant{sent_at_ms, lease};
+    core.link_received(message);
+  }
+
+  void start_vm(const std::string& name) {
+    ServerMessage message;
+    message.command = Command();
+    message.command->id = 7;
+    message.command->vm = VmId(name);
+    message.command->launch = VmLaunch();
+    message.command->launch->vm = VmId(name);
+    core.link_received(message);
+  }
+
+  void join(const std::vector<std::string>& names) {
+    ServerMessage message;
+    message.cluster = ClusterState();
+    message.cluster->probe_key = "key";
+    for (const std::string& one : names) {
+      message.cluster->members.push_back({HostId(one), "address-" + one, 1});
+    }
+    core.link_received(message);
+  }
+
+  std::int64_t now_ms() const { return to_ms(loop.now().time_since_epoch()); }
+
+  SimLoop& loop;
+  FakeHypervisor hypervisor;
+  FakeFabric fabric;
+  FakeGuard guard;
+  FakeLink link;
+  AgentCore core;
+};
+
+TEST(AgentCore, F_B6_F_F9_guests_are_killed_when_the_lease_ends) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  agent.grant(agent.now_ms());
+  agent.start_vm("acme/web");
+  agent.start_vm("acme/db");
+  loop.run_for(milliseconds(9999));
+  EXPECT_EQ(agent.hypervisor.copies.size(), 2U);
+  loop.run_for(milliseconds(2));
+  EXPECT_TRUE(agent.hypervisor.copies.empty());
+  EXPECT_FALSE(agent.core.lease_valid());
+}
+
+TEST(AgentCore, F_B6_a_grant_counts_from_when_its_report_was_sent) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  const std::int64_t sent_at = agent.now_ms();
+  const Instant end = loop.now() + seconds(20);
+  loop.run_for(seconds(4));
+  agent.grant(sent_at, seconds(20));
+  EXPECT_EQ(agent.guard.deadline, end);
+  agent.grant(sent_at, seconds(5));
+  EXPECT_EQ(agent.guard.deadline, end) << "a lease is never made shorter";
+  agent.grant(agent.now_ms() + 60'000);
+  EXPECT_EQ(agent.guard.deadline, end) << "a report of the future was never sent";
+}
+
+TEST(AgentCore, F_B6_nothing_starts_without_a_lease) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  loop.run_for(seconds(11));
+  agent.start_vm("acme/web");
+  EXPECT_TRUE(agent.hypervisor.copies.empty());
+  ASSERT_TRUE(agent.link.sent.back().result.has_value());
+  EXPECT_FALSE(agent.link.sent.back().result->ok);
+  EXPECT_EQ(agent.link.sent.back().result->error_code, "unavailable");
+}
+
+TEST(AgentCore, F_B6_F_F11_a_server_with_an_older_incarnation_is_not_followed) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome(3);
+  agent.core.link_opened();
+  agent.welcome(2);
+  EXPECT_EQ(agent.link.reconnects, 1);
+  agent.start_vm("acme/web");
+  EXPECT_TRUE(agent.hypervisor.copies.empty());
+  agent.welcome(3);
+  agent.start_vm("acme/web");
+  EXPECT_EQ(agent.hypervisor.copies.size(), 1U);
+}
+
+TEST(AgentCore, F_B6_a_report_with_what_runs_goes_out_before_each_answer) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  agent.start_vm("acme/web");
+  ASSERT_GE(agent.link.sent.size(), 2U);
+  ASSERT_TRUE(agent.link.sent.back().result.has_value());
+  EXPECT_TRUE(agent.link.sent.back().result->ok);
+  EXPECT_EQ(agent.link.sent.back().result->id, 7U);
+  const AgentMessage& before = agent.link.sent[agent.link.sent.size() - 2];
+  ASSERT_TRUE(before.report.has_value());
+  ASSERT_EQ(before.report->vms.size(), 1U);
+  EXPECT_EQ(before.report->vms[0].vm, VmId("acme/web"));
+}
+
+TEST(AgentCore, A1_02_each_host_probes_the_next_ones_in_the_ring) {
+  SimLoop loop;
+  Agent agent(loop, "c");
+  agent.welcome();
+  agent.join({"a", "b", "c", "d"});
+  loop.run_for(milliseconds(1000));
+  ASSERT_EQ(agent.link.datagrams.size(), 2U);
+  EXPECT_EQ(agent.link.datagrams[0].first, "address-d");
+  EXPECT_EQ(agent.link.datagrams[1].first, "address-a");
+}
+
+TEST(AgentCore, A1_02_A1_14_peers_answer_one_another_and_silence_is_reported) {
+  SimLoop loop;
+  Agent a(loop, "a");
+  Agent b(loop, "b");
+  for (Agent* agent : {&a, &b}) {
+    agent->welcome();
+    agent->join({"a", "b"});
+  }
+  loop.run_for(milliseconds(1000));
+  ASSERT_FALSE(a.link.datagrams.empty());
+  b.link.datagrams.clear();
+  b.core.peer_received(a.link.datagrams.back().second, "address-a");
+  ASSERT_EQ(b.link.datagrams.size(), 1U);
+  a.core.peer_received(b.link.datagrams.back().second, "address-b");
+  loop.run_for(milliseconds(1000));
+  const auto last_view = [&] {
+    for (auto message = a.link.sent.rbegin(); message != a.link.sent.rend(); ++message) {
+      if (message->report && !message->report->peers.empty()) return message->report->peers[0];
+    }
+    return PeerView();
+  };
+  EXPECT_EQ(last_view().health, PeerHealth::alive);
+  EXPECT_EQ(last_view().boot_id, "boot-b");
+  loop.run_for(milliseconds(3000));
+  EXPECT_EQ(last_view().health, PeerHealth::silent);
+}
+
+TEST(AgentCore, A1_14_F_B7_datagrams_that_are_not_authentic_are_dropped) {
+  SimLoop loop;
+  Agent a(loop, "a");
+  Agent b(loop, "b");
+  for (Agent* agent : {&a, &b}) {
+    agent->welcome();
+    agent->join({"a", "b"});
+  }
+  loop.run_for(milliseconds(1000));
+  ASSERT_FALSE(a.link.datagrams.empty());
+  std::string forged = a.link.datagrams.back().second;
+  const std::size_t place = forged.find("key:");
+  ASSERT_NE(place, std::string::npos);
+  forged.replace(place, 4, "kez:");
+  b.link.datagrams.clear();
+  b.core.peer_received(forged, "address-a");
+  b.core.peer_received("nonsense", "address-a");
+  b.core.peer_received("", "address-a");
+  EXPECT_TRUE(b.link.datagrams.empty());
+}
+
+}  // namespace
+}  // namespace virga
