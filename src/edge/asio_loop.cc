@@ -49,8 +49,7 @@ AsioLoop::Impl::Impl() : work(context.get_executor()), set(context), signals(con
 AsioLoop::Impl::~Impl() {
   if (client) client->stop();
   client.reset();
-  // A task that is dropped may own objects that cancel timers: the maps must be whole while it
-  // goes.
+  // A task that is dropped may own objects that cancel timers: the maps are whole meanwhile.
   while (!timers.empty() || !watches.empty()) {
     const auto dropped_timers = std::exchange(timers, {});
     const auto dropped_watches = std::exchange(watches, {});

@@ -15,7 +15,10 @@ TEST(AsioLoop, F_B3_timers_run_in_order_of_time_then_of_addition) {
   AsioLoop loop;
   std::string order;
   const Instant base = loop.now();
-  loop.at(base + milliseconds(3), [&] { order += 'd'; loop.stop(); });
+  loop.at(base + milliseconds(3), [&] {
+    order += 'd';
+    loop.stop();
+  });
   loop.at(base + milliseconds(1), [&] { order += 'b'; });
   loop.at(base + milliseconds(1), [&] { order += 'c'; });
   loop.at(base - seconds(1), [&] { order += 'a'; });

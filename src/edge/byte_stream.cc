@@ -62,8 +62,7 @@ struct ByteStream::State {
   std::string tls_failure;
 };
 
-/// One operation. It is owned by what waits in the io_context, never by the State, which it refers
-/// to.
+/// One operation. It is owned by what waits in the io_context, never by the State it refers to.
 struct ByteStream::Transfer {
   std::shared_ptr<State> state;
   Kind kind = Kind::read;
@@ -94,9 +93,15 @@ Outcome ByteStream::State::attempt(Kind kind, char* data, std::size_t size) {
   std::size_t moved = 0;
   int result = 0;
   switch (kind) {
-    case Kind::read: result = ::SSL_read_ex(ssl.get(), data, size, &moved); break;
-    case Kind::write: result = ::SSL_write_ex(ssl.get(), data, size, &moved); break;
-    case Kind::handshake: result = ::SSL_do_handshake(ssl.get()); break;
+    case Kind::read:
+      result = ::SSL_read_ex(ssl.get(), data, size, &moved);
+      break;
+    case Kind::write:
+      result = ::SSL_write_ex(ssl.get(), data, size, &moved);
+      break;
+    case Kind::handshake:
+      result = ::SSL_do_handshake(ssl.get());
+      break;
   }
   if (result == 1) return {Need::nothing, {}, moved};
   const Outcome outcome = explain(result);
@@ -117,13 +122,17 @@ void ByteStream::State::look_for_alert() {
 Outcome ByteStream::State::explain(int result) {
   const int number = errno;
   switch (::SSL_get_error(ssl.get(), result)) {
-    case SSL_ERROR_WANT_READ: return {Need::readable, {}, 0};
-    case SSL_ERROR_WANT_WRITE: return {Need::writable, {}, 0};
-    case SSL_ERROR_ZERO_RETURN: return {Need::nothing, asio::error::eof, 0};
+    case SSL_ERROR_WANT_READ:
+      return {Need::readable, {}, 0};
+    case SSL_ERROR_WANT_WRITE:
+      return {Need::writable, {}, 0};
+    case SSL_ERROR_ZERO_RETURN:
+      return {Need::nothing, asio::error::eof, 0};
     case SSL_ERROR_SYSCALL:
       if (number == 0) return {Need::nothing, asio::error::connection_reset, 0};
       return {Need::nothing, {number, boost::system::system_category()}, 0};
-    default: break;
+    default:
+      break;
   }
   const unsigned long code = ::ERR_peek_error();
   if (ERR_GET_REASON(code) == SSL_R_UNEXPECTED_EOF_WHILE_READING) {
@@ -161,8 +170,7 @@ void ByteStream::run(Transfer transfer, bool first) {
   State& state = *transfer.state;
   const Outcome outcome = state.attempt(transfer.kind, transfer.data, transfer.size);
   if (outcome.need != Need::nothing) {
-    const auto wait =
-        outcome.need == Need::readable ? Socket::wait_read : Socket::wait_write;
+    const auto wait = outcome.need == Need::readable ? Socket::wait_read : Socket::wait_write;
     state.socket.async_wait(wait, [moved = std::move(transfer)](const error_code& error) mutable {
       if (error) return moved.handler(error, 0);
       run(std::move(moved), false);

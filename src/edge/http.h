@@ -76,13 +76,15 @@ struct HttpServerOptions {
   bool client_certificate_required = false;
   std::size_t body_bytes_max = 1 << 20;
   std::size_t message_bytes_max = 1 << 20;
-  std::size_t queue_bytes_max = 16 << 20;   ///< waiting to be written, per connection
-  std::size_t connections_max = 20'000;     ///< the next ones are answered 503
-  Duration header_deadline = seconds(10);   ///< from connect (later: from the first byte) to a whole request; then 408
+  std::size_t queue_bytes_max = 16 << 20;  ///< waiting to be written, per connection
+  std::size_t connections_max = 20'000;    ///< the next ones are answered 503
+  Duration header_deadline =
+      seconds(10);  ///< from connect (later: from the first byte) to a whole request; then 408
   Duration idle_deadline =
-      seconds(60);  ///< keep-alive, and a write without progress; sockets are pinged at half of it
+      seconds(60);  ///< keep-alive, and a write that stands; sockets are pinged at half
   Duration request_deadline = seconds(60);  ///< until the handler answers; then 504
-  Duration user_timeout = seconds(5);       ///< TCP_USER_TIMEOUT: unacknowledged data ends the connection
+  Duration user_timeout =
+      seconds(5);  ///< TCP_USER_TIMEOUT: unacknowledged data ends the connection
 };
 
 /// HTTP/1.1 server with TLS, WebSocket and event streams. Sockets live on the server's own thread; `handler` runs on
@@ -107,8 +109,9 @@ struct HttpCall {
   std::string server_name = {};
   Duration deadline = seconds(30);
   std::size_t body_bytes_max = 64 << 20;
-  Duration idle_deadline = seconds(10);  ///< sockets: pinged at half of it, lost when nothing came for the whole
-  Duration user_timeout = seconds(5);    ///< TCP_USER_TIMEOUT, as HttpServerOptions
+  Duration idle_deadline =
+      seconds(10);  ///< sockets: pinged at half of it, lost when nothing came for the whole
+  Duration user_timeout = seconds(5);  ///< TCP_USER_TIMEOUT, as HttpServerOptions
 };
 
 /// One request on a connection of its own. Errors: unavailable (no connection), timeout, unauthenticated (TLS),

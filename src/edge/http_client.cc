@@ -53,8 +53,7 @@ Result<HttpUrl> check(const HttpCall& call) {
   return url;
 }
 
-/// One request and its response, on the client thread. Held by the timer that is always armed
-/// until the end.
+/// One request and its response, on the client thread. Held by the timer, armed until the end.
 class Exchange : public std::enable_shared_from_this<Exchange> {
  public:
   Exchange(AsioLoop& loop, std::shared_ptr<IoThread> thread, HttpCall call, HttpUrl url)
@@ -299,21 +298,22 @@ void open_message_socket(AsioLoop& loop, HttpCall call,
     loop.post([done, result = std::move(result)] { done(result); });
   };
   const std::weak_ptr<IoThread> weak = thread;
-  connect_stream(*thread, *url, call, [=, url = *url, headers = call.headers](
-                                          Result<std::shared_ptr<ByteStream>> stream) {
-    const auto alive = weak.lock();
-    if (alive == nullptr) return;
-    if (!stream) return finish(stream.error());
-    state->peer_name = (*stream)->peer_name();
-    state->peer_address = (*stream)->peer_address();
-    const auto core = MessageSocketCore::make(state, alive);
-    core->handshake(std::move(**stream), url, headers, [=](Result<void> opened) {
-      const auto still_alive = weak.lock();
-      if (still_alive == nullptr) return;
-      if (!opened) return finish(opened.error());
-      finish(make_message_socket(state, still_alive, core));
-    });
-  });
+  connect_stream(
+      *thread, *url, call,
+      [=, url = *url, headers = call.headers](Result<std::shared_ptr<ByteStream>> stream) {
+        const auto alive = weak.lock();
+        if (alive == nullptr) return;
+        if (!stream) return finish(stream.error());
+        state->peer_name = (*stream)->peer_name();
+        state->peer_address = (*stream)->peer_address();
+        const auto core = MessageSocketCore::make(state, alive);
+        core->handshake(std::move(**stream), url, headers, [=](Result<void> opened) {
+          const auto still_alive = weak.lock();
+          if (still_alive == nullptr) return;
+          if (!opened) return finish(opened.error());
+          finish(make_message_socket(state, still_alive, core));
+        });
+      });
 }
 
 }  // namespace virga

@@ -65,13 +65,13 @@ void Connector::start(Duration deadline) {
     endpoints_.emplace_back(address, url_.port);
     return connect_next("");
   }
-  resolver_.async_resolve(
-      url_.host, std::to_string(url_.port),
-      [self = shared_from_this()](const error_code& failed, const auto& found) {
-        if (failed) return self->fail(Errc::unavailable, failed.message());
-        for (const auto& entry : found) self->endpoints_.push_back(entry.endpoint());
-        self->connect_next("the name has no address");
-      });
+  resolver_.async_resolve(url_.host, std::to_string(url_.port),
+                          [self = shared_from_this()](const error_code& failed, const auto& found) {
+                            if (failed) return self->fail(Errc::unavailable, failed.message());
+                            for (const auto& entry : found)
+                              self->endpoints_.push_back(entry.endpoint());
+                            self->connect_next("the name has no address");
+                          });
 }
 
 void Connector::connect_next(const std::string& last_failure) {

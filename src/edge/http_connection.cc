@@ -30,10 +30,15 @@ constexpr Duration kLingerDeadline = seconds(2);
 
 Errc errc_of(int status) {
   switch (status) {
-    case 408: case 504: return Errc::timeout;
-    case 500: return Errc::internal;
-    case 503: return Errc::exhausted;
-    default: return Errc::invalid;
+    case 408:
+    case 504:
+      return Errc::timeout;
+    case 500:
+      return Errc::internal;
+    case 503:
+      return Errc::exhausted;
+    default:
+      return Errc::invalid;
   }
 }
 
@@ -112,9 +117,8 @@ class Events final : public EventStream {
                         fmt::format("send an event: {} bytes wait to be written, at most {} may",
                                     waiting, state_->queue_bytes_max));
     }
-    on_connection([chunk = std::move(chunk)](HttpConnection& connection) {
-      connection.send_event(chunk);
-    });
+    on_connection(
+        [chunk = std::move(chunk)](HttpConnection& connection) { connection.send_event(chunk); });
     return {};
   }
 
@@ -198,15 +202,13 @@ HttpConnection::HttpConnection(std::shared_ptr<HttpServerState> server, ByteStre
                                bool crowded)
     : server_(std::move(server)), crowded_(crowded), timer_(socket.get_executor()) {
   ++server_->connections;
-  slot_ = std::shared_ptr<void>(nullptr, [server_state = server_](void*) {
-    --server_state->connections;
-  });
+  slot_ = std::shared_ptr<void>(nullptr,
+                                [server_state = server_](void*) { --server_state->connections; });
   stream_.emplace(std::move(socket), server_->tls, TlsSide::server, std::string());
 }
 
 HttpConnection::~HttpConnection() {
-  // Without a close() before, the whole IoThread has ended: a handler that owns its handle must
-  // not keep it.
+  // Without a close() before, the whole IoThread has ended: no handler may keep its own handle.
   if (events_ != nullptr && phase_ != Phase::closed) {
     const auto dropped = std::exchange(events_->on_closed, nullptr);
   }
@@ -233,8 +235,7 @@ void HttpConnection::refuse_handshake() {
   linger();
 }
 
-/// A connection that has answered may be silent for the idle deadline; a new one must ask within
-/// the header's.
+/// Who got an answer may be silent for the idle deadline; a new one must ask within the header's.
 void HttpConnection::await_request(Duration deadline) {
   phase_ = Phase::idle;
   parser_.reset();
@@ -448,10 +449,10 @@ void HttpConnection::write() {
     if (buffers.size() == kGatherMax) break;
   }
   buffers.front() += output_offset_;
-  stream_->async_write_some(
-      buffers, [self = shared_from_this()](const error_code& error, std::size_t size) {
-        self->on_written(error, size);
-      });
+  stream_->async_write_some(buffers,
+                            [self = shared_from_this()](const error_code& error, std::size_t size) {
+                              self->on_written(error, size);
+                            });
 }
 
 void HttpConnection::on_written(const error_code& error, std::size_t size) {
@@ -474,8 +475,7 @@ void HttpConnection::on_drained() {
   await_request(server_->options.idle_deadline);
 }
 
-/// Waits for the client's end: a socket that is closed with unread data takes its last answer
-/// along.
+/// Waits for the client's end: a socket closed with unread data takes its last answer along.
 void HttpConnection::linger() {
   phase_ = Phase::lingering;
   set_deadline(kLingerDeadline);
@@ -512,7 +512,8 @@ void HttpConnection::on_deadline() {
     case Phase::streaming:
       if (output_.empty()) return set_deadline(server_->options.idle_deadline);
       return close();
-    default: return close();
+    default:
+      return close();
   }
 }
 

@@ -69,9 +69,10 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
     std::size_t event_bytes = 0;  // how much of events_->queued_bytes this is
   };
   using Parser = boost::beast::http::request_parser<GrowingBody>;
-  using Timer = boost::asio::basic_waitable_timer<
-      std::chrono::steady_clock, boost::asio::wait_traits<std::chrono::steady_clock>,
-      boost::asio::io_context::executor_type>;
+  using Timer =
+      boost::asio::basic_waitable_timer<std::chrono::steady_clock,
+                                        boost::asio::wait_traits<std::chrono::steady_clock>,
+                                        boost::asio::io_context::executor_type>;
 
   void refuse_handshake();
   void await_request(Duration deadline);

@@ -65,8 +65,9 @@ TEST_F(HttpServerTest, F_B11_continue_is_said_to_who_waits_for_it) {
   std::string got;
   beside([&] {
     const RawSocket socket(server_->port());
-    socket.send("POST /1 HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n"
-                "Connection: close\r\n\r\n");
+    socket.send(
+        "POST /1 HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 3\r\n"
+        "Connection: close\r\n\r\n");
     EXPECT_EQ(status_of(socket.receive("\r\n\r\n")), "HTTP/1.1 100");
     socket.send("abc");
     got = socket.receive();
@@ -306,13 +307,18 @@ TEST_F(HttpServerTest, F_B11_another_status_of_a_stream_is_a_whole_response) {
   start({}, [](HttpRequest, const std::shared_ptr<HttpReply>& reply) {
     reply->send({404, {}, "none"});
   });
-  http_stream(loop_, {.url = url("http", "/")}, [](std::string) { ADD_FAILURE(); return true; },
-              [&](Result<HttpResponse> result) {
-                ASSERT_TRUE(result.ok());
-                EXPECT_EQ(result->status, 404);
-                EXPECT_EQ(result->body, "none");
-                loop_.stop();
-              });
+  http_stream(
+      loop_, {.url = url("http", "/")},
+      [](std::string) {
+        ADD_FAILURE();
+        return true;
+      },
+      [&](Result<HttpResponse> result) {
+        ASSERT_TRUE(result.ok());
+        EXPECT_EQ(result->status, 404);
+        EXPECT_EQ(result->body, "none");
+        loop_.stop();
+      });
   run();
 }
 
@@ -354,7 +360,8 @@ TEST_F(HttpServerTest, F_B11_what_a_client_cannot_do_is_said) {
   taken.address = "nowhere";
   EXPECT_EQ(HttpServer::listen(loop_, taken, answer).error().code, Errc::invalid);
   server_.reset();
-  EXPECT_EQ(call({.url = "http://127.0.0.1:" + std::to_string(port) + "/"}).error().code, Errc::unavailable);
+  EXPECT_EQ(call({.url = "http://127.0.0.1:" + std::to_string(port) + "/"}).error().code,
+            Errc::unavailable);
 }
 
 TEST_F(HttpServerTest, F_B11_a_server_that_does_not_answer_is_a_timeout) {

@@ -1,9 +1,9 @@
 #pragma once
 
+#include <boost/beast/core/buffers_to_string.hpp>
 #include <boost/beast/http/empty_body.hpp>
 #include <boost/beast/http/message.hpp>
 #include <boost/beast/http/serializer.hpp>
-#include <boost/beast/core/buffers_to_string.hpp>
 #include <map>
 #include <optional>
 #include <string>

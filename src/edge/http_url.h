@@ -22,7 +22,7 @@ Result<RequestTarget> parse_request_target(const std::string& target);
 /// Where a client connects.
 struct HttpUrl {
   bool tls = false;
-  std::string host;       ///< name or address, IPv6 without brackets
+  std::string host;  ///< name or address, IPv6 without brackets
   std::uint16_t port = 0;
   std::string authority;  ///< for the Host header
   std::string target;     ///< still encoded: "/v1/vms?limit=10"

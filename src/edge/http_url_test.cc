@@ -10,8 +10,8 @@ TEST(HttpUrl, F_B11_targets_are_decoded) {
   const auto target = parse_request_target("/v1/vms/a%20b?limit=10&name=x%26y+z&flag");
   ASSERT_TRUE(target.ok()) << target.error().text();
   EXPECT_EQ(target->path, "/v1/vms/a b");
-  EXPECT_EQ(target->query, (std::map<std::string, std::string>{
-                               {"limit", "10"}, {"name", "x&y z"}, {"flag", ""}}));
+  EXPECT_EQ(target->query,
+            (std::map<std::string, std::string>{{"limit", "10"}, {"name", "x&y z"}, {"flag", ""}}));
   EXPECT_EQ(parse_request_target("/")->path, "/");
   EXPECT_EQ(parse_request_target("/a/")->path, "/a/");
   EXPECT_EQ(parse_request_target("http://host:80/a?b=c")->path, "/a");
@@ -59,8 +59,9 @@ TEST(HttpUrl, F_B11_urls_of_clients) {
   EXPECT_EQ(secure->host, "fd00::1");
   EXPECT_EQ(secure->port, 443);
   EXPECT_EQ(secure->target, "/");
-  for (const std::string url : {"", "host", "ftp://host/", "http://", "http://u:p@host/", "http://host:99999/",
-                                "http://host/#x", "http://host/\r\nX: 1", "http://host:0/"}) {
+  for (const std::string url :
+       {"", "host", "ftp://host/", "http://", "http://u:p@host/", "http://host:99999/",
+        "http://host/#x", "http://host/\r\nX: 1", "http://host:0/"}) {
     EXPECT_FALSE(parse_http_url(url).ok()) << url;
   }
 }

@@ -45,8 +45,7 @@ class Core final : public MessageSocketCore, public std::enable_shared_from_this
         pause_(thread->context().get_executor()),
         close_timer_(thread->context().get_executor()) {}
 
-  /// Without a fail() before, the whole IoThread has ended: handlers that own their handle must
-  /// not keep it.
+  /// Without a fail() before, the whole IoThread has ended: no handler may keep its own handle.
   ~Core() override {
     if (failed_) return;
     const auto on_closed = std::exchange(state_->on_closed, nullptr);
@@ -114,13 +113,20 @@ void Core::accept(ByteStream stream, const UpgradeRequest& request, std::shared_
 
 Errc errc_of_status(unsigned status) {
   switch (status) {
-    case 400: return Errc::invalid;
-    case 401: return Errc::unauthenticated;
-    case 403: return Errc::denied;
-    case 404: return Errc::not_found;
-    case 409: return Errc::conflict;
-    case 429: return Errc::exhausted;
-    default: return Errc::unavailable;
+    case 400:
+      return Errc::invalid;
+    case 401:
+      return Errc::unauthenticated;
+    case 403:
+      return Errc::denied;
+    case 404:
+      return Errc::not_found;
+    case 409:
+      return Errc::conflict;
+    case 429:
+      return Errc::exhausted;
+    default:
+      return Errc::unavailable;
   }
 }
 

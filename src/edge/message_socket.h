@@ -16,7 +16,8 @@ struct UpgradeRequest;
 struct MessageSocketOptions {
   std::size_t message_bytes_max = 1 << 20;
   std::size_t queue_bytes_max = 16 << 20;
-  Duration idle_deadline = seconds(60);  ///< pinged at half of it, lost when nothing came for the whole
+  Duration idle_deadline =
+      seconds(60);  ///< pinged at half of it, lost when nothing came for the whole
   Duration handshake_deadline = seconds(10);
 };
 

@@ -10,8 +10,7 @@ namespace {
 
 using SocketTest = HttpTest;
 
-/// Stands between two ends and stops passing bytes on when told to: the link is cut, yet both
-/// connections stand.
+/// Stands between two ends and passes no more bytes when told to: cut, yet both connections stand.
 class Cutter {
  public:
   explicit Cutter(std::uint16_t target) : target_(target) {
@@ -177,8 +176,9 @@ TEST_F(SocketTest, F_B6_one_who_does_not_read_is_bounded_and_ended) {
     }
   });
   const RawSocket reader(server_->port());
-  reader.send("GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
-              "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
+  reader.send(
+      "GET / HTTP/1.1\r\nHost: h\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+      "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n");
   run();
   EXPECT_EQ(refused, Errc::exhausted);
 }
@@ -203,21 +203,17 @@ TEST_F(SocketTest, F_B6_a_flood_of_messages_waits_in_the_peer_and_loses_none) {
   EXPECT_EQ(messages, 500);
 }
 
-struct Ends {
-  std::shared_ptr<MessageSocket> here;
-  std::shared_ptr<MessageSocket> there;
-};
-
-void expect_cut_is_noticed(AsioLoop& loop, Cutter& cutter, const Ends& ends, bool up, bool down) {
+void expect_cut_is_noticed(AsioLoop& loop, const std::function<void()>& cut,
+                           const std::shared_ptr<MessageSocket>& here,
+                           const std::shared_ptr<MessageSocket>& there) {
   int closed = 0;
   const auto count = [&closed, &loop](const std::string& reason) {
     EXPECT_FALSE(reason.empty());
     if (++closed == 2) loop.stop();
   };
-  ends.here->on_closed(count);
-  ends.there->on_closed(count);
-  cutter.cut_up = up;
-  cutter.cut_down = down;
+  here->on_closed(count);
+  there->on_closed(count);
+  cut();
   loop.after(seconds(50), [&loop] { loop.stop(); });
   loop.run();
   EXPECT_EQ(closed, 2);
@@ -236,7 +232,11 @@ TEST_F(SocketTest, F_F14_half_open_and_one_way_links_are_noticed_by_both_ends) {
                               .tls = identity("agent"),
                               .idle_deadline = milliseconds(400)});
     ASSERT_TRUE(opened.ok()) << opened.error().text();
-    expect_cut_is_noticed(loop_, cutter, {*opened, served}, up, down);
+    const auto cut = [&cutter, cut_up = up, cut_down = down] {
+      cutter.cut_up = cut_up;
+      cutter.cut_down = cut_down;
+    };
+    expect_cut_is_noticed(loop_, cut, *opened, served);
     server_.reset();
   }
 }
@@ -360,13 +360,13 @@ TEST_F(SocketTest, F_F29_a_hundred_tls_sockets_share_one_thread) {
   for (int number = 0; number < kSockets; ++number) {
     open_message_socket(loop_, {.url = url("wss", "/"), .tls = tls, .deadline = seconds(50)},
                         [&](Result<std::shared_ptr<MessageSocket>> opened) {
-      ASSERT_TRUE(opened.ok()) << opened.error().text();
-      clients.push_back(*opened);
-      (*opened)->on_message([&](const std::string&) {
-        if (++answers == kSockets) loop_.stop();
-      });
-      EXPECT_TRUE((*opened)->send("hello").ok());
-    });
+                          ASSERT_TRUE(opened.ok()) << opened.error().text();
+                          clients.push_back(*opened);
+                          (*opened)->on_message([&](const std::string&) {
+                            if (++answers == kSockets) loop_.stop();
+                          });
+                          EXPECT_TRUE((*opened)->send("hello").ok());
+                        });
   }
   run();
   EXPECT_EQ(answers, kSockets);

@@ -18,8 +18,8 @@ namespace virga {
 namespace {
 
 constexpr long kAuthorityValid = 20L * 365 * 24 * 3600;  // s
-constexpr long kClockSkew = 3600;  // s before now, for hosts whose clock is behind
-constexpr std::size_t kCommonNameMax = 64;               // ub-common-name of X.509
+constexpr long kClockSkew = 3600;           // s before now, for hosts whose clock is behind
+constexpr std::size_t kCommonNameMax = 64;  // ub-common-name of X.509
 
 template <auto Free>
 struct Freer {
@@ -73,8 +73,8 @@ std::string to_pem(X509* certificate) {
 
 std::string to_pem(EVP_PKEY* key) {
   const Memory memory(::BIO_new(::BIO_s_mem()));
-  VIRGA_CHECK(::PEM_write_bio_PrivateKey(memory.get(), key, nullptr, nullptr, 0, nullptr,
-                                         nullptr) == 1);
+  VIRGA_CHECK(
+      ::PEM_write_bio_PrivateKey(memory.get(), key, nullptr, nullptr, 0, nullptr, nullptr) == 1);
   return text_of(memory.get());
 }
 
@@ -87,8 +87,7 @@ Certificate parse_certificate(const std::string& pem) {
 }
 
 Key parse_key(const std::string& pem) {
-  // The callback answers "no password": an encrypted key is an error, not a question on the
-  // terminal.
+  // The callback answers "no password": an encrypted key is an error, no question on a terminal.
   const auto no_password = [](char*, int, int, void*) { return 0; };
   return Key(::PEM_read_bio_PrivateKey(reader(pem).get(), nullptr, no_password, nullptr));
 }
@@ -272,8 +271,8 @@ std::string hmac_sha256(const std::string& key, const std::string& data) {
 
 std::string sha256_hex(const std::string& data) {
   std::array<unsigned char, 32> digest{};
-  VIRGA_CHECK(::EVP_Digest(data.data(), data.size(), digest.data(), nullptr, ::EVP_sha256(),
-                           nullptr) == 1);
+  VIRGA_CHECK(
+      ::EVP_Digest(data.data(), data.size(), digest.data(), nullptr, ::EVP_sha256(), nullptr) == 1);
   return hex(digest.data(), digest.size());
 }
 
@@ -290,8 +289,8 @@ Result<std::string> sha256_hex_of_file(const std::string& path) {
     VIRGA_CHECK(::EVP_DigestUpdate(state.get(), block.data(), size) == 1);
   }
   if (::ferror(file.get()) != 0) {
-    return make_error(Errc::internal, fmt::format("read {} for its checksum: {}", path,
-                                                  ::strerror(errno)));
+    return make_error(Errc::internal,
+                      fmt::format("read {} for its checksum: {}", path, ::strerror(errno)));
   }
   std::array<unsigned char, 32> digest{};
   VIRGA_CHECK(::EVP_DigestFinal_ex(state.get(), digest.data(), nullptr) == 1);

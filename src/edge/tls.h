@@ -18,7 +18,7 @@ struct TlsIdentity {
 };
 
 struct CertificateRequest {
-  std::string common_name;            ///< "agent:host-1", "server"
+  std::string common_name;  ///< "agent:host-1", "server"
   std::vector<std::string> dns_names;
   std::vector<std::string> addresses;
   Duration valid = std::chrono::hours(24 * 365);

@@ -84,8 +84,7 @@ Result<std::shared_ptr<ssl_ctx_st>> make_tls_context(const TlsIdentity& identity
   ::SSL_CTX_set_options(raw, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION | SSL_OP_NO_TICKET);
   SSL_CTX_set_session_cache_mode(raw, SSL_SESS_CACHE_OFF);
   ::SSL_CTX_set_num_tickets(raw, 0);
-  // Buffers of 17 kB live only while a record is under way: ten thousand idle connections stay
-  // small.
+  // Buffers of 17 kB live only while a record is under way: idle connections stay small.
   SSL_CTX_set_mode(raw, SSL_MODE_RELEASE_BUFFERS | SSL_MODE_ENABLE_PARTIAL_WRITE |
                             SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
   SSL_CTX_set_read_ahead(raw, 1);

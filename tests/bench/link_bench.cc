@@ -1,8 +1,6 @@
 // What one server pays for the links of its agents: N WebSockets over mutual TLS, each sends a
-// report of about
-// 500 bytes a second and gets 60 bytes back. The clients are a process of their own, so that the
-// server's CPU time and
-// memory are measured alone.
+// report of about 500 bytes a second and gets 60 bytes back. The clients are a process of their
+// own, so that the server's CPU time and memory are measured alone.
 //
 //   virga_link_bench [connections=2000] [measured seconds=20]
 
