@@ -91,7 +91,7 @@ Result<void> World::set_state(HostTruth& host, Copy& copy, CopyState to) {
   return {};
 }
 
-void World::end_copy(HostTruth& host, const VmId& vm, const std::string& why) {
+void World::end_copy(HostTruth& host, VmId vm, const std::string& why) {
   const auto found = host.copies.find(vm);
   if (found == host.copies.end()) return;
   Copy ended = std::move(found->second);

@@ -145,7 +145,7 @@ class World {
   /// Sets the state, takes or frees the image lock as the new state needs. Errors: conflict (locked elsewhere).
   Result<void> set_state(HostTruth& host, Copy& copy, CopyState to);
   /// Ends a copy's process; frees its lock. Nothing when it is not there.
-  void end_copy(HostTruth& host, const VmId& vm, const std::string& why);
+  void end_copy(HostTruth& host, VmId vm, const std::string& why);
   /// The guest hangs or answers again, panics, or its process turns deaf.
   void set_guest(HostTruth& host, Copy& copy, bool hung, const std::string& trouble);
 

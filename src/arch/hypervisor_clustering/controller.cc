@@ -317,8 +317,13 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   changed.status.epoch = start.epoch;
   changed.status.migration = VmMigration();
   changed.status.operation = operation.id();
-  changed.status.recovering = start.proof != FenceProof::none || stored->status.recovering;
-  if (start.proof != FenceProof::none) ++changed.status.restarts;
+  if (start.proof != FenceProof::none) {
+    // Kept until it runs: a start that fails is tried again on the same proof.
+    if (!stored->status.recovering) ++changed.status.restarts;
+    changed.status.recovering = true;
+    changed.status.lost_host = start.lost_host;
+    changed.status.lost_proof = start.proof;
+  }
   transaction.put(operation);
   transaction.put(changed);
   transaction.guard(keys::of(start.host), host->meta.revision);
@@ -391,6 +396,8 @@ bool ClusterController::leave_unplaced(Transaction& transaction, const Unplaced&
     changed.status.power = VmPower::stopped;
     changed.status.host = HostId();
     changed.status.recovering = true;
+    changed.status.lost_host = unplaced.lost_host;
+    changed.status.lost_proof = unplaced.proof;
   }
   transaction.put(changed);
   Event told;

@@ -114,6 +114,8 @@ OperationStepTable start_table(const Dependencies& on) {
       status.health_reason.clear();
       status.unplaced_reason.clear();
       status.recovering = false;
+      status.lost_host = HostId();
+      status.lost_proof = FenceProof::none;
     });
     emit(context, "vm.started", "its processors run on " +
                                     context.operation.arguments.destination.value);
@@ -169,6 +171,8 @@ OperationStepTable stop_table(const Dependencies& on) {
       status.health_reason.clear();
       status.host = HostId();
       status.recovering = comes_back;
+      status.lost_host = comes_back ? context.operation.arguments.source : HostId();
+      status.lost_proof = comes_back ? FenceProof::agent_confirmed_stop : FenceProof::none;
     });
     emit(context, "vm.stopped", "it does not run any more");
   };

@@ -254,8 +254,8 @@ void Planner::decide_running(const Vm& vm) {
     const bool recovery = crashed || vm.status.recovering;
     if (recovery && (!armed_ || vm.spec.restart_priority == RestartPriority::none)) return;
     if (evidence_.recovery_held || evidence_.cooling_down.contains(vm.id())) return;
-    waiting_.push_back({&vm, crashed ? host->id() : HostId(),
-                        crashed ? FenceProof::agent_confirmed_stop : FenceProof::none,
+    waiting_.push_back({&vm, crashed ? host->id() : vm.status.lost_host,
+                        crashed ? FenceProof::agent_confirmed_stop : vm.status.lost_proof,
                         crashed ? "it ended although it should run" : "it should run", recovery});
     return;
   }
@@ -466,9 +466,11 @@ void Planner::leave_unplaced(const Waiting& waiting, std::string reason,
                              std::vector<Refusal> refusals) {
   const Vm& vm = *waiting.vm;
   std::string text = waiting.reason + ", but " + reason;
+  // The figures behind it change with every neighbour; the reason itself is told once.
+  const bool told = vm.status.unplaced_reason.starts_with(text);
   if (!refusals.empty()) text += ": " + join(refusals);
   const bool lost = !waiting.lost_host.empty() && vm.status.power != VmPower::stopped;
-  if (!lost && vm.status.unplaced_reason == text) return;
+  if (!lost && told) return;
   plan_.unplaced.push_back({vm.id(), lost ? waiting.lost_host : HostId(), waiting.proof,
                             std::move(text), std::move(refusals)});
 }
