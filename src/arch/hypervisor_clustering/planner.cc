@@ -44,6 +44,7 @@ class Planner {
     count_operations();
     judge_hosts();
     state_.emplace(view_, cluster_);
+    count_adoptions();
     for (const Vm* vm : members()) decide(*vm);
     refuse_strangers();
     place_waiting();
@@ -100,6 +101,7 @@ class Planner {
   void move_away(const Vm& vm, const std::string& reason);
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
+  void count_adoptions();
   void judge_copy(const HostId& host, const ObservedVm& copy);
   void place_waiting();
   bool place(const Waiting& waiting);
@@ -370,6 +372,18 @@ void Planner::refuse_strangers() {
   }
 }
 
+/// Copies that will be adopted take their room before anything is moved or started.
+void Planner::count_adoptions() {
+  for (const Host* host : view_.hosts_of(cluster_)) {
+    if (!reports(host->id())) continue;
+    for (const ObservedVm& copy : evidence_of(host->id()).vms) {
+      const Vm* vm = view_.vms.find(copy.vm);
+      const bool newer = vm != nullptr && copy.epoch > vm->status.epoch;
+      if (newer && copy.power == VmPower::running) state_->add(*vm, host->id());
+    }
+  }
+}
+
 void Planner::judge_copy(const HostId& host, const ObservedVm& copy) {
   const Vm* vm = view_.vms.find(copy.vm);
   if (vm == nullptr) {
@@ -382,8 +396,7 @@ void Planner::judge_copy(const HostId& host, const ObservedVm& copy) {
     plan_.observations.push_back({copy.vm, copy.power, copy.health, copy.health_reason, host,
                                   copy.epoch});
     decided_.insert(copy.vm);
-    // It runs: it takes its room there and must not be started a second time.
-    state_->add(*vm, host);
+    // It runs: it must not be started a second time.
     std::erase_if(waiting_, [&](const Waiting& waiting) { return waiting.vm == vm; });
     return;
   }
