@@ -60,7 +60,7 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
 AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
     : parts_(std::move(parts)),
       process_(parts_.world.loop()),
-      guard_(process_, parts_.world.loop(), parts_.leash),
+      guard_(parts_.world.loop(), parts_.leash),
       hypervisor_(parts_.world, parts_.migrations, parts_.host, process_, guard_),
       core_(dependencies(), options()) {
   process_.follow(clock);

@@ -41,8 +41,8 @@ class Leash {
 class GuardClient : public ProcessGuard {
  public:
   /// `leash` gives the host's leash, or nullptr while none runs.
-  GuardClient(Loop& loop, SimLoop& world_loop, std::function<Leash*()> leash)
-      : loop_(loop), world_loop_(world_loop), leash_(std::move(leash)) {}
+  GuardClient(SimLoop& world_loop, std::function<Leash*()> leash)
+      : world_loop_(world_loop), leash_(std::move(leash)) {}
 
   Result<void> guard(const std::string& name, int pidfd) override;
   void release(const std::string& name) override;
@@ -55,7 +55,6 @@ class GuardClient : public ProcessGuard {
  private:
   void tell(std::function<void(Leash&)> what);
 
-  Loop& loop_;
   SimLoop& world_loop_;
   std::function<Leash*()> leash_;
   std::map<std::string, int> guarded_;

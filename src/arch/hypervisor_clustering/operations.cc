@@ -12,7 +12,6 @@ using Dependencies = std::shared_ptr<ClusterOperationDependencies>;
 
 constexpr Duration kStartDeadline = seconds(25);
 constexpr Duration kStopDeadline = seconds(45);
-constexpr Duration kSwitchDeadline = seconds(12);
 constexpr Duration kEraseDeadline = seconds(25);
 
 const Vm* subject_vm(const ClusterView& view, const Operation& operation) {
