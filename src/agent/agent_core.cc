@@ -46,7 +46,8 @@ void AgentCore::start(Callback<void> ready) {
     // Guests adopted from before this process began run on a lease that it has not seen: it ends,
     // at the latest,
     // one lease after the last report that the former agent can have sent.
-    lease_known_ = true;
+    // That keeps them alive here; it admits no start and moves no guard, whose own deadline is the
+    // true one.
     lease_end_ = on_.loop.now() + policy_.lease_ms;
     watch_lease();
     heartbeat_due_ = on_.loop.now();
@@ -115,7 +116,7 @@ void AgentCore::watch_lease() {
 }
 
 void AgentCore::lease_ended() {
-  if (lease_valid()) return watch_lease();
+  if (on_.loop.now() < lease_end_) return watch_lease();
   for (const ObservedVm& vm : on_.hypervisor.observe()) {
     log_line(
         LogLevel::error, "agent",
@@ -138,7 +139,7 @@ void AgentCore::heartbeat() {
   }
   heartbeat_due_ = on_.loop.now() + policy_.heartbeat_ms;
   heartbeat_timer_.set_at(heartbeat_due_, [this] { heartbeat(); });
-  if (!lease_valid()) lease_ended();
+  if (on_.loop.now() >= lease_end_) lease_ended();
   probe_peers();
   judge_peers();
   report_now();

@@ -111,7 +111,7 @@ class AgentCore final : public HypervisorSink {
   Instant heartbeat_due_;
   Duration loop_lag_{0};
   Instant lease_end_;
-  bool lease_known_ = false;
+  bool lease_known_ = false;  ///< granted to this run of the agent
   bool lease_over_told_ = false;
   bool welcomed_ = false;
   std::uint64_t incarnation_ = 0;

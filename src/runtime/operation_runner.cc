@@ -160,9 +160,10 @@ void OperationRunner::undo(const std::shared_ptr<Execution>& execution, const Er
            operation->correlation);
   commit(
       execution,
-      [text = error.text()](Operation& changed) {
+      [text = error.text(), code = error.code](Operation& changed) {
         changed.state = OperationState::undoing;
         changed.error = text;
+        changed.facts["error_code"] = std::string(to_string(code));
       },
       nullptr, begin);
 }

@@ -125,12 +125,20 @@ OperationStepTable start_table(const Dependencies& on) {
   };
   table.record_failure = [](const RecordContext& context) {
     const bool certain = !context.operation.facts.contains("undo_error");
+    const auto* code = context.operation.facts.if_contains("error_code");
+    const bool met_a_lock =
+        code != nullptr && *code == boost::json::string(to_string(Errc::conflict));
     change_vm(context, [&](VmStatus& status) {
       give_back(status);
       if (!certain) return;
       status.power = VmPower::stopped;
       status.host = HostId();
       status.unplaced_reason = context.operation.error;
+      if (!status.recovering || met_a_lock) return;
+      // The copy of this start may have run: its own agent's word is the newest link of the chain
+      // of proofs.
+      status.lost_host = context.operation.arguments.destination;
+      status.lost_proof = FenceProof::agent_confirmed_stop;
     });
     emit(context, "vm.start_failed", context.operation.error, Severity::warning);
   };

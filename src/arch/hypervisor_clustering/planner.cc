@@ -71,6 +71,13 @@ class Planner {
     return evidence.reported && evidence.silence < policy_.suspect_after_ms && !evidence.cut_off;
   }
 
+  /// True when the host's last report lists a copy of the VM, of whatever epoch.
+  bool runs_on(const VmId& vm, const HostId& host) const {
+    const auto& copies = evidence_of(host).vms;
+    return std::any_of(copies.begin(), copies.end(),
+                       [&](const ObservedVm& copy) { return copy.vm == vm; });
+  }
+
   const Host* host_of(const Vm& vm) const {
     return vm.status.host.empty() ? nullptr : view_.hosts.find(vm.status.host);
   }
@@ -256,8 +263,12 @@ void Planner::decide_running(const Vm& vm) {
     const bool recovery = crashed || vm.status.recovering;
     if (recovery && (!armed_ || vm.spec.restart_priority == RestartPriority::none)) return;
     if (evidence_.recovery_held || evidence_.cooling_down.contains(vm.id())) return;
-    waiting_.push_back({&vm, crashed ? host->id() : vm.status.lost_host,
-                        crashed ? FenceProof::agent_confirmed_stop : vm.status.lost_proof,
+    const HostId& lost = crashed ? host->id() : vm.status.lost_host;
+    // A host that is back speaks for itself; what proved it dead before is history.
+    const bool answers = crashed || (!lost.empty() && reports(lost));
+    if (answers && runs_on(vm.id(), lost)) return;
+    waiting_.push_back({&vm, lost,
+                        answers ? FenceProof::agent_confirmed_stop : vm.status.lost_proof,
                         crashed ? "it ended although it should run" : "it should run", recovery});
     return;
   }
