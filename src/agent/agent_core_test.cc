@@ -194,6 +194,21 @@ TEST(AgentCore, F_B6_F_F11_a_server_with_an_older_incarnation_is_not_followed) {
   agent.start_vm("acme/web");
   EXPECT_TRUE(agent.hypervisor.copies.empty());
   agent.welcome(3);
+  agent.grant(agent.now_ms());
+  agent.start_vm("acme/web");
+  EXPECT_EQ(agent.hypervisor.copies.size(), 1U);
+}
+
+TEST(AgentCore, F_B6_F_F2_a_restarted_agent_starts_nothing_and_moves_no_guard_unasked) {
+  SimLoop loop;
+  loop.run_for(seconds(100));
+  Agent agent(loop);
+  agent.welcome();
+  agent.start_vm("acme/web");
+  EXPECT_TRUE(agent.hypervisor.copies.empty());
+  EXPECT_EQ(agent.guard.deadline, Instant());
+  agent.grant(agent.now_ms());
+  EXPECT_EQ(agent.guard.deadline, loop.now() + seconds(10));
   agent.start_vm("acme/web");
   EXPECT_EQ(agent.hypervisor.copies.size(), 1U);
 }
@@ -202,6 +217,7 @@ TEST(AgentCore, F_B6_a_report_with_what_runs_goes_out_before_each_answer) {
   SimLoop loop;
   Agent agent(loop);
   agent.welcome();
+  agent.grant(agent.now_ms());
   agent.start_vm("acme/web");
   ASSERT_GE(agent.link.sent.size(), 2U);
   ASSERT_TRUE(agent.link.sent.back().result.has_value());
