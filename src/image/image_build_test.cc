@@ -308,7 +308,7 @@ TEST_F(TinyImage, F_B5_ShowsSignsOfLifeOnPortAndDisk) {
   // A second writer: the guest notices within its next rounds.
   const Descriptor other(::open(disk.c_str(), O_WRONLY | O_CLOEXEC));
   ASSERT_EQ(::pwrite(other.get(), "VIRGA-WITNESS 7 somebody-else\n\0", 31, 0), 31);
-  EXPECT_NE(guest.wait_for("DISK-FOREIGN-WRITE").find("DISK-FOREIGN-WRITE /dev/vda"),
+  EXPECT_NE(guest.wait_for("DISK-FOREIGN-WRITE /dev/vda").find("DISK-FOREIGN-WRITE /dev/vda"),
             std::string::npos);
 }
 

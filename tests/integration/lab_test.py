@@ -205,7 +205,7 @@ class LabTest(unittest.TestCase):
     def test_F_B10_hosts_are_registered_as_machines(self):
         lines = (self.lab.data / "server" / "requests").read_text().splitlines()
         requests = [json.loads(line) for line in lines]
-        machines = [one["body"] for one in requests if one["path"] == "/v1/machines"][:3]
+        machines = [one["body"] for one in requests if one["path"].startswith("/v1/machines/")][:3]
         self.assertEqual([one["meta"]["name"] for one in machines], ["host-1", "host-2", "host-3"])
         self.assertTrue(machines[0]["spec"]["bmc"]["url"].endswith(":8000/redfish/v1/Systems/host-1"))
         clusters = [one["body"] for one in requests if one["path"] == "/v1/clusters"]
