@@ -63,6 +63,19 @@ enum class FenceProof {
 BOOST_DESCRIBE_ENUM(FenceProof, none, agent_confirmed_stop, bmc_power_off, new_boot_id,
                     lease_and_leash, storage_revoked, operator_confirmed)
 
+/// A copy of a VM that may have run and cannot act any more, and why.
+struct LostCopy {
+  HostId host;
+  FenceProof proof = FenceProof::none;
+
+  friend bool operator==(const LostCopy&, const LostCopy&) = default;
+};
+BOOST_DESCRIBE_STRUCT(LostCopy, (), (host, proof))
+
+/// The lost copies of one VM, the newest last, one a host: a later proof of a host covers the earlier copies there.
+using LostCopies = std::vector<LostCopy>;
+void remember(LostCopies& lost, LostCopy copy);
+
 struct HostStatus {
   HostHealth health = HostHealth::unknown;
   std::string health_reason;

@@ -29,13 +29,13 @@ struct OperationArguments {
   HostId destination;   ///< start_vm, migrate_vm: where it shall run
   Epoch epoch;          ///< epoch that the effects carry
   Epoch next_epoch;     ///< migrate_vm: of the incoming copy
-  FenceProof proof = FenceProof::none;  ///< start_vm after a failure: why the old copy cannot act
+  LostCopies lost;      ///< start_vm after a failure: why no older copy can act
   std::string boot_id;  ///< fence_host: the boot to be fenced
   bool force = false;   ///< stop_vm: without asking the guest
   bool ask_only = false;  ///< fence_host: read the power state, switch nothing
 };
 BOOST_DESCRIBE_STRUCT(OperationArguments, (),
-                      (source, destination, epoch, next_epoch, proof, boot_id, force, ask_only))
+                      (source, destination, epoch, next_epoch, lost, boot_id, force, ask_only))
 
 struct OperationStep {
   std::string name;

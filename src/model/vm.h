@@ -97,13 +97,12 @@ struct VmStatus {
   OperationId operation;   ///< the running operation; empty = none
   std::string unplaced_reason;  ///< why it does not run although it should
   bool recovering = false;      ///< lost its place by a failure and is to be started again
-  HostId lost_host;             ///< with recovering: where its last copy was
-  FenceProof lost_proof = FenceProof::none;  ///< with recovering: why that copy cannot act any more
+  LostCopies lost;              ///< copies since it last ran that it must not meet again; empty once it runs
   int restarts = 0;             ///< by high availability, since creation
 };
 BOOST_DESCRIBE_STRUCT(VmStatus, (),
                       (power, health, health_reason, host, epoch, identity, migration, operation,
-                       unplaced_reason, recovering, lost_host, lost_proof, restarts))
+                       unplaced_reason, recovering, lost, restarts))
 
 struct Vm {
   Meta meta;

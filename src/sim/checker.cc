@@ -97,13 +97,18 @@ void Checker::check_places(const VmId& vm) {
 void Checker::check_proof(const HostTruth& host, const Copy& copy, const History& history) {
   if (!history.has_run || copy.epoch == history.highest_run || copy.peer != 0) return;
   if (!history.lost && history.running.empty()) return;
-  const auto proof = records_.proof(copy.vm, copy.epoch);
+  const HostTruth& last = world_.hosts()[history.last_host];
   const std::string what = fmt::format("start of {} with epoch {} on {}", copy.vm.value,
                                        to_string(copy.epoch), host.id.value);
-  if (!proof || *proof == FenceProof::none) return report("unproven_start", what);
-  const HostTruth& last = world_.hosts()[history.last_host];
+  FenceProof proof = FenceProof::none;
+  for (const LostCopy& lost : records_.lost(copy.vm, copy.epoch)) {
+    if (lost.host == last.id) proof = lost.proof;
+  }
+  if (proof == FenceProof::none) {
+    return report("unproven_start", fmt::format("{}: no proof names {}", what, last.id.value));
+  }
   bool holds = true;
-  switch (*proof) {
+  switch (proof) {
     case FenceProof::bmc_power_off:
       holds = !last.powered || last.boots != history.last_boot || last.bmc == BmcMode::lies;
       break;
@@ -122,7 +127,7 @@ void Checker::check_proof(const HostTruth& host, const Copy& copy, const History
   }
   if (!holds) {
     report("unproven_start",
-           fmt::format("{}: proof {} is not true of {}", what, enum_name(*proof), last.id.value));
+           fmt::format("{}: proof {} is not true of {}", what, enum_name(proof), last.id.value));
   }
 }
 

@@ -16,8 +16,8 @@ namespace virga::sim {
 struct Records {
   /// The highest epoch that the store admits for the VM (in force, or of its incoming copy).
   std::function<Epoch(const VmId&)> epoch;
-  /// The proof that stands with the start of this epoch; nothing when no such start is recorded.
-  std::function<std::optional<FenceProof>(const VmId&, const Epoch&)> proof;
+  /// The lost copies that stand with the start of this epoch; empty when no such start is recorded.
+  std::function<LostCopies(const VmId&, const Epoch&)> lost;
   /// What may be promised of a host's processors, in per cent.
   int cpu_overcommit_percent = 100;
 };

@@ -63,14 +63,6 @@ void Cloud::start_server() {
 void Cloud::take_event(const Event& event) {
   world_.mix(event.kind + event.subject + event.text);
   events_.push_back(event);
-  if (!event.subject.starts_with(keys::kVm)) return;
-  const VmId vm(event.subject.substr(keys::kVm.size()));
-  if (event.kind == "vm.started") told_proofs_.erase(vm);
-  const auto proof = event.facts.find("proof");
-  if (event.kind != "vm.unplaced" || proof == event.facts.end()) return;
-  boost::mp11::mp_for_each<boost::describe::describe_enumerators<FenceProof>>([&](auto known) {
-    if (proof->value() == known.name) told_proofs_[vm] = known.value;
-  });
 }
 
 void Cloud::kill_server() {
@@ -335,14 +327,12 @@ Records Cloud::records() {
     const auto vm = read<Vm>(keys::of(id));
     return vm ? std::max(vm->status.epoch, vm->status.migration.epoch) : Epoch{};
   };
-  records.proof = [this](const VmId& id, const Epoch& epoch) -> std::optional<FenceProof> {
+  records.lost = [this](const VmId& id, const Epoch& epoch) -> LostCopies {
     const auto vm = read<Vm>(keys::of(id));
-    if (!vm) return std::nullopt;
+    if (!vm) return {};
     const auto operation = read<Operation>(keys::of(vm->status.operation));
-    if (!operation || operation->arguments.epoch != epoch) return std::nullopt;
-    const auto told = told_proofs_.find(id);
-    const bool without = operation->arguments.proof == FenceProof::none;
-    return without && told != told_proofs_.end() ? told->second : operation->arguments.proof;
+    if (!operation || operation->arguments.epoch != epoch) return {};
+    return operation->arguments.lost;
   };
   return records;
 }

@@ -168,8 +168,6 @@ class Cloud {
   std::vector<std::unique_ptr<Programs>> programs_;
   std::unique_ptr<ServerRun> server_;
   std::vector<Event> events_;
-  std::map<VmId, FenceProof>
-      told_proofs_;  ///< of VMs that were left without a place, from the journal
   std::vector<KeyValue> backup_;
 };
 

@@ -123,9 +123,10 @@ class BareWorld : public testing::Test {
   SimLoop loop;
   World world{loop, WorldOptions{.image_locks = false}};
   Epoch stored{1, 100};
-  std::optional<FenceProof> proof = FenceProof::agent_confirmed_stop;
+  LostCopies lost = {{HostId("host-1"), FenceProof::agent_confirmed_stop},
+                     {HostId("host-2"), FenceProof::agent_confirmed_stop}};
   Checker checker{world, Records{[this](const VmId&) { return stored; },
-                                 [this](const VmId&, const Epoch&) { return proof; }, 100}};
+                                 [this](const VmId&, const Epoch&) { return lost; }, 100}};
 };
 
 TEST_F(BareWorld, F_B12_checker_sees_a_vm_in_two_places) {
@@ -154,14 +155,22 @@ TEST_F(BareWorld, F_B12_checker_sees_an_epoch_that_was_not_stored) {
 TEST_F(BareWorld, F_B12_checker_sees_a_start_without_proof_and_with_a_false_one) {
   run(1, 1);
   world.end_copy(host(1), VmId("acme/web"), "process killed");
-  proof = FenceProof::none;
+  lost.clear();
   run(2, 2);
   EXPECT_TRUE(broken("unproven_start"));
   world.end_copy(host(2), VmId("acme/web"), "process killed");
   const std::size_t before = checker.violations().size();
-  proof = FenceProof::bmc_power_off;
+  lost = {{HostId("host-2"), FenceProof::bmc_power_off}};
   run(1, 3);
   EXPECT_GT(checker.violations().size(), before);
+}
+
+TEST_F(BareWorld, F_B12_checker_wants_a_proof_of_the_host_where_the_vm_ran_last) {
+  run(1, 1);
+  world.end_copy(host(1), VmId("acme/web"), "process killed");
+  lost = {{HostId("host-2"), FenceProof::agent_confirmed_stop}};
+  run(2, 2);
+  EXPECT_TRUE(broken("unproven_start"));
 }
 
 TEST_F(BareWorld, F_B12_checker_sees_a_full_host_and_a_guest_without_a_lease) {

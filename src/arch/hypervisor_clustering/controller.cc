@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "arch/hypervisor_clustering/launch.h"
+#include "arch/hypervisor_clustering/steps.h"
 #include "base/log.h"
 #include "base/reflect.h"
 
@@ -235,6 +236,10 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
   changed.status.health_reason = seen.health_reason;
   changed.status.host = seen.host;
   changed.status.epoch = seen.epoch;
+  const bool had_place = !stored->status.host.empty() && seen.host.empty();
+  if (had_place && is_fenced(mirror_.view(), stored->status.host)) {
+    remember(changed.status.lost, ended_copy(mirror_.view(), stored->status.host));
+  }
   transaction.put(changed);
   Event told;
   told.subject = keys::of(seen.vm);
@@ -248,7 +253,7 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
   } else if (seen.power == VmPower::stopped && stored->status.power != VmPower::stopped) {
     told.kind = "vm.ended";
     told.severity = Severity::warning;
-    told.text = "its host reports that it does not run any more";
+    if (told.text.empty()) told.text = "its host reports that it does not run any more";
   } else if (seen.health == VmHealth::healthy && stored->status.health != VmHealth::healthy) {
     told.kind = "vm.answering";
     told.text = "its guest sends heartbeats";
@@ -306,10 +311,10 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   Operation operation = make_operation(OperationKind::start_vm, keys::of(start.vm), start.reason);
   operation.meta.tenant = stored->meta.tenant;
   if (!stored->meta.correlation.empty()) operation.correlation = stored->meta.correlation;
-  operation.arguments.source = start.lost_host;
+  if (!start.lost.empty()) operation.arguments.source = start.lost.back().host;
   operation.arguments.destination = start.host;
   operation.arguments.epoch = start.epoch;
-  operation.arguments.proof = start.proof;
+  operation.arguments.lost = start.lost;
   Vm changed = *stored;
   changed.status.identity = make_identity(*stored, *host);
   changed.status.power = VmPower::starting;
@@ -317,13 +322,10 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   changed.status.epoch = start.epoch;
   changed.status.migration = VmMigration();
   changed.status.operation = operation.id();
-  if (start.proof != FenceProof::none) {
-    // Kept until it runs: a start that fails is tried again on the same proof.
-    if (!stored->status.recovering) ++changed.status.restarts;
-    changed.status.recovering = true;
-    changed.status.lost_host = start.lost_host;
-    changed.status.lost_proof = start.proof;
-  }
+  if (start.recovery && !stored->status.recovering) ++changed.status.restarts;
+  // Kept until it runs: a start that fails is tried again on the same proofs.
+  changed.status.recovering = start.recovery;
+  changed.status.lost = start.lost;
   transaction.put(operation);
   transaction.put(changed);
   transaction.guard(keys::of(start.host), host->meta.revision);
@@ -336,8 +338,8 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   told.facts["host"] = start.host.value;
   told.facts["epoch"] = to_string(start.epoch);
   told.facts["operation"] = operation.meta.name;
-  if (start.proof != FenceProof::none) told.facts["proof"] = std::string(enum_name(start.proof));
-  if (!start.lost_host.empty()) told.facts["lost_host"] = start.lost_host.value;
+  if (!start.lost.empty()) told.facts["lost_host"] = start.lost.back().host.value;
+  tell_lost(told.facts, start.lost);
   event(transaction, std::move(told));
   return true;
 }
@@ -386,18 +388,17 @@ bool ClusterController::leave_unplaced(Transaction& transaction, const Unplaced&
   const Vm* stored = mirror_.view().vms.find(unplaced.vm);
   if (stored == nullptr) return false;
   const bool told_before = stored->status.unplaced_reason == unplaced.reason;
-  if (told_before && unplaced.lost_host.empty()) return false;
+  if (told_before && unplaced.lost.empty()) return false;
   Vm changed = *stored;
   changed.status.unplaced_reason = unplaced.reason;
-  if (!unplaced.lost_host.empty()) {
+  if (!unplaced.lost.empty()) {
     supersede(transaction, stored->status.operation);
     changed.status.operation = OperationId();
     changed.status.migration = VmMigration();
     changed.status.power = VmPower::stopped;
     changed.status.host = HostId();
     changed.status.recovering = true;
-    changed.status.lost_host = unplaced.lost_host;
-    changed.status.lost_proof = unplaced.proof;
+    changed.status.lost = unplaced.lost;
   }
   transaction.put(changed);
   Event told;
@@ -406,9 +407,9 @@ bool ClusterController::leave_unplaced(Transaction& transaction, const Unplaced&
   told.subject = keys::of(unplaced.vm);
   told.tenant = stored->meta.tenant;
   told.text = unplaced.reason;
-  if (!unplaced.lost_host.empty()) {
-    told.facts["lost_host"] = unplaced.lost_host.value;
-    told.facts["proof"] = std::string(enum_name(unplaced.proof));
+  if (!unplaced.lost.empty()) {
+    told.facts["lost_host"] = unplaced.lost.back().host.value;
+    tell_lost(told.facts, unplaced.lost);
   }
   event(transaction, std::move(told));
   return true;

@@ -207,7 +207,7 @@ TEST_F(Clustering, A1_06_A1_F4_A1_F5_a_lost_hosts_vm_runs_elsewhere_with_its_pro
   ASSERT_EQ(entry->entries.size(), 1U);
   const auto operation = from_json_text<Operation>(entry->entries[0].value);
   ASSERT_TRUE(operation.ok());
-  EXPECT_EQ(operation->arguments.proof, FenceProof::bmc_power_off);
+  EXPECT_EQ(operation->arguments.lost, (LostCopies{{lost, FenceProof::bmc_power_off}}));
   EXPECT_EQ(operation->arguments.epoch, command.epoch);
   EXPECT_GT(command.epoch, before);
   ASSERT_TRUE(until([&] { return serves(web); }));

@@ -131,7 +131,7 @@ TEST_P(FaultTable, F_B7_each_row_ends_as_stated) {
   EXPECT_EQ(fencing, row.fencing);
   EXPECT_EQ(!made.starts.empty(), row.restarts);
   for (const StartVm& start : made.starts) {
-    EXPECT_EQ(start.proof, row.proof);
+    EXPECT_EQ(start.lost, (LostCopies{{HostId("a"), row.proof}}));
     EXPECT_NE(start.host, HostId("a"));
   }
   const bool seen_ended = row.silence_ms < 2000 && !row.vm_reported;

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "arch/hypervisor_clustering/launch.h"
+#include "arch/hypervisor_clustering/steps.h"
 #include "base/reflect.h"
 
 /// Live migration: the one case with two admitted epochs. prepared -> switching -> committed |
@@ -15,19 +16,6 @@ constexpr Duration kPrepareDeadline = seconds(25);
 constexpr Duration kSendDeadline = seconds(320);
 constexpr Duration kSwitchDeadline = seconds(12);
 constexpr Duration kCleanDeadline = seconds(15);
-
-VmId vm_of(const Operation& operation) {
-  return VmId(operation.subject.substr(keys::kVm.size()));
-}
-
-bool is_fenced(const ClusterView& view, const HostId& host) {
-  const Host* found = view.hosts.find(host);
-  return found == nullptr || found->status.health == HostHealth::fenced;
-}
-
-bool is_uncertain(const Error& error) {
-  return error.code == Errc::unavailable || error.code == Errc::timeout;
-}
 
 class Migration {
  public:
@@ -47,28 +35,18 @@ class Migration {
   void resume(const Operation& operation, bool destination_fenced, StepDone done) const;
   void stop_destination(const Operation& operation, const ClusterView& view, StepDone done) const;
   void run_source_again(const Operation& operation, const Error& why, StepDone done) const;
-  static Command command(CommandKind kind, const Operation& operation, const Epoch& epoch);
 
   HostCommands& commands_;
 };
 
-Command Migration::command(CommandKind kind, const Operation& operation, const Epoch& epoch) {
-  Command made;
-  made.kind = kind;
-  made.correlation = operation.correlation;
-  made.vm = vm_of(operation);
-  made.epoch = epoch;
-  return made;
-}
-
 void Migration::prepare(const Operation& operation, const ClusterView& view, StepDone done) const {
-  const Vm* vm = view.vms.find(vm_of(operation));
+  const Vm* vm = subject_vm(view, operation);
   if (vm == nullptr)
     return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
   auto launch = resolve_launch(view, *vm, operation.arguments.next_epoch);
   if (!launch) return done(StepOutcome::failed(launch.error()));
   Command prepare =
-      command(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
+      command_for(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
   prepare.launch = std::move(*launch);
   call(operation.arguments.destination, std::move(prepare), kPrepareDeadline,
        [done](Result<CommandResult> result) {
@@ -86,14 +64,14 @@ void Migration::prepare(const Operation& operation, const ClusterView& view, Ste
 }
 
 void Migration::send(const Operation& operation, const ClusterView& view, StepDone done) const {
-  const Vm* vm = view.vms.find(vm_of(operation));
+  const Vm* vm = subject_vm(view, operation);
   const auto* stored = operation.facts.if_contains("endpoint");
   if (vm == nullptr || stored == nullptr) {
     return done(StepOutcome::failed(make_error(Errc::internal, "the end point was not recorded")));
   }
   auto endpoint = from_json<MigrationEndpoint>(*stored);
   if (!endpoint) return done(StepOutcome::failed(endpoint.error()));
-  Command send = command(CommandKind::send, operation, operation.arguments.epoch);
+  Command send = command_for(CommandKind::send, operation, operation.arguments.epoch);
   send.endpoint = *endpoint;
   send.limits = MigrationLimits{};
   send.limits->downtime_ms_max = vm->spec.downtime_ms_max;
@@ -122,7 +100,7 @@ void Migration::switch_over(const Operation& operation, const ClusterView& view,
                             std::move(done));
   }
   if (is_fenced(view, operation.arguments.source)) return resume(operation, false, std::move(done));
-  Command over = command(CommandKind::switch_over, operation, operation.arguments.epoch);
+  Command over = command_for(CommandKind::switch_over, operation, operation.arguments.epoch);
   call(operation.arguments.source, std::move(over), kSwitchDeadline,
        [this, operation, done](Result<CommandResult> result) {
          if (result.ok()) return resume(operation, false, done);
@@ -135,12 +113,12 @@ void Migration::switch_over(const Operation& operation, const ClusterView& view,
 
 void Migration::resume(const Operation& operation, bool destination_fenced, StepDone done) const {
   if (destination_fenced) return;
-  Command go_on = command(CommandKind::resume, operation, operation.arguments.next_epoch);
+  Command go_on = command_for(CommandKind::resume, operation, operation.arguments.next_epoch);
   call(operation.arguments.destination, std::move(go_on), kSwitchDeadline,
        [this, operation, done](Result<CommandResult> result) {
          if (result.ok()) return done(StepOutcome::done());
          if (is_uncertain(result.error())) return done(StepOutcome::again(result.error()));
-         Command stop = command(CommandKind::stop, operation, operation.arguments.next_epoch);
+         Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
          stop.stop = StopOptions{true, seconds(5)};
          call(operation.arguments.destination, std::move(stop), kCleanDeadline,
               [this, operation, done, why = result.error()](Result<CommandResult> stopped) {
@@ -152,7 +130,7 @@ void Migration::resume(const Operation& operation, bool destination_fenced, Step
 
 void Migration::run_source_again(const Operation& operation, const Error& why,
                                  StepDone done) const {
-  Command back = command(CommandKind::cancel_send, operation, operation.arguments.epoch);
+  Command back = command_for(CommandKind::cancel_send, operation, operation.arguments.epoch);
   call(operation.arguments.source, std::move(back), kSwitchDeadline,
        [done, why](Result<CommandResult> result) {
          if (!result.ok() && is_uncertain(result.error())) {
@@ -164,7 +142,7 @@ void Migration::run_source_again(const Operation& operation, const Error& why,
 
 void Migration::clean(const Operation& operation, const ClusterView& view, StepDone done) const {
   if (is_fenced(view, operation.arguments.source)) return done(StepOutcome::done());
-  Command stop = command(CommandKind::stop, operation, operation.arguments.epoch);
+  Command stop = command_for(CommandKind::stop, operation, operation.arguments.epoch);
   stop.stop = StopOptions{true, seconds(5)};
   // Whatever the answer: a copy that stays is of an old epoch and is revoked when its host reports
   // it.
@@ -176,12 +154,12 @@ void Migration::undo(const Operation& operation, const ClusterView& view, StepDo
   if (is_fenced(view, operation.arguments.source)) {
     return stop_destination(operation, view, std::move(done));
   }
-  Command cancel = command(CommandKind::cancel_send, operation, operation.arguments.epoch);
+  Command cancel = command_for(CommandKind::cancel_send, operation, operation.arguments.epoch);
   const bool destination_fenced = is_fenced(view, operation.arguments.destination);
   call(operation.arguments.source, std::move(cancel), kSwitchDeadline,
        [this, operation, destination_fenced, done](Result<CommandResult>) {
          if (destination_fenced) return done(StepOutcome::done());
-         Command stop = command(CommandKind::stop, operation, operation.arguments.next_epoch);
+         Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
          stop.stop = StopOptions{true, seconds(5)};
          call(operation.arguments.destination, std::move(stop), kCleanDeadline,
               [done](Result<CommandResult> result) {
@@ -194,42 +172,13 @@ void Migration::undo(const Operation& operation, const ClusterView& view, StepDo
 void Migration::stop_destination(const Operation& operation, const ClusterView& view,
                                  StepDone done) const {
   if (is_fenced(view, operation.arguments.destination)) return done(StepOutcome::done());
-  Command stop = command(CommandKind::stop, operation, operation.arguments.next_epoch);
+  Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
   stop.stop = StopOptions{true, seconds(5)};
   call(operation.arguments.destination, std::move(stop), kCleanDeadline,
        [done](Result<CommandResult> result) {
          if (result.ok()) return done(StepOutcome::done());
          done(StepOutcome::failed(result.error()));
        });
-}
-
-/// Changes the VM in the commit if it still serves this operation.
-void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change) {
-  const Vm* vm = context.view.vms.find(vm_of(context.operation));
-  if (vm == nullptr || vm->status.operation != context.operation.id()) return;
-  Vm changed = *vm;
-  change(changed.status);
-  if (changed.spec.move_to == context.operation.arguments.destination) {
-    if (changed.status.operation.empty()) changed.spec.move_to = HostId();
-  }
-  context.transaction.put(changed);
-}
-
-Event migration_event(const RecordContext& context, std::string kind, std::string text) {
-  const OperationArguments& arguments = context.operation.arguments;
-  Event event;
-  event.kind = std::move(kind);
-  event.subject = context.operation.subject;
-  event.tenant = context.operation.meta.tenant;
-  event.text = std::move(text);
-  event.facts["operation"] = context.operation.meta.name;
-  event.facts["source"] = arguments.source.value;
-  event.facts["host"] = arguments.destination.value;
-  event.facts["epoch"] = to_string(arguments.next_epoch);
-  for (const auto& [name, value] : context.operation.facts) {
-    if (name != "endpoint") event.facts[name] = value;
-  }
-  return event;
 }
 
 }  // namespace
@@ -272,7 +221,7 @@ OperationStepTable migrate_table(HostCommands& commands) {
       status.operation = OperationId();
       status.unplaced_reason.clear();
     });
-    context.event(migration_event(context, "vm.moved",
+    context.event(event_of(context, "vm.moved",
                                   "runs on " + context.operation.arguments.destination.value));
   };
   table.record_failure = [](const RecordContext& context) {
@@ -280,7 +229,7 @@ OperationStepTable migrate_table(HostCommands& commands) {
       status.operation = OperationId();
       status.migration = VmMigration();
     });
-    Event event = migration_event(context, "vm.move_failed", context.operation.error);
+    Event event = event_of(context, "vm.move_failed", context.operation.error);
     event.severity = Severity::warning;
     context.event(std::move(event));
   };

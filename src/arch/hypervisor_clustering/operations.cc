@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "arch/hypervisor_clustering/launch.h"
+#include "arch/hypervisor_clustering/steps.h"
 #include "base/reflect.h"
 
 namespace virga {
@@ -14,60 +15,11 @@ constexpr Duration kStartDeadline = seconds(25);
 constexpr Duration kStopDeadline = seconds(45);
 constexpr Duration kEraseDeadline = seconds(25);
 
-const Vm* subject_vm(const ClusterView& view, const Operation& operation) {
-  return view.vms.find(VmId(operation.subject.substr(keys::kVm.size())));
-}
-
-bool is_fenced(const ClusterView& view, const HostId& host) {
-  const Host* found = view.hosts.find(host);
-  return found == nullptr || found->status.health == HostHealth::fenced;
-}
-
-/// True when it is not known whether the command had its effect: ask again, or wait for a proof.
-bool is_uncertain(const Error& error) {
-  return error.code == Errc::unavailable || error.code == Errc::timeout;
-}
-
-Command command_for(CommandKind kind, const Operation& operation, const Epoch& epoch) {
-  Command command;
-  command.kind = kind;
-  command.correlation = operation.correlation;
-  command.vm = VmId(operation.subject.substr(keys::kVm.size()));
-  command.epoch = epoch;
-  return command;
-}
-
 void emit(const RecordContext& context, std::string kind, std::string text,
           Severity severity = Severity::info) {
-  Event event;
-  event.kind = std::move(kind);
+  Event event = event_of(context, std::move(kind), std::move(text));
   event.severity = severity;
-  event.subject = context.operation.subject;
-  event.tenant = context.operation.meta.tenant;
-  event.text = std::move(text);
-  const OperationArguments& arguments = context.operation.arguments;
-  event.facts["operation"] = context.operation.meta.name;
-  if (!arguments.source.empty()) event.facts["source"] = arguments.source.value;
-  if (!arguments.destination.empty()) event.facts["host"] = arguments.destination.value;
-  if (arguments.epoch.counter > 0) event.facts["epoch"] = to_string(arguments.epoch);
-  if (arguments.proof != FenceProof::none) {
-    event.facts["proof"] = std::string(enum_name(arguments.proof));
-  }
-  for (const auto& [name, value] : context.operation.facts) {
-    if (name != "endpoint") event.facts[name] = value;
-  }
   context.event(std::move(event));
-}
-
-/// Changes the subject VM in the commit; a VM that is gone or serves another operation is left
-/// alone.
-void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change) {
-  const Vm* vm = subject_vm(context.view, context.operation);
-  if (vm == nullptr || vm->status.operation != context.operation.id()) return;
-  Vm changed = *vm;
-  change(changed.status);
-  if (context.operation.kind == OperationKind::stop_vm) changed.spec.restart = false;
-  context.transaction.put(changed);
 }
 
 void give_back(VmStatus& status) { status.operation = OperationId(); }
@@ -113,8 +65,7 @@ OperationStepTable start_table(const Dependencies& on) {
       status.health_reason.clear();
       status.unplaced_reason.clear();
       status.recovering = false;
-      status.lost_host = HostId();
-      status.lost_proof = FenceProof::none;
+      status.lost.clear();
     });
     emit(context, "vm.started", "its processors run on " +
                                     context.operation.arguments.destination.value);
@@ -134,11 +85,8 @@ OperationStepTable start_table(const Dependencies& on) {
       status.power = VmPower::stopped;
       status.host = HostId();
       status.unplaced_reason = context.operation.error;
-      if (!status.recovering || met_a_lock) return;
-      // The copy of this start may have run: its own agent's word is the newest link of the chain
-      // of proofs.
-      status.lost_host = context.operation.arguments.destination;
-      status.lost_proof = FenceProof::agent_confirmed_stop;
+      if (status.lost.empty() || met_a_lock) return;
+      remember(status.lost, ended_copy(context.view, context.operation.arguments.destination));
     });
     emit(context, "vm.start_failed", context.operation.error, Severity::warning);
   };
@@ -178,8 +126,9 @@ OperationStepTable stop_table(const Dependencies& on) {
       status.health_reason.clear();
       status.host = HostId();
       status.recovering = comes_back;
-      status.lost_host = comes_back ? context.operation.arguments.source : HostId();
-      status.lost_proof = comes_back ? FenceProof::agent_confirmed_stop : FenceProof::none;
+      if (context.operation.arguments.source.empty()) return;
+      if (!comes_back && status.lost.empty()) return;
+      remember(status.lost, ended_copy(context.view, context.operation.arguments.source));
     });
     emit(context, "vm.stopped", "it does not run any more");
   };

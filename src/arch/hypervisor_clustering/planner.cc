@@ -54,8 +54,7 @@ class Planner {
  private:
   struct Waiting {
     const Vm* vm = nullptr;
-    HostId lost_host;
-    FenceProof proof = FenceProof::none;
+    LostCopies lost;
     std::string reason;
     bool recovery = false;
   };
@@ -263,12 +262,15 @@ void Planner::decide_running(const Vm& vm) {
     const bool recovery = crashed || vm.status.recovering;
     if (recovery && (!armed_ || vm.spec.restart_priority == RestartPriority::none)) return;
     if (evidence_.recovery_held || evidence_.cooling_down.contains(vm.id())) return;
-    const HostId& lost = crashed ? host->id() : vm.status.lost_host;
-    // A host that is back speaks for itself; what proved it dead before is history.
-    const bool answers = crashed || (!lost.empty() && reports(lost));
-    if (answers && runs_on(vm.id(), lost)) return;
-    waiting_.push_back({&vm, lost,
-                        answers ? FenceProof::agent_confirmed_stop : vm.status.lost_proof,
+    LostCopies lost = vm.status.lost;
+    if (crashed) remember(lost, {host->id(), FenceProof::agent_confirmed_stop});
+    for (LostCopy& copy : lost) {
+      // A host that is back speaks for itself; what proved it dead before is history.
+      const bool answers = reports(copy.host) || (crashed && copy.host == host->id());
+      if (answers && runs_on(vm.id(), copy.host)) return;
+      if (answers) copy.proof = FenceProof::agent_confirmed_stop;
+    }
+    waiting_.push_back({&vm, std::move(lost),
                         crashed ? "it ended although it should run" : "it should run", recovery});
     return;
   }
@@ -303,7 +305,9 @@ void Planner::recover(const Vm& vm, const Host& lost) {
   }
   if (evidence_.cooling_down.contains(vm.id())) return;
   state_->remove(vm, lost.id());
-  waiting_.push_back({&vm, lost.id(), lost.status.fence_proof,
+  LostCopies copies = vm.status.lost;
+  remember(copies, {lost.id(), lost.status.fence_proof});
+  waiting_.push_back({&vm, std::move(copies),
                       lost.id().value + " was lost: " + lost.status.health_reason, true});
 }
 
@@ -346,12 +350,12 @@ void Planner::move_away(const Vm& vm, const std::string& reason) {
   if (evidence_.cooling_down.contains(vm.id()) || !room_for(plan_.moves.size())) return;
   const PlacementQuery query = query_for(vm, true);
   if (vm.spec.direct_io) {
-    return leave_unplaced({&vm, HostId(), FenceProof::none, reason, false},
+    return leave_unplaced({&vm, LostCopies(), reason, false},
                           "it uses a device of its host directly and cannot move alive", {});
   }
   const auto target = state_->choose(query);
   if (!target) {
-    return leave_unplaced({&vm, HostId(), FenceProof::none, reason, false},
+    return leave_unplaced({&vm, LostCopies(), reason, false},
                           "no host can take it alive", state_->explain(query));
   }
   move_to(vm, *target, reason);
@@ -365,7 +369,7 @@ void Planner::move_to(const Vm& vm, const HostId& destination, const std::string
   }
   for (const Refusal& refusal : state_->explain(query_for(vm, true))) {
     if (refusal.host != destination) continue;
-    return leave_unplaced({&vm, HostId(), FenceProof::none, reason, false},
+    return leave_unplaced({&vm, LostCopies(), reason, false},
                           "cannot move to " + destination.value, {refusal});
   }
   if (!reports(destination) || vm.spec.direct_io) return;
@@ -463,14 +467,13 @@ bool Planner::place(const Waiting& waiting) {
   if (!room_for(plan_.starts.size())) return false;
   const PlacementQuery query = query_for(*waiting.vm, false);
   std::optional<HostId> target;
-  const bool in_place = waiting.proof == FenceProof::agent_confirmed_stop &&
-                        !query.avoid.contains(waiting.lost_host);
-  if (in_place) {
+  const LostCopy last = waiting.lost.empty() ? LostCopy() : waiting.lost.back();
+  if (last.proof == FenceProof::agent_confirmed_stop && !query.avoid.contains(last.host)) {
     const auto refusals = state_->explain(query);
     const bool refused = std::any_of(refusals.begin(), refusals.end(), [&](const Refusal& one) {
-      return one.host == waiting.lost_host;
+      return one.host == last.host;
     });
-    if (!refused) target = waiting.lost_host;
+    if (!refused) target = last.host;
   }
   if (!target) target = state_->choose(query);
   if (!target) {
@@ -480,8 +483,8 @@ bool Planner::place(const Waiting& waiting) {
   if (!reports(*target) || starts_[*target] >= policy_.starts_per_host) return false;
   ++starts_[*target];
   state_->add(*waiting.vm, *target);
-  plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.proof,
-                          waiting.lost_host,
+  plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.lost,
+                          waiting.recovery,
                           fmt::format("{}; {} has the most room", waiting.reason, target->value)});
   return true;
 }
@@ -493,10 +496,10 @@ void Planner::leave_unplaced(const Waiting& waiting, std::string reason,
   // The figures behind it change with every neighbour; the reason itself is told once.
   const bool told = vm.status.unplaced_reason.starts_with(text);
   if (!refusals.empty()) text += ": " + join(refusals);
-  const bool lost = !waiting.lost_host.empty() && vm.status.power != VmPower::stopped;
+  const bool lost = !waiting.lost.empty() && vm.status.power != VmPower::stopped;
   if (!lost && told) return;
-  plan_.unplaced.push_back({vm.id(), lost ? waiting.lost_host : HostId(), waiting.proof,
-                            std::move(text), std::move(refusals)});
+  plan_.unplaced.push_back(
+      {vm.id(), lost ? waiting.lost : LostCopies(), std::move(text), std::move(refusals)});
 }
 
 }  // namespace

@@ -16,7 +16,7 @@ namespace virga {
 ///  7. no clock, no randomness: evidence carries spans of time that the caller measured;
 ///  8. no intermediate state breaks a hard constraint: moving VMs count on both ends.
 ///
-/// Safety, which no option switches off: a VM starts only where its last copy is proven unable to act (StartVm.proof),
+/// Safety, which no option switches off: a VM starts only where its last copy is proven unable to act (StartVm.lost),
 /// with an epoch above every one it ever had. Cost: O(hosts + VMs + actions * hosts).
 ClusterPlan plan_cluster(const ClusterView& view, const ClusterId& cluster,
                          const ClusterEvidence& evidence, const ClusterOptions& options);

@@ -166,10 +166,11 @@ class Execution {
     vm.status.identity.cpu_model = "qemu64";
     vm.status.unplaced_reason.clear();
     vm.status.recovering = false;
+    vm.status.lost.clear();
   }
 
   void run(const StartVm& start) {
-    if (!start.lost_host.empty()) forget(start.lost_host, start.vm);
+    for (const LostCopy& copy : start.lost) forget(copy.host, start.vm);
     cluster_.edit_vm(start.vm, [&](Vm& vm) { runs_at(vm, start.host, start.epoch); });
     cluster_.report(start.host.value, start.vm, start.epoch);
   }
@@ -189,10 +190,13 @@ class Execution {
       for (auto& [host, seen] : cluster_.evidence.hosts) forget(host, stop.vm);
       return cluster_.view.vms.erase(stop.vm);
     }
-    cluster_.edit_vm(stop.vm, [](Vm& vm) {
+    cluster_.edit_vm(stop.vm, [&](Vm& vm) {
       vm.spec.restart = false;
       vm.status.power = VmPower::stopped;
       vm.status.host = HostId();
+      if (!stop.host.empty()) {
+        remember(vm.status.lost, {stop.host, FenceProof::agent_confirmed_stop});
+      }
       vm.status.recovering = vm.spec.power == DesiredPower::running;
     });
   }
@@ -200,10 +204,11 @@ class Execution {
   void run(const Unplaced& left) {
     cluster_.edit_vm(left.vm, [&](Vm& vm) {
       vm.status.unplaced_reason = left.reason;
-      if (left.lost_host.empty()) return;
+      if (left.lost.empty()) return;
       vm.status.power = VmPower::stopped;
       vm.status.host = HostId();
       vm.status.recovering = true;
+      vm.status.lost = left.lost;
     });
   }
 
@@ -231,11 +236,16 @@ void check_proofs(const TestCluster& cluster, const ClusterPlan& plan) {
     const VmStatus& before = cluster.vm(start.vm).status;
     RC_ASSERT(start.epoch > before.epoch);
     if (before.power == VmPower::stopped) continue;
-    RC_ASSERT(start.proof != FenceProof::none);
+    RC_ASSERT(!start.lost.empty());
     const Host& old_host = *cluster.view.hosts.find(before.host);
     const auto now = fenced.find(before.host);
     const FenceProof proof = now == fenced.end() ? old_host.status.fence_proof : now->second;
-    RC_ASSERT(start.proof == proof);
+    RC_ASSERT(proof != FenceProof::none);
+    RC_ASSERT(start.lost.back() == (LostCopy{before.host, proof}));
+    for (const LostCopy& older : before.lost) {
+      const auto kept = [&](const LostCopy& copy) { return copy.host == older.host; };
+      RC_ASSERT(std::any_of(start.lost.begin(), start.lost.end(), kept));
+    }
   }
 }
 
@@ -248,7 +258,7 @@ void check_capacity(const TestCluster& cluster, const ClusterPlan& plan) {
   for (const ObserveVm& seen : plan.observations) state.add(cluster.vm(seen.vm), seen.host);
   for (const StartVm& start : plan.starts) {
     state.add(cluster.vm(start.vm), start.host);
-    if (start.host != start.lost_host) filled.insert(start.host);
+    if (start.lost.empty() || start.host != start.lost.back().host) filled.insert(start.host);
   }
   for (const MoveVm& move : plan.moves) {
     state.add(cluster.vm(move.vm), move.destination);

@@ -227,8 +227,7 @@ TEST_F(Planning, A1_06_A1_F1_A1_F5_a_fenced_hosts_vm_starts_elsewhere_with_proof
   const StartVm& start = made.starts[0];
   EXPECT_EQ(start.vm, web);
   EXPECT_NE(start.host, HostId("a"));
-  EXPECT_EQ(start.proof, FenceProof::bmc_power_off);
-  EXPECT_EQ(start.lost_host, HostId("a"));
+  EXPECT_EQ(start.lost, (LostCopies{{HostId("a"), FenceProof::bmc_power_off}}));
   EXPECT_GT(start.epoch, vm(web).status.epoch);
   EXPECT_TRUE(contains(start.reason, "a was lost: is off"));
 }
@@ -277,7 +276,8 @@ TEST_F(Planning, F_F4_a_vm_whose_qemu_died_is_seen_stopped_and_restarted_in_plac
   const ClusterPlan second = plan();
   ASSERT_EQ(second.starts.size(), 1U);
   EXPECT_EQ(second.starts[0].host, HostId("b"));
-  EXPECT_EQ(second.starts[0].proof, FenceProof::agent_confirmed_stop);
+  EXPECT_EQ(second.starts[0].lost,
+            (LostCopies{{HostId("b"), FenceProof::agent_confirmed_stop}}));
 }
 
 TEST_F(Planning, F_B8_a_host_that_failed_the_start_lately_is_avoided) {
@@ -336,8 +336,7 @@ TEST_F(Planning, F_B8_a_lost_vm_that_fits_nowhere_is_given_up_there_with_its_pro
   const ClusterPlan made = plan();
   ASSERT_EQ(made.unplaced.size(), 1U);
   EXPECT_EQ(made.unplaced[0].vm, web);
-  EXPECT_EQ(made.unplaced[0].lost_host, HostId("a"));
-  EXPECT_EQ(made.unplaced[0].proof, FenceProof::lease_and_leash);
+  EXPECT_EQ(made.unplaced[0].lost, (LostCopies{{HostId("a"), FenceProof::lease_and_leash}}));
 }
 
 TEST_F(Planning, F_B3_a_start_whose_host_was_fenced_is_superseded_by_a_recovery) {
@@ -352,7 +351,7 @@ TEST_F(Planning, F_B3_a_start_whose_host_was_fenced_is_superseded_by_a_recovery)
   fence("a", FenceProof::bmc_power_off);
   const ClusterPlan made = plan();
   ASSERT_EQ(made.starts.size(), 1U);
-  EXPECT_EQ(made.starts[0].proof, FenceProof::bmc_power_off);
+  EXPECT_EQ(made.starts[0].lost, (LostCopies{{HostId("a"), FenceProof::bmc_power_off}}));
 }
 
 TEST_F(Planning, F_B9_a_migration_that_is_switching_is_never_superseded) {
@@ -425,7 +424,7 @@ TEST_F(Planning, F_B8_a_vm_with_direct_io_never_moves_alive) {
   EXPECT_TRUE(made.moves.empty());
   ASSERT_EQ(made.unplaced.size(), 1U);
   EXPECT_TRUE(contains(made.unplaced[0].reason, "directly"));
-  EXPECT_TRUE(made.unplaced[0].lost_host.empty());
+  EXPECT_TRUE(made.unplaced[0].lost.empty());
 }
 
 TEST_F(Planning, F_B4_a_live_move_never_crosses_a_difference_of_processor_or_machine_type) {
@@ -602,6 +601,41 @@ TEST_F(Planning, F_B8_a_deleted_vm_is_ended_and_erased_by_a_host_that_lives) {
   ASSERT_EQ(plan().stops.size(), 1U);
   EXPECT_TRUE(plan().stops[0].host.empty());
   EXPECT_NE(plan().stops[0].eraser, HostId("b"));
+}
+
+TEST_F(Planning, F_F7_a_restart_that_died_with_its_host_is_repeated_with_the_proofs_of_both) {
+  three_hosts();
+  const VmId web = add_vm("web", "b");
+  edit_vm(web, [](Vm& vm) {
+    vm.status.power = VmPower::starting;
+    vm.status.recovering = true;
+    vm.status.lost = {{HostId("a"), FenceProof::lease_and_leash}};
+  });
+  fence("a", FenceProof::lease_and_leash);
+  fence("b", FenceProof::bmc_power_off);
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.starts.size(), 1U);
+  EXPECT_EQ(made.starts[0].host, HostId("c"));
+  EXPECT_EQ(made.starts[0].lost, (LostCopies{{HostId("a"), FenceProof::lease_and_leash},
+                                             {HostId("b"), FenceProof::bmc_power_off}}));
+}
+
+TEST_F(Planning, F_F15_a_lost_host_that_is_back_with_its_copy_delays_the_start) {
+  three_hosts();
+  const VmId web = add_vm("web", "a");
+  edit_vm(web, [](Vm& vm) {
+    vm.status.power = VmPower::stopped;
+    vm.status.host = HostId();
+    vm.status.recovering = true;
+    vm.status.lost = {{HostId("a"), FenceProof::lease_and_leash},
+                      {HostId("b"), FenceProof::agent_confirmed_stop}};
+  });
+  EXPECT_TRUE(plan().starts.empty());
+  seen("a").vms.clear();
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.starts.size(), 1U);
+  EXPECT_EQ(made.starts[0].lost, (LostCopies{{HostId("a"), FenceProof::agent_confirmed_stop},
+                                             {HostId("b"), FenceProof::agent_confirmed_stop}}));
 }
 
 TEST_F(Planning, F_B3_the_next_epoch_is_above_all_that_a_vm_of_the_name_ever_had) {

@@ -53,8 +53,8 @@ struct StartVm {
   VmId vm;
   HostId host;
   Epoch epoch;
-  FenceProof proof = FenceProof::none;  ///< why the old copy cannot act; none = there was none
-  HostId lost_host;                     ///< where it ran before; empty = nowhere
+  LostCopies lost;        ///< why no older copy can act; empty = there was none
+  bool recovery = false;  ///< high availability starts it again, not its owner
   std::string reason;
 };
 
@@ -97,8 +97,7 @@ struct ObserveVm {
 
 struct Unplaced {
   VmId vm;
-  HostId lost_host;                     ///< it ran there and cannot any more: now counts as stopped
-  FenceProof proof = FenceProof::none;  ///< with lost_host
+  LostCopies lost;     ///< not empty: its last copy cannot act any more, it counts as stopped
   std::string reason;  ///< one line with every candidate's
   std::vector<Refusal> refusals;
 };
