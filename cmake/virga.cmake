@@ -14,6 +14,9 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL GNU)
   # g++ 12 reports these falsely in Asio's coroutines and in inlined std::string and std::variant.
   target_compile_options(virga_options INTERFACE -Wno-mismatched-new-delete -Wno-maybe-uninitialized
     -Wno-restrict -Wno-stringop-overflow -Wno-stringop-overread -Wno-array-bounds)
+else()
+  # A precompiled header that comes from the cache is older than the system's headers after their update.
+  target_compile_options(virga_options INTERFACE "SHELL:-Xclang -fno-pch-timestamp")
 endif()
 target_compile_definitions(virga_options INTERFACE BOOST_ASIO_SEPARATE_COMPILATION
   BOOST_ASIO_NO_DEPRECATED BOOST_BEAST_SEPARATE_COMPILATION BOOST_ALL_DYN_LINK

@@ -1,4 +1,5 @@
-// Any method, path, query, headers and body: each is answered once, the store stays readable.
+// F-F31: any method, path, query, headers and body: each is answered once,
+// the store stays readable.
 #include "base/check.h"
 #include "base/log.h"
 #include "model/keys.h"

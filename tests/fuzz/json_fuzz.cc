@@ -1,4 +1,4 @@
-// Reads any text as every kind of resource; what is accepted must come back unchanged.
+// F-F31: reads any text as every kind of resource; what is accepted must come back unchanged.
 #include "base/reflect.h"
 #include "model/cluster.h"
 #include "model/image.h"

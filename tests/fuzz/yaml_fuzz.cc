@@ -1,4 +1,4 @@
-// Reads any text as a manifest. What YAML accepts must survive being written and read again.
+// F-F32: reads any text as a manifest. What YAML accepts must survive being written and read again.
 #include "base/check.h"
 #include "cli/manifest.h"
 #include "cli/output.h"
