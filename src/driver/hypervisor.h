@@ -34,9 +34,10 @@ struct MigrationProgress {
   Bytes remaining_bytes;
   int passes = 0;
   Duration downtime_ms{0};  ///< as the hypervisor counts it; known at the end
+  bool handed_over = false;  ///< by this very call: nobody could let the other copy run before it
 };
 BOOST_DESCRIBE_STRUCT(MigrationProgress, (),
-                      (transferred_bytes, remaining_bytes, passes, downtime_ms))
+                      (transferred_bytes, remaining_bytes, passes, downtime_ms, handed_over))
 
 struct StopOptions {
   bool force = false;                   ///< true: kill at once; false: ask the guest, kill at the deadline
@@ -84,8 +85,9 @@ class Hypervisor {
   virtual void send(const VmId& vm, const Epoch& epoch, const MigrationEndpoint& to,
                     const MigrationLimits& limits, Callback<MigrationProgress> done) = 0;
 
-  /// Source, step 3: hands over. Success: this copy will not run again by itself (`postmigrate`). Error: the guest
-  /// runs on here and the other side has never run. Deadline 10 s; a peer that hangs is cut off before that.
+  /// Source, step 3: hands over. Success: this copy will not run again by itself (`postmigrate`), also when it was
+  /// handed over before; `handed_over` tells which. Error: the guest runs on here and the other side has never run.
+  /// Deadline 10 s; a peer that hangs is cut off before that.
   virtual void switch_over(const VmId& vm, const Epoch& epoch,
                            Callback<MigrationProgress> done) = 0;
 

@@ -329,10 +329,7 @@ Records Cloud::records() {
   };
   records.lost = [this](const VmId& id, const Epoch& epoch) -> LostCopies {
     const auto vm = read<Vm>(keys::of(id));
-    if (!vm) return {};
-    const auto operation = read<Operation>(keys::of(vm->status.operation));
-    if (!operation || operation->arguments.epoch != epoch) return {};
-    return operation->arguments.lost;
+    return vm && vm->status.epoch == epoch ? vm->status.lost : LostCopies();
   };
   return records;
 }

@@ -155,6 +155,7 @@ void Migrations::confirm(std::uint64_t source, Callback<MigrationProgress> done)
     }
     MigrationProgress progress = found->second.progress;
     progress.downtime_ms = 2 * kFlush;
+    progress.handed_over = true;
     transfers_.erase(found);
     static_cast<void>(world_.set_state(*host, *copy, CopyState::postmigrate));
     done(progress);

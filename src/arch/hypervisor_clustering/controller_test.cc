@@ -120,6 +120,12 @@ class Clustering : public ::testing::Test {
     return nullptr;
   }
 
+  HostId move(const VmId& id) {
+    const HostId target(vm(id).status.host == HostId("a") ? "b" : "a");
+    edit_vm(id, [&](Vm& changed) { changed.spec.move_to = target; });
+    return target;
+  }
+
   /// Journal entries on their way, of one kind.
   int events(const std::string& kind) const {
     int found = 0;
@@ -165,8 +171,7 @@ TEST_F(Clustering, A1_11_F_B9_a_vm_moves_alive_and_the_source_copy_is_gone) {
   const VmId web = running_vm("web");
   const Epoch before = vm(web).status.epoch;
   const HostId source = vm(web).status.host;
-  const HostId target(source == HostId("a") ? "b" : "a");
-  edit_vm(web, [&](Vm& changed) { changed.spec.move_to = target; });
+  const HostId target = move(web);
   ASSERT_TRUE(until([&] { return serves(web) && vm(web).status.host == target; }));
   EXPECT_GT(vm(web).status.epoch, before);
   EXPECT_EQ(vm(web).status.migration.phase, MigrationPhase::none);
@@ -179,9 +184,8 @@ TEST_F(Clustering, A1_11_F_B9_a_vm_moves_alive_and_the_source_copy_is_gone) {
 TEST_F(Clustering, F_B9_a_send_that_fails_leaves_the_source_running) {
   const VmId web = running_vm("web");
   const HostId source = vm(web).status.host;
-  const HostId target(source == HostId("a") ? "b" : "a");
   hosts_.failing.emplace(CommandKind::send, make_error(Errc::internal, "no route"));
-  edit_vm(web, [&](Vm& changed) { changed.spec.move_to = target; });
+  const HostId target = move(web);
   ASSERT_TRUE(until([&] { return events("vm.move_failed") == 1; }));
   EXPECT_TRUE(serves(web));
   EXPECT_EQ(vm(web).status.host, source);
@@ -258,6 +262,38 @@ TEST_F(Clustering, F_B8_a_start_that_fails_is_tried_on_another_host) {
   hosts_.failing.clear();
   ASSERT_TRUE(until([&] { return serves(web); }));
   EXPECT_NE(vm(web).status.host, first);
+}
+
+TEST_F(Clustering, F_B9_a_destination_that_refuses_to_run_leaves_the_source_running) {
+  const VmId web = running_vm("web");
+  const HostId source = vm(web).status.host;
+  const Epoch epoch = vm(web).status.epoch;
+  hosts_.failing.emplace(CommandKind::resume, make_error(Errc::internal, "cannot run it"));
+  move(web);
+  ASSERT_TRUE(until([&] { return events("vm.move_failed") == 1; }));
+  ASSERT_TRUE(until([&] { return serves(web); }));
+  EXPECT_EQ(vm(web).status.host, source);
+  EXPECT_EQ(vm(web).status.epoch, epoch);
+  EXPECT_EQ(vm(web).status.restarts, 0);
+  EXPECT_FALSE(hosts_.doubled);
+}
+
+TEST_F(Clustering, F_B9_F_F6_a_destination_that_may_have_run_is_never_followed_by_the_source) {
+  const VmId web = running_vm("web");
+  hosts_.unanswered.insert(CommandKind::resume);
+  const HostId target = move(web);
+  ASSERT_TRUE(until([&] { return hosts_.running(web) == std::set<HostId>{target}; }));
+  hosts_.cut_power(target);
+  ASSERT_TRUE(until([&] { return events("vm.move_failed") == 1; }));
+  ASSERT_TRUE(until([&] { return serves(web); }));
+  EXPECT_FALSE(hosts_.aged);
+  EXPECT_FALSE(hosts_.doubled);
+  Operation restart;
+  for (const auto& [name, operation] : server_->view().operations.all()) {
+    if (operation->arguments.epoch == vm(web).status.epoch) restart = *operation;
+  }
+  const LostCopy there{target, FenceProof::bmc_power_off};
+  EXPECT_EQ(std::count(restart.arguments.lost.begin(), restart.arguments.lost.end(), there), 1);
 }
 
 TEST_F(Clustering, F_B8_a_deleted_vm_leaves_nothing) {

@@ -32,7 +32,16 @@ class Migration {
             std::function<void(Result<CommandResult>)> done) const {
     commands_.call(host, std::move(command), deadline, std::move(done));
   }
-  void resume(const Operation& operation, bool destination_fenced, StepDone done) const;
+  /// What remains when the destination cannot go on.
+  enum class Fallback {
+    source,   ///< it has the guest, the destination has never run
+    restart,  ///< the destination may have run: the source's memory is old, both copies end
+    none,     ///< the source is gone
+  };
+  void resume(const Operation& operation, Fallback fallback, StepDone done) const;
+  void end_destination(const Operation& operation, Fallback fallback, const Error& why,
+                       StepDone done) const;
+  void end_source(const Operation& operation, const Error& why, StepDone done) const;
   void stop_destination(const Operation& operation, const ClusterView& view, StepDone done) const;
   void run_source_again(const Operation& operation, const Error& why, StepDone done) const;
 
@@ -91,40 +100,69 @@ void Migration::send(const Operation& operation, const ClusterView& view, StepDo
 }
 
 /// Both halves in one step: a commit between them would only lengthen the guest's pause, and each
-/// half is idempotent.
+/// half is idempotent. Only the answer "handed over by this very call" proves that the destination
+/// has never run; without it a failure ends both copies, and the VM starts anew from its disks.
 void Migration::switch_over(const Operation& operation, const ClusterView& view,
                             StepDone done) const {
-  const bool destination_fenced = is_fenced(view, operation.arguments.destination);
-  if (destination_fenced) {
-    return run_source_again(operation, make_error(Errc::unavailable, "the destination was lost"),
-                            std::move(done));
+  const bool source_fenced = is_fenced(view, operation.arguments.source);
+  if (is_fenced(view, operation.arguments.destination)) {
+    const Error lost = make_error(Errc::unavailable, "the destination was lost while it took over");
+    if (source_fenced) return done(StepOutcome::failed(lost));
+    return end_source(operation, lost, std::move(done));
   }
-  if (is_fenced(view, operation.arguments.source)) return resume(operation, false, std::move(done));
+  if (source_fenced) return resume(operation, Fallback::none, std::move(done));
   Command over = command_for(CommandKind::switch_over, operation, operation.arguments.epoch);
   call(operation.arguments.source, std::move(over), kSwitchDeadline,
        [this, operation, done](Result<CommandResult> result) {
-         if (result.ok()) return resume(operation, false, done);
-         // Uncertain: the source is asked again when it answers, or taken as gone when it is
-         // fenced.
-         if (is_uncertain(result.error())) return done(StepOutcome::again(result.error()));
-         done(StepOutcome::failed(result.error()));
+         // Uncertain: the source is asked again when it answers, or is gone when it is fenced.
+         if (!result && is_uncertain(result.error()))
+           return done(StepOutcome::again(result.error()));
+         if (!result && result.error().code != Errc::not_found) {
+           return end_destination(operation, Fallback::source, result.error(), done);
+         }
+         const bool now = result.ok() && result->progress && result->progress->handed_over;
+         const bool gone = !result;
+         resume(operation,
+                gone  ? Fallback::none
+                : now ? Fallback::source
+                      : Fallback::restart,
+                done);
        });
 }
 
-void Migration::resume(const Operation& operation, bool destination_fenced, StepDone done) const {
-  if (destination_fenced) return;
+void Migration::resume(const Operation& operation, Fallback fallback, StepDone done) const {
   Command go_on = command_for(CommandKind::resume, operation, operation.arguments.next_epoch);
   call(operation.arguments.destination, std::move(go_on), kSwitchDeadline,
-       [this, operation, done](Result<CommandResult> result) {
+       [this, operation, fallback, done](Result<CommandResult> result) {
          if (result.ok()) return done(StepOutcome::done());
-         if (is_uncertain(result.error())) return done(StepOutcome::again(result.error()));
-         Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
-         stop.stop = StopOptions{true, seconds(5)};
-         call(operation.arguments.destination, std::move(stop), kCleanDeadline,
-              [this, operation, done, why = result.error()](Result<CommandResult> stopped) {
-                if (!stopped) return done(StepOutcome::again(stopped.error()));
-                run_source_again(operation, why, done);
-              });
+         const Errc code = result.error().code;
+         if (code == Errc::unavailable) return done(StepOutcome::again(result.error()));
+         // A QEMU that does not answer in time may run a moment later.
+         const bool may_run = code == Errc::timeout && fallback == Fallback::source;
+         end_destination(operation, may_run ? Fallback::restart : fallback, result.error(), done);
+       });
+}
+
+void Migration::end_destination(const Operation& operation, Fallback fallback, const Error& why,
+                                StepDone done) const {
+  Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
+  stop.stop = StopOptions{true, seconds(5)};
+  call(operation.arguments.destination, std::move(stop), kCleanDeadline,
+       [this, operation, fallback, why, done](Result<CommandResult> stopped) {
+         if (!stopped) return done(StepOutcome::again(stopped.error()));
+         if (fallback == Fallback::source) return run_source_again(operation, why, done);
+         if (fallback == Fallback::restart) return end_source(operation, why, done);
+         done(StepOutcome::failed(why));
+       });
+}
+
+void Migration::end_source(const Operation& operation, const Error& why, StepDone done) const {
+  Command stop = command_for(CommandKind::stop, operation, operation.arguments.epoch);
+  stop.stop = StopOptions{true, seconds(5)};
+  call(operation.arguments.source, std::move(stop), kCleanDeadline,
+       [why, done](Result<CommandResult> stopped) {
+         if (!stopped) return done(StepOutcome::again(stopped.error()));
+         done(StepOutcome::failed(why));
        });
 }
 
@@ -225,7 +263,11 @@ OperationStepTable migrate_table(HostCommands& commands) {
                                   "runs on " + context.operation.arguments.destination.value));
   };
   table.record_failure = [](const RecordContext& context) {
-    change_vm(context, [](VmStatus& status) {
+    change_vm(context, [&](VmStatus& status) {
+      // Once it was to take over it may have run.
+      if (status.migration.phase == MigrationPhase::switching) {
+        remember(status.lost, ended_copy(context.view, status.migration.destination));
+      }
       status.operation = OperationId();
       status.migration = VmMigration();
     });

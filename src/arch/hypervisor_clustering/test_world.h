@@ -65,9 +65,11 @@ class FakeHosts {
   std::vector<std::pair<HostId, Command>> commands;
   std::map<VmId, Epoch> highest;
   std::map<CommandKind, Error> failing;  ///< answered instead of an effect
+  std::set<CommandKind> unanswered;      ///< done, but the answer is lost
   Duration answer_after = milliseconds(40);
   BmcMode bmc = BmcMode::answers;
   bool doubled = false;  ///< a second copy of some VM ran at some moment
+  bool aged = false;     ///< a copy went on although one with a higher epoch had run
 
  private:
   void beat() {
@@ -94,6 +96,7 @@ class FakeHosts {
     copy.health = power == VmPower::running ? VmHealth::healthy : VmHealth::unknown;
     machines[host].copies[vm] = copy;
     doubled = doubled || running(vm).size() > 1;
+    aged = aged || (power == VmPower::running && epoch < highest[vm]);
   }
 };
 
@@ -119,6 +122,8 @@ inline Result<CommandResult> FakeHosts::execute(const HostId& host, const Comman
       break;
     case CommandKind::switch_over:
       if (copy == copies.end()) return make_error(Errc::not_found, "no such copy");
+      result.progress = MigrationProgress{};
+      result.progress->handed_over = !copy->second.postmigrate;
       copy->second.power = VmPower::paused;
       copy->second.postmigrate = true;
       break;
@@ -173,6 +178,9 @@ class FakeServer : private HostCommands, private Bmc {
     process_->after(hosts_.answer_after, [this, host, command = std::move(command), done] {
       if (!hosts_.answers(host)) return done(make_error(Errc::unavailable, "no session"));
       auto result = hosts_.execute(host, command);
+      if (hosts_.unanswered.count(command.kind) > 0) {
+        result = make_error(Errc::unavailable, "the connection was lost");
+      }
       process_->after(hosts_.answer_after, [done, result] { done(result); });
     });
   }

@@ -63,6 +63,7 @@ void QemuVm::switch_over(Callback<MigrationProgress> done) {
           self->postmigrate_ = true;
           self->power_ = VmPower::paused;
           self->changed("handed over");
+          result->handed_over = true;
         }
         done(std::move(result));
       });
