@@ -104,7 +104,12 @@ TEST_P(HypervisorContract, F_B9_LiveMigrationMovesTheGuest) {
   EXPECT_TRUE(seen(1, web.vm)->incoming);
   EXPECT_FALSE(runs(1, web.vm));
   VIRGA_OK(send(0, web, *to));
-  VIRGA_OK(switch_over(0, web));
+  const auto first = switch_over(0, web);
+  VIRGA_OK(first);
+  EXPECT_TRUE(first->handed_over);
+  const auto second = switch_over(0, web);
+  VIRGA_OK(second);
+  EXPECT_FALSE(second->handed_over) << "somebody may have let the other copy run since the first";
   EXPECT_TRUE(seen(0, web.vm)->postmigrate);
   EXPECT_FALSE(runs(0, web.vm));
   EXPECT_FALSE(runs(1, web.vm));
