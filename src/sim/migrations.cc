@@ -44,7 +44,8 @@ bool Migrations::connected(std::uint64_t source, const Transfer& transfer) {
   HostTruth* from = nullptr;
   HostTruth* to = nullptr;
   if (world_.find_copy(source, &from) == nullptr) return false;
-  if (world_.find_copy(transfer.destination, &to) == nullptr) return false;
+  const Copy* incoming = world_.find_copy(transfer.destination, &to);
+  if (incoming == nullptr || incoming->deaf) return false;
   return from->acts() && to->acts() && world_.path(*from, *to, Wire::management) &&
          world_.path(*to, *from, Wire::management);
 }

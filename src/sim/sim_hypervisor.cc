@@ -186,6 +186,12 @@ void SimHypervisor::stop(const VmId& vm, const Epoch& epoch, const StopOptions& 
 }
 
 void SimHypervisor::erase(const VmLaunch& launch, Callback<void> done) {
+  if (host_.copies.count(launch.vm) != 0) {
+    agent_.post([done = std::move(done), text = on_host("erase", launch.vm, host_)] {
+      done(make_error(Errc::conflict, text + ": a copy of it is here"));
+    });
+    return;
+  }
   agent_.after(kKill, [this, vm = launch.vm, done = std::move(done)] {
     if (!world_.storage_reachable(host_)) {
       return done(make_error(Errc::unavailable,
