@@ -110,7 +110,10 @@ void Checker::check_proof(const HostTruth& host, const Copy& copy, const History
   bool holds = true;
   switch (proof) {
     case FenceProof::bmc_power_off:
-      holds = !last.powered || last.boots != history.last_boot || last.bmc == BmcMode::lies;
+      // A lie told under this boot is believed also after the liar was mended: that the copy does
+      // not run twice is then up to the image locks and the lease.
+      holds = !last.powered || last.boots != history.last_boot || last.bmc == BmcMode::lies ||
+              last.lied_boot == last.boots;
       break;
     case FenceProof::new_boot_id:
       holds = last.boots != history.last_boot;

@@ -123,7 +123,10 @@ void SimBmc::ask(const Machine& machine, std::optional<MachinePower> to,
   }
   const Duration answer = host->bmc == BmcMode::slow ? kBmcSlow : kBmcAnswer;
   const bool lies = host->bmc == BmcMode::lies;
-  if (to && lies) lied_[host->id] = *to;
+  if (to && lies) {
+    lied_[host->id] = *to;
+    host->lied_boot = host->boots;
+  }
   if (to && !lies) {
     // The controller acts by itself, whether or not its client still waits.
     world_.loop().after(answer, [this, host, to = *to] { switch_power_(*host, to); });

@@ -82,6 +82,7 @@ struct HostTruth {
   bool watchdog = true;  ///< something outside resets it when its leash stops feeding
   bool disk_full = false;
   BmcMode bmc = BmcMode::answers;
+  std::uint64_t lied_boot = 0;  ///< the boot during which its BMC told a lie last
   std::uint64_t boots = 1;
   std::uint64_t starts_failing = 0;  ///< so many of the next VM starts fail
   std::array<Link, kWires> links;
