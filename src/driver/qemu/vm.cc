@@ -91,6 +91,8 @@ void QemuVm::run_first_time() {
     if (!running) return fail_start(wrap_error("start " + launch_.vm.value, running.error()));
     stage_ = Stage::ready;
     power_ = VmPower::running;
+    // Switches may know its card from a host where it ran before; not every guest says where it is.
+    if (process_.qmp() != nullptr) qmp::announce_self(*process_.qmp(), [](Result<void>) {});
     changed("started");
     finish_start({});
   });

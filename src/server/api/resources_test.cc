@@ -45,6 +45,21 @@ TEST_F(Resources, F_B11_if_match_of_an_older_revision_is_refused_with_412) {
   EXPECT_FALSE(view.clusters.find(ClusterId("lab"))->spec.policy.ha_armed);
 }
 
+TEST_F(Resources, F_F11_arming_confirms_a_restored_state_also_where_the_policy_says_armed) {
+  int confirmed = 0;
+  ApiContext with_core = context();
+  with_core.confirm_recovery = [&confirmed] { ++confirmed; };
+  api = std::make_unique<Api>(std::move(with_core));
+  make_house();
+  EXPECT_EQ(call("POST", "/v1/clusters/lab/arm?dry_run=true").status, 200);
+  EXPECT_EQ(call("POST", "/v1/clusters/other/arm").status, 404);
+  EXPECT_EQ(call("POST", "/v1/clusters/lab/disarm").status, 200);
+  EXPECT_EQ(confirmed, 0);
+  EXPECT_EQ(call("POST", "/v1/clusters/lab/arm").status, 200);
+  EXPECT_EQ(call("POST", "/v1/clusters/lab/arm").status, 200);
+  EXPECT_EQ(confirmed, 2);
+}
+
 TEST_F(Resources, F_B11_the_second_put_of_the_same_text_commits_nothing) {
   make_house();
   const std::string body = R"({"meta":{"tenant":"acme","name":"front"},"spec":{"subnet":"10.50.0.0/16"}})";
