@@ -72,19 +72,30 @@ class Qmp:
 
 
 class Template:
-    """A running QEMU's arguments and the files behind its descriptors."""
+    """A running QEMU's arguments and the files behind its descriptors, which the VM's vm.json names."""
 
-    def __init__(self, pid):
+    def __init__(self, pid, shared, vm):
         with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
             self.arguments = file.read().rstrip("\0").split("\0")
-        self.uid = os.stat(f"/proc/{pid}").st_uid
-        self.cgroups = [line.split(":", 2)[1:] for line in open(f"/proc/{pid}/cgroup", encoding="utf-8")
-                        .read().splitlines()]
+        with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
+            self.cgroups = [line.split(":", 2)[1:] for line in file.read().splitlines()]
+        with open(os.path.join(shared, "vms", vm, "vm.json"), encoding="utf-8") as file:
+            launch = json.load(file)
         text = "\0".join(self.arguments)
-        numbers = set(re.findall(r"fd=(\d+),set=", text)) | set(re.findall(r"/proc/self/fd/(\d+)", text))
-        self.files = {int(n): os.readlink(f"/proc/{pid}/fd/{n}") for n in numbers}
         self.sockets = {name: int(n) for name, n in re.findall(r"socket,id=([\w-]+),fd=(\d+)", text)}
         self.taps = [int(n) for n in re.findall(r"tap,id=net\d+,fd=(\d+)", text)]
+        self.console = int(re.search(r"file,id=console,path=/dev/fdset/(\d+)", text).group(1))
+        self.fixed, self.disks = {}, {}  # descriptor -> path of what is only read, and of what is written
+        for option, key in (("-kernel", "kernel"), ("-initrd", "initrd")):
+            if option in self.arguments:
+                number = self.arguments[self.arguments.index(option) + 1].rsplit("/", 1)[1]
+                self.fixed[int(number)] = os.path.join(shared, launch[key])
+        nodes = [json.loads(word) for word in self.arguments if word.startswith('{"driver":"file"')]
+        for node in nodes:
+            disk, base = re.fullmatch(r"disk(\d+)(-base\d+)?-file", node["node-name"]).groups()
+            place = self.fixed if base else self.disks
+            path = launch["disks"][int(disk)]["backing" if base else "path"]
+            place[int(node["filename"].rsplit("/", 1)[1])] = os.path.join(shared, path)
 
     def command(self, incoming):
         words = [re.sub(r"^tap,(id=net\d+),fd=(\d+),vhost=off$", r"dgram,\1,local.type=fd,local.str=\2", word)
@@ -96,17 +107,20 @@ class Template:
 
 
 class RawQemu:
-    """One process; close() ends it. `folder` holds its sockets, `disks` maps files of the template to own ones."""
+    """One process; close() ends it. `folder` holds its sockets, `disks` maps the disks' descriptors to own files,
+    `groups` are the cgroup.procs files that it joins.
+    """
 
-    def __init__(self, template, folder, disks, incoming):
+    def __init__(self, template, folder, disks, incoming, groups=()):
         os.makedirs(folder, exist_ok=True)
-        self.owned = []
+        self.folder, self.owned = folder, []
         lent = {}
-        for number, path in template.files.items():
-            own = disks.get(path, path) if not path.endswith("console.log") else os.path.join(folder, "console.log")
-            writable = own != path
-            flags = (os.O_RDWR | os.O_CREAT | (os.O_APPEND if own.endswith(".log") else 0)) if writable else os.O_RDONLY
-            lent[number] = self.keep(os.open(own, flags, 0o600))
+        for number, path in template.fixed.items():
+            lent[number] = self.keep(os.open(path, os.O_RDONLY))
+        for number in template.disks:
+            lent[number] = self.keep(os.open(disks[number], os.O_RDWR))
+        console = os.path.join(folder, "console.log")
+        lent[template.console] = self.keep(os.open(console, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600))
         for name, number in template.sockets.items():
             lent[number] = self.listen(os.path.join(folder, name + ".sock"))
         for number in template.taps:
@@ -115,7 +129,7 @@ class RawQemu:
             self.keep(far.detach())
         self.log = open(os.path.join(folder, "qemu.log"), "ab")
         self.process = subprocess.Popen(template.command(incoming), stdin=subprocess.DEVNULL, stdout=self.log,
-                                        stderr=self.log, preexec_fn=lambda: self.place(lent), close_fds=False)
+                                        stderr=self.log, preexec_fn=lambda: self.place(lent, groups), close_fds=False)
         try:
             self.qmp = Qmp(os.path.join(folder, "qmp.sock"))
         except BaseException:
@@ -135,8 +149,11 @@ class RawQemu:
         return self.keep(made.detach())
 
     @staticmethod
-    def place(lent):
-        """In the child: each descriptor gets its number; first all move out of the way."""
+    def place(lent, groups):
+        """In the child: joins the cgroups; each descriptor gets its number, after all moved out of the way."""
+        for path in groups:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(str(os.getpid()))
         high = {number: os.dup2(here, 200 + number) for number, here in lent.items()}
         for number, here in high.items():
             os.dup2(here, number)
@@ -149,6 +166,16 @@ class RawQemu:
         self.qmp.execute("migrate-set-parameters", {
             "max-bandwidth": 1 << 30, "downtime-limit": 300, "announce-initial": 20, "announce-max": 100,
             "announce-rounds": 6, "announce-step": 30})
+
+    def wait_heartbeat(self, seconds):
+        """Until the guest sends a sign of life; False when the time is over. Asks anew every 2 s."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as signs:
+                signs.connect(os.path.join(self.folder, "heartbeat.sock"))
+                if select.select([signs], [], [], 2)[0]:
+                    return True
+        return False
 
     def quit(self):
         self.qmp.execute("quit")
