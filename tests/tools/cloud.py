@@ -1,5 +1,7 @@
 """A whole cloud on this machine for the demo and the walk-through tests: `virgad dev`, the CLI, probes of guests."""
 
+import glob
+import http.client
 import json
 import os
 import shutil
@@ -71,10 +73,26 @@ class Cloud:
             raise CloudError(f"virga {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
         return done.stdout if text else json.loads(done.stdout or "null")
 
+    def api(self, method, path, body=None):
+        """One request of the HTTP API; returns its JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            text = None if body is None else json.dumps(body)
+            connection.request(method, "/v1/" + path, text, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as problem:
+            raise CloudError(f"{method} {path}: {problem}") from problem
+        finally:
+            connection.close()
+        if answer.status >= 300:
+            raise CloudError(f"{method} {path}: status {answer.status}: {content.decode(errors='replace')}")
+        return json.loads(content or b"null")
+
     def lab(self, *arguments):
         return self.cli("lab", *arguments, "--instance", self.instance)
 
-    def wait(self, what, condition, deadline=60.0):
+    def wait(self, what, condition, deadline=60.0, pause=0.1):
         """Polls until `condition` gives something true and returns it."""
         end = time.monotonic() + deadline
         while True:
@@ -88,13 +106,14 @@ class Cloud:
                 return value
             if time.monotonic() > end:
                 raise CloudError(f"{what}: not within {deadline} s; events: {self.tail()}")
-            time.sleep(0.1)
+            time.sleep(pause)
 
     def tail(self, count=12):
-        code, out = self.cli("event", "list", check=False)
-        if code != 0:
-            return out
-        return "\n".join(f"{e['at']} {e['kind']} {e['subject']} {e['text']}" for e in json.loads(out)[-count:])
+        try:
+            newest = self.api("GET", f"events?newest=true&limit={count}")["items"]
+        except CloudError as problem:
+            return str(problem)
+        return "\n".join(f"{e['at']} {e['kind']} {e['subject']} {e['text']}" for e in reversed(newest))
 
     def hosts(self):
         return {host["meta"]["name"]: host for host in self.cli("host", "list")}
@@ -103,11 +122,24 @@ class Cloud:
         return {vm["meta"]["tenant"] + "/" + vm["meta"]["name"]: vm for vm in self.cli("vm", "list")}
 
     def events(self, after=0):
-        return [event for event in self.cli("event", "list") if event["sequence"] > after]
+        """All events after that number: the journal gives them a page at a time, the oldest first."""
+        found = []
+        while True:
+            page = self.api("GET", f"events?after={after}&limit=1000")["items"]
+            found += page
+            if len(page) < 1000:
+                return found
+            after = page[-1]["sequence"]
 
     def last_event(self):
-        events = self.cli("event", "list")
-        return events[-1]["sequence"] if events else 0
+        newest = self.api("GET", "events?newest=true&limit=1")["items"]
+        return newest[0]["sequence"] if newest else 0
+
+    def wait_event(self, after, kinds, subject, deadline=60.0):
+        """The first event of one of these kinds about the subject."""
+        def found():
+            return next((e for e in self.events(after) if e["kind"] in kinds and e["subject"] == subject), None)
+        return self.wait(f"{' or '.join(kinds)} of {subject}", found, deadline, pause=0.05)
 
     def address(self, vm):
         ports = self.cli("port", "list")
@@ -155,21 +187,27 @@ class Cloud:
         self.probers.append(prober)
         return prober
 
-    def guests_on(self, host):
-        """Pids of the QEMU processes that really exist on a host of the lab."""
-        pids = []
+    def copies(self):
+        """QEMU processes that really exist, by VM and host of the lab: {"acme/web": {"host-1": [pid]}}."""
+        found = {}
         for root in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
             top = os.path.join(root, "virga-lab", self.instance)
-            for folder, _, files in os.walk(top):
-                if "/virga" not in folder[len(top):] or "cgroup.procs" not in files:
+            for path in glob.iglob(os.path.join(top, "*", "virga", "*", "*", "cgroup.procs")):
+                host, _, tenant, vm, _ = os.path.relpath(path, top).split("/")
+                try:
+                    with open(path, encoding="utf-8") as procs:
+                        pids = [int(pid) for pid in procs.read().split()]
+                except OSError:  # the group has just been removed
                     continue
-                if host not in folder and host.replace("host-", "h") not in folder.split("/"):
-                    continue
-                with open(os.path.join(folder, "cgroup.procs"), encoding="utf-8") as procs:
-                    pids += procs.read().split()
-            if pids:
+                if pids:
+                    found.setdefault(f"{tenant}/{vm}", {})[host] = pids
+            if os.path.isdir(top):
                 break
-        return pids
+        return found
+
+    def guests_on(self, host):
+        """Pids of the QEMU processes that really exist on a host of the lab."""
+        return [pid for places in self.copies().values() for pid in places.get(host, [])]
 
     def copies(self):
         """{vm: {host: [pids]}} of the processes that really exist now, whatever anybody believes."""
