@@ -7,9 +7,9 @@
 namespace virga {
 namespace {
 
-template <typename T>
-Result<void> apply_to(Table<T>& table, const Change& change, std::string_view prefix) {
-  const typename Table<T>::IdType id(change.entry.key.substr(prefix.size()));
+template <typename T, typename... Groups>
+Result<void> apply_to(Table<T, Groups...>& table, const Change& change, std::string_view prefix) {
+  const typename Table<T, Groups...>::IdType id(change.entry.key.substr(prefix.size()));
   if (change.removed) {
     table.erase(id);
     return {};
@@ -27,10 +27,7 @@ Result<void> ClusterView::apply(const Change& change) {
   const std::string_view key = change.entry.key;
   Result<void> done;
   if (key.starts_with(keys::kVm)) {
-    const VmId id(std::string(key.substr(keys::kVm.size())));
-    const auto before = vms.share(id);
     done = apply_to(vms, change, keys::kVm);
-    if (done.ok()) index_vm(before.get(), vms.find(id));
   } else if (key.starts_with(keys::kOperation)) {
     done = apply_to(operations, change, keys::kOperation);
   } else if (key.starts_with(keys::kHost)) {
@@ -51,24 +48,6 @@ Result<void> ClusterView::apply(const Change& change) {
   }
   revision = std::max(revision, change.entry.modified);
   return done;
-}
-
-void ClusterView::index_vm(const Vm* before, const Vm* after) {
-  const auto places = [](const Vm* vm) {
-    std::set<HostId> hosts_of_vm;
-    if (vm == nullptr) return hosts_of_vm;
-    if (!vm->status.host.empty()) hosts_of_vm.insert(vm->status.host);
-    const HostId& destination = vm->status.migration.destination;
-    if (!destination.empty()) hosts_of_vm.insert(destination);
-    return hosts_of_vm;
-  };
-  const auto old_places = places(before);
-  const auto new_places = places(after);
-  if (old_places == new_places) return;
-  if (vms_by_host_.use_count() > 1) vms_by_host_ = std::make_shared<HostIndex>(*vms_by_host_);
-  const VmId id = before != nullptr ? before->id() : after->id();
-  for (const HostId& host : old_places) (*vms_by_host_)[host].erase(id);
-  for (const HostId& host : new_places) (*vms_by_host_)[host].insert(id);
 }
 
 void ClusterView::index_port(const Port* before, const Port* after) {
@@ -98,25 +77,6 @@ std::vector<std::string> ClusterView::keys_of(const VmId& vm) const {
     found.push_back(keys::address(port->spec.network, port->spec.address));
   }
   return found;
-}
-
-std::vector<const Vm*> ClusterView::vms_on(const HostId& host) const {
-  std::vector<const Vm*> found;
-  const auto entry = vms_by_host_->find(host);
-  if (entry == vms_by_host_->end()) return found;
-  found.reserve(entry->second.size());
-  for (const VmId& id : entry->second) {
-    if (const Vm* vm = vms.find(id)) found.push_back(vm);
-  }
-  return found;
-}
-
-std::vector<const Host*> ClusterView::hosts_of(const ClusterId& cluster) const {
-  std::vector<const Host*> members;
-  for (const auto& [id, host] : hosts.all()) {
-    if (host->spec.cluster == cluster) members.push_back(host.get());
-  }
-  return members;
 }
 
 std::vector<const Port*> ClusterView::ports_of(const VmId& vm) const {

@@ -4,6 +4,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "model/cluster.h"
@@ -17,7 +18,10 @@ namespace virga {
 
 /// Resources of one kind, in order of id, shared copy-on-write: taking a copy is O(1); changing one that somebody
 /// else holds copies the pointers once, never the resources.
-template <typename T>
+///
+/// Each of `Groups` is a way to find resources by something else than their id: it names the `Key` and says, by
+/// `each(resource, tell)`, under which keys a resource is found.
+template <typename T, typename... Groups>
 class Table {
  public:
   using IdType = decltype(std::declval<const T&>().id());
@@ -34,16 +38,95 @@ class Table {
   const Map& all() const { return *map_; }
   std::size_t size() const { return map_->size(); }
 
-  void put(std::shared_ptr<const T> resource) { own()[resource->id()] = std::move(resource); }
-  void erase(const IdType& id) { own().erase(id); }
+  /// The resources of a group, in order of id. O(their number).
+  template <typename Group>
+  std::vector<const T*> in(const typename Group::Key& key) const {
+    std::vector<const T*> found;
+    const auto& index = *std::get<Index<Group>>(indices_).map;
+    const auto entry = index.find(key);
+    if (entry == index.end()) return found;
+    found.reserve(entry->second->size());
+    for (const auto& [id, resource] : *entry->second) found.push_back(resource.get());
+    return found;
+  }
+
+  void put(std::shared_ptr<const T> resource) {
+    const IdType id = resource->id();
+    std::shared_ptr<const T>& place = own(map_)[id];
+    if (place != nullptr) (leave<Groups>(id, *place), ...);
+    (enter<Groups>(id, resource), ...);
+    place = std::move(resource);
+  }
+  void erase(const IdType& id) {
+    const auto found = map_->find(id);
+    if (found == map_->end()) return;
+    (leave<Groups>(id, *found->second), ...);
+    own(map_).erase(id);
+  }
 
  private:
-  Map& own() {
-    if (map_.use_count() > 1) map_ = std::make_shared<Map>(*map_);
-    return *map_;
+  template <typename Group>
+  struct Index {
+    using Entries = std::map<typename Group::Key, std::shared_ptr<Map>>;
+    std::shared_ptr<Entries> map = std::make_shared<Entries>();
+  };
+
+  template <typename M>
+  static M& own(std::shared_ptr<M>& shared) {
+    if (shared == nullptr) shared = std::make_shared<M>();
+    if (shared.use_count() > 1) shared = std::make_shared<M>(*shared);
+    return *shared;
+  }
+  template <typename Group>
+  void enter(const IdType& id, const std::shared_ptr<const T>& resource) {
+    auto& index = std::get<Index<Group>>(indices_).map;
+    Group::each(*resource, [&](const auto& key) { own(own(index)[key])[id] = resource; });
+  }
+  template <typename Group>
+  void leave(const IdType& id, const T& resource) {
+    auto& index = std::get<Index<Group>>(indices_).map;
+    Group::each(resource, [&](const auto& key) {
+      const auto entry = own(index).find(key);
+      own(entry->second).erase(id);
+      if (entry->second->empty()) index->erase(entry);
+    });
   }
 
   std::shared_ptr<Map> map_ = std::make_shared<Map>();
+  std::tuple<Index<Groups>...> indices_;
+};
+
+struct HostsOfCluster {
+  using Key = ClusterId;
+  static void each(const Host& host, const auto& tell) { tell(host.spec.cluster); }
+};
+
+struct VmsOfCluster {
+  using Key = ClusterId;
+  static void each(const Vm& vm, const auto& tell) { tell(vm.spec.cluster); }
+};
+
+/// By status.host and by the destination of a migration.
+struct VmsOnHost {
+  using Key = HostId;
+  static void each(const Vm& vm, const auto& tell) {
+    const HostId& host = vm.status.host;
+    const HostId& destination = vm.status.migration.destination;
+    if (!host.empty()) tell(host);
+    if (!destination.empty() && destination != host) tell(destination);
+  }
+};
+
+/// Those that have not ended, by their source and destination.
+struct OperationsOnHost {
+  using Key = HostId;
+  static void each(const Operation& operation, const auto& tell) {
+    if (operation.ended()) return;
+    const HostId& source = operation.arguments.source;
+    const HostId& destination = operation.arguments.destination;
+    if (!source.empty()) tell(source);
+    if (!destination.empty() && destination != source) tell(destination);
+  }
 };
 
 /// The whole stored state at one revision, with the indices that planners need. Immutable to its readers; a copy is
@@ -53,18 +136,30 @@ struct ClusterView {
   std::uint64_t incarnation = 0;
   Table<Machine> machines;
   Table<Cluster> clusters;
-  Table<Host> hosts;
+  Table<Host, HostsOfCluster> hosts;
   Table<Image> images;
   Table<Network> networks;
   Table<Port> ports;
-  Table<Vm> vms;
-  Table<Operation> operations;
+  Table<Vm, VmsOfCluster, VmsOnHost> vms;
+  Table<Operation, OperationsOnHost> operations;
 
   /// VMs whose status.host or migration destination is `host`, in order of id.
-  std::vector<const Vm*> vms_on(const HostId& host) const;
+  std::vector<const Vm*> vms_on(const HostId& host) const { return vms.in<VmsOnHost>(host); }
+
+  /// VMs of a cluster, wherever they are, in order of id.
+  std::vector<const Vm*> vms_of(const ClusterId& cluster) const {
+    return vms.in<VmsOfCluster>(cluster);
+  }
 
   /// Members of a cluster, in order of id.
-  std::vector<const Host*> hosts_of(const ClusterId& cluster) const;
+  std::vector<const Host*> hosts_of(const ClusterId& cluster) const {
+    return hosts.in<HostsOfCluster>(cluster);
+  }
+
+  /// Operations that have not ended and come from or go to `host`, in order of id.
+  std::vector<const Operation*> operations_on(const HostId& host) const {
+    return operations.in<OperationsOnHost>(host);
+  }
 
   /// Ports of a VM, in order of id.
   std::vector<const Port*> ports_of(const VmId& vm) const;
@@ -80,12 +175,9 @@ struct ClusterView {
   Result<void> apply(const Change& change);
 
  private:
-  using HostIndex = std::map<HostId, std::set<VmId>>;
   using AddressIndex = std::map<NetworkId, std::set<std::uint32_t>>;
-  void index_vm(const Vm* before, const Vm* after);
   void index_port(const Port* before, const Port* after);
 
-  std::shared_ptr<HostIndex> vms_by_host_ = std::make_shared<HostIndex>();
   std::shared_ptr<AddressIndex> addresses_ = std::make_shared<AddressIndex>();
 };
 

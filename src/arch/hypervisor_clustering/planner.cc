@@ -45,7 +45,7 @@ class Planner {
     judge_hosts();
     state_.emplace(view_, cluster_);
     count_adoptions();
-    for (const Vm* vm : members()) decide(*vm);
+    for (const Vm* vm : view_.vms_of(cluster_)) decide(*vm);
     refuse_strangers();
     place_waiting();
     return std::move(plan_);
@@ -79,14 +79,6 @@ class Planner {
 
   const Host* host_of(const Vm& vm) const {
     return vm.status.host.empty() ? nullptr : view_.hosts.find(vm.status.host);
-  }
-
-  std::vector<const Vm*> members() const {
-    std::vector<const Vm*> found;
-    for (const auto& [id, vm] : view_.vms.all()) {
-      if (vm->spec.cluster == cluster_) found.push_back(vm.get());
-    }
-    return found;
   }
 
   bool room_for(std::size_t planned) const {
@@ -130,12 +122,15 @@ class Planner {
 };
 
 void Planner::count_operations() {
-  for (const auto& [id, operation] : view_.operations.all()) {
-    if (operation->ended()) continue;
-    if (operation->kind == OperationKind::start_vm) ++starts_[operation->arguments.destination];
-    if (operation->kind == OperationKind::migrate_vm) {
-      ++moves_[operation->arguments.source];
-      ++moves_[operation->arguments.destination];
+  for (const Host* member : view_.hosts_of(cluster_)) {
+    const HostId host = member->id();
+    for (const Operation* operation : view_.operations_on(host)) {
+      const OperationArguments& arguments = operation->arguments;
+      const bool comes = arguments.destination == host;
+      if (operation->kind == OperationKind::start_vm && comes) ++starts_[host];
+      if (operation->kind != OperationKind::migrate_vm) continue;
+      if (arguments.source == host) ++moves_[host];
+      if (comes) ++moves_[host];
     }
   }
 }

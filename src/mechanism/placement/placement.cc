@@ -40,9 +40,11 @@ PlacementState::PlacementState(const ClusterView& view, const ClusterId& cluster
     member.total = host->status.capacity;
     member.total.cpu_millicores.value = member.total.cpu_millicores.value * percent / 100;
   }
-  for (const auto& [id, vm] : view.vms.all()) {
-    if (counts_on_its_host(*vm)) add(*vm, vm->status.host);
-    if (!vm->status.migration.destination.empty()) add(*vm, vm->status.migration.destination);
+  for (const auto& [id, member] : members_) {
+    for (const Vm* vm : view.vms_on(id)) {
+      const bool arrives = vm->status.migration.destination == id;
+      if (arrives || (vm->status.host == id && counts_on_its_host(*vm))) add(*vm, id);
+    }
   }
 }
 

@@ -27,8 +27,8 @@ struct PlacementQuery {
 };
 
 /// How the hosts of one cluster are filled: the one definition of "free". Moves in flight count at both ends, starts
-/// in flight at their destination. Built from a view in O(hosts + VMs), then changed step by step while a plan grows,
-/// so that the plan's own actions count as done. Pure; deterministic (ties by id).
+/// in flight at their destination. Built from a view in O(the cluster's hosts + VMs), then changed step by step while
+/// a plan grows, so that the plan's own actions count as done. Pure; deterministic (ties by id).
 class PlacementState {
  public:
   PlacementState(const ClusterView& view, const ClusterId& cluster);
