@@ -19,7 +19,7 @@ struct Kind;
     static constexpr std::string_view kPlural = #many;                     \
     static constexpr std::string_view kPrefix = key_prefix;                \
     static constexpr bool kTenantOwned = owned;                            \
-    static const Table<type>& table(const ClusterView& view) { return view.many; } \
+    static const auto& table(const ClusterView& view) { return view.many; }            \
   }
 
 VIRGA_API_KIND(Cluster, "cluster", clusters, keys::kCluster, false);
