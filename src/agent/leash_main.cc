@@ -64,11 +64,16 @@ void rise_above_guests() {
   if (setpriority(PRIO_PROCESS, 0, -20) != 0) warn("run above the guests (needs CAP_SYS_NICE)");
 }
 
+constexpr const char* kUsage =
+    "usage: virgad leash --socket PATH [--watchdog PATH] [--watchdog-s SECONDS] [--state PATH]\n"
+    "Ends the guests of this host when its lease is over, also when the agent cannot.\n"
+    "  --socket      where the agent finds it\n"
+    "  --watchdog    /dev/watchdog: resets the machine when this program stands still\n"
+    "  --watchdog-s  after so many seconds, 2 to 600; 10 by default\n"
+    "  --state       file that keeps what is guarded over a restart of this program\n";
+
 int usage(const std::string& problem) {
-  std::fprintf(stderr,
-               "virgad leash: %s\nusage: virgad leash --socket PATH [--watchdog PATH] "
-               "[--watchdog-s SECONDS] [--state PATH]\n",
-               problem.c_str());
+  std::fprintf(stderr, "virgad leash: %s\n%s", problem.c_str(), kUsage);
   return 2;
 }
 
@@ -102,6 +107,10 @@ int make_signal_descriptor() {
 }  // namespace
 
 int leash_main(int argc, char** argv) {
+  if (argc == 2 && std::string(argv[1]) == "--help") {
+    std::fputs(kUsage, stdout);
+    return 0;
+  }
   std::string problem;
   auto given = read_options(argc, argv, problem);
   if (!problem.empty()) return usage(problem);

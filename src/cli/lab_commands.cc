@@ -13,7 +13,8 @@ std::string instance_of(const Invocation& invocation) {
 
 int show(Session& session, const Result<json::value>& answer) {
   if (!answer.ok()) return fail(session, answer.error());
-  session.out(session.format == Format::json ? pretty_json(*answer) : yaml_text(*answer));
+  const bool json = session.format == Format::json;
+  if (json || !answer->is_null()) session.out(json ? pretty_json(*answer) : yaml_text(*answer));
   return 0;
 }
 

@@ -13,13 +13,13 @@ template <typename T>
 struct Kind;
 
 #define VIRGA_API_KIND(type, single, many, key_prefix, owned)               \
-  template <>                                                              \
-  struct Kind<type> {                                                      \
-    static constexpr std::string_view kSingular = single;                  \
-    static constexpr std::string_view kPlural = #many;                     \
-    static constexpr std::string_view kPrefix = key_prefix;                \
-    static constexpr bool kTenantOwned = owned;                            \
-    static const auto& table(const ClusterView& view) { return view.many; }            \
+  template <>                                                               \
+  struct Kind<type> {                                                       \
+    static constexpr std::string_view kSingular = single;                   \
+    static constexpr std::string_view kPlural = #many;                      \
+    static constexpr std::string_view kPrefix = key_prefix;                 \
+    static constexpr bool kTenantOwned = owned;                             \
+    static const auto& table(const ClusterView& view) { return view.many; } \
   }
 
 VIRGA_API_KIND(Cluster, "cluster", clusters, keys::kCluster, false);

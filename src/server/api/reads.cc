@@ -152,14 +152,22 @@ bool with_kind(const Call& call, Task&& task) {
   return found;
 }
 
+/// Empties the text at a path of member names, where it is there.
+void blank(boost::json::object& resource, std::initializer_list<std::string_view> path) {
+  boost::json::object* place = &resource;
+  for (auto name = path.begin(); name + 1 != path.end(); ++name) {
+    boost::json::value* next = place->if_contains(*name);
+    if (next == nullptr || !next->is_object()) return;
+    place = &next->get_object();
+  }
+  if (place->contains(*(path.end() - 1))) (*place)[*(path.end() - 1)] = "";
+}
+
 }  // namespace
 
 void redact(std::string_view prefix, boost::json::object& resource) {
-  if (prefix != keys::kMachine) return;
-  auto* spec = resource.if_contains("spec");
-  auto* bmc =
-      spec != nullptr && spec->is_object() ? spec->get_object().if_contains("bmc") : nullptr;
-  if (bmc != nullptr && bmc->is_object()) bmc->get_object()["password"] = "";
+  if (prefix == keys::kMachine) blank(resource, {"spec", "bmc", "password"});
+  if (prefix == keys::kOperation) blank(resource, {"facts", "endpoint", "secret"});
 }
 
 Result<std::uint64_t> query_number(const Call& call, const std::string& name,

@@ -227,6 +227,19 @@ TEST_F(Vms, A1_13_F_B11_another_tenants_cluster_image_and_network_are_refused) {
   EXPECT_EQ(view.vms.size(), 0U);
 }
 
+TEST_F(Vms, F_B11_F_B9_the_secret_of_a_migration_is_not_shown) {
+  Operation operation;
+  operation.meta.name = "op-1";
+  operation.subject = "vm/acme/web";
+  operation.facts["endpoint"] = {{"address", "192.0.2.1"}, {"port", 4444}, {"secret", "s3cret"}};
+  put(operation, keys::of(operation.id()));
+  const auto shown = call("GET", "/v1/operations/op-1");
+  EXPECT_EQ(shown.status, 200);
+  EXPECT_NE(shown.body.find("192.0.2.1"), std::string::npos);
+  EXPECT_EQ(shown.body.find("s3cret"), std::string::npos);
+  EXPECT_EQ(call("GET", "/v1/operations").body.find("s3cret"), std::string::npos);
+}
+
 TEST_F(Vms, F_B11_an_operation_is_cancelled_once_and_not_after_its_end) {
   Operation operation;
   operation.meta.name = "op-1";
