@@ -2,81 +2,17 @@
 
 #include <gtest/gtest.h>
 
+#include "agent/agent_fixture.h"
 #include "base/reflect.h"
 #include "sim/sim_loop.h"
 
 namespace virga {
 namespace {
 
-class FakeHypervisor : public Hypervisor {
- public:
-  void open(HypervisorSink&, Callback<HypervisorInfo> done) override { done(HypervisorInfo()); }
-  void start(const VmLaunch& launch, Callback<void> done) override {
-    ObservedVm copy;
-    copy.vm = launch.vm;
-    copy.epoch = launch.epoch;
-    copy.power = VmPower::running;
-    copies[launch.vm] = copy;
-    done({});
-  }
-  void stop(const VmId& vm, const Epoch&, const StopOptions&, Callback<void> done) override {
-    copies.erase(vm);
-    done({});
-  }
-  void erase(const VmLaunch&, Callback<void> done) override { done({}); }
-  void prepare_incoming(const VmLaunch&, Callback<MigrationEndpoint> done) override {
-    done(MigrationEndpoint());
-  }
-  void send(const VmId&, const Epoch&, const MigrationEndpoint&, const MigrationLimits&,
-            Callback<MigrationProgress> done) override {
-    done(MigrationProgress());
-  }
-  void switch_over(const VmId&, const Epoch&, Callback<MigrationProgress> done) override {
-    done(MigrationProgress());
-  }
-  void resume(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
-  void cancel_send(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
-  MigrationProgress progress(const VmId&) const override { return {}; }
-  std::vector<ObservedVm> observe() const override {
-    std::vector<ObservedVm> seen;
-    for (const auto& [id, copy] : copies) seen.push_back(copy);
-    return seen;
-  }
-  Result<std::string> console_tail(const VmId&, std::size_t) const override {
-    return std::string("tail");
-  }
-
-  std::map<VmId, ObservedVm> copies;
-};
-
-class FakeFabric : public Fabric {
- public:
-  Result<void> apply(const FabricState&) override { return {}; }
-  std::uint64_t version() const override { return 0; }
-  Result<OpenPort> open_port(const LaunchNic&) override { return OpenPort(); }
-  Result<void> close_port(const LaunchNic&) override { return {}; }
-};
-
-class FakeGuard : public ProcessGuard {
- public:
-  Result<void> guard(const std::string&, int) override { return {}; }
-  void release(const std::string&) override {}
-  void extend(Instant until) override { deadline = until; }
-  bool armed() const override { return true; }
-  Instant deadline;
-};
-
-class FakeLink : public AgentLink, public PeerLink {
- public:
-  void send(const AgentMessage& message) override { sent.push_back(message); }
-  void reconnect() override { ++reconnects; }
-  void send(const std::string& address, std::uint16_t, std::string data) override {
-    datagrams.emplace_back(address, std::move(data));
-  }
-  std::vector<AgentMessage> sent;
-  std::vector<std::pair<std::string, std::string>> datagrams;
-  int reconnects = 0;
-};
+using test::FakeFabric;
+using test::FakeGuard;
+using test::FakeHypervisor;
+using test::FakeLink;
 
 /// Any keyed digest serves here: what counts is that another key gives another one.
 std::string digest(const std::string& key, const std::string& data) {

@@ -369,7 +369,8 @@ int run(int count, char** values) {
   set_log_level(LogLevel::error);
   const std::string parts = std::to_string(options.at("parts"));
   int code = 0;
-  for (const auto& [part, bench] : {std::pair('1', &bench_agents), std::pair('2', &bench_creates)}) {
+  for (const auto& [part, bench] :
+       {std::pair('1', &bench_agents), std::pair('2', &bench_creates)}) {
     if (parts.find(part) == std::string::npos || interrupted()) continue;
     if (auto done = bench(options); !done) {
       fmt::print("virga_server_bench: {}\n", done.error().text());
