@@ -11,8 +11,8 @@
 #include "sim/sim_loop.h"
 #include "store/memory_store.h"
 
-/// Conversations of server and agent, recorded once a release, are understood by both sides of today.
-/// VIRGA_ACCEPT=1 records what today's sides say under today's version; older files stay as they are.
+/// Conversations of server and agent, recorded once a release, are understood by both sides of
+/// today. VIRGA_ACCEPT=1 records what they say now as today's version; older files stay.
 namespace virga {
 namespace {
 
