@@ -42,7 +42,6 @@ class TestCluster {
     HostEvidence& seen = evidence.hosts[host.id()];
     seen.reported = true;
     seen.lease_over = false;
-    seen.leash_armed = true;
     seen.boot_id = host.status.boot_id;
     return host.id();
   }

@@ -223,7 +223,6 @@ class FakeServer : private HostCommands, private Bmc {
       const Instant since = seen.reported ? machine.last_report : began_;
       seen.silence = process_->now() - since;
       seen.lease_over = seen.silence > seconds(13);
-      seen.leash_armed = true;
       seen.boot_id = "boot-" + host.value;
       seen.observers = 2;
       seen.observers_silent = machine.powered ? 0 : 2;

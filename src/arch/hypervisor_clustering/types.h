@@ -16,7 +16,6 @@ struct HostEvidence {
   bool reported = false;       ///< at least once since this server leads
   Duration silence{0};         ///< since its last report, or since the server began to lead
   bool lease_over = true;      ///< the server's view of its lease, with grace, has ended
-  bool leash_armed = false;    ///< at its last report
   std::string boot_id;         ///< of its present session; empty = none
   std::string degraded;        ///< what it says is failing on it; empty = nothing
   bool cut_off = false;        ///< its session is gone

@@ -181,7 +181,6 @@ ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
     seen.reported = live.reported;
     seen.silence = now - live.last_report_at;
     seen.lease_over = now > live.lease_end + policy.grace_ms;
-    seen.leash_armed = live.report.leash_armed;
     seen.boot_id = live.hello.boot_id;
     seen.degraded = live.report.degraded;
     seen.cut_off = live.session == 0;
