@@ -184,10 +184,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--build", required=True, help="build folder of the release preset")
     parser.add_argument("--packages", required=True, help="folder for Debian packages of the tiny image")
+    parser.add_argument("--instance", default="demo", help="name of the lab; labs of different names run side by side")
     parser.add_argument("--keep", action="store_true", help="keep the cloud up until Ctrl-C")
     options = parser.parse_args()
     began = time.monotonic()
-    cloud = Cloud(options.build, "demo")
+    cloud = Cloud(options.build, options.instance)
     try:
         run(cloud, options.packages, options.keep)
     except (CloudError, KeyboardInterrupt) as problem:

@@ -9,7 +9,17 @@ import sys
 import tempfile
 import time
 
+EVENTS_MAX = 1000  # of one page of the journal
+
 PROBER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prober.py")
+
+
+def _pids(folder):
+    try:
+        with open(os.path.join(folder, "cgroup.procs"), encoding="utf-8") as procs:
+            return [int(pid) for pid in procs.read().split()]
+    except OSError:
+        return []
 
 
 class CloudError(Exception):
@@ -83,10 +93,10 @@ class Cloud:
             time.sleep(0.1)
 
     def tail(self, count=12):
-        code, out = self.cli("event", "list", check=False)
+        code, out = self.cli("event", "list", "--newest", "--limit", str(count), check=False)
         if code != 0:
             return out
-        return "\n".join(f"{e['at']} {e['kind']} {e['subject']} {e['text']}" for e in json.loads(out)[-count:])
+        return "\n".join(f"{e['at']} {e['kind']} {e['subject']} {e['text']}" for e in reversed(json.loads(out)))
 
     def hosts(self):
         return {host["meta"]["name"]: host for host in self.cli("host", "list")}
@@ -95,11 +105,14 @@ class Cloud:
         return {vm["meta"]["tenant"] + "/" + vm["meta"]["name"]: vm for vm in self.cli("vm", "list")}
 
     def events(self, after=0):
-        return [event for event in self.cli("event", "list") if event["sequence"] > after]
+        found = self.cli("event", "list", "--after", str(after), "--limit", str(EVENTS_MAX))
+        if len(found) == EVENTS_MAX:
+            raise CloudError(f"more than {EVENTS_MAX} events after {after}")
+        return found
 
     def last_event(self):
-        events = self.cli("event", "list")
-        return events[-1]["sequence"] if events else 0
+        events = self.cli("event", "list", "--newest", "--limit", "1")
+        return events[0]["sequence"] if events else 0
 
     def address(self, vm):
         ports = self.cli("port", "list")
@@ -162,6 +175,21 @@ class Cloud:
             if pids:
                 break
         return pids
+
+    def copies(self):
+        """{vm: {host: [pids]}} of the processes that really exist now, whatever anybody believes."""
+        found = {}
+        for root in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
+            top = os.path.join(root, "virga-lab", self.instance)
+            for host in os.listdir(top) if os.path.isdir(top) else []:
+                guests = os.path.join(top, host, "virga")
+                for folder, _, files in os.walk(guests):
+                    pids = _pids(folder) if "cgroup.procs" in files else []
+                    if pids:
+                        found.setdefault(os.path.relpath(folder, guests), {})[host] = pids
+            if found:
+                break
+        return found
 
     def close(self):
         for prober in self.probers:
