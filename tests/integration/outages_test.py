@@ -63,7 +63,7 @@ class Outages(CloudCase):
         return now if now["epoch"] != before["epoch"] and now["health"] == "healthy" else None
 
     def test_F_F12_the_server_stands_still_for_30_s(self):
-        before, after = {vm: self.status(vm) for vm in self.vms}, self.cloud.last_event()
+        before, boots = {vm: self.status(vm) for vm in self.vms}, self.host_boots()
         self.watch()
         began = time.monotonic()
         self.cloud.lab("fail", "server", "--how", "hang")
@@ -75,7 +75,7 @@ class Outages(CloudCase):
         for vm in self.vms:
             self.cloud.wait(f"{vm} runs again", lambda vm=vm: self.restarted(vm, before[vm]), 120)
         self.settle()
-        self.assert_no_host_was_lost(after)
+        self.assert_no_host_was_switched_off(boots)
         self.assert_one_copy_each()
 
     def test_F_F16_two_hosts_are_lost_at_once(self):
@@ -233,7 +233,7 @@ class Outages(CloudCase):
         folder = os.path.join(self.cloud.data, "shared", "vms", vm)
         os.makedirs(folder)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=755", "tmpfs", folder], check=True, timeout=20)
-        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False, timeout=20)
+        self.addCleanup(subprocess.run, ["umount", "-l", folder], check=False, capture_output=True, timeout=20)
         filler = os.path.join(folder, "filler")
         self.cloud.apply(manifest_of("full"))
         host, pid = self.catch_copy(vm, lambda host: True)

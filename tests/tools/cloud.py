@@ -14,14 +14,6 @@ import time
 PROBER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "prober.py")
 
 
-def _pids(folder):
-    try:
-        with open(os.path.join(folder, "cgroup.procs"), encoding="utf-8") as procs:
-            return [int(pid) for pid in procs.read().split()]
-    except OSError:
-        return []
-
-
 class CloudError(Exception):
     """What was tried and what came back."""
 
@@ -208,21 +200,6 @@ class Cloud:
     def guests_on(self, host):
         """Pids of the QEMU processes that really exist on a host of the lab."""
         return [pid for places in self.copies().values() for pid in places.get(host, [])]
-
-    def copies(self):
-        """{vm: {host: [pids]}} of the processes that really exist now, whatever anybody believes."""
-        found = {}
-        for root in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
-            top = os.path.join(root, "virga-lab", self.instance)
-            for host in os.listdir(top) if os.path.isdir(top) else []:
-                guests = os.path.join(top, host, "virga")
-                for folder, _, files in os.walk(guests):
-                    pids = _pids(folder) if "cgroup.procs" in files else []
-                    if pids:
-                        found.setdefault(os.path.relpath(folder, guests), {})[host] = pids
-            if found:
-                break
-        return found
 
     def close(self):
         for prober in self.probers:

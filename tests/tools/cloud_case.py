@@ -247,6 +247,27 @@ class CloudCase(unittest.TestCase):
         """What was remembered of lost copies holds only until the VM runs again."""
         self.cloud.wait(f"the recovery of {vm} has ended", lambda: not self.cloud.vms()[vm]["status"]["recovering"], 15)
 
-    def assert_no_host_was_lost(self, after):
-        lost = [e for e in self.cloud.events(after) if e["kind"] in ("host.dead", "host.fenced")]
-        self.assertEqual(lost, [], self.cloud.tail(40))
+    def host_boots(self):
+        return {host["name"]: host["boot_id"] for host in self.lab_status()["hosts"]}
+
+    def assert_no_host_was_switched_off(self, boots):
+        self.assertEqual(self.host_boots(), boots, self.cloud.tail(40))
+
+    # What is broken
+
+    def hit(self, victim, pids, ends):
+        """Kills the victim; `ends` names the hosts: {"source": ..., "destination": ...} and pids of their guests."""
+        role, _, program = victim.partition(" ")
+        if victim == "server":
+            kill(pids["server"])
+        elif program == "qemu":
+            kill(ends[role + " qemu"])
+        else:
+            kill(pids[f"{ends[role]}.{program}"])
+        return time.time() * 1000
+
+    def assert_in_the_middle(self, killed_ms, after, kinds, vm):
+        """The work had begun and no event says that it had been done before the kill."""
+        done = [e for e in self.cloud.events(after) if e["kind"] in kinds and e["subject"] == f"vm/{vm}"]
+        early = [e for e in done if wall_ms(e["at"]) < killed_ms]
+        self.assertEqual(early, [], f"killed at {killed_ms}, too late:\n{self.cloud.tail(20)}")

@@ -156,6 +156,9 @@ class Api::Router {
     }
     if (call->segments.empty() || call->segments.front() != "v1") return unknown(call);
     call->segments.erase(call->segments.begin());
+    // Until the state is loaded all lists would be empty and nothing would be found.
+    const Result<void> state = readiness();
+    if (!state.ok()) return engine_->refuse(call, state.error());
     dispatch(call);
   }
 
@@ -211,9 +214,13 @@ class Api::Router {
     engine_->answer(call, std::move(response));
   }
 
-  void ready(const CallPtr& call) {
+  Result<void> readiness() {
     const auto& ask = engine_->context().ready;
-    const Result<void> state = ask ? ask() : Result<void>();
+    return ask ? ask() : Result<void>();
+  }
+
+  void ready(const CallPtr& call) {
+    const Result<void> state = readiness();
     plain(call, state.ok() ? 200 : 503, state.ok() ? "ready\n" : state.error().text() + "\n");
   }
 

@@ -45,6 +45,22 @@ TEST_F(Resources, F_B11_if_match_of_an_older_revision_is_refused_with_412) {
   EXPECT_FALSE(view.clusters.find(ClusterId("lab"))->spec.policy.ha_armed);
 }
 
+TEST_F(Resources, F_F1_a_server_that_still_loads_its_state_says_so_and_shows_no_empty_lists) {
+  bool loaded = false;
+  ApiContext starting = context();
+  starting.ready = [&loaded]() -> Result<void> {
+    if (loaded) return {};
+    return make_error(Errc::unavailable, "the state is still being loaded");
+  };
+  api = std::make_unique<Api>(std::move(starting));
+  EXPECT_EQ(call("GET", "/v1/clusters").status, 503);
+  EXPECT_EQ(call("POST", "/v1/clusters", R"({"meta":{"name":"lab"}})").status, 503);
+  EXPECT_EQ(call("GET", "/readyz").status, 503);
+  EXPECT_EQ(call("GET", "/healthz").status, 200);
+  loaded = true;
+  EXPECT_EQ(call("GET", "/v1/clusters").status, 200);
+}
+
 TEST_F(Resources, F_F11_arming_confirms_a_restored_state_also_where_the_policy_says_armed) {
   int confirmed = 0;
   ApiContext with_core = context();

@@ -1,0 +1,78 @@
+#!/usr/bin/env python3
+"""A kill in the middle of a live move, on real guests: of a single one and of an evacuation.
+
+One cloud serves all tests. A watcher counts the processes of each VM over all hosts, as they really are.
+VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
+"""
+
+import itertools
+import os
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+from cloud_case import CloudCase  # noqa: E402
+
+VICTIMS = ("server", "source agent", "destination agent", "source leash", "source qemu", "destination qemu")
+
+
+class Moves(CloudCase):
+    INSTANCE = "moves"
+
+    def switching(self, vm):
+        found = self.ask(f"/v1/vms/{vm}")
+        return found and found["status"]["migration"]["phase"] == "switching"
+
+    def move_and_kill(self, vm, victim, moment):
+        before, after = self.status(vm), self.cloud.last_event()
+        pids, boots = self.pids(), self.host_boots()
+        source = before["host"]
+        destination = next(host for host in sorted(self.cloud.hosts()) if host != source)
+        source_pid = self.cloud.copies()[vm][source][0]
+        boot = self.answer(vm)["boot_id"]
+        watcher = self.watch()
+        self.cloud.cli("vm", "migrate", vm, "--host", destination)
+        _, pid = self.catch_copy(vm, lambda host: host == destination)
+        if moment == "switching":
+            self.catch("the move is switching", lambda: self.switching(vm), 10)
+        ends = {"source": source, "destination": destination, "source qemu": source_pid, "destination qemu": pid}
+        killed_ms = self.hit(victim, pids, ends)
+        answers = self.settle()
+        self.assert_in_the_middle(killed_ms, after, ["vm.moved", "vm.move_failed"], vm)
+        self.assert_no_host_was_switched_off(boots)
+        self.assertLessEqual(watcher.stop().most[vm], 2, watcher.history)
+        if not victim.endswith("qemu"):
+            self.assertEqual(answers[vm]["boot_id"], boot, "the guest did not live through it")
+
+    def test_F_F6_a_kill_in_the_middle_of_a_migration(self):
+        # Another VM each time: one whose move failed rests for half a minute.
+        vms = itertools.cycle(self.vms)
+        for moment, victim in itertools.product(("prepared", "switching"), VICTIMS):
+            with self.subTest(victim=victim, moment=moment):
+                self.move_and_kill(next(vms), victim, moment)
+
+    def test_F_F8_a_kill_in_the_middle_of_an_evacuation(self):
+        for victim in VICTIMS:
+            with self.subTest(victim=victim):
+                after, pids, boots = self.cloud.last_event(), self.pids(), self.host_boots()
+                copies = self.cloud.copies()
+                source = max(sorted(self.cloud.hosts()), key=lambda host: sum(host in on for on in copies.values()))
+                vm = next(vm for vm in self.vms if source in copies[vm])
+                watcher = self.watch()
+                self.cloud.cli("host", "maintenance", source, text=True)
+                host, pid = self.catch_copy(vm, lambda host, old=source: host != old)
+                ends = {"source": source, "destination": host,
+                        "source qemu": copies[vm][source][0], "destination qemu": pid}
+                killed_ms = self.hit(victim, pids, ends)
+                self.cloud.wait(f"{source} is empty",
+                                lambda old=source: all(old not in on for on in self.cloud.copies().values()), 120)
+                self.settle()
+                self.assert_in_the_middle(killed_ms, after, ["vm.moved", "vm.move_failed"], vm)
+                self.assert_no_host_was_switched_off(boots)
+                self.assertLessEqual(max(watcher.stop().most.values()), 2, watcher.history)
+                self.assertTrue(all(now["status"]["host"] != source for now in self.cloud.vms().values()))
+                self.cloud.cli("host", "activate", source, text=True)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
