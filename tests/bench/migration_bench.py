@@ -200,6 +200,8 @@ def pairs(cloud, options):
             say(f"  pair {turn + 1:2}: " + "  ".join(
                 f"{side} " + " ".join(f"{part} {value:.0f}" for part, value in made[side][-1].items())
                 for side in ("virga", "raw")))
+        if not raw.guest.wait_heartbeat(30):
+            raise CloudError("the raw guest did not survive its moves")
     except (CloudError, QmpError, OSError, subprocess.SubprocessError) as problem:
         raise CloudError(f"pair {len(made['raw']) + 1}: {type(problem).__name__} {problem}") from problem
     finally:
