@@ -113,9 +113,7 @@ std::vector<const Vm*> ClusterView::vms_on(const HostId& host) const {
 
 std::vector<const Host*> ClusterView::hosts_of(const ClusterId& cluster) const {
   std::vector<const Host*> members;
-  for (const auto& [id, host] : hosts.all()) {
-    if (host->spec.cluster == cluster) members.push_back(host.get());
-  }
+  for (const auto& [id, host] : hosts.of_cluster(cluster)) members.push_back(host.get());
   return members;
 }
 

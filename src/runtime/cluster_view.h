@@ -15,6 +15,10 @@
 
 namespace virga {
 
+/// Kinds whose spec names the cluster that they belong to.
+template <typename T>
+concept InCluster = requires(const T& resource) { ClusterId(resource.spec.cluster); };
+
 /// Resources of one kind, in order of id, shared copy-on-write: taking a copy is O(1); changing one that somebody
 /// else holds copies the pointers once, never the resources.
 template <typename T>
@@ -22,6 +26,13 @@ class Table {
  public:
   using IdType = decltype(std::declval<const T&>().id());
   using Map = std::map<IdType, std::shared_ptr<const T>>;
+
+  Table() = default;
+
+  /// A table of these alone, however many others there are.
+  explicit Table(const Map& resources) {
+    for (const auto& [id, resource] : resources) put(resource);
+  }
 
   const T* find(const IdType& id) const {
     const auto found = map_->find(id);
@@ -34,16 +45,51 @@ class Table {
   const Map& all() const { return *map_; }
   std::size_t size() const { return map_->size(); }
 
-  void put(std::shared_ptr<const T> resource) { own()[resource->id()] = std::move(resource); }
-  void erase(const IdType& id) { own().erase(id); }
+  /// Those of one cluster, in order of id. O(log clusters).
+  const Map& of_cluster(const ClusterId& cluster) const
+    requires InCluster<T>
+  {
+    static const Map kNone;
+    const auto found = groups_->find(cluster);
+    return found == groups_->end() ? kNone : *found->second;
+  }
+
+  void put(std::shared_ptr<const T> resource) {
+    std::shared_ptr<const T>& place = own(map_)[resource->id()];
+    if constexpr (InCluster<T>) {
+      if (place != nullptr && place->spec.cluster != resource->spec.cluster) leave_group(*place);
+      own(own(groups_)[resource->spec.cluster])[resource->id()] = resource;
+    }
+    place = std::move(resource);
+  }
+
+  void erase(const IdType& id) {
+    const auto found = share(id);
+    if (found == nullptr) return;
+    if constexpr (InCluster<T>) leave_group(*found);
+    own(map_).erase(id);
+  }
 
  private:
-  Map& own() {
-    if (map_.use_count() > 1) map_ = std::make_shared<Map>(*map_);
-    return *map_;
+  using Groups = std::map<ClusterId, std::shared_ptr<Map>>;
+
+  /// The value behind a pointer, this table's alone.
+  template <typename Value>
+  static Value& own(std::shared_ptr<Value>& held) {
+    if (held == nullptr) held = std::make_shared<Value>();
+    if (held.use_count() > 1) held = std::make_shared<Value>(*held);
+    return *held;
+  }
+
+  void leave_group(const T& resource) {
+    Groups& groups = own(groups_);
+    const auto group = groups.find(resource.spec.cluster);
+    own(group->second).erase(resource.id());
+    if (group->second->empty()) groups.erase(group);
   }
 
   std::shared_ptr<Map> map_ = std::make_shared<Map>();
+  std::shared_ptr<Groups> groups_ = std::make_shared<Groups>();  ///< by cluster; InCluster only
 };
 
 /// The whole stored state at one revision, with the indices that planners need. Immutable to its readers; a copy is

@@ -84,9 +84,7 @@ class Planner {
 
   std::vector<const Vm*> members() const {
     std::vector<const Vm*> found;
-    for (const auto& [id, vm] : view_.vms.all()) {
-      if (vm->spec.cluster == cluster_) found.push_back(vm.get());
-    }
+    for (const auto& [id, vm] : view_.vms.of_cluster(cluster_)) found.push_back(vm.get());
     return found;
   }
 
@@ -171,6 +169,8 @@ void Planner::judge(const Host& host, bool most_are_silent) {
     changed.status.health = change.health;
     changed.status.fence_proof = change.proof;
     changed.status.health_reason = change.reason;
+    // A change copies the table that others hold: this one has the cluster's own hosts only.
+    if (plan_.host_changes.empty()) view_.hosts = Table<Host>(view_.hosts.of_cluster(cluster_));
     view_.hosts.put(std::make_shared<const Host>(std::move(changed)));
     plan_.host_changes.push_back(change);
   }
