@@ -50,6 +50,17 @@ class Table {
     return found;
   }
 
+  /// A table of one group alone, however many others there are. O(their number).
+  template <typename Group>
+  Table only(const typename Group::Key& key) const {
+    Table alone;
+    const auto& index = *std::get<Index<Group>>(indices_).map;
+    const auto entry = index.find(key);
+    if (entry == index.end()) return alone;
+    for (const auto& [id, resource] : *entry->second) alone.put(resource);
+    return alone;
+  }
+
   void put(std::shared_ptr<const T> resource) {
     const IdType id = resource->id();
     std::shared_ptr<const T>& place = own(map_)[id];
@@ -106,6 +117,11 @@ struct VmsOfCluster {
   static void each(const Vm& vm, const auto& tell) { tell(vm.spec.cluster); }
 };
 
+struct NetworksOfCluster {
+  using Key = ClusterId;
+  static void each(const Network& network, const auto& tell) { tell(network.spec.cluster); }
+};
+
 /// By status.host and by the destination of a migration.
 struct VmsOnHost {
   using Key = HostId;
@@ -138,7 +154,7 @@ struct ClusterView {
   Table<Cluster> clusters;
   Table<Host, HostsOfCluster> hosts;
   Table<Image> images;
-  Table<Network> networks;
+  Table<Network, NetworksOfCluster> networks;
   Table<Port> ports;
   Table<Vm, VmsOfCluster, VmsOnHost> vms;
   Table<Operation, OperationsOnHost> operations;
@@ -154,6 +170,11 @@ struct ClusterView {
   /// Members of a cluster, in order of id.
   std::vector<const Host*> hosts_of(const ClusterId& cluster) const {
     return hosts.in<HostsOfCluster>(cluster);
+  }
+
+  /// Networks of a cluster, in order of id.
+  std::vector<const Network*> networks_of(const ClusterId& cluster) const {
+    return networks.in<NetworksOfCluster>(cluster);
   }
 
   /// Operations that have not ended and come from or go to `host`, in order of id.

@@ -49,6 +49,7 @@ void add_cluster(std::vector<Write>& writes, const CloudSize& size, int number) 
   Cluster cluster;
   cluster.meta.name = cluster_name(number);
   cluster.spec.policy.lease_ms = size.lease;
+  cluster.spec.policy.suspect_after_ms = size.suspect_after;
   cluster.spec.shared_directory = "/srv/virga";
   add(writes, cluster);
   Network network;

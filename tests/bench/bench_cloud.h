@@ -20,6 +20,7 @@ struct CloudSize {
   int hosts_per_cluster = 1;
   bool populated = false;
   Duration lease = seconds(10);
+  Duration suspect_after = seconds(2);
 
   int hosts() const { return clusters * hosts_per_cluster; }
 };

@@ -165,6 +165,8 @@ void Planner::judge(const Host& host, bool most_are_silent) {
     changed.status.health = change.health;
     changed.status.fence_proof = change.proof;
     changed.status.health_reason = change.reason;
+    // A change copies the table that others hold: this one has the cluster's own hosts only.
+    if (plan_.host_changes.empty()) view_.hosts = view_.hosts.only<HostsOfCluster>(cluster_);
     view_.hosts.put(std::make_shared<const Host>(std::move(changed)));
     plan_.host_changes.push_back(change);
   }

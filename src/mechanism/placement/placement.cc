@@ -50,8 +50,10 @@ PlacementState::PlacementState(const ClusterView& view, const ClusterId& cluster
 
 Capacity PlacementState::free_on(const HostId& host) const {
   const auto found = members_.find(host);
-  if (found == members_.end()) return {};
-  const Member& member = found->second;
+  return found == members_.end() ? Capacity() : free_on(found->second);
+}
+
+Capacity PlacementState::free_on(const Member& member) {
   return {member.total.cpu_millicores - member.used.cpu_millicores,
           member.total.memory_mib - member.used.memory_mib};
 }
@@ -137,15 +139,16 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   }
   if (query.live && vm.status.host == host.id()) return "runs there now";
   if (auto reason = compatibility_refusal(member, query); !reason.empty()) return reason;
-  const auto group = member.groups.find({vm.meta.tenant, vm.spec.anti_affinity_group});
   const bool own = member.vms.contains(vm.id());
-  if (!vm.spec.anti_affinity_group.empty() && group != member.groups.end() &&
-      group->second > (own ? 1 : 0)) {
-    return fmt::format("carries another VM of group {}", vm.spec.anti_affinity_group);
+  if (!vm.spec.anti_affinity_group.empty()) {
+    const auto group = member.groups.find({vm.meta.tenant, vm.spec.anti_affinity_group});
+    if (group != member.groups.end() && group->second > (own ? 1 : 0)) {
+      return fmt::format("carries another VM of group {}", vm.spec.anti_affinity_group);
+    }
   }
   if (own) return {};
   const Capacity demand = demand_of(vm);
-  const Capacity free = free_on(host.id());
+  const Capacity free = free_on(member);
   if (free.memory_mib < demand.memory_mib) {
     return fmt::format("has {} MiB of memory free, {} are needed", free.memory_mib.value,
                        demand.memory_mib.value);
@@ -163,7 +166,7 @@ std::optional<HostId> PlacementState::choose(const PlacementQuery& query) const 
   for (const auto& [id, member] : members_) {
     if (!refusal(member, query).empty()) continue;
     const std::int64_t total = std::max<std::int64_t>(1, member.total.memory_mib.value);
-    const std::int64_t left = free_on(id).memory_mib.value * 1'000'000 / total;
+    const std::int64_t left = free_on(member).memory_mib.value * 1'000'000 / total;
     const std::tuple<bool, std::int64_t> score{!query.avoid.contains(id), left};
     if (!best || score > best_score) {
       best = id;
@@ -171,6 +174,29 @@ std::optional<HostId> PlacementState::choose(const PlacementQuery& query) const 
     }
   }
   return best;
+}
+
+bool PlacementState::one_takes_all_of(const std::vector<HostId>& lost) const {
+  std::vector<const Vm*> orphans;
+  Capacity sum;
+  for (const HostId& host : lost) {
+    for (const Vm* vm : carried_by(host)) {
+      if (vm->status.host != host || vm->spec.restart_priority == RestartPriority::none) continue;
+      if (!vm->spec.anti_affinity_group.empty()) return false;
+      orphans.push_back(vm);
+      sum.cpu_millicores += demand_of(*vm).cpu_millicores;
+      sum.memory_mib += demand_of(*vm).memory_mib;
+    }
+  }
+  return std::any_of(members_.begin(), members_.end(), [&](const auto& entry) {
+    const Member& member = entry.second;
+    const Capacity free = free_on(member);
+    if (free.memory_mib < sum.memory_mib || free.cpu_millicores < sum.cpu_millicores) return false;
+    if (std::find(lost.begin(), lost.end(), entry.first) != lost.end()) return false;
+    return std::all_of(orphans.begin(), orphans.end(), [&](const Vm* vm) {
+      return refusal(member, {.vm = vm, .live = false, .avoid = {}}).empty();
+    });
+  });
 }
 
 std::vector<Refusal> PlacementState::explain(const PlacementQuery& query) const {
@@ -234,8 +260,10 @@ std::vector<LossPlan> unabsorbed_losses(const PlacementState& state, int count, 
   for (int tries = 0; tries < tries_max && chosen > 0 && found.size() < limit; ++tries) {
     std::vector<HostId> lost;
     for (const std::size_t index : pick) lost.push_back(members[index]);
-    LossPlan plan = plan_loss(state, lost);
-    if (!plan.stranded.empty()) found.push_back(std::move(plan));
+    if (!state.one_takes_all_of(lost)) {
+      LossPlan plan = plan_loss(state, lost);
+      if (!plan.stranded.empty()) found.push_back(std::move(plan));
+    }
     std::size_t turn = chosen;
     while (turn > 0 && pick[turn - 1] == size - chosen + turn - 1) --turn;
     if (turn == 0) break;

@@ -42,6 +42,10 @@ class PlacementState {
   /// One reason per member that cannot take the VM; empty entries are left out.
   std::vector<Refusal> explain(const PlacementQuery& query) const;
 
+  /// True when one member could take all that the lost ones carry. Then any order of placing absorbs the loss: each VM
+  /// finds room there at the latest. False says nothing. O(hosts + VMs of the lost).
+  bool one_takes_all_of(const std::vector<HostId>& lost) const;
+
   void add(const Vm& vm, const HostId& host);
   void remove(const Vm& vm, const HostId& host);
 
@@ -63,6 +67,7 @@ class PlacementState {
     bool excluded = false;
   };
 
+  static Capacity free_on(const Member& member);
   std::string refusal(const Member& member, const PlacementQuery& query) const;
   std::string compatibility_refusal(const Member& member, const PlacementQuery& query) const;
 

@@ -222,6 +222,30 @@ TEST_F(Placement, A1_F5_F_B8_losses_that_cannot_be_absorbed_are_found) {
   EXPECT_EQ(unabsorbed_losses(state(), 1, 10).size(), 1U);
 }
 
+TEST_F(Placement, F_B8_what_one_host_could_take_alone_strands_nobody_in_any_order) {
+  for (const char* name : {"a", "b", "c", "d"}) add_host(name);
+  const auto host = [](unsigned number) { return std::string(1, "abcd"[number % 4]); };
+  int answered = 0;
+  EXPECT_TRUE(rc::check([&](const std::vector<std::pair<std::uint8_t, std::uint8_t>>& vms) {
+    view_.vms = {};
+    for (std::size_t index = 0; index < vms.size() && index < 14; ++index) {
+      const VmId id = add_vm("v" + std::to_string(index), host(vms[index].first),
+                             32 + vms[index].second);
+      edit_vm(id, [&](Vm& vm) {
+        if (vms[index].second % 7 == 0) vm.spec.anti_affinity_group = "db";
+        if (vms[index].second % 5 == 0) vm.spec.pinned_host = HostId(host(vms[index].second));
+      });
+    }
+    const PlacementState now = state();
+    for (const HostId& lost : now.members()) {
+      if (!now.one_takes_all_of({lost})) continue;
+      ++answered;
+      RC_ASSERT(plan_loss(now, {lost}).stranded.empty());
+    }
+  }));
+  EXPECT_GT(answered, 0);
+}
+
 TEST_F(Placement, F_B8_adding_and_removing_leaves_what_was) {
   add_host("a");
   add_host("b");

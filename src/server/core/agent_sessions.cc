@@ -122,7 +122,7 @@ void AgentSessions::hello(SessionId session, const Hello& message) {
   // This host at once, so that its networks are there before its first VM; the others soon.
   send_state(live, state_of(cluster->id()), 0);
   live.state_sent = 0;
-  spread_cluster_state();
+  spread_soon(cluster->id());
 }
 
 void AgentSessions::record_hello(const HostId& id) {
@@ -261,24 +261,25 @@ void AgentSessions::call(const HostId& host, Command command, Duration deadline,
   links_.send(session, message);
 }
 
-void AgentSessions::spread_cluster_state() {
-  if (spreading_) return;
-  spreading_ = true;
+void AgentSessions::spread_soon(const ClusterId& cluster) {
+  if (!spreading_.insert(cluster).second || spreading_.size() > 1) return;
   loop_.after(kSpreadDelay, [this, alive = std::weak_ptr(alive_)] {
     if (alive.expired()) return;
-    spreading_ = false;
-    spread_now();
+    const auto due = std::exchange(spreading_, {});
+    for (const ClusterId& each : due) spread(each);
   });
 }
 
 void AgentSessions::spread_now() {
-  for (const auto& [cluster, stored] : mirror_.view().clusters.all()) {
-    const ClusterState state = state_of(cluster);
-    const std::size_t fingerprint = std::hash<std::string>()(to_json_text(state)) | 1U;
-    for (const ClusterMember& member : state.members) {
-      LiveHost* live = find(member.host);
-      if (live != nullptr) send_state(*live, state, fingerprint);
-    }
+  for (const auto& [cluster, stored] : mirror_.view().clusters.all()) spread(cluster);
+}
+
+void AgentSessions::spread(const ClusterId& cluster) {
+  const ClusterState state = state_of(cluster);
+  const std::size_t fingerprint = std::hash<std::string>()(to_json_text(state)) | 1U;
+  for (const ClusterMember& member : state.members) {
+    LiveHost* live = find(member.host);
+    if (live != nullptr) send_state(*live, state, fingerprint);
   }
 }
 
@@ -286,8 +287,8 @@ ClusterState AgentSessions::state_of(const ClusterId& cluster) {
   const ClusterView& view = mirror_.view();
   ClusterState state;
   state.probe_key = probe_key_;
-  for (const auto& [id, network] : view.networks.all()) {
-    if (network->spec.cluster == cluster) state.fabric.networks.push_back(*network);
+  for (const Network* network : view.networks_of(cluster)) {
+    state.fabric.networks.push_back(*network);
   }
   for (const Host* host : view.hosts_of(cluster)) {
     const LiveHost* live = find(host->id());

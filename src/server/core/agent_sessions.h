@@ -62,10 +62,8 @@ class AgentSessions final : public HostCommands {
   const std::map<HostId, LiveHost>& hosts() const { return hosts_; }
   LiveHost* find(const HostId& host);
 
-  /// Sends members, keys and networks to every connected host that has an older state; soon, several calls at once.
-  void spread_cluster_state();
-
-  /// The same at once: a VM's start that follows must find its network on the host.
+  /// Sends members, keys and networks of all clusters to every connected host that has an older state, at once: a VM's
+  /// start that follows must find its network on the host.
   void spread_now();
 
   void set_probe_key(std::string key) { probe_key_ = std::move(key); }
@@ -90,6 +88,8 @@ class AgentSessions final : public HostCommands {
   bool lease_allowed(const Host& stored) const;
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
+  void spread_soon(const ClusterId& cluster);
+  void spread(const ClusterId& cluster);
   ClusterState state_of(const ClusterId& cluster);
   void send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint);
 
@@ -106,7 +106,7 @@ class AgentSessions final : public HostCommands {
   std::map<HostId, LiveHost> hosts_;
   std::map<std::pair<SessionId, std::uint64_t>, Pending> pending_;
   std::set<HostId> recording_;
-  bool spreading_ = false;
+  std::set<ClusterId> spreading_;
   std::uint64_t commands_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -62,6 +62,7 @@ class ServerCore {
                   std::optional<KeyValue> probe_key, const Callback<void>& ready);
   void lead(const Callback<void>& ready);
   void tick();
+  void mark_silent();
   void check_hold();
   bool needs_attention(const Host& host, const LiveHost& live) const;
   std::optional<std::string> seen_alive(const HostId& host) const;
@@ -77,6 +78,7 @@ class ServerCore {
   JournalPump pump_;
   Timer tick_timer_;
   Instant tick_due_;
+  Instant tick_began_;
   Duration lag_{0};
   Instant leads_since_;
   bool recovery_held_ = false;
