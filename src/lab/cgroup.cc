@@ -146,6 +146,14 @@ Result<void> LabCgroup::limit(const LabHostLimits& limits) const {
   return {};
 }
 
+Result<void> LabCgroup::weigh(int weight) const {
+  if (version_2_) {
+    return write_knob(mount_ + "/" + name_ + "/cpu.weight", std::to_string(weight));
+  }
+  // Version 1 counts shares around 1024.
+  return write_knob(mount_ + "/cpu/" + name_ + "/cpu.shares", std::to_string(weight * 1024 / 100));
+}
+
 std::vector<std::string> LabCgroup::procs_files() const {
   std::vector<std::string> files = folders();
   for (std::string& file : files) file += "/cgroup.procs";

@@ -33,6 +33,9 @@ class LabCgroup {
   /// The period is 20 ms, so that who is held back by the quota waits no longer than that.
   Result<void> limit(const LabHostLimits& limits) const;
 
+  /// Its share of processor time against its siblings, as weight of version 2: 100 is usual, 1 to 10,000.
+  Result<void> weigh(int weight) const;
+
   /// Files that take the pid of a process which is to be born in here.
   std::vector<std::string> procs_files() const;
 

@@ -38,6 +38,7 @@ TEST_F(FakeMount, F_B10_version_2_hands_controllers_down_and_sets_what_the_host_
        {"cgroup.controllers", "cgroup.subtree_control", "virga-lab/cgroup.subtree_control",
         "virga-lab/dev/cgroup.subtree_control", "virga-lab/dev/host-1/cpu.max",
         "virga-lab/dev/host-1/memory.max", "virga-lab/dev/host-1/pids.max",
+        "virga-lab/dev/host-1/cpu.weight",
         "virga-lab/dev/host-1/cgroup.procs", "virga-lab/dev/host-1/virga/acme/web/cgroup.procs"}) {
     touch(file);
   }
@@ -45,6 +46,8 @@ TEST_F(FakeMount, F_B10_version_2_hands_controllers_down_and_sets_what_the_host_
   ASSERT_TRUE(group.create().ok());
   const auto limited = group.limit({{1500}, {2048}});
   ASSERT_TRUE(limited.ok()) << limited.error().text();
+  ASSERT_TRUE(group.weigh(1000).ok());
+  EXPECT_EQ(text_of(mount_ / "virga-lab/dev/host-1/cpu.weight"), "1000");
   EXPECT_EQ(text_of(mount_ / "virga-lab/dev/cgroup.subtree_control"), "+cpu +memory +pids");
   EXPECT_EQ(text_of(mount_ / "virga-lab/dev/host-1/cpu.max"), "30000 20000");
   EXPECT_EQ(text_of(mount_ / "virga-lab/dev/host-1/memory.max"), "2147483648");

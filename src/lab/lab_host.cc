@@ -22,6 +22,7 @@ namespace {
 
 constexpr Duration kLookEvery = milliseconds(2);
 constexpr int kLooksMax = 5000;
+constexpr int kSystemWeight = 1000;  // ten times that of all guests together
 
 std::string new_boot_id() {
   const std::string hex = random_secret();
@@ -58,6 +59,8 @@ Result<void> LabHost::prepare() {
     if (auto made = make_folders(folder, 0700); !made) return made;
   }
   if (auto made = cgroup_.child("system").create(); !made) return made;
+  // Agent and leash stand above the guests, as a real host's system does.
+  if (auto above = cgroup_.child("system").weigh(kSystemWeight); !above) return above;
   if (auto limited = cgroup_.limit(options_.limits); !limited) return limited;
   const std::string pipe = runtime("watchdog");
   unlink(pipe.c_str());

@@ -472,6 +472,7 @@ bool Planner::place(const Waiting& waiting) {
     });
     if (!refused) target = last.host;
   }
+  const bool in_place = target.has_value();
   if (!target) target = state_->choose(query);
   if (!target) {
     leave_unplaced(waiting, "no host can take it", state_->explain(query));
@@ -482,7 +483,8 @@ bool Planner::place(const Waiting& waiting) {
   state_->add(*waiting.vm, *target);
   plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.lost,
                           waiting.recovery,
-                          fmt::format("{}; {} has the most room", waiting.reason, target->value)});
+                          fmt::format("{}; {} {}", waiting.reason, target->value,
+                                      in_place ? "had it before" : "has the most room")});
   return true;
 }
 
