@@ -11,7 +11,6 @@
 #include <charconv>
 #include <cstdio>
 #include <fstream>
-#include <thread>
 
 #include "model/ipv4.h"
 #include "model/keys.h"
@@ -299,9 +298,15 @@ bool wait_until(const std::function<bool()>& done, Duration limit, Duration paus
   const Instant until = now() + limit;
   while (!done()) {
     if (now() >= until || interrupted()) return false;
-    std::this_thread::sleep_for(pause);
+    rest(pause);
   }
   return true;
+}
+
+void rest(Duration span) {
+  AsioLoop loop;
+  loop.after(span, [&] { loop.stop(); });
+  loop.run();
 }
 
 double own_cpu_seconds() {

@@ -91,6 +91,8 @@ double own_cpu_seconds();
 Instant now();  ///< the clock of AsioLoop
 double seconds_since(Instant begin);
 
+void rest(Duration span);
+
 /// Asks every `pause` until `done`; false after `limit`, or when the program shall end.
 bool wait_until(const std::function<bool()>& done, Duration limit, Duration pause);
 

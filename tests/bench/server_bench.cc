@@ -1,5 +1,6 @@
-// The server under load: `virgad server` as it is shipped, with simulated agents that hold one mutual TLS link each and
-// report once a second, and with many creations of VMs. See usage() for options, bench_agents.h for what is simulated.
+// The server under load: `virgad server` as it is shipped, with simulated agents that hold one
+// mutual TLS link each and report once a second, and with many creations of VMs. kUsage has the
+// options, bench_agents.h says what is simulated.
 
 #include <fmt/format.h>
 #include <sys/resource.h>
@@ -26,9 +27,9 @@ constexpr const char* kUsage =
     "  hosts=100        in each of these clusters, one running VM and one agent each\n"
     "  seconds=60       measured, after all is calm\n"
     "  lease=120        seconds of a host's lease, and ...\n"
-    "  suspect=100      ... of silence before it is suspected: so long that all can connect first; "
-    "what is\n"
-    "                   measured does not depend on it (the product's defaults are 10 and 2)\n"
+    "  suspect=100      ... of silence before it is suspected: so long that all can connect\n"
+    "                   first; the product's defaults are 10 and 2; what is measured later is\n"
+    "                   the same with them\n"
     "  shuffled=0       1: agents connect in random order, not cluster by cluster\n"
     "  pool=100         hosts of the cluster in which VMs are created\n"
     "  creates=2000     creations one after the other, on each of `clients` connections\n"
@@ -134,7 +135,7 @@ class Lister {
   void run() {
     ApiClient client(url_);
     for (Instant due = now(); !ended_; due += milliseconds(500)) {
-      while (now() < due && !ended_) std::this_thread::sleep_for(milliseconds(5));
+      while (now() < due && !ended_) rest(milliseconds(5));
       const Instant begin = now();
       const auto list = client.call("GET", "/v1/vms");
       times_ms.push_back(seconds_since(begin) * 1e3);
@@ -175,7 +176,7 @@ Result<void> measure(Stage& stage, int length, bool listing) {
   const std::string suffix = listing ? "" : "_without_list";
   std::unique_ptr<Lister> lister;
   if (listing) lister = std::make_unique<Lister>(stage.server->api(), stage.size.hosts());
-  std::this_thread::sleep_for(seconds(2));
+  rest(seconds(2));
   const Sample before = take_sample(stage);
   double resident = 0;
   const Instant end = now() + seconds(length);
@@ -370,11 +371,13 @@ int run(int count, char** values) {
   }
   raise_descriptor_limit();
   catch_signals();
-  set_log_sink([](LogLevel, std::string_view, std::string_view) {});  // thousands of agents say it
+  // What thousands of agents say when their links end is not what is wanted here.
+  set_log_sink([](LogLevel, std::string_view, std::string_view) {});
   const std::string parts = std::to_string(options.at("parts"));
   int code = 0;
-  for (const auto& [part, bench] :
-       {std::pair('1', &bench_agents), std::pair('2', &bench_creates)}) {
+  const std::pair<char, Result<void> (*)(const Options&)> benches[] = {{'1', bench_agents},
+                                                                       {'2', bench_creates}};
+  for (const auto& [part, bench] : benches) {
     if (parts.find(part) == std::string::npos || interrupted()) continue;
     if (auto done = bench(options); !done) {
       fmt::print("virga_server_bench: {}\n", done.error().text());

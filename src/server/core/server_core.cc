@@ -127,7 +127,8 @@ void ServerCore::tick() {
   mark_silent();
 }
 
-/// Both tables are in order of host: one walk, because thousands of hosts are looked at four times a second.
+/// Both tables are in order of host: one walk, because thousands of hosts are looked at four times
+/// a second.
 void ServerCore::mark_silent() {
   const auto& stored = view().hosts.all();
   auto host = stored.begin();
