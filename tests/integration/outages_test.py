@@ -118,6 +118,9 @@ class Outages(CloudCase):
 
     def test_F_B7_hosts_see_one_another_without_a_server(self):
         hosts = sorted(self.cloud.hosts())
+        for host in hosts:
+            self.cloud.wait(f"{host} sees all others", lambda host=host: {"alive"} == {
+                peer["health"] for peer in self.cloud.cli("host", "peers", host)}, 30)
         self.cloud.lab("fail", "server", "--how", "power", "--hold")
         code, words = self.cloud.cli("host", "list", check=False)
         self.assertNotEqual(code, 0, words)
