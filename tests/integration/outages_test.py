@@ -125,9 +125,9 @@ class Outages(CloudCase):
         code, words = self.cloud.cli("host", "list", check=False)
         self.assertNotEqual(code, 0, words)
         for host in hosts:
-            peers = self.peers_by_file(host)
-            self.assertEqual({name: p["health"] for name, p in peers.items()},
-                             {name: "alive" for name in hosts if name != host})
+            alive = {name: "alive" for name in hosts if name != host}
+            self.cloud.wait(f"{host} shows all others", lambda host=host, alive=alive: alive == {
+                name: peer["health"] for name, peer in self.peers_by_file(host).items()}, 20)
         self.cloud.lab("fail", hosts[2], "--how", "power")
         for host in hosts[:2]:
             self.cloud.wait(f"{host} misses {hosts[2]}",
