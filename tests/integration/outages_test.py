@@ -118,13 +118,16 @@ class Outages(CloudCase):
 
     def test_F_B7_hosts_see_one_another_without_a_server(self):
         hosts = sorted(self.cloud.hosts())
+        for host in hosts:
+            self.cloud.wait(f"{host} sees all others", lambda host=host: {"alive"} == {
+                peer["health"] for peer in self.cloud.cli("host", "peers", host)}, 30)
         self.cloud.lab("fail", "server", "--how", "power", "--hold")
         code, words = self.cloud.cli("host", "list", check=False)
         self.assertNotEqual(code, 0, words)
         for host in hosts:
-            peers = self.peers_by_file(host)
-            self.assertEqual({name: p["health"] for name, p in peers.items()},
-                             {name: "alive" for name in hosts if name != host})
+            alive = {name: "alive" for name in hosts if name != host}
+            self.cloud.wait(f"{host} shows all others", lambda host=host, alive=alive: alive == {
+                name: peer["health"] for name, peer in self.peers_by_file(host).items()}, 20)
         self.cloud.lab("fail", hosts[2], "--how", "power")
         for host in hosts[:2]:
             self.cloud.wait(f"{host} misses {hosts[2]}",
