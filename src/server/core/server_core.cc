@@ -123,17 +123,15 @@ void ServerCore::tick() {
   tick_due_ = on_.loop.now() + options_.tick;
   tick_timer_.set_at(tick_due_, [this] { tick(); });
   if (recovery_held_) check_hold();
-  for (const auto& [id, live] : sessions_.hosts()) {
-    const Host* host = view().hosts.find(id);
-    if (host != nullptr && needs_attention(*host, live)) controller_.mark(host->spec.cluster);
-  }
+  sessions_.each_stored([this](const LiveHost& live) {
+    if (needs_attention(live)) controller_.mark(live.cluster->id());
+  });
 }
 
-bool ServerCore::needs_attention(const Host& host, const LiveHost& live) const {
-  const Cluster* cluster = view().clusters.find(host.spec.cluster);
-  if (cluster == nullptr) return false;
-  const bool silent = !live.reported ||
-                      on_.loop.now() - live.last_report_at >= cluster->spec.policy.suspect_after_ms;
+bool ServerCore::needs_attention(const LiveHost& live) const {
+  const Host& host = *live.stored;
+  const Duration patience = live.cluster->spec.policy.suspect_after_ms;
+  const bool silent = !live.reported || on_.loop.now() - live.last_report_at >= patience;
   const bool believed_well =
       host.status.health == HostHealth::alive || host.status.health == HostHealth::degraded;
   if (host.status.health == HostHealth::fenced && silent) return false;
