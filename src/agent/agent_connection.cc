@@ -41,12 +41,12 @@ void AgentConnection::connected(Result<std::shared_ptr<MessageSocket>> socket) {
   const MessageSocket* mine = socket_.get();
   socket_->on_message([this, alive](const std::string& text) {
     if (alive.expired()) return;
-    auto message = from_json_text<ServerMessage>(text, UnknownFields::ignore);
+    const auto message = from_json_text<ServerMessage>(text, UnknownFields::ignore);
     if (!message) {
       log_line(LogLevel::warning, "agent", "unreadable message: " + message.error().text());
       return reconnect();
     }
-    core_->link_received(std::move(*message));
+    core_->link_received(*message);
   });
   socket_->on_closed([this, alive, mine](const std::string& reason) {
     if (alive.expired() || socket_.get() != mine) return;
@@ -66,7 +66,7 @@ void AgentConnection::lost(const std::string& reason) {
   timer_.set_after(milliseconds(shortened), [this] { connect(); });
 }
 
-void AgentConnection::send(const AgentMessage& message) {
+void AgentConnection::send(AgentMessage message) {
   if (socket_ == nullptr) return;
   if (auto sent = socket_->send(to_json_text(message)); !sent) {
     log_line(LogLevel::warning, "agent", sent.error().text());

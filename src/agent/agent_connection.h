@@ -27,7 +27,7 @@ class AgentConnection final : public AgentLink {
   /// Begins to connect; `core` is told of sessions and messages.
   void start(AgentCore& core);
 
-  void send(const AgentMessage& message) override;
+  void send(AgentMessage message) override;
   void reconnect() override;
 
  private:

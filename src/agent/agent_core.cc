@@ -2,28 +2,13 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "base/reflect.h"
 
 namespace virga {
 namespace {
-
-/// What peers tell each other; authenticated by `mac` over the text of `body`.
-struct ProbeBody {
-  HostId from;
-  HostId to;
-  bool answer = false;
-  std::uint64_t sequence = 0;
-  std::string boot_id;
-  Capacity free;
-};
-BOOST_DESCRIBE_STRUCT(ProbeBody, (), (from, to, answer, sequence, boot_id, free))
-
-struct Probe {
-  std::string body;
-  std::string mac;
-};
-BOOST_DESCRIBE_STRUCT(Probe, (), (body, mac))
 
 constexpr Duration kLagTolerated = milliseconds(500);
 
@@ -33,7 +18,10 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
     : on_(std::move(dependencies)),
       options_(std::move(options)),
       heartbeat_timer_(on_.loop),
-      lease_timer_(on_.loop) {}
+      lease_timer_(on_.loop) {
+  probe_.from = options_.hello.host;
+  probe_.boot_id = options_.hello.boot_id;
+}
 
 AgentCore::~AgentCore() = default;
 
@@ -66,7 +54,7 @@ void AgentCore::link_opened() {
   welcomed_ = false;
   AgentMessage message;
   message.hello = options_.hello;
-  on_.link.send(message);
+  on_.link.send(std::move(message));
 }
 
 void AgentCore::link_closed(const std::string& reason) {
@@ -74,7 +62,7 @@ void AgentCore::link_closed(const std::string& reason) {
   log_line(LogLevel::info, "agent", "session ended: " + reason);
 }
 
-void AgentCore::link_received(ServerMessage message) {
+void AgentCore::link_received(const ServerMessage& message) {
   if (message.refusal) {
     log_line(LogLevel::error, "agent", "the server refuses this host: " + message.refusal->text);
     return;
@@ -128,18 +116,19 @@ void AgentCore::lease_ended() {
   AgentMessage message;
   message.event = AgentEvent{"host.lease_ended", VmId(),
                              "its lease ended: it has stopped its guests", Severity::alarm};
-  on_.link.send(message);
+  on_.link.send(std::move(message));
 }
 
 void AgentCore::heartbeat() {
   loop_lag_ = on_.loop.now() - heartbeat_due_;
   if (loop_lag_ > kLagTolerated) {
     // This process was held up: what it has not heard in that time says nothing about its peers.
-    for (auto& [host, peer] : peers_) peer.heard_at += loop_lag_;
+    for (Peer& peer : peers_) peer.heard_at += loop_lag_;
   }
   heartbeat_due_ = on_.loop.now() + policy_.heartbeat_ms;
   heartbeat_timer_.set_at(heartbeat_due_, [this] { heartbeat(); });
   if (on_.loop.now() >= lease_end_) lease_ended();
+  free_.reset();
   probe_peers();
   judge_peers();
   report_now();
@@ -149,7 +138,7 @@ void AgentCore::report_now() {
   if (!welcomed_) return;
   AgentMessage message;
   message.report = make_report();
-  on_.link.send(message);
+  on_.link.send(std::move(message));
 }
 
 HostReport AgentCore::make_report() {
@@ -162,15 +151,17 @@ HostReport AgentCore::make_report() {
   report.leash_armed = on_.guard.watchdog_armed();
   report.loop_lag_ms = loop_lag_;
   report.fabric_version = on_.fabric.version();
-  for (const auto& [host, peer] : peers_) {
-    if (!peer.asked) continue;
-    report.peers.push_back({host, peer.silent ? PeerHealth::silent : PeerHealth::alive,
+  report.peers.reserve(watched_.size());
+  for (const std::size_t index : watched_) {
+    const Peer& peer = peers_[index];
+    report.peers.push_back({peer.member.host, peer.silent ? PeerHealth::silent : PeerHealth::alive,
                             on_.loop.now() - peer.heard_at, peer.boot_id, peer.free});
   }
   return report;
 }
 
 void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
+  free_.reset();
   report_now();
   const bool ended = now.power == VmPower::stopped;
   const bool on_request = ended && stopping_.erase({now.vm, now.epoch}) > 0;
@@ -178,26 +169,34 @@ void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
   AgentMessage message;
   message.event = AgentEvent{now.health == VmHealth::failing ? "vm.failure" : "vm.process_ended",
                              now.vm, why, Severity::warning};
-  on_.link.send(message);
+  on_.link.send(std::move(message));
 }
 
 void AgentCore::take_cluster(const ClusterState& state) {
   probe_key_ = state.probe_key;
-  std::map<HostId, Peer> next;
+  std::vector<Peer> next;
+  next.reserve(state.members.size());
   for (const ClusterMember& member : state.members) {
     if (member.host == options_.hello.host) continue;
-    const auto known = peers_.find(member.host);
-    Peer peer = known == peers_.end() ? Peer() : known->second;
-    if (known == peers_.end()) peer.heard_at = on_.loop.now();
+    const Peer* known = find_peer(member.host);
+    Peer& peer = next.emplace_back(known == nullptr ? Peer() : *known);
+    if (known == nullptr) peer.heard_at = on_.loop.now();
     peer.member = member;
-    next.emplace(member.host, std::move(peer));
   }
+  std::sort(next.begin(), next.end(), [](const Peer& left, const Peer& right) {
+    return left.member.host < right.member.host;
+  });
   peers_ = std::move(next);
+  ring_chosen_ = false;
+  watched_.clear();
+  for (std::size_t index = 0; index < peers_.size(); ++index) {
+    if (peers_[index].asked) watched_.push_back(index);
+  }
   if (auto applied = on_.fabric.apply(state.fabric); !applied) {
     AgentMessage message;
     message.event = AgentEvent{"host.network_failed", VmId(), applied.error().text(),
                                Severity::alarm};
-    on_.link.send(message);
+    on_.link.send(std::move(message));
   }
   report_now();
 }
@@ -223,7 +222,7 @@ void AgentCore::reply(std::uint64_t id, const Result<CommandResult>& result) {
     answer.error = result.error().text();
   }
   message.result = std::move(answer);
-  on_.link.send(message);
+  on_.link.send(std::move(message));
 }
 
 void AgentCore::start_vm(const Command& command) {
@@ -322,60 +321,71 @@ Capacity AgentCore::free_capacity() const {
   return free;
 }
 
+AgentCore::Peer* AgentCore::find_peer(const HostId& host) {
+  const auto found = std::lower_bound(
+      peers_.begin(), peers_.end(), host,
+      [](const Peer& peer, const HostId& wanted) { return peer.member.host < wanted; });
+  return found == peers_.end() || found->member.host != host ? nullptr : &*found;
+}
+
 /// Each host asks the next ones in the ring of names: everybody is watched by as many as it
 /// watches.
-void AgentCore::probe_peers() {
-  if (peers_.empty() || probe_key_.empty()) return;
-  auto next = peers_.upper_bound(options_.hello.host);
+void AgentCore::choose_watched() {
+  ring_chosen_ = true;
+  ring_.clear();
+  const auto first = std::find_if(peers_.begin(), peers_.end(), [this](const Peer& peer) {
+    return options_.hello.host < peer.member.host;
+  });
+  const auto begin = static_cast<std::size_t>(first - peers_.begin());
   const std::size_t count =
       std::min(peers_.size(), static_cast<std::size_t>(options_.probed_peers));
-  for (auto& [host, peer] : peers_) peer.asked = false;
-  ++probe_sequence_;
-  for (std::size_t asked = 0; asked < count; ++asked, ++next) {
-    if (next == peers_.end()) next = peers_.begin();
-    next->second.asked = true;
-    send_probe(next->second.member, false, probe_sequence_);
+  for (std::size_t step = 0; step < count; ++step) {
+    ring_.push_back((begin + step) % peers_.size());
   }
+  watched_ = ring_;
+  std::sort(watched_.begin(), watched_.end());
+  for (Peer& peer : peers_) peer.asked = false;
+  for (const std::size_t index : watched_) peers_[index].asked = true;
+  for (Peer& peer : peers_) peer.silent = peer.silent && peer.asked;
+}
+
+void AgentCore::probe_peers() {
+  if (peers_.empty() || probe_key_.empty()) return;
+  if (!ring_chosen_) choose_watched();
+  ++probe_sequence_;
+  for (const std::size_t index : ring_) send_probe(peers_[index].member, false, probe_sequence_);
 }
 
 void AgentCore::send_probe(const ClusterMember& to, bool answer, std::uint64_t sequence) {
-  const ProbeBody body{options_.hello.host, to.host,          answer,
-                       sequence,            options_.hello.boot_id, free_capacity()};
-  Probe probe;
-  probe.body = to_json_text(body);
-  probe.mac = on_.sign(probe_key_, probe.body);
-  on_.peers.send(to.address, to.probe_port, to_json_text(probe));
+  if (!free_) free_ = free_capacity();
+  probe_.to = to.host;
+  probe_.answer = answer;
+  probe_.sequence = sequence;
+  probe_.free = *free_;
+  on_.peers.send(to, probe_, probe_key_);
 }
 
-void AgentCore::peer_received(const std::string& data, const std::string&) {
-  if (probe_key_.empty()) return;
-  const auto probe = from_json_text<Probe>(data, UnknownFields::ignore);
-  if (!probe || on_.sign(probe_key_, probe->body) != probe->mac) return;
-  const auto body = from_json_text<ProbeBody>(probe->body, UnknownFields::ignore);
-  if (!body || body->to != options_.hello.host) return;
-  const auto found = peers_.find(body->from);
-  if (found == peers_.end()) return;
-  Peer& peer = found->second;
-  if (!body->answer) return send_probe(peer.member, true, body->sequence);
-  const bool was_silent = peer.silent;
-  peer.heard_at = on_.loop.now();
-  peer.silent = false;
-  peer.boot_id = body->boot_id;
-  peer.free = body->free;
+void AgentCore::peer_received(const PeerProbe& probe) {
+  if (probe_key_.empty() || probe.to != options_.hello.host) return;
+  Peer* peer = find_peer(probe.from);
+  if (peer == nullptr) return;
+  if (!probe.answer) return send_probe(peer->member, true, probe.sequence);
+  const bool was_silent = peer->silent;
+  peer->heard_at = on_.loop.now();
+  peer->silent = false;
+  peer->boot_id = probe.boot_id;
+  peer->free = probe.free;
   if (was_silent) report_now();
 }
 
 /// Half a heartbeat below the server's own patience, so that the peers' word is there when it is
 /// asked for.
-bool AgentCore::judge_peers() {
+void AgentCore::judge_peers() {
   const Duration patience = policy_.suspect_after_ms - policy_.heartbeat_ms / 2;
-  bool changed = false;
-  for (auto& [host, peer] : peers_) {
-    const bool silent = peer.asked && on_.loop.now() - peer.heard_at >= patience;
-    changed = changed || (silent && !peer.silent);
-    peer.silent = silent;
+  for (const std::size_t index : watched_) {
+    Peer& peer = peers_[index];
+    peer.silent = on_.loop.now() - peer.heard_at >= patience;
   }
-  return changed;
 }
 
 boost::json::object AgentCore::local_status() const {
@@ -385,12 +395,12 @@ boost::json::object AgentCore::local_status() const {
   status["connected"] = welcomed_;
   status["lease_ms_left"] = lease_valid() ? to_ms(lease_end_ - on_.loop.now()) : 0;
   boost::json::array peers;
-  for (const auto& [host, peer] : peers_) {
+  for (const Peer& peer : peers_) {
     const PeerHealth health = !peer.asked    ? PeerHealth::unknown
                               : peer.silent ? PeerHealth::silent
                                             : PeerHealth::alive;
-    peers.push_back(to_json(PeerView{host, health, on_.loop.now() - peer.heard_at, peer.boot_id,
-                                     peer.free}));
+    peers.push_back(to_json(PeerView{peer.member.host, health, on_.loop.now() - peer.heard_at,
+                                     peer.boot_id, peer.free}));
   }
   status["peers"] = std::move(peers);
   boost::json::array vms;

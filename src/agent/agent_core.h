@@ -1,11 +1,13 @@
 #pragma once
 
 #include <functional>
-#include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
+#include <vector>
 
+#include "agent/peer_probe.h"
 #include "agent/protocol.h"
 #include "base/loop.h"
 #include "driver/process_guard.h"
@@ -16,15 +18,15 @@ namespace virga {
 class AgentLink {
  public:
   virtual ~AgentLink() = default;
-  virtual void send(const AgentMessage& message) = 0;  ///< dropped when not connected
+  virtual void send(AgentMessage message) = 0;  ///< dropped when not connected
   virtual void reconnect() = 0;  ///< ends the session; the link opens a new one by itself, with jitter
 };
 
-/// Datagrams between agents. Lost, late and doubled ones are expected.
+/// Datagrams between agents, authenticated by `key`. Lost, late and doubled ones are expected.
 class PeerLink {
  public:
   virtual ~PeerLink() = default;
-  virtual void send(const std::string& address, std::uint16_t port, std::string data) = 0;
+  virtual void send(const ClusterMember& to, const PeerProbe& probe, const std::string& key) = 0;
 };
 
 struct AgentDependencies {
@@ -34,8 +36,6 @@ struct AgentDependencies {
   ProcessGuard& guard;
   AgentLink& link;
   PeerLink& peers;
-  /// Keyed digest of probe datagrams (HMAC-SHA-256).
-  std::function<std::string(const std::string& key, const std::string& data)> sign;
   /// What the host uses now and what is failing on it ("" = nothing); cheap, asked once a heartbeat.
   std::function<Capacity()> used;
   std::function<std::string()> degraded;
@@ -62,11 +62,14 @@ class AgentCore final : public HypervisorSink {
 
   // The link calls these.
   void link_opened();
-  void link_received(ServerMessage message);
+  void link_received(const ServerMessage& message);
   void link_closed(const std::string& reason);
 
-  /// A datagram from a peer; what is not authentic is dropped.
-  void peer_received(const std::string& data, const std::string& from_address);
+  /// A probe from a peer, authenticated with probe_key().
+  void peer_received(const PeerProbe& probe);
+
+  /// Authenticates probes in this cluster; empty = not known yet, nothing is authentic.
+  const std::string& probe_key() const { return probe_key_; }
 
   void vm_changed(const ObservedVm& now, const std::string& why) override;
 
@@ -98,8 +101,10 @@ class AgentCore final : public HypervisorSink {
   Callback<void> reply_to(std::uint64_t id);
   void reply(std::uint64_t id, const Result<CommandResult>& result);
   void probe_peers();
+  void choose_watched();
   void send_probe(const ClusterMember& to, bool answer, std::uint64_t sequence);
-  bool judge_peers();
+  void judge_peers();
+  Peer* find_peer(const HostId& host);
   Capacity free_capacity() const;
   std::int64_t now_ms() const;
 
@@ -118,7 +123,12 @@ class AgentCore final : public HypervisorSink {
   std::uint64_t sequence_ = 0;
   std::uint64_t probe_sequence_ = 0;
   std::string probe_key_;
-  std::map<HostId, Peer> peers_;
+  PeerProbe probe_;  ///< of this host; the rest is filled in for each
+  std::vector<Peer> peers_;            ///< in order of host
+  std::vector<std::size_t> ring_;      ///< of peers_: those that are asked, in the order of the ring
+  std::vector<std::size_t> watched_;   ///< the same in order of host
+  bool ring_chosen_ = false;           ///< since the peers changed
+  std::optional<Capacity> free_;       ///< as of the last heartbeat or change
   std::set<std::pair<VmId, Epoch>> stopping_;  ///< their end is no news
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <string>
 #include <utility>
@@ -70,12 +71,17 @@ class FakeGuard : public ProcessGuard {
   Instant deadline;
 };
 
+/// Any keyed digest serves here: what counts is that another key gives another one.
+inline std::string digest(const std::string& key, const std::string& data) {
+  return key + ":" + std::to_string(std::hash<std::string>()(key + data));
+}
+
 class FakeLink : public AgentLink, public PeerLink {
  public:
-  void send(const AgentMessage& message) override { sent.push_back(message); }
+  void send(AgentMessage message) override { sent.push_back(std::move(message)); }
   void reconnect() override { ++reconnects; }
-  void send(const std::string& address, std::uint16_t, std::string data) override {
-    datagrams.emplace_back(address, std::move(data));
+  void send(const ClusterMember& to, const PeerProbe& probe, const std::string& key) override {
+    datagrams.emplace_back(to.address, encode_probe(probe, key, digest));
   }
   std::vector<AgentMessage> sent;
   std::vector<std::pair<std::string, std::string>> datagrams;

@@ -48,11 +48,16 @@ struct Identity {
 };
 BOOST_DESCRIBE_STRUCT(Identity, (), (certificate, private_key, trusted))
 
+std::string sign_probe(const std::string& key, const std::string& data) {
+  return sha256_hex(hmac_sha256(key, data));
+}
+
 class PeerSocket final : public PeerLink {
  public:
   void open(std::unique_ptr<DatagramSocket> socket) { socket_ = std::move(socket); }
-  void send(const std::string& address, std::uint16_t port, std::string data) override {
-    if (socket_ != nullptr) socket_->send(address, port, std::move(data));
+  void send(const ClusterMember& to, const PeerProbe& probe, const std::string& key) override {
+    if (socket_ == nullptr) return;
+    socket_->send(to.address, to.probe_port, encode_probe(probe, key, sign_probe));
   }
   std::uint16_t port() const { return socket_->port(); }
 
@@ -175,8 +180,11 @@ Result<void> Agent::begin(const Identity& identity) {
   options.cgroup_base = arguments_.cgroup_base;
   hypervisor_ = std::make_unique<QemuHypervisor>(loop_, options, guard_, *fabric_);
   auto socket = DatagramSocket::bind(loop_, arguments_.address, 0,
-                                     [this](const std::string& data, const std::string& from) {
-                                       if (core_ != nullptr) core_->peer_received(data, from);
+                                     [this](const std::string& data, const std::string&) {
+                                       if (core_ == nullptr) return;
+                                       const auto probe =
+                                           decode_probe(data, core_->probe_key(), sign_probe);
+                                       if (probe) core_->peer_received(*probe);
                                      });
   if (!socket) return wrap_error("open the socket of peer probes", socket.error());
   peers_.open(std::move(*socket));
@@ -189,9 +197,6 @@ Result<void> Agent::begin(const Identity& identity) {
   core_options.hello = hello();
   core_ = std::make_unique<AgentCore>(
       AgentDependencies{loop_, *hypervisor_, *fabric_, guard_, *connection_, peers_,
-                        [](const std::string& key, const std::string& data) {
-                          return sha256_hex(hmac_sha256(key, data));
-                        },
                         [this] { return facts_.used(); }, [this] { return degraded(); }},
       std::move(core_options));
   core_->start([this](Result<void> started) {

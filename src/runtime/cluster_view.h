@@ -61,6 +61,13 @@ class Table {
     return alone;
   }
 
+  template <typename Group>
+  std::size_t count(const typename Group::Key& key) const {
+    const auto& index = *std::get<Index<Group>>(indices_).map;
+    const auto entry = index.find(key);
+    return entry == index.end() ? 0 : entry->second->size();
+  }
+
   void put(std::shared_ptr<const T> resource) {
     const IdType id = resource->id();
     std::shared_ptr<const T>& place = own(map_)[id];
@@ -145,6 +152,11 @@ struct OperationsOnHost {
   }
 };
 
+struct OperationsByEnd {
+  using Key = bool;  ///< true = they have ended
+  static void each(const Operation& operation, const auto& tell) { tell(operation.ended()); }
+};
+
 /// The whole stored state at one revision, with the indices that planners need. Immutable to its readers; a copy is
 /// cheap and may be read on another thread.
 struct ClusterView {
@@ -157,7 +169,7 @@ struct ClusterView {
   Table<Network, NetworksOfCluster> networks;
   Table<Port> ports;
   Table<Vm, VmsOfCluster, VmsOnHost> vms;
-  Table<Operation, OperationsOnHost> operations;
+  Table<Operation, OperationsOnHost, OperationsByEnd> operations;
 
   /// VMs whose status.host or migration destination is `host`, in order of id.
   std::vector<const Vm*> vms_on(const HostId& host) const { return vms.in<VmsOnHost>(host); }

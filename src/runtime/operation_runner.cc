@@ -34,8 +34,8 @@ void OperationRunner::set_table(OperationKind kind, OperationStepTable table) {
 void OperationRunner::start() {
   mirror_.listen([this](const std::vector<Change>& changes) { notice(changes); });
   std::vector<OperationId> running;
-  for (const auto& [id, operation] : mirror_.view().operations.all()) {
-    if (!operation->ended()) running.push_back(id);
+  for (const Operation* operation : mirror_.view().operations.in<OperationsByEnd>(false)) {
+    running.push_back(operation->id());
   }
   for (const OperationId& id : running) take_up(id);
 }
@@ -247,13 +247,13 @@ void OperationRunner::forget(const std::shared_ptr<Execution>& execution) {
 
 /// Ended operations are history; the journal keeps what matters of them for good.
 void OperationRunner::prune() {
-  const auto& all = mirror_.view().operations.all();
-  if (pruning_ || all.size() < kEndedKept * 2) return;
+  const auto& all = mirror_.view().operations;
+  const bool few = all.count<OperationsByEnd>(true) <= kEndedKept;
+  if (pruning_ || few || all.size() < kEndedKept * 2) return;
   std::multimap<Revision, const Operation*> ended;
-  for (const auto& [id, operation] : all) {
-    if (operation->ended()) ended.emplace(operation->meta.revision, operation.get());
+  for (const Operation* operation : all.in<OperationsByEnd>(true)) {
+    ended.emplace(operation->meta.revision, operation);
   }
-  if (ended.size() <= kEndedKept) return;
   Transaction transaction;
   std::size_t surplus = std::min<std::size_t>(ended.size() - kEndedKept, 60);
   for (auto next = ended.begin(); surplus > 0; ++next, --surplus) transaction.erase(*next->second);

@@ -9,17 +9,6 @@ namespace {
 
 constexpr std::uint16_t kProbePort = 7947;
 
-/// A keyed digest that only has to tell right from wrong here; nobody in the simulation forges.
-std::string cheap_digest(const std::string& key, const std::string& data) {
-  std::uint64_t state = 14695981039346656037U;
-  for (const std::string* text : {&key, &data}) {
-    for (const char character : *text) {
-      state = (state ^ static_cast<unsigned char>(character)) * 1099511628211U;
-    }
-  }
-  return fmt::format("{:016x}", state);
-}
-
 }  // namespace
 
 class AgentRun::Impl : public AgentLink, public PeerLink {
@@ -30,12 +19,12 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
     parts_.host.listener = nullptr;
   }
 
-  void send(const AgentMessage& message) override {
-    if (connected_) parts_.network.send_to_server(parts_.host, message);
+  void send(AgentMessage message) override {
+    if (connected_) parts_.network.send_to_server(parts_.host, std::move(message));
   }
   void reconnect() override;
-  void send(const std::string& address, std::uint16_t, std::string data) override {
-    parts_.network.send_datagram(parts_.host, address, std::move(data));
+  void send(const ClusterMember& to, const PeerProbe& probe, const std::string& key) override {
+    parts_.network.send_datagram(parts_.host, to.address, probe, key);
   }
 
   SimProcess& process() { return process_; }
@@ -80,7 +69,6 @@ AgentDependencies AgentRun::Impl::dependencies() {
                            guard_,
                            *this,
                            *this,
-                           cheap_digest,
                            [this] { return parts_.host.used(); },
                            [this] { return parts_.host.disk_full ? "disk full" : std::string(); }};
 }
@@ -107,13 +95,13 @@ MessageNetwork::AgentSide AgentRun::Impl::network_side() {
     connected_ = true;
     core_.link_opened();
   };
-  side.message = [this](ServerMessage message) {
+  side.message = [this](const ServerMessage& message) {
     if (message.grant && parts_.granted) parts_.granted(*message.grant);
-    core_.link_received(std::move(message));
+    core_.link_received(message);
   };
   side.closed = [this](const std::string& why) { lost(why); };
-  side.datagram = [this](const std::string& from, const std::string& bytes) {
-    core_.peer_received(bytes, from);
+  side.datagram = [this](PeerDatagram& datagram) {
+    if (datagram.open(core_.probe_key())) core_.peer_received(datagram.probe);
   };
   return side;
 }

@@ -147,9 +147,9 @@ void Checker::check_capacity(const HostTruth& host) {
 
 void Checker::lease_granted(HostTruth& host, Instant until) {
   host.lease_until = std::max(host.lease_until, until);
-  bool& watched = lease_watched_[host.index];
-  if (watched) return;
-  watched = true;
+  char& watched = flag(lease_watched_, host.index);
+  if (watched != 0) return;
+  watched = 1;
   world_.loop().at(host.lease_until + kLeaseSlack,
                    [this, index = host.index] { check_lease(index); });
 }
@@ -161,8 +161,8 @@ void Checker::check_lease(std::size_t index) {
     world_.loop().at(due, [this, index] { check_lease(index); });
     return;
   }
-  lease_watched_[index] = false;
-  if (!host.acts() || excused_[index]) return;
+  flag(lease_watched_, index) = 0;
+  if (!host.acts() || flag(excused_, index) != 0) return;
   for (const auto& [vm, copy] : host.copies) {
     if (copy.state != CopyState::running) continue;
     report("lease", fmt::format("{} runs on {} whose lease has ended", vm.value, host.id.value));

@@ -44,7 +44,7 @@ class Checker {
   void lease_granted(HostTruth& host, Instant until);
 
   /// Guests of this host may outlive their lease: nothing that could stop them is alive, by the scenario's own doing.
-  void excuse_lease(const HostTruth& host, bool excused) { excused_[host.index] = excused; }
+  void excuse_lease(const HostTruth& host, bool excused) { flag(excused_, host.index) = excused; }
 
   /// Promises about liveness are checked by the caller at the end; they are written down here as well.
   void report(const std::string& rule, const std::string& text);
@@ -65,6 +65,10 @@ class Checker {
     std::vector<std::uint64_t> running;  ///< serials of copies in state running
   };
 
+  static char& flag(std::vector<char>& flags, std::size_t host) {
+    if (flags.size() <= host) flags.resize(host + 1);
+    return flags[host];
+  }
   void changed(WorldChange change, const HostTruth& host, const Copy* copy);
   void copy_runs(const HostTruth& host, const Copy& copy);
   void check_places(const VmId& vm);
@@ -75,8 +79,8 @@ class Checker {
   World& world_;
   Records records_;
   std::map<VmId, History> histories_;
-  std::map<std::size_t, bool> excused_;
-  std::map<std::size_t, bool> lease_watched_;
+  std::vector<char> excused_;        ///< by index of the host
+  std::vector<char> lease_watched_;  ///< by index of the host
   std::vector<Violation> violations_;
 };
 

@@ -44,7 +44,8 @@ bool Leash::answers() const {
 }
 
 /// Speaks to the leash in the leash's own time: a message waits while that process stands still.
-void GuardClient::tell(std::function<void(Leash&)> what) {
+template <typename What>
+void GuardClient::tell(What what) {
   Leash* leash = leash_();
   if (leash == nullptr) return;
   world_loop_.at_in(leash->process().group(), world_loop_.now(),

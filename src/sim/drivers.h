@@ -53,7 +53,8 @@ class GuardClient : public ProcessGuard {
   void leash_started();
 
  private:
-  void tell(std::function<void(Leash&)> what);
+  template <typename What>
+  void tell(What what);
 
   SimLoop& world_loop_;
   std::function<Leash*()> leash_;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/reflect.h"
 
 namespace virga::sim {
@@ -10,16 +12,39 @@ namespace {
 constexpr Duration kConnectMax = seconds(3);
 
 template <typename Message>
-std::unique_ptr<Message> through_codec(Message message, bool codec) {
-  if (codec) {
-    auto read = from_json_text<Message>(json::serialize(to_json(message)), UnknownFields::ignore);
-    VIRGA_CHECK(read.ok());
-    message = std::move(*read);
+void pass_codec(Message& message) {
+  auto read = from_json_text<Message>(json::serialize(to_json(message)), UnknownFields::ignore);
+  VIRGA_CHECK(read.ok());
+  message = std::move(*read);
+}
+
+/// A keyed digest that only has to tell right from wrong here; nobody in the simulation forges.
+std::string cheap_digest(const std::string& key, const std::string& data) {
+  std::uint64_t state = 14695981039346656037U;
+  for (const std::string* text : {&key, &data}) {
+    for (const char character : *text) {
+      state = (state ^ static_cast<unsigned char>(character)) * 1099511628211U;
+    }
   }
-  return std::make_unique<Message>(std::move(message));
+  return fmt::format("{:016x}", state);
+}
+
+template <typename Message>
+std::unique_ptr<Message> take_first(std::vector<std::unique_ptr<Message>>& messages) {
+  std::unique_ptr<Message> first = std::move(messages.front());
+  messages.erase(messages.begin());
+  return first;
 }
 
 }  // namespace
+
+bool PeerDatagram::open(const std::string& with) {
+  if (bytes.empty()) return key == with;
+  auto read = decode_probe(bytes, with, cheap_digest);
+  if (!read) return false;
+  probe = std::move(*read);
+  return true;
+}
 
 MessageNetwork::MessageNetwork(World& world, NetworkOptions options, Rng rng)
     : world_(world), loop_(world.loop()), options_(options), rng_(rng) {
@@ -61,9 +86,7 @@ void MessageNetwork::server_up(SimLoop::Group group, ServerSide side) {
 
 void MessageNetwork::server_down() {
   server_up_ = false;
-  std::vector<SessionId> open;
-  for (const auto& [id, session] : sessions_) open.push_back(id);
-  for (const SessionId id : open) close_by_server(id);
+  for (SessionId id = 1; id < next_session_; ++id) close_by_server(id);
   server_ = {};
 }
 
@@ -95,6 +118,10 @@ void MessageNetwork::agent_down(const HostTruth& host, bool closes) {
   here.up = false;
   here.session = 0;
   here.side = {};
+  // Their timers go with the agent's process.
+  for (std::uint32_t index = 0; index < datagram_slots_.size(); ++index) {
+    if (datagram_slots_[index].to == host.index) free_datagram(index);
+  }
 }
 
 void MessageNetwork::connect(const HostTruth& host) {
@@ -206,8 +233,15 @@ void MessageNetwork::send_to_server(const HostTruth& host, AgentMessage message)
   }
   const bool twice = message.result && options_.duplicate_per_million > 0 &&
                      rng_.chance(options_.duplicate_per_million);
-  if (twice) push_up(*session, std::make_unique<AgentMessage>(message));
-  push_up(*session, through_codec(std::move(message), options_.codec));
+  if (twice) {
+    auto copy = up_pool_.take();
+    *copy = message;
+    push_up(*session, std::move(copy));
+  }
+  auto sent = up_pool_.take();
+  *sent = std::move(message);
+  if (options_.codec) pass_codec(*sent);
+  push_up(*session, std::move(sent));
 }
 
 void MessageNetwork::push_up(Session& session, std::unique_ptr<AgentMessage> message) {
@@ -225,19 +259,26 @@ void MessageNetwork::push_up(Session& session, std::unique_ptr<AgentMessage> mes
 void MessageNetwork::deliver_up(SessionId id) {
   Session* session = find(id);
   if (session == nullptr || session->up.under_way.empty()) return;
-  const std::unique_ptr<AgentMessage> message = std::move(session->up.under_way.front());
-  session->up.under_way.pop_front();
+  std::unique_ptr<AgentMessage> message = take_first(session->up.under_way);
   if (session->server_open && server_up_) server_.message(id, std::move(*message));
+  up_pool_.give(std::move(message));
 }
 
-void MessageNetwork::send_to_agent(SessionId id, ServerMessage message) {
+void MessageNetwork::send_to_agent(SessionId id, const ServerMessage& message) {
   Session* session = find(id);
   if (session == nullptr || !session->server_open) return;
   ++messages_;
   const bool twice = message.command && options_.duplicate_per_million > 0 &&
                      rng_.chance(options_.duplicate_per_million);
-  if (twice) push_down(*session, std::make_unique<ServerMessage>(message));
-  push_down(*session, through_codec(std::move(message), options_.codec));
+  if (twice) {
+    auto copy = down_pool_.take();
+    *copy = message;
+    push_down(*session, std::move(copy));
+  }
+  auto sent = down_pool_.take();
+  *sent = message;
+  if (options_.codec) pass_codec(*sent);
+  push_down(*session, std::move(sent));
 }
 
 void MessageNetwork::push_down(Session& session, std::unique_ptr<ServerMessage> message) {
@@ -260,10 +301,10 @@ void MessageNetwork::push_down(Session& session, std::unique_ptr<ServerMessage> 
 void MessageNetwork::deliver_down(SessionId id) {
   Session* session = find(id);
   if (session == nullptr || session->down.under_way.empty()) return;
-  const std::unique_ptr<ServerMessage> message = std::move(session->down.under_way.front());
-  session->down.under_way.pop_front();
+  std::unique_ptr<ServerMessage> message = take_first(session->down.under_way);
   const Station& here = stations_[session->host];
-  if (session->agent_open && here.up && here.session == id) here.side.message(std::move(*message));
+  if (session->agent_open && here.up && here.session == id) here.side.message(*message);
+  down_pool_.give(std::move(message));
 }
 
 /// What was sent is not acknowledged: without a change the sender's end breaks when its patience
@@ -298,39 +339,66 @@ void MessageNetwork::links_changed(const HostTruth& host) {
   if (!session->server_open) return drop_agent_end(id, "connection reset");
   if (session->agent_open) session->up.timeout_runs = session->down.timeout_runs = false;
   // Retransmission brings what is stuck, in order.
-  std::deque<std::unique_ptr<AgentMessage>> up;
+  Direction<AgentMessage>::Messages up;
   up.swap(session->up.stuck);
   for (auto& message : up) push_up(*session, std::move(message));
-  std::deque<std::unique_ptr<ServerMessage>> down;
+  Direction<ServerMessage>::Messages down;
   down.swap(session->down.stuck);
   for (auto& message : down) push_down(*session, std::move(message));
 }
 
 void MessageNetwork::send_datagram(const HostTruth& from, const std::string& to_address,
-                                   std::string bytes) {
+                                   const PeerProbe& probe, const std::string& key) {
   ++datagrams_;
   const HostTruth* to = world_.find_address(to_address);
   if (to == nullptr || !world_.path(from, *to, Wire::management)) return;
   if (options_.loss_per_million > 0 && rng_.chance(options_.loss_per_million)) return;
   if (options_.duplicate_per_million > 0 && rng_.chance(options_.duplicate_per_million)) {
-    deliver_datagram(to->index, from.address, bytes, delay());
+    datagram_later(*to, probe, key, delay());
   }
   Duration wait = delay();
   if (options_.reorder_per_million > 0 && rng_.chance(options_.reorder_per_million)) {
     wait += milliseconds(static_cast<std::int64_t>(rng_.below(50)));
   }
-  deliver_datagram(to->index, from.address, std::move(bytes), wait);
+  datagram_later(*to, probe, key, wait);
 }
 
-void MessageNetwork::deliver_datagram(std::size_t to, const std::string& from, std::string bytes,
-                                      Duration after) {
-  if (to >= stations_.size() || !stations_[to].up) return;
-  loop_.at_in(stations_[to].group, loop_.now() + after,
-              [this, to, run = stations_[to].run, from, bytes = std::move(bytes)] {
-                if (stations_[to].run == run && stations_[to].up) {
-                  stations_[to].side.datagram(from, bytes);
-                }
-              });
+void MessageNetwork::datagram_later(const HostTruth& to, const PeerProbe& probe,
+                                    const std::string& key, Duration after) {
+  if (to.index >= stations_.size() || !stations_[to.index].up) return;
+  if (datagram_slots_free_.empty()) {
+    datagram_slots_free_.push_back(static_cast<std::uint32_t>(datagram_slots_.size()));
+    datagram_slots_.emplace_back();
+  }
+  const std::uint32_t index = datagram_slots_free_.back();
+  datagram_slots_free_.pop_back();
+  DatagramSlot& slot = datagram_slots_[index];
+  slot.to = static_cast<std::uint32_t>(to.index);
+  if (options_.codec) {
+    slot.datagram.bytes = encode_probe(probe, key, cheap_digest);
+  } else {
+    slot.datagram.bytes.clear();
+    slot.datagram.probe = probe;
+    slot.datagram.key = key;
+  }
+  loop_.at_in(stations_[to.index].group, loop_.now() + after,
+              [this, index, use = slot.use] { deliver_datagram(index, use); });
+}
+
+void MessageNetwork::deliver_datagram(std::uint32_t index, std::uint32_t use) {
+  DatagramSlot& slot = datagram_slots_[index];
+  if (slot.use != use || slot.to == kNobody) return;
+  const Station& there = stations_[slot.to];
+  if (there.up) there.side.datagram(slot.datagram);
+  // Killed from within, the agent has taken the slot back already.
+  if (slot.use == use) free_datagram(index);
+}
+
+void MessageNetwork::free_datagram(std::uint32_t index) {
+  DatagramSlot& slot = datagram_slots_[index];
+  slot.to = kNobody;
+  ++slot.use;
+  datagram_slots_free_.push_back(index);
 }
 
 }  // namespace virga::sim

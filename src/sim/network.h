@@ -2,11 +2,13 @@
 
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <string>
+#include <unordered_map>
+#include <utility>
 #include <vector>
 
+#include "agent/peer_probe.h"
 #include "agent/protocol.h"
 #include "base/rng.h"
 #include "sim/world.h"
@@ -32,20 +34,49 @@ BOOST_DESCRIBE_STRUCT(NetworkOptions, (),
 
 using SessionId = std::uint64_t;  ///< 0 = none
 
+/// A probe under way between two agents.
+struct PeerDatagram {
+  PeerProbe probe;
+  std::string key;    ///< what its sender authenticates with
+  std::string bytes;  ///< with the codec: the text on the wire; `probe` is unset until it is opened
+
+  /// Whether it is authentic to a reader with this key; `probe` can be read then.
+  bool open(const std::string& with);
+};
+
+/// Objects that are used again, since there are millions of them an hour. take() gives one in its initial state.
+template <typename T>
+class Pool {
+ public:
+  std::unique_ptr<T> take() {
+    if (free_.empty()) return std::make_unique<T>();
+    std::unique_ptr<T> taken = std::move(free_.back());
+    free_.pop_back();
+    return taken;
+  }
+  void give(std::unique_ptr<T> used) {
+    *used = T();
+    free_.push_back(std::move(used));
+  }
+
+ private:
+  std::vector<std::unique_ptr<T>> free_;
+};
+
 /// Messages between agents and server, and datagrams between agents. A session is what a TCP connection is: in order,
 /// once, or broken; each side finds out by itself. A killed process closes its sessions, a dead machine does not.
 class MessageNetwork {
  public:
   struct ServerSide {
     std::function<void(SessionId, const HostTruth& from)> opened;
-    std::function<void(SessionId, AgentMessage)> message;
+    std::function<void(SessionId, AgentMessage&&)> message;
     std::function<void(SessionId)> closed;
   };
   struct AgentSide {
     std::function<void(Result<SessionId>)> connected;  ///< unavailable: refused or no answer in 3 s
-    std::function<void(ServerMessage)> message;
+    std::function<void(const ServerMessage&)> message;
     std::function<void(const std::string& why)> closed;
-    std::function<void(const std::string& from_address, std::string bytes)> datagram;
+    std::function<void(PeerDatagram&)> datagram;
   };
 
   MessageNetwork(World& world, NetworkOptions options, Rng rng);
@@ -67,10 +98,11 @@ class MessageNetwork {
   void close_by_agent(const HostTruth& host);
 
   void send_to_server(const HostTruth& host, AgentMessage message);
-  void send_to_agent(SessionId session, ServerMessage message);
+  void send_to_agent(SessionId session, const ServerMessage& message);
   void close_by_server(SessionId session);
 
-  void send_datagram(const HostTruth& from, const std::string& to_address, std::string bytes);
+  void send_datagram(const HostTruth& from, const std::string& to_address, const PeerProbe& probe,
+                     const std::string& key);
 
   std::uint64_t messages() const { return messages_; }
   std::uint64_t datagrams() const { return datagrams_; }
@@ -78,8 +110,9 @@ class MessageNetwork {
  private:
   template <typename Message>
   struct Direction {
-    std::deque<std::unique_ptr<Message>> under_way;  ///< each has a timer that delivers the first
-    std::deque<std::unique_ptr<Message>> stuck;      ///< sent while nothing passes
+    using Messages = std::vector<std::unique_ptr<Message>>;
+    Messages under_way;  ///< each has a timer that delivers the first
+    Messages stuck;      ///< sent while nothing passes
     Instant last_delivery;
     bool timeout_runs = false;
     Instant unacknowledged_since;
@@ -99,6 +132,12 @@ class MessageNetwork {
     SessionId session = 0;
     AgentSide side;
   };
+  struct DatagramSlot {
+    PeerDatagram datagram;
+    std::uint32_t use = 0;  ///< tells a late timer that the slot serves another one now
+    std::uint32_t to = 0;   ///< index of the host; kNobody = free
+  };
+  static constexpr std::uint32_t kNobody = UINT32_MAX;
 
   bool passes_up(const HostTruth& host) const;
   bool passes_down(const HostTruth& host) const;
@@ -117,14 +156,21 @@ class MessageNetwork {
   void drop_server_end(SessionId id);
   void erase_if_closed(SessionId id);
   void links_changed(const HostTruth& host);
-  void deliver_datagram(std::size_t to, const std::string& from, std::string bytes, Duration after);
+  void datagram_later(const HostTruth& to, const PeerProbe& probe, const std::string& key,
+                      Duration after);
+  void deliver_datagram(std::uint32_t index, std::uint32_t use);
+  void free_datagram(std::uint32_t index);
 
   World& world_;
   SimLoop& loop_;
   NetworkOptions options_;
   Rng rng_;
   std::vector<Station> stations_;
-  std::map<SessionId, std::unique_ptr<Session>> sessions_;
+  std::unordered_map<SessionId, std::unique_ptr<Session>> sessions_;
+  Pool<AgentMessage> up_pool_;
+  Pool<ServerMessage> down_pool_;
+  std::deque<DatagramSlot> datagram_slots_;
+  std::vector<std::uint32_t> datagram_slots_free_;
   SessionId next_session_ = 1;
   ServerSide server_;
   SimLoop::Group server_group_ = 0;

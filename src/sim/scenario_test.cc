@@ -76,6 +76,20 @@ TEST_F(Scenarios, F_B12_the_same_seed_gives_the_same_hash_and_another_seed_anoth
   EXPECT_NE(first.hash, run_swarm(options).hash);
 }
 
+TEST_F(Scenarios, F_B12_messages_as_text_and_as_structs_give_the_same_hash) {
+  for (const bool faults : {false, true}) {
+    SwarmOptions options;
+    options.hosts = 6;
+    options.vms = 12;
+    options.length = seconds(120);
+    options.faults = faults;
+    options.codec = true;
+    const std::uint64_t text = run_swarm(options).hash;
+    options.codec = false;
+    EXPECT_EQ(text, run_swarm(options).hash) << "faults " << faults;
+  }
+}
+
 TEST_F(Scenarios, F_B12_wrong_scenarios_are_refused_with_line_and_remedy) {
   const auto refused = [](const std::string& text, const std::string& part) {
     const auto parsed = parse_scenario(text);

@@ -56,7 +56,7 @@ void ServerRun::Impl::listen() {
   side.opened = [this](SessionId session, const HostTruth& from) {
     core_.sessions().opened(session, "agent:" + from.id.value);
   };
-  side.message = [this](SessionId session, AgentMessage message) {
+  side.message = [this](SessionId session, AgentMessage&& message) {
     core_.sessions().received(session, std::move(message));
   };
   side.closed = [this](SessionId session) { core_.sessions().closed(session); };

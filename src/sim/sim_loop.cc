@@ -38,6 +38,8 @@ std::uint32_t SimLoop::take_slot() {
 
 void SimLoop::free_slot(std::uint32_t index) {
   Slot& slot = slots_[index];
+  if (slot.next != kNone) slots_[slot.next].previous = slot.previous;
+  (slot.previous != kNone ? slots_[slot.previous].next : groups_[slot.group].first) = slot.next;
   slot.sequence = 0;
   ++slot.generation;
   --live_;
@@ -51,6 +53,10 @@ TimerId SimLoop::at_in(Group group, Instant when, Task task) {
   slot.task = std::move(task);
   slot.sequence = next_sequence_++;
   slot.group = group;
+  slot.previous = kNone;
+  slot.next = groups_[group].first;
+  if (slot.next != kNone) slots_[slot.next].previous = index;
+  groups_[group].first = index;
   ++live_;
   push({when < now_ ? now_ : when, slot.sequence, index});
   return (static_cast<TimerId>(slot.generation) << 32) | (index + 1);
@@ -140,7 +146,7 @@ bool SimLoop::find_next() {
     const Entry top = heap_.front();
     if (stale(top)) {
       if (stale_ > 0) --stale_;
-    } else if (groups_[slots_[top.slot].group].frozen) {
+    } else if (frozen_groups_ > 0 && groups_[slots_[top.slot].group].frozen) {
       groups_[slots_[top.slot].group].parked.push_back(top);
     } else {
       return true;
@@ -192,9 +198,13 @@ SimLoop::Group SimLoop::add_group() {
   return static_cast<Group>(groups_.size() - 1);
 }
 
-void SimLoop::freeze(Group group) { groups_[group].frozen = true; }
+void SimLoop::freeze(Group group) {
+  if (!groups_[group].frozen) ++frozen_groups_;
+  groups_[group].frozen = true;
+}
 
 void SimLoop::thaw(Group group) {
+  if (groups_[group].frozen) --frozen_groups_;
   groups_[group].frozen = false;
   std::vector<Entry> parked;
   parked.swap(groups_[group].parked);
@@ -208,15 +218,15 @@ void SimLoop::thaw(Group group) {
 
 void SimLoop::drop(Group group) {
   std::vector<Task> dropped;  // destroyed last: closures may cancel other timers
-  for (std::uint32_t index = 0; index < slots_.size(); ++index) {
-    Slot& slot = slots_[index];
-    if (slot.sequence == 0 || slot.group != group) continue;
-    dropped.push_back(std::move(slot.task));
-    slot.task = nullptr;
+  while (groups_[group].first != kNone) {
+    const std::uint32_t index = groups_[group].first;
+    dropped.push_back(std::move(slots_[index].task));
+    slots_[index].task = nullptr;
     free_slot(index);
     ++stale_;
   }
   groups_[group].parked.clear();
+  if (groups_[group].frozen) --frozen_groups_;
   groups_[group].frozen = false;
 }
 

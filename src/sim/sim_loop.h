@@ -19,8 +19,8 @@ namespace virga {
 /// Tasks belong to a group (one a simulated process; 0 = the world itself). A group can be frozen (its due tasks wait)
 /// and dropped (its tasks are forgotten, as if the process was killed).
 ///
-/// Cost: adding and running O(log n) on a 4-ary heap, cancelling O(1), dropping a group O(n). Not thread-safe but for
-/// post(), whose tasks from other threads are taken over before the next task.
+/// Cost: adding and running O(log n) on a 4-ary heap, cancelling O(1), dropping a group O(its tasks). Not thread-safe
+/// but for post(), whose tasks from other threads are taken over before the next task.
 class SimLoop : public Loop {
  public:
   using Group = std::uint32_t;
@@ -66,11 +66,14 @@ class SimLoop : public Loop {
   std::uint64_t executed() const { return executed_; }
 
  private:
+  static constexpr std::uint32_t kNone = UINT32_MAX;
   struct Slot {
     Task task;
     std::uint64_t sequence = 0;  ///< of its entry in the heap; 0 = free
     std::uint32_t generation = 0;
     Group group = kWorld;
+    std::uint32_t next = kNone;  ///< the tasks of a group are a list
+    std::uint32_t previous = kNone;
   };
   struct Entry {
     Instant when;
@@ -82,6 +85,7 @@ class SimLoop : public Loop {
   };
   struct GroupState {
     bool frozen = false;
+    std::uint32_t first = kNone;  ///< slot of its newest task
     std::vector<Entry> parked;
   };
 
@@ -101,6 +105,7 @@ class SimLoop : public Loop {
   std::uint64_t executed_ = 0;
   std::size_t live_ = 0;
   std::size_t stale_ = 0;
+  std::size_t frozen_groups_ = 0;
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> free_slots_;
   std::vector<Entry> heap_;

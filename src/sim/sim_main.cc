@@ -25,6 +25,7 @@ struct Arguments {
   int cluster_hosts = 32;
   double hours = 10.0 / 60.0;
   std::string faults = "swarm";
+  std::string codec = "seed";
   bool twice = false;
   bool verbose = false;
   bool journal = false;
@@ -95,6 +96,7 @@ bool run_seed(const Arguments& arguments, std::uint64_t seed) {
   options.cluster_hosts = arguments.cluster_hosts;
   options.length = seconds(static_cast<std::int64_t>(arguments.hours * 3600.0));
   options.faults = arguments.faults == "swarm";
+  if (arguments.codec != "seed") options.codec = arguments.codec == "on";
   options.journal = arguments.journal;
   fmt::print("seed {} hosts {} vms {} seconds {} faults {}\n", seed, options.hosts, options.vms,
              to_ms(options.length) / 1000, arguments.faults);
@@ -136,6 +138,8 @@ void describe(CLI::App& app, Arguments& arguments) {
       ->check(CLI::Range(1, 1000));
   app.add_option("--hours", arguments.hours, "virtual time")->check(CLI::Range(0.001, 10'000.0));
   app.add_option("--faults", arguments.faults)->check(CLI::IsMember({"swarm", "none"}));
+  app.add_option("--codec", arguments.codec, "messages as text, as on a real wire")
+      ->check(CLI::IsMember({"on", "off", "seed"}));
   app.add_flag("--twice", arguments.twice, "run each seed twice and compare the hashes");
   app.add_flag("--journal", arguments.journal, "print the journal of each seed");
   app.add_flag("--verbose", arguments.verbose, "print the faults also when no rule was broken");

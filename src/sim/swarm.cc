@@ -56,6 +56,7 @@ class Swarm {
 CloudOptions Swarm::cloud_options(const SwarmOptions& options) {
   CloudOptions made;
   made.seed = options.seed;
+  made.network.codec = options.codec.value_or(false);
   if (!options.faults) return made;
   Rng rng(options.seed ^ 0x5eed'0f00'c10d'0000U);
   const auto sometimes = [&rng](std::uint32_t most) {
@@ -67,7 +68,8 @@ CloudOptions Swarm::cloud_options(const SwarmOptions& options) {
   made.network.reorder_per_million = sometimes(100'000);
   made.network.stall_per_million = sometimes(2'000);
   made.network.reset_per_million = sometimes(200);
-  made.network.codec = rng.below(4) == 0;
+  const bool drawn_codec = rng.below(4) == 0;
+  made.network.codec = options.codec.value_or(drawn_codec);
   made.store.unknown_done_per_million = sometimes(30'000);
   made.store.unknown_lost_per_million = sometimes(30'000);
   made.store.compact_per_million = sometimes(10'000);

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -16,6 +17,7 @@ struct SwarmOptions {
   bool journal = false;  ///< keeps the journal in the outcome
   bool faults =
       true;  ///< a random choice of fault kinds for each seed, then healing and a bounded wait
+  std::optional<bool> codec;  ///< every message through its text, or none; unset = the seed decides
 };
 
 struct SwarmOutcome {

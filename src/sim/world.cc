@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "model/ipv4.h"
+
 namespace virga::sim {
 namespace {
 
@@ -33,7 +35,6 @@ HostTruth& World::add_host(const HostId& id, Capacity capacity) {
   host.group = loop_.add_group();
   host.capacity = capacity;
   by_id_[id] = index;
-  by_address_[host.address] = index;
   return host;
 }
 
@@ -43,8 +44,11 @@ HostTruth* World::find_host(const HostId& id) {
 }
 
 HostTruth* World::find_address(const std::string& address) {
-  const auto found = by_address_.find(address);
-  return found == by_address_.end() ? nullptr : &hosts_[found->second];
+  const auto bits = parse_ipv4(address);
+  if (!bits) return nullptr;
+  const std::size_t index =
+      ((*bits >> 16 & 255) - 64) * 65'025 + (*bits >> 8 & 255) * 255 + (*bits & 255) - 1;
+  return index < hosts_.size() && hosts_[index].address == address ? &hosts_[index] : nullptr;
 }
 
 bool World::storage_reachable(const HostTruth& host) const {

@@ -168,7 +168,6 @@ class World {
   WorldOptions options_;
   std::deque<HostTruth> hosts_;
   std::map<HostId, std::size_t> by_id_;
-  std::map<std::string, std::size_t> by_address_;
   std::map<VmId, StoredVm> stored_;
   std::map<std::uint64_t, std::size_t> hosts_by_serial_;
   std::vector<Observer> observers_;

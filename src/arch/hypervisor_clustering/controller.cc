@@ -67,12 +67,14 @@ void ClusterController::notice_ended(const Operation& operation) {
   Duration wait = options_.move_retry;
   if (operation.kind == OperationKind::start_vm) {
     retry.hosts.insert(operation.arguments.destination);
+  }
+  if (operation.kind != OperationKind::migrate_vm) {
     wait = options_.start_retry_first * (1 << std::min(retry.failures, 5));
     wait = std::min(wait, options_.start_retry_max);
+    ++retry.failures;
   }
-  ++retry.failures;
-  retry.not_before = loop_.now() + wait;
-  loop_.at(retry.not_before, [this, id, alive = std::weak_ptr(alive_)] {
+  retry.not_before[operation.kind] = loop_.now() + wait;
+  loop_.at(loop_.now() + wait, [this, id, alive = std::weak_ptr(alive_)] {
     if (alive.expired()) return;
     if (const Vm* vm = mirror_.view().vms.find(id)) mark(vm->spec.cluster);
   });
@@ -94,7 +96,14 @@ ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
   ClusterEvidence evidence = observe_(cluster);
   for (const auto& [id, retry] : retries_) {
     evidence.failed_lately[id] = retry.hosts;
-    if (retry.not_before > loop_.now()) evidence.cooling_down.insert(id);
+    for (const auto& [kind, when] : retry.not_before) {
+      if (when <= loop_.now()) continue;
+      const bool ends = kind == OperationKind::stop_vm || kind == OperationKind::delete_vm;
+      auto& resting = kind == OperationKind::migrate_vm ? evidence.moves_resting
+                      : ends                            ? evidence.stops_resting
+                                                        : evidence.starts_resting;
+      resting.insert(id);
+    }
   }
   for (const auto& [host, when] : fence_not_before_) {
     const auto found = evidence.hosts.find(host);
@@ -239,6 +248,11 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
   const bool had_place = !stored->status.host.empty() && seen.host.empty();
   if (had_place && is_fenced(mirror_.view(), stored->status.host)) {
     remember(changed.status.lost, ended_copy(mirror_.view(), stored->status.host));
+  }
+  if (seen.power == VmPower::running) {
+    changed.status.recovering = false;
+    changed.status.lost.clear();
+    changed.status.unplaced_reason.clear();
   }
   transaction.put(changed);
   Event told;

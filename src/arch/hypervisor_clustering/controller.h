@@ -46,7 +46,7 @@ class ClusterController {
  private:
   struct Retry {
     int failures = 0;
-    Instant not_before;
+    std::map<OperationKind, Instant> not_before;
     std::set<HostId> hosts;
   };
   struct Round {

@@ -296,6 +296,18 @@ TEST_F(Clustering, F_B9_F_F6_a_destination_that_may_have_run_is_never_followed_b
   EXPECT_EQ(std::count(restart.arguments.lost.begin(), restart.arguments.lost.end(), there), 1);
 }
 
+TEST_F(Clustering, F_F7_a_start_that_took_effect_after_it_was_given_up_ends_the_recovery) {
+  const VmId web = running_vm("web");
+  hosts_.unanswered = {CommandKind::start, CommandKind::stop};
+  hosts_.cut_power(vm(web).status.host);
+  ASSERT_TRUE(until([&] { return events("vm.start_failed") == 1; }));
+  hosts_.unanswered.clear();
+  ASSERT_TRUE(until([&] { return serves(web); }));
+  EXPECT_FALSE(vm(web).status.recovering);
+  EXPECT_TRUE(vm(web).status.lost.empty());
+  EXPECT_TRUE(vm(web).status.unplaced_reason.empty());
+}
+
 TEST_F(Clustering, F_B8_a_deleted_vm_leaves_nothing) {
   const VmId web = running_vm("web");
   edit_vm(web, [](Vm& changed) { changed.meta.deleting_at = WallTime{1}; });

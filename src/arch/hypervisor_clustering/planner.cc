@@ -258,7 +258,7 @@ void Planner::decide_running(const Vm& vm) {
     const bool crashed = host != nullptr;
     const bool recovery = crashed || vm.status.recovering;
     if (recovery && (!armed_ || vm.spec.restart_priority == RestartPriority::none)) return;
-    if (evidence_.recovery_held || evidence_.cooling_down.contains(vm.id())) return;
+    if (evidence_.recovery_held || evidence_.starts_resting.contains(vm.id())) return;
     LostCopies lost = vm.status.lost;
     if (crashed) remember(lost, {host->id(), FenceProof::agent_confirmed_stop});
     for (LostCopy& copy : lost) {
@@ -273,16 +273,20 @@ void Planner::decide_running(const Vm& vm) {
   }
   if (host == nullptr) return;
   if (host->status.health == HostHealth::fenced) return recover(vm, *host);
-  if (!reports(host->id()) || vm.status.power != VmPower::running) {
-    if (armed_ && reports(host->id()) && wants_restart(vm)) {
+  if (!reports(host->id())) return;
+  const bool runs = vm.status.power == VmPower::running;
+  const bool may_stop = !evidence_.stops_resting.contains(vm.id());
+  if (vm.spec.restart && may_stop) {
+    // A guest that is paused cannot be asked.
+    plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, !runs, false, HostId(),
+                           "an operator asked for a restart"});
+    return;
+  }
+  if (!runs) {
+    if (armed_ && may_stop && wants_restart(vm)) {
       plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
                              vm.status.health_reason + ": it is restarted"});
     }
-    return;
-  }
-  if (vm.spec.restart) {
-    plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, false, false, HostId(),
-                           "an operator asked for a restart"});
     return;
   }
   if (!vm.spec.move_to.empty()) return move_to(vm, vm.spec.move_to, "an operator asked for it");
@@ -300,7 +304,7 @@ void Planner::recover(const Vm& vm, const Host& lost) {
                                   "its host was lost", HostId(), vm.status.epoch});
     return;
   }
-  if (evidence_.cooling_down.contains(vm.id())) return;
+  if (evidence_.starts_resting.contains(vm.id())) return;
   state_->remove(vm, lost.id());
   LostCopies copies = vm.status.lost;
   remember(copies, {lost.id(), lost.status.fence_proof});
@@ -309,7 +313,7 @@ void Planner::recover(const Vm& vm, const Host& lost) {
 }
 
 void Planner::decide_stopped(const Vm& vm) {
-  if (vm.status.power == VmPower::stopped) return;
+  if (vm.status.power == VmPower::stopped || evidence_.stops_resting.contains(vm.id())) return;
   const Host* host = host_of(vm);
   if (host != nullptr && host->status.health == HostHealth::fenced) return recover(vm, *host);
   if (host == nullptr || !reports(host->id())) return;
@@ -318,6 +322,7 @@ void Planner::decide_stopped(const Vm& vm) {
 }
 
 void Planner::decide_deleting(const Vm& vm) {
+  if (evidence_.stops_resting.contains(vm.id())) return;
   const Host* host = host_of(vm);
   if (vm.status.power != VmPower::stopped) {
     if (host != nullptr && host->status.health == HostHealth::fenced) return recover(vm, *host);
@@ -344,7 +349,7 @@ PlacementQuery Planner::query_for(const Vm& vm, bool live) const {
 }
 
 void Planner::move_away(const Vm& vm, const std::string& reason) {
-  if (evidence_.cooling_down.contains(vm.id()) || !room_for(plan_.moves.size())) return;
+  if (evidence_.moves_resting.contains(vm.id()) || !room_for(plan_.moves.size())) return;
   const PlacementQuery query = query_for(vm, true);
   if (vm.spec.direct_io) {
     return leave_unplaced({&vm, LostCopies(), reason, false},
@@ -359,7 +364,7 @@ void Planner::move_away(const Vm& vm, const std::string& reason) {
 }
 
 void Planner::move_to(const Vm& vm, const HostId& destination, const std::string& reason) {
-  if (destination == vm.status.host || evidence_.cooling_down.contains(vm.id())) return;
+  if (destination == vm.status.host || evidence_.moves_resting.contains(vm.id())) return;
   if (moves_[vm.status.host] >= policy_.moves_per_host ||
       moves_[destination] >= policy_.moves_per_host) {
     return;

@@ -280,6 +280,32 @@ TEST_F(Planning, F_F4_a_vm_whose_qemu_died_is_seen_stopped_and_restarted_in_plac
             (LostCopies{{HostId("b"), FenceProof::agent_confirmed_stop}}));
 }
 
+TEST_F(Planning, F_F13_a_paused_guest_is_restarted_by_force_when_an_operator_asks) {
+  three_hosts();
+  const VmId web = add_vm("web", "b");
+  seen("b").vms[0].power = VmPower::paused;
+  edit_vm(web, [](Vm& vm) {
+    vm.status.power = VmPower::paused;
+    vm.spec.restart = true;
+  });
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.stops.size(), 1U);
+  EXPECT_TRUE(made.stops[0].force);
+}
+
+TEST_F(Planning, F_B8_what_failed_lately_rests_and_nothing_else_does) {
+  three_hosts();
+  const VmId gone = add_vm("gone", "b");
+  edit_vm(gone, [](Vm& vm) { vm.meta.deleting_at = WallTime{1}; });
+  const VmId lost = add_vm("lost", "a");
+  fence("a", FenceProof::bmc_power_off);
+  evidence.stops_resting.insert(gone);
+  evidence.moves_resting.insert(lost);
+  const ClusterPlan made = plan();
+  EXPECT_TRUE(made.stops.empty()) << "a failed delete is not tried again at once";
+  EXPECT_EQ(made.starts.size(), 1U) << "a failed move does not hold back a restart";
+}
+
 TEST_F(Planning, F_B8_a_host_that_failed_the_start_lately_is_avoided) {
   three_hosts();
   const VmId web = add_vm("web", "b");
@@ -288,7 +314,7 @@ TEST_F(Planning, F_B8_a_host_that_failed_the_start_lately_is_avoided) {
   evidence.failed_lately[web] = {HostId("b")};
   ASSERT_EQ(plan().starts.size(), 1U);
   EXPECT_NE(plan().starts[0].host, HostId("b"));
-  evidence.cooling_down.insert(web);
+  evidence.starts_resting.insert(web);
   EXPECT_TRUE(plan().starts.empty());
 }
 

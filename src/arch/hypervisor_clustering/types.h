@@ -31,7 +31,8 @@ struct ClusterEvidence {
   Duration observer_lag{0};     ///< how late this server's own timers run
   bool recovery_held = false;   ///< restored from a backup and not yet confirmed: nothing is fenced or restarted
   std::map<VmId, std::set<HostId>> failed_lately;  ///< starts that failed: hosts to avoid
-  std::set<VmId> cooling_down;  ///< no new try before their time
+  /// VMs whose last start, move or end failed a moment ago: no new try of that kind yet.
+  std::set<VmId> starts_resting, moves_resting, stops_resting;
 };
 
 struct HostChange {

@@ -47,7 +47,7 @@ void AgentSessions::received(SessionId session, AgentMessage message) {
   if (host.empty()) {
     return refuse(session, Errc::invalid, "the first message of a session must be `hello`");
   }
-  if (message.report) return report(host, std::move(*message.report));
+  if (message.report) return report(host, *found->second.live, std::move(*message.report));
   if (message.result) return result(session, std::move(*message.result));
   if (message.event && events_) {
     Event event;
@@ -112,7 +112,8 @@ void AgentSessions::hello(SessionId session, const Hello& message) {
   live.hello = message;
   live.reported = false;
   if (!known) live.last_report_at = loop_.now();
-  sessions_[session].host = message.host;
+  entry.host = message.host;
+  entry.live = &live;
   const Cluster* cluster = mirror_.view().clusters.find((*host)->spec.cluster);
   ServerMessage reply;
   reply.welcome = Welcome{std::min(kProtocolVersion, message.protocol), mirror_.view().incarnation,
@@ -160,12 +161,28 @@ bool AgentSessions::lease_allowed(const Host& stored) const {
          stored.status.health != HostHealth::fenced;
 }
 
-void AgentSessions::report(const HostId& host, HostReport report) {
-  LiveHost& live = hosts_[host];
-  const Host* stored = mirror_.view().hosts.find(host);
-  if (stored == nullptr) return;
-  const Cluster* cluster = mirror_.view().clusters.find(stored->spec.cluster);
-  if (cluster == nullptr) return;
+/// Looking a host up costs more than taking its report: done once for each state of the store.
+void AgentSessions::read_stored(const HostId& host, LiveHost& live) const {
+  const ClusterView& view = mirror_.view();
+  if (live.read_at == view.revision && live.read_at != 0) return;
+  live.read_at = view.revision;
+  live.stored = view.hosts.share(host);
+  live.cluster = live.stored == nullptr ? nullptr : view.clusters.share(live.stored->spec.cluster);
+}
+
+void AgentSessions::each_stored(const std::function<void(const LiveHost&)>& look) {
+  for (auto& [host, live] : hosts_) {
+    read_stored(host, live);
+    if (live.cluster != nullptr) look(live);
+  }
+}
+
+void AgentSessions::report(const HostId& host, LiveHost& live, HostReport report) {
+  read_stored(host, live);
+  if (live.cluster == nullptr) return;
+  // Held: an answer below may make the view, and so these, newer.
+  const std::shared_ptr<const Host> stored = live.stored;
+  const std::shared_ptr<const Cluster> cluster = live.cluster;
   const bool changed = !live.reported || differs(live.report, report);
   live.reported = true;
   live.last_report_at = loop_.now();

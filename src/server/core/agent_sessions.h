@@ -5,6 +5,7 @@
 #include <memory>
 #include <set>
 #include <string>
+#include <unordered_map>
 
 #include "agent/protocol.h"
 #include "base/loop.h"
@@ -34,6 +35,11 @@ struct LiveHost {
   HostReport report;
   Instant fence_not_before;     ///< next try to switch it off
   std::size_t state_sent = 0;   ///< fingerprint of the cluster state that it was told last
+
+  // What is stored of it, as of `read_at`; empty = not registered, or without a cluster.
+  Revision read_at = 0;
+  std::shared_ptr<const Host> stored;
+  std::shared_ptr<const Cluster> cluster;
 };
 
 /// Agents' sessions, their leases and their commands: admits hosts, takes reports, grants leases, carries commands.
@@ -62,6 +68,9 @@ class AgentSessions final : public HostCommands {
   const std::map<HostId, LiveHost>& hosts() const { return hosts_; }
   LiveHost* find(const HostId& host);
 
+  /// Calls `look` for each host that is stored with its cluster, in order of id.
+  void each_stored(const std::function<void(const LiveHost&)>& look);
+
   /// Sends members, keys and networks of all clusters to every connected host that has an older state, at once: a VM's
   /// start that follows must find its network on the host.
   void spread_now();
@@ -72,6 +81,7 @@ class AgentSessions final : public HostCommands {
   struct Session {
     std::string peer_name;
     HostId host;
+    LiveHost* live = nullptr;  ///< of `host`
   };
   struct Pending {
     SessionId session = 0;
@@ -84,7 +94,8 @@ class AgentSessions final : public HostCommands {
   Result<const Host*> admit(const Session& session, const Hello& message) const;
   void record_hello(const HostId& host);
   void record_leash(const HostId& host, bool armed);
-  void report(const HostId& host, HostReport report);
+  void read_stored(const HostId& host, LiveHost& live) const;
+  void report(const HostId& host, LiveHost& live, HostReport report);
   bool lease_allowed(const Host& stored) const;
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
@@ -102,7 +113,7 @@ class AgentSessions final : public HostCommands {
   Options options_;
   Instant leads_since_;
   std::string probe_key_;
-  std::map<SessionId, Session> sessions_;
+  std::unordered_map<SessionId, Session> sessions_;
   std::map<HostId, LiveHost> hosts_;
   std::map<std::pair<SessionId, std::uint64_t>, Pending> pending_;
   std::set<HostId> recording_;

@@ -124,28 +124,16 @@ void ServerCore::tick() {
   tick_due_ = tick_began_ + options_.tick;
   tick_timer_.set_at(tick_due_, [this] { tick(); });
   if (recovery_held_) check_hold();
-  mark_silent();
+  sessions_.each_stored([this](const LiveHost& live) {
+    if (needs_attention(live)) controller_.mark(live.cluster->id());
+  });
 }
 
-/// Both tables are in order of host: one walk, because thousands of hosts are looked at four times
-/// a second.
-void ServerCore::mark_silent() {
-  const auto& stored = view().hosts.all();
-  auto host = stored.begin();
-  for (const auto& [id, live] : sessions_.hosts()) {
-    while (host != stored.end() && host->first < id) ++host;
-    if (host == stored.end()) return;
-    if (host->first == id && needs_attention(*host->second, live)) {
-      controller_.mark(host->second->spec.cluster);
-    }
-  }
-}
-
-bool ServerCore::needs_attention(const Host& host, const LiveHost& live) const {
-  const Cluster* cluster = view().clusters.find(host.spec.cluster);
-  if (cluster == nullptr) return false;
+bool ServerCore::needs_attention(const LiveHost& live) const {
+  const Host& host = *live.stored;
+  const Duration patience = live.cluster->spec.policy.suspect_after_ms;
   // Counts from when this server began to lead for who has not reported yet.
-  const bool silent = tick_began_ - live.last_report_at >= cluster->spec.policy.suspect_after_ms;
+  const bool silent = tick_began_ - live.last_report_at >= patience;
   const bool believed_well =
       host.status.health == HostHealth::alive || host.status.health == HostHealth::degraded;
   if (host.status.health == HostHealth::fenced && silent) return false;

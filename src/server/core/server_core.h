@@ -62,9 +62,8 @@ class ServerCore {
                   std::optional<KeyValue> probe_key, const Callback<void>& ready);
   void lead(const Callback<void>& ready);
   void tick();
-  void mark_silent();
   void check_hold();
-  bool needs_attention(const Host& host, const LiveHost& live) const;
+  bool needs_attention(const LiveHost& live) const;
   std::optional<std::string> seen_alive(const HostId& host) const;
   void journal_event(Event event);
 

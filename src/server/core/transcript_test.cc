@@ -69,7 +69,6 @@ class ServerSide : public HostLinks {
 struct AgentSide {
   explicit AgentSide(SimLoop& loop)
       : core({loop, hypervisor, fabric, guard, link, link,
-              [](const std::string& key, const std::string&) { return key; },
               [] { return Capacity{{100}, {64}}; }, [] { return std::string(); }},
              options()) {
     core.start([](const Result<void>&) {});
