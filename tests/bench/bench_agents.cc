@@ -52,20 +52,17 @@ class Agent final : public AgentLink, public PeerLink {
 
   bool has_lease() const { return core_.lease_valid(); }
 
-  void send(const AgentMessage& message) override {
-    if (!message.report) return connection_.send(message);
-    AgentMessage whole = message;
-    whole.report->peers = peers_;
-    connection_.send(whole);
+  void send(AgentMessage message) override {
+    if (message.report) message.report->peers = peers_;
+    connection_.send(std::move(message));
   }
   void reconnect() override { connection_.reconnect(); }
-  void send(const std::string&, std::uint16_t, std::string) override {}
+  void send(const ClusterMember&, const PeerProbe&, const std::string&) override {}
 
  private:
   AgentDependencies dependencies(const Parts& parts) {
     sim::HostTruth& truth = parts.truth;
     return {parts.loop, hypervisor_, fabric_, guard_, *this, *this,
-            [](const std::string&, const std::string&) { return std::string(); },
             [&truth] { return truth.used(); }, [] { return std::string(); }};
   }
 
