@@ -164,7 +164,7 @@ class RawQemu:
         self.qmp.execute("migrate-set-capabilities", {"capabilities": [
             {"capability": name, "state": True} for name in CAPABILITIES]})
         self.qmp.execute("migrate-set-parameters", {
-            "max-bandwidth": 1 << 30, "downtime-limit": 300, "announce-initial": 20, "announce-max": 100,
+            "max-bandwidth": 1 << 30, "downtime-limit": 100, "announce-initial": 20, "announce-max": 100,
             "announce-rounds": 6, "announce-step": 30})
 
     def wait_heartbeat(self, seconds):

@@ -12,6 +12,9 @@ constexpr Duration kConnectDeadline = seconds(5);
 constexpr Duration kPollInterval = milliseconds(100);
 constexpr Duration kGiveUpDeadline = seconds(4);
 constexpr Duration kSwitchDeadline = milliseconds(9500);
+// Of the pause that consumers see, the part that QEMU counts; handing over, running and being found
+// there take the rest.
+constexpr int kPartOfPause = 3;
 constexpr Duration kSwitchCut = seconds(3);  ///< a peer that hangs is cut off then
 
 }  // namespace
@@ -57,7 +60,8 @@ void OutgoingMigration::connected(Result<Descriptor> connection) {
   connection_ = std::move(*connection);
   phase_ = Phase::sending;
   moved_at_ = context_.loop.now();
-  const qmp::MigrationParameters parameters{limits_.bytes_per_second_max, limits_.downtime_ms_max};
+  const qmp::MigrationParameters parameters{limits_.bytes_per_second_max,
+                                            limits_.downtime_ms_max / kPartOfPause};
   qmp::prepare_migration(client_, parameters, [this](Result<void> prepared) {
     if (phase_ != Phase::sending) return;
     if (!prepared) return end(Phase::failed, prepared.error());
