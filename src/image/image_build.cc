@@ -24,7 +24,7 @@ const std::vector<std::string> kEarlyModules = {"virtio_pci", "virtio_net", "vir
 const std::vector<std::string> kLateModules = {"pvpanic-pci", "button", "evdev", "virtio_balloon",
                                                "virtio-rng"};
 
-// Under emulation on a busy host the kernel's test of its timer interrupts finds faults that are not there.
+// Under emulation on a busy host the kernel's test of its timer finds faults that are not there.
 constexpr char kCommandLine[] = "console=ttyS0 quiet no_timer_check";
 
 constexpr char kDhcpScript[] = R"(#!/bin/busybox sh
