@@ -144,6 +144,18 @@ class Events final : public EventStream {
   std::weak_ptr<HttpConnection> connection_;
 };
 
+/// A stream on its way to its connection. When it never arrives the whole IoThread has ended: no
+/// handler may keep its own handle.
+struct StreamOnItsWay {
+  explicit StreamOnItsWay(std::shared_ptr<EventStreamState> stream) : state(std::move(stream)) {}
+  StreamOnItsWay(StreamOnItsWay&&) = default;
+  ~StreamOnItsWay() {
+    if (state == nullptr) return;
+    const auto dropped = std::exchange(state->on_closed, nullptr);
+  }
+  std::shared_ptr<EventStreamState> state;
+};
+
 std::shared_ptr<EventStream> Reply::stream(HttpResponse head) {
   auto state = std::make_shared<EventStreamState>(server_->loop);
   state->owner_alive = server_->alive;
@@ -154,10 +166,12 @@ std::shared_ptr<EventStream> Reply::stream(HttpResponse head) {
     deliver_closed(state);
     return events;
   }
-  thread->post([weak = connection_, number = number_, state, head = std::move(head)]() mutable {
+  thread->post([weak = connection_, number = number_, on_its_way = StreamOnItsWay(state),
+                head = std::move(head)]() mutable {
+    const auto arrived = std::exchange(on_its_way.state, nullptr);
     const auto connection = weak.lock();
-    if (connection == nullptr) return deliver_closed(state);
-    connection->stream(number, std::move(head), state);
+    if (connection == nullptr) return deliver_closed(arrived);
+    connection->stream(number, std::move(head), arrived);
   });
   return events;
 }
@@ -192,8 +206,8 @@ std::shared_ptr<MessageSocket> Reply::upgrade() {
 void deliver_closed(const std::shared_ptr<EventStreamState>& state) {
   state->closed = true;
   state->loop.post([state] {
-    if (std::exchange(state->closed_delivered, true) || !*state->owner_alive) return;
     const auto on_closed = std::exchange(state->on_closed, nullptr);  // may own the handle
+    if (std::exchange(state->closed_delivered, true) || !*state->owner_alive) return;
     if (on_closed) on_closed();
   });
 }
