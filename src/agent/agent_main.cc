@@ -210,8 +210,8 @@ Result<void> Agent::begin(const Identity& identity) {
 /// What `virga host peers` shows when the server does not answer.
 void Agent::write_status() {
   status_timer_.set_after(kStatusEvery, [this] { write_status(); });
-  const auto written = write_file_atomically(arguments_.run_directory + "/status.json",
-                                             json::serialize(core_->local_status()));
+  const auto written = replace_file(arguments_.run_directory + "/status.json",
+                                    json::serialize(core_->local_status()));
   if (!written) log_line(LogLevel::warning, "agent", written.error().text());
 }
 

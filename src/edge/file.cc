@@ -59,14 +59,25 @@ Result<void> write_all(int descriptor, const std::string& path, const std::strin
   return {};
 }
 
-Result<void> fill_and_sync(int descriptor, const std::string& path, const std::string& text,
-                           int mode) {
+Result<void> fill(int descriptor, const std::string& path, const std::string& text, int mode) {
   if (auto done = write_all(descriptor, path, text); !done) return done;
   if (::fchmod(descriptor, static_cast<mode_t>(mode)) != 0) {
     return errno_error("set the mode of " + path, errno);
   }
-  if (::fsync(descriptor) != 0) return errno_error("fsync " + path, errno);
   return {};
+}
+
+Result<void> replace(const std::string& path, const std::string& text, int mode, bool durable) {
+  std::string temporary = path + ".XXXXXX";
+  const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+  if (!file.valid()) return errno_error("make a new file beside " + path, errno);
+  auto done = fill(file.get(), temporary, text, mode);
+  if (done && durable && ::fsync(file.get()) != 0) done = errno_error("fsync " + temporary, errno);
+  if (done && ::rename(temporary.c_str(), path.c_str()) != 0) {
+    done = errno_error("rename to " + path, errno);
+  }
+  if (!done) ::unlink(temporary.c_str());
+  return done;
 }
 
 }  // namespace
@@ -93,19 +104,12 @@ Result<std::string> read_file(const std::string& path, std::size_t bytes_max) {
   }
 }
 
+Result<void> replace_file(const std::string& path, const std::string& text, int mode) {
+  return replace(path, text, mode, false);
+}
+
 Result<void> write_file_atomically(const std::string& path, const std::string& text, int mode) {
-  std::string temporary = path + ".XXXXXX";
-  const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (!file.valid()) return errno_error("make a new file beside " + path, errno);
-  if (auto done = fill_and_sync(file.get(), temporary, text, mode); !done) {
-    ::unlink(temporary.c_str());
-    return done;
-  }
-  if (::rename(temporary.c_str(), path.c_str()) != 0) {
-    const int number = errno;
-    ::unlink(temporary.c_str());
-    return errno_error("rename to " + path, number);
-  }
+  if (auto done = replace(path, text, mode, true); !done) return done;
   const Descriptor folder(::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!folder.valid() || ::fsync(folder.get()) != 0) {
     return errno_error("fsync the folder of " + path, errno);

@@ -14,6 +14,10 @@ Error errno_error(const std::string& what, int number);
 /// Reads a whole file of at most `bytes_max`. Errors: not_found, invalid (too large), internal.
 Result<std::string> read_file(const std::string& path, std::size_t bytes_max = 16 << 20);
 
+/// Replaces a file by rename, so that a reader sees the old or the new text, also when this process is killed. A crash
+/// of the machine may lose both. Never waits for the disk: for what is true for one boot, or written again soon.
+Result<void> replace_file(const std::string& path, const std::string& text, int mode = 0644);
+
 /// Replaces a file by rename after fsync, so that a reader sees the old or the new text and a crash loses neither.
 /// Errors: exhausted (disk full), denied, not_found (folder).
 Result<void> write_file_atomically(const std::string& path, const std::string& text,

@@ -138,6 +138,9 @@ TEST(FileTest, ReplacedFileIsWholeAndHasItsMode) {
   ASSERT_TRUE(write_file_atomically(deep + "/x", "one").ok());
   ASSERT_TRUE(write_file_atomically(deep + "/x", "two", 0600).ok());
   EXPECT_EQ(*read_file(deep + "/x"), "two");
+  ASSERT_TRUE(replace_file(deep + "/x", "three").ok());
+  EXPECT_EQ(*read_file(deep + "/x"), "three");
+  EXPECT_EQ(replace_file(deep + "/no/x", "z").error().code, Errc::not_found);
   EXPECT_EQ(read_file(deep + "/x", 2).error().code, Errc::invalid);
   EXPECT_EQ(read_file(deep + "/y").error().code, Errc::not_found);
   EXPECT_EQ(write_file_atomically(deep + "/no/x", "z").error().code, Errc::not_found);

@@ -149,6 +149,8 @@ template <typename T>
 Result<T> read_record(const std::string& path) {
   const auto text = read_file(path, 1 << 20);
   if (!text) return text.error();
+  // Records hold for one boot and are not synced: a crash of the machine can leave an empty file.
+  if (text->empty()) return make_error(Errc::not_found, "read " + path + ": it is empty");
   auto record = from_json_text<T>(*text, UnknownFields::ignore);
   if (!record) return wrap_error("read " + path, record.error());
   return record;
@@ -170,7 +172,7 @@ Result<LaunchRecord> read_launch_record(const VmFolder& folder) {
 }
 
 Result<void> write_launch_record(const VmFolder& folder, const LaunchRecord& record) {
-  return write_file_atomically(folder.record(), to_json_text(record), 0600);
+  return replace_file(folder.record(), to_json_text(record), 0600);
 }
 
 Result<EpochRecord> read_epoch_record(const VmFolder& folder) {
@@ -181,7 +183,7 @@ Result<EpochRecord> read_epoch_record(const VmFolder& folder) {
 
 Result<void> write_epoch_record(const VmFolder& folder, const EpochRecord& record) {
   if (auto done = make_folders(folder.path, 0700); !done) return done;
-  return write_file_atomically(folder.epoch(), to_json_text(record), 0600);
+  return replace_file(folder.epoch(), to_json_text(record), 0600);
 }
 
 Result<OpenFiles> open_files(const FileRequest& request) {

@@ -140,6 +140,8 @@ TEST_F(VmFilesTest, F_B4_RecordsAreReadBackAndDamageIsReported) {
   EXPECT_TRUE(read_epoch_record(vm)->used);
   ASSERT_TRUE(write_file_atomically(vm.epoch(), "{\"epoch\":").ok());
   EXPECT_FALSE(read_epoch_record(vm).ok());
+  ASSERT_TRUE(write_file_atomically(vm.epoch(), "").ok());
+  EXPECT_EQ(read_epoch_record(vm)->epoch, Epoch{}) << "what a crash of the machine leaves";
 }
 
 TEST_F(VmFilesTest, F_B4_ConsoleIsKeptAndBounded) {
