@@ -308,6 +308,22 @@ TEST_F(Clustering, F_F7_a_start_that_took_effect_after_it_was_given_up_ends_the_
   EXPECT_TRUE(vm(web).status.unplaced_reason.empty());
 }
 
+TEST_F(Clustering, F_B8_a_vm_stopped_with_its_lost_host_starts_again_with_that_proof) {
+  const VmId web = running_vm("web");
+  const HostId lost = vm(web).status.host;
+  edit_vm(web, [](Vm& changed) { changed.spec.power = DesiredPower::stopped; });
+  hosts_.cut_power(lost);
+  ASSERT_TRUE(until([&] { return vm(web).status.power == VmPower::stopped; }));
+  ASSERT_TRUE(until([&] { return vm(web).status.operation.empty(); }));
+  edit_vm(web, [](Vm& changed) { changed.spec.power = DesiredPower::running; });
+  ASSERT_TRUE(until([&] { return events("vm.placed") == 2; }));
+  LostCopies told;
+  for (const auto& [name, operation] : server_->view().operations.all()) {
+    if (operation->arguments.epoch == vm(web).status.epoch) told = operation->arguments.lost;
+  }
+  EXPECT_EQ(told, (LostCopies{{lost, FenceProof::bmc_power_off}}));
+}
+
 TEST_F(Clustering, F_B8_a_deleted_vm_leaves_nothing) {
   const VmId web = running_vm("web");
   edit_vm(web, [](Vm& changed) { changed.meta.deleting_at = WallTime{1}; });

@@ -127,8 +127,11 @@ OperationStepTable stop_table(const Dependencies& on) {
       status.host = HostId();
       status.recovering = comes_back;
       if (context.operation.arguments.source.empty()) return;
-      if (!comes_back && status.lost.empty()) return;
-      remember(status.lost, ended_copy(context.view, context.operation.arguments.source));
+      const LostCopy copy = ended_copy(context.view, context.operation.arguments.source);
+      // What its agent ended in good order needs no proof when its owner starts it again.
+      const bool in_order = copy.proof == FenceProof::agent_confirmed_stop;
+      if (!comes_back && in_order && status.lost.empty()) return;
+      remember(status.lost, copy);
     });
     emit(context, "vm.stopped", "it does not run any more");
   };
