@@ -272,8 +272,12 @@ class CloudCase(unittest.TestCase):
             kill(pids[f"{ends[role]}.{program}"])
         return time.time() * 1000
 
+    def ended_before(self, killed_ms, after, kinds, vm):
+        """The events which say that the work had been done before the kill."""
+        done = [e for e in self.cloud.events(after) if e["kind"] in kinds and e["subject"] == f"vm/{vm}"]
+        return [e for e in done if wall_ms(e["at"]) < killed_ms]
+
     def assert_in_the_middle(self, killed_ms, after, kinds, vm):
         """The work had begun and no event says that it had been done before the kill."""
-        done = [e for e in self.cloud.events(after) if e["kind"] in kinds and e["subject"] == f"vm/{vm}"]
-        early = [e for e in done if wall_ms(e["at"]) < killed_ms]
+        early = self.ended_before(killed_ms, after, kinds, vm)
         self.assertEqual(early, [], f"killed at {killed_ms}, too late:\n{self.cloud.tail(20)}")

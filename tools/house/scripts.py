@@ -5,7 +5,7 @@ import subprocess
 
 ROOM = ("README.md", "types.h", "planner.h", "planner.cc", "planner_test.cc", "controller.h", "controller.cc",
         "controller_test.cc", "bench.cc")
-LABELS = {"unit", "real", "tidy", "scenario"}
+LABELS = {"unit", "real", "tidy", "scenario", "soak"}
 
 
 def check(files):
