@@ -163,6 +163,8 @@ HostReport AgentCore::make_report() {
 void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
   free_.reset();
   report_now();
+  // How a copy of a move ends is told by the move.
+  if (now.incoming || now.postmigrate) return;
   const bool ended = now.power == VmPower::stopped;
   const bool on_request = ended && stopping_.erase({now.vm, now.epoch}) > 0;
   if (on_request || (now.health != VmHealth::failing && !ended)) return;

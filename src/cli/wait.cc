@@ -28,15 +28,25 @@ bool reached(const json::value& vm, Goal goal, const std::string& host) {
   return false;
 }
 
-/// The error of an operation that has ended badly.
-std::optional<Error> failure_of(Session& session, const std::string& operation) {
-  const auto answer = request(session, "GET", resource_target("operations", operation));
-  if (!answer.ok()) return std::nullopt;
-  const std::string state = text_at(answer->body, "state");
-  if (state != "failed" && state != "cancelled") return std::nullopt;
-  return make_error(
-      state == "cancelled" ? Errc::cancelled : Errc::conflict,
-      fmt::format("operation {} {}: {}", operation, state, text_at(answer->body, "error")));
+/// True when the order to move was carried out or given up, and the VM is not where it should be.
+bool move_was_given_up(const json::value& vm, const std::string& host) {
+  return !host.empty() && text_at(vm, "status.operation") == "-" &&
+         text_at(vm, "spec.move_to") == "-" && text_at(vm, "status.host") != host;
+}
+
+/// Why the last move of the VM failed, in the words of the journal.
+Error move_failure(Session& session, const std::string& name) {
+  const auto answer = request(session, "GET",
+                              "/v1/events?newest=true&limit=1&kind=vm.move_failed&subject=" +
+                                  percent_encoded("vm/" + name));
+  std::string why = "`virga vm get " + name + "` shows its state";
+  const auto* items = answer.ok() && answer->body.is_object()
+                          ? answer->body.get_object().if_contains("items")
+                          : nullptr;
+  if (items != nullptr && items->is_array() && !items->get_array().empty()) {
+    why = text_at(items->get_array().front(), "text");
+  }
+  return make_error(Errc::conflict, fmt::format("vm {} was not moved: {}", name, why));
 }
 
 }  // namespace
@@ -45,7 +55,6 @@ Result<json::value> wait_for_vm(Session& session, const std::string& name, Goal 
                                 const std::string& host) {
   const std::string target = resource_target("vms", name);
   const Instant deadline = session.transport.now() + session.deadline;
-  std::string operation = "-";
   json::value last;
   while (true) {
     const auto answer = request(session, "GET", target);
@@ -55,11 +64,7 @@ Result<json::value> wait_for_vm(Session& session, const std::string& name, Goal 
     }
     last = answer->body;
     if (reached(last, goal, host)) return last;
-    const std::string running = text_at(last, "status.operation");
-    if (running == "-" && operation != "-" && goal == Goal::moved) {
-      if (const auto failed = failure_of(session, operation)) return *failed;
-    }
-    operation = running;
+    if (goal == Goal::moved && move_was_given_up(last, host)) return move_failure(session, name);
     if (session.transport.now() >= deadline) {
       const std::string reason = text_at(last, "status.unplaced_reason");
       return make_error(

@@ -86,7 +86,8 @@ class Hypervisor {
                     const MigrationLimits& limits, Callback<MigrationProgress> done) = 0;
 
   /// Source, step 3: hands over. Success: this copy will not run again by itself (`postmigrate`), also when it was
-  /// handed over before; `handed_over` tells which. Error: the guest runs on here and the other side has never run.
+  /// handed over before; `handed_over` tells which. Errors: unavailable (it is being handed over by an earlier call or
+  /// an earlier agent: ask again); any other: the guest runs on here and the other side has never run.
   /// Deadline 10 s; a peer that hangs is cut off before that.
   virtual void switch_over(const VmId& vm, const Epoch& epoch,
                            Callback<MigrationProgress> done) = 0;

@@ -2,6 +2,7 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <ifaddrs.h>
 #include <netinet/in.h>
 #include <sys/mman.h>
@@ -49,6 +50,12 @@ NetworkNames names_of(LabNetworkName network) {
 
 std::string port_of(int index, LabNetworkName network) {
   return "h" + std::to_string(index) + names_of(network).letter;
+}
+
+/// A machine keeps its cards when its power is cut: its neighbours find it again at once.
+std::string card_of(int index, LabNetworkName network) {
+  return fmt::format("02:76:00:{:02x}:{:02x}:{:02x}", static_cast<int>(network), index >> 8,
+                     index & 0xff);
 }
 
 std::vector<LabNetworkName> expand(LabNetworkName network) {
@@ -244,7 +251,8 @@ Result<void> LabNetwork::plug_host(int index) {
     const auto names = names_of(network);
     const std::string port = port_of(index, network);
     const std::string device = names.device;
-    at_switch.push_back("link add " + port + " type veth peer name " + device + " netns " + host);
+    at_switch.push_back("link add " + port + " type veth peer name " + device + " address " +
+                        card_of(index, network) + " netns " + host);
     at_switch.push_back("link set " + port + " master " + names.bridge);
     at_switch.push_back("link set " + port + (cut_.contains({index, network}) ? " down" : " up"));
     inside.push_back("addr add " + addresses.at(network) + "/24 dev " + device);
@@ -338,9 +346,14 @@ Result<std::string> LabNetwork::attach_client(std::uint32_t vni, const std::stri
                        {"link add " + device + " mtu 1450 type vxlan id " + std::to_string(vni) +
                             " local " + plan_.client_address() + " dstport 4789 nolearning",
                         "link set " + device + " up"});
-  if (!done) return done.error();
+  // No guest can ask for the client, which is no member of the hosts' networks: it asks often, so
+  // that a guest which has restarted learns of it within a second.
+  if (done) {
+    done = run({"ip", "-n", name_space, "ntable", "change", "name", "arp_cache", "dev", device,
+                "base_reachable", "500", "delay_probe", "500"});
+  }
   // The caller's text goes to ip as one argument, not into a batch.
-  done = run({"ip", "-n", name_space, "addr", "add", address, "dev", device});
+  if (done) done = run({"ip", "-n", name_space, "addr", "add", address, "dev", device});
   for (int index = 1; index <= plan_.hosts && done; ++index) {
     done = run({"bridge", "-n", name_space, "fdb", "append", "00:00:00:00:00:00", "dev", device,
                 "dst", plan_.tenant_address(index), "self", "permanent"});

@@ -107,10 +107,19 @@ void Migrations::copy_ended(const Copy& copy) {
 
 void Migrations::cancel(std::uint64_t source) { fail(source, "cancelled"); }
 
+void Migrations::lose_owner(std::uint64_t source) {
+  const auto found = transfers_.find(source);
+  if (found != transfers_.end() && !found->second.passed) fail(source, "its owner is gone");
+}
+
 void Migrations::switch_over(Copy& source, Callback<MigrationProgress> done) {
   const auto found = transfers_.find(source.serial);
   if (found == transfers_.end() || !found->second.ready) {
     done(make_error(Errc::conflict, "no migration waits at its switch-over point"));
+    return;
+  }
+  if (std::exchange(found->second.passed, true)) {
+    done(make_error(Errc::unavailable, "it is being handed over"));
     return;
   }
   hand_over(source.serial, world_.loop().now() + kSwitchOver, std::move(done));

@@ -23,6 +23,9 @@ class Migrations {
   /// Ends the migration of `source`; nothing when there is none.
   void cancel(std::uint64_t source);
 
+  /// The agent that owned the migration of `source` is gone: it ends, unless it is past its switch-over point.
+  void lose_owner(std::uint64_t source);
+
   MigrationProgress progress(std::uint64_t source) const;
 
  private:
@@ -33,6 +36,7 @@ class Migrations {
     Instant began;
     Instant moved;       ///< when data last moved
     bool ready = false;  ///< at the switch-over point
+    bool passed = false;  ///< that point
     Callback<MigrationProgress> done;
   };
 

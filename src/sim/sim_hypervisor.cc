@@ -40,6 +40,9 @@ void SimHypervisor::open(HypervisorSink& sink, Callback<HypervisorInfo> done) {
       if (copy.state == CopyState::starting) orphans.push_back(vm);
     }
     for (const VmId& vm : orphans) world_.end_copy(host_, vm, "its start was never finished");
+    std::vector<std::uint64_t> serials;
+    for (const auto& [vm, copy] : host_.copies) serials.push_back(copy.serial);
+    for (const std::uint64_t serial : serials) migrations_.lose_owner(serial);
     for (const auto& [vm, copy] : host_.copies) {
       static_cast<void>(guard_.guard(vm.value, static_cast<int>(copy.serial)));
     }

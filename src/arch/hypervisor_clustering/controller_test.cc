@@ -278,6 +278,31 @@ TEST_F(Clustering, F_B9_a_destination_that_refuses_to_run_leaves_the_source_runn
   EXPECT_FALSE(hosts_.doubled);
 }
 
+TEST_F(Clustering, F_F6_F_F19_a_source_that_never_says_how_the_switch_went_ends_in_a_restart) {
+  const VmId web = running_vm("web");
+  hosts_.failing.emplace(CommandKind::switch_over, make_error(Errc::timeout, "QEMU is silent"));
+  move(web);
+  ASSERT_TRUE(until([&] { return events("vm.move_failed") == 1; }, seconds(60)));
+  ASSERT_TRUE(until([&] { return serves(web); }));
+  EXPECT_EQ(hosts_.count(CommandKind::resume), 0);
+  EXPECT_FALSE(hosts_.aged);
+  EXPECT_FALSE(hosts_.doubled);
+}
+
+TEST_F(Clustering, F_B9_a_source_whose_answer_to_cancel_is_lost_is_asked_again) {
+  const VmId web = running_vm("web");
+  const HostId source = vm(web).status.host;
+  hosts_.failing.emplace(CommandKind::send, make_error(Errc::internal, "cannot send"));
+  hosts_.failing.emplace(CommandKind::cancel_send, make_error(Errc::unavailable, "no session"));
+  move(web);
+  ASSERT_TRUE(until([&] { return hosts_.count(CommandKind::cancel_send) >= 3; }));
+  EXPECT_EQ(events("vm.move_failed"), 0);
+  hosts_.failing.erase(CommandKind::cancel_send);
+  ASSERT_TRUE(until([&] { return events("vm.move_failed") == 1; }));
+  ASSERT_TRUE(until([&] { return serves(web); }));
+  EXPECT_EQ(vm(web).status.host, source);
+}
+
 TEST_F(Clustering, F_B9_F_F6_a_destination_that_may_have_run_is_never_followed_by_the_source) {
   const VmId web = running_vm("web");
   hosts_.unanswered.insert(CommandKind::resume);

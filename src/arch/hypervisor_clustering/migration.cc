@@ -16,10 +16,11 @@ constexpr Duration kPrepareDeadline = seconds(25);
 constexpr Duration kSendDeadline = seconds(320);
 constexpr Duration kSwitchDeadline = seconds(12);
 constexpr Duration kCleanDeadline = seconds(15);
+constexpr Duration kSwitchPatience = seconds(30);
 
 class Migration {
  public:
-  explicit Migration(HostCommands& commands) : commands_(commands) {}
+  Migration(HostCommands& commands, Loop& loop) : commands_(commands), loop_(loop) {}
 
   void prepare(const Operation& operation, const ClusterView& view, StepDone done) const;
   void send(const Operation& operation, const ClusterView& view, StepDone done) const;
@@ -42,10 +43,13 @@ class Migration {
   void end_destination(const Operation& operation, Fallback fallback, const Error& why,
                        StepDone done) const;
   void end_source(const Operation& operation, const Error& why, StepDone done) const;
-  void stop_destination(const Operation& operation, const ClusterView& view, StepDone done) const;
   void run_source_again(const Operation& operation, const Error& why, StepDone done) const;
+  void discard_destination(const Operation& operation, const ClusterView& view,
+                           StepDone done) const;
+  bool patience_is_over(const Operation& operation, const ClusterView& view) const;
 
   HostCommands& commands_;
+  Loop& loop_;
 };
 
 void Migration::prepare(const Operation& operation, const ClusterView& view, StepDone done) const {
@@ -112,11 +116,14 @@ void Migration::switch_over(const Operation& operation, const ClusterView& view,
   }
   if (source_fenced) return resume(operation, Fallback::none, std::move(done));
   Command over = command_for(CommandKind::switch_over, operation, operation.arguments.epoch);
+  const bool enough = patience_is_over(operation, view);
   call(operation.arguments.source, std::move(over), kSwitchDeadline,
-       [this, operation, done](Result<CommandResult> result) {
+       [this, operation, enough, done](Result<CommandResult> result) {
          // Uncertain: the source is asked again when it answers, or is gone when it is fenced.
-         if (!result && is_uncertain(result.error()))
-           return done(StepOutcome::again(result.error()));
+         if (!result && is_uncertain(result.error())) {
+           if (!enough) return done(StepOutcome::again(result.error()));
+           return end_destination(operation, Fallback::restart, result.error(), done);
+         }
          if (!result && result.error().code != Errc::not_found) {
            return end_destination(operation, Fallback::source, result.error(), done);
          }
@@ -128,6 +135,18 @@ void Migration::switch_over(const Operation& operation, const ClusterView& view,
                       : Fallback::restart,
                 done);
        });
+}
+
+/// The source's host is well and its QEMU does not say for long how the switch went: it may wait
+/// for a destination that hangs. Nobody knows then who has the guest.
+bool Migration::patience_is_over(const Operation& operation, const ClusterView& view) const {
+  const Host* source = view.hosts.find(operation.arguments.source);
+  if (source == nullptr || operation.steps.empty()) return false;
+  const std::int64_t since_ms =
+      loop_.wall_now().unix_ms - operation.steps.back().ended_at.unix_ms;
+  const bool well = source->status.health == HostHealth::alive ||
+                    source->status.health == HostHealth::degraded;
+  return well && since_ms > to_ms(kSwitchPatience);
 }
 
 void Migration::resume(const Operation& operation, Fallback fallback, StepDone done) const {
@@ -145,8 +164,7 @@ void Migration::resume(const Operation& operation, Fallback fallback, StepDone d
 
 void Migration::end_destination(const Operation& operation, Fallback fallback, const Error& why,
                                 StepDone done) const {
-  Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
-  stop.stop = StopOptions{true, seconds(5)};
+  Command stop = forced_stop(operation, operation.arguments.next_epoch);
   call(operation.arguments.destination, std::move(stop), kCleanDeadline,
        [this, operation, fallback, why, done](Result<CommandResult> stopped) {
          if (!stopped) return done(StepOutcome::again(stopped.error()));
@@ -157,10 +175,8 @@ void Migration::end_destination(const Operation& operation, Fallback fallback, c
 }
 
 void Migration::end_source(const Operation& operation, const Error& why, StepDone done) const {
-  Command stop = command_for(CommandKind::stop, operation, operation.arguments.epoch);
-  stop.stop = StopOptions{true, seconds(5)};
-  call(operation.arguments.source, std::move(stop), kCleanDeadline,
-       [why, done](Result<CommandResult> stopped) {
+  call(operation.arguments.source, forced_stop(operation, operation.arguments.epoch),
+       kCleanDeadline, [why, done](Result<CommandResult> stopped) {
          if (!stopped) return done(StepOutcome::again(stopped.error()));
          done(StepOutcome::failed(why));
        });
@@ -180,38 +196,31 @@ void Migration::run_source_again(const Operation& operation, const Error& why,
 
 void Migration::clean(const Operation& operation, const ClusterView& view, StepDone done) const {
   if (is_fenced(view, operation.arguments.source)) return done(StepOutcome::done());
-  Command stop = command_for(CommandKind::stop, operation, operation.arguments.epoch);
-  stop.stop = StopOptions{true, seconds(5)};
   // Whatever the answer: a copy that stays is of an old epoch and is revoked when its host reports
   // it.
-  call(operation.arguments.source, std::move(stop), kCleanDeadline,
-       [done](Result<CommandResult>) { done(StepOutcome::done()); });
+  call(operation.arguments.source, forced_stop(operation, operation.arguments.epoch),
+       kCleanDeadline, [done](Result<CommandResult>) { done(StepOutcome::done()); });
 }
 
+/// The source has the guest: it runs on there. An answer that is lost is asked for again until its
+/// host is known to be gone: a guest that stays paused would have nobody who lets it run.
 void Migration::undo(const Operation& operation, const ClusterView& view, StepDone done) const {
   if (is_fenced(view, operation.arguments.source)) {
-    return stop_destination(operation, view, std::move(done));
+    return discard_destination(operation, view, std::move(done));
   }
   Command cancel = command_for(CommandKind::cancel_send, operation, operation.arguments.epoch);
-  const bool destination_fenced = is_fenced(view, operation.arguments.destination);
-  call(operation.arguments.source, std::move(cancel), kSwitchDeadline,
-       [this, operation, destination_fenced, done](Result<CommandResult>) {
-         if (destination_fenced) return done(StepOutcome::done());
-         Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
-         stop.stop = StopOptions{true, seconds(5)};
-         call(operation.arguments.destination, std::move(stop), kCleanDeadline,
-              [done](Result<CommandResult> result) {
-                if (result.ok()) return done(StepOutcome::done());
-                done(StepOutcome::failed(result.error()));
-              });
-       });
+  const auto then = [this, operation, view, done](Result<CommandResult> cancelled) {
+    if (!cancelled && is_uncertain(cancelled.error()))
+      return done(StepOutcome::again(cancelled.error()));
+    discard_destination(operation, view, done);
+  };
+  call(operation.arguments.source, std::move(cancel), kSwitchDeadline, then);
 }
 
-void Migration::stop_destination(const Operation& operation, const ClusterView& view,
-                                 StepDone done) const {
+void Migration::discard_destination(const Operation& operation, const ClusterView& view,
+                                    StepDone done) const {
   if (is_fenced(view, operation.arguments.destination)) return done(StepOutcome::done());
-  Command stop = command_for(CommandKind::stop, operation, operation.arguments.next_epoch);
-  stop.stop = StopOptions{true, seconds(5)};
+  Command stop = forced_stop(operation, operation.arguments.next_epoch);
   call(operation.arguments.destination, std::move(stop), kCleanDeadline,
        [done](Result<CommandResult> result) {
          if (result.ok()) return done(StepOutcome::done());
@@ -221,8 +230,8 @@ void Migration::stop_destination(const Operation& operation, const ClusterView& 
 
 }  // namespace
 
-OperationStepTable migrate_table(HostCommands& commands) {
-  const auto migration = std::make_shared<Migration>(commands);
+OperationStepTable migrate_table(HostCommands& commands, Loop& loop) {
+  const auto migration = std::make_shared<Migration>(commands, loop);
   const auto step = [migration](const char* name, auto method) {
     OperationStepTable::Step made;
     made.name = name;

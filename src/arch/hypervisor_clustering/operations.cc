@@ -28,9 +28,7 @@ void give_back(VmStatus& status) { status.operation = OperationId(); }
 void stop_copy(const Dependencies& on, const Operation& operation, const ClusterView& view,
                const std::pair<HostId, Epoch>& copy, StepDone done) {
   if (copy.first.empty() || is_fenced(view, copy.first)) return done(StepOutcome::done());
-  Command command = command_for(CommandKind::stop, operation, copy.second);
-  command.stop = StopOptions{true, seconds(5)};
-  on->commands.call(copy.first, std::move(command), kStopDeadline,
+  on->commands.call(copy.first, forced_stop(operation, copy.second), kStopDeadline,
                     [done](Result<CommandResult> result) {
                       if (result.ok()) return done(StepOutcome::done());
                       done(StepOutcome::failed(result.error()));
@@ -230,17 +228,16 @@ OperationStepTable fence_table(const Dependencies& on) {
 }  // namespace
 
 /// In migration.cc.
-OperationStepTable migrate_table(HostCommands& commands);
+OperationStepTable migrate_table(HostCommands& commands, Loop& loop);
 
 void register_cluster_operations(OperationRunner& runner,
                                  ClusterOperationDependencies dependencies) {
-  HostCommands& commands = dependencies.commands;
   const auto on = std::make_shared<ClusterOperationDependencies>(std::move(dependencies));
   runner.set_table(OperationKind::start_vm, start_table(on));
   runner.set_table(OperationKind::stop_vm, stop_table(on));
   runner.set_table(OperationKind::delete_vm, delete_table(on));
   runner.set_table(OperationKind::fence_host, fence_table(on));
-  runner.set_table(OperationKind::migrate_vm, migrate_table(commands));
+  runner.set_table(OperationKind::migrate_vm, migrate_table(on->commands, on->loop));
 }
 
 }  // namespace virga

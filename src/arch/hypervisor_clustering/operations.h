@@ -11,6 +11,7 @@ namespace virga {
 
 /// What the steps of this room act on.
 struct ClusterOperationDependencies {
+  Loop& loop;
   HostCommands& commands;
   Bmc& bmc;
   /// Says what contradicts that a host is off ("2 of 2 peers hear it"); nothing when nothing does.

@@ -77,6 +77,15 @@ class Planner {
                        [&](const ObservedVm& copy) { return copy.vm == vm; });
   }
 
+  /// True for a guest whose memory has left in a move that nobody carries on: whether the other
+  /// copy ran is not known.
+  bool is_handed_over(const Vm& vm) const {
+    const auto& copies = evidence_of(vm.status.host).vms;
+    return std::any_of(copies.begin(), copies.end(), [&](const ObservedVm& copy) {
+      return copy.vm == vm.id() && copy.epoch == vm.status.epoch && copy.postmigrate;
+    });
+  }
+
   const Host* host_of(const Vm& vm) const {
     return vm.status.host.empty() ? nullptr : view_.hosts.find(vm.status.host);
   }
@@ -283,9 +292,12 @@ void Planner::decide_running(const Vm& vm) {
     return;
   }
   if (!runs) {
-    if (armed_ && may_stop && wants_restart(vm)) {
+    const bool handed_over = is_handed_over(vm);
+    if (armed_ && may_stop && (handed_over || wants_restart(vm))) {
+      const std::string why = handed_over ? "its memory has left in a move that did not end"
+                                          : vm.status.health_reason;
       plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
-                             vm.status.health_reason + ": it is restarted"});
+                             why + ": it is restarted"});
     }
     return;
   }

@@ -321,20 +321,30 @@ TEST_F(Planning, F_B8_a_host_that_failed_the_start_lately_is_avoided) {
 TEST_F(Planning, F_B4_a_panicked_guest_is_ended_by_force_so_that_it_starts_again) {
   three_hosts();
   const VmId web = add_vm("web", "a");
-  for (const VmPower power : {VmPower::paused}) {
-    edit_vm(web, [&](Vm& vm) {
-      vm.status.power = power;
-      vm.status.health = VmHealth::failing;
-      vm.status.health_reason = "guest panicked";
-    });
-    seen("a").vms[0].power = power;
-    seen("a").vms[0].health = VmHealth::failing;
-    seen("a").vms[0].health_reason = "guest panicked";
-    const ClusterPlan made = plan();
-    ASSERT_EQ(made.stops.size(), 1U);
-    EXPECT_TRUE(made.stops[0].force);
-    EXPECT_FALSE(made.stops[0].then_delete);
-  }
+  edit_vm(web, [&](Vm& vm) {
+    vm.status.power = VmPower::paused;
+    vm.status.health = VmHealth::failing;
+    vm.status.health_reason = "guest panicked";
+  });
+  seen("a").vms[0].power = VmPower::paused;
+  seen("a").vms[0].health = VmHealth::failing;
+  seen("a").vms[0].health_reason = "guest panicked";
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.stops.size(), 1U);
+  EXPECT_TRUE(made.stops[0].force);
+  EXPECT_FALSE(made.stops[0].then_delete);
+}
+
+TEST_F(Planning, F_F6_a_guest_whose_memory_has_left_in_a_move_that_nobody_carries_on_is_restarted) {
+  three_hosts();
+  const VmId web = add_vm("web", "a");
+  edit_vm(web, [](Vm& vm) { vm.status.power = VmPower::paused; });
+  seen("a").vms[0].power = VmPower::paused;
+  EXPECT_TRUE(plan().stops.empty()) << "paused for another reason: left alone";
+  seen("a").vms[0].postmigrate = true;
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.stops.size(), 1U);
+  EXPECT_TRUE(made.stops[0].force);
 }
 
 TEST_F(Planning, F_B8_F_B11_an_unplaced_vm_says_one_reason_per_host) {

@@ -36,6 +36,12 @@ Command command_for(CommandKind kind, const Operation& operation, const Epoch& e
   return command;
 }
 
+Command forced_stop(const Operation& operation, const Epoch& epoch) {
+  Command command = command_for(CommandKind::stop, operation, epoch);
+  command.stop = StopOptions{true, seconds(5)};
+  return command;
+}
+
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change) {
   const Operation& operation = context.operation;
   const Vm* vm = subject_vm(context.view, operation);

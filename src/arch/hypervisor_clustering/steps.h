@@ -31,6 +31,9 @@ LostCopy ended_copy(const ClusterView& view, const HostId& host);
 
 Command command_for(CommandKind kind, const Operation& operation, const Epoch& epoch);
 
+/// Ends one copy at once, without asking its guest.
+Command forced_stop(const Operation& operation, const Epoch& epoch);
+
 /// Changes the subject VM in the commit; a VM that is gone or serves another operation is left alone.
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change);
 

@@ -154,7 +154,7 @@ class FakeServer : private HostCommands, private Bmc {
         mirror_(*process_, store_),
         runner_(*process_, store_, mirror_, names_),
         controller_(*process_, store_, mirror_, *this, names_) {
-    register_cluster_operations(runner_, {*this, *this, [this](const HostId& host) {
+    register_cluster_operations(runner_, {*process_, *this, *this, [this](const HostId& host) {
                                             return seen_alive(host);
                                           }});
     mirror_.set_incarnation(1);

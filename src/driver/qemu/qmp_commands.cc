@@ -42,6 +42,7 @@ RunState run_state(const std::string& status) {
   if (status == "guest-panicked") return RunState::panicked;
   if (status == "watchdog") return RunState::watchdog;
   if (status == "inmigrate") return RunState::incoming;
+  if (status == "finish-migrate") return RunState::finish_migrate;
   if (status == "postmigrate") return RunState::postmigrate;
   return RunState::paused;
 }
@@ -73,12 +74,17 @@ void hand_over(QmpClient& client, int socket, std::string command, Callback<void
 
 MigrationState migration_state(std::string_view status) {
   if (status.empty() || status == "none") return MigrationState::none;
-  if (status == "active") return MigrationState::active;
+  if (status == "active" || status == "setup") return MigrationState::active;
   if (status == "pre-switchover") return MigrationState::pre_switchover;
   if (status == "completed") return MigrationState::completed;
   if (status == "failed") return MigrationState::failed;
   if (status == "cancelled") return MigrationState::cancelled;
   return MigrationState::other;
+}
+
+bool under_way(MigrationState state) {
+  return state == MigrationState::active || state == MigrationState::pre_switchover ||
+         state == MigrationState::other;
 }
 
 void query_status(QmpClient& client, Callback<RunState> done) {

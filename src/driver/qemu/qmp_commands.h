@@ -19,11 +19,15 @@ enum class RunState {
   panicked,
   watchdog,
   incoming,
+  finish_migrate,  ///< paused by a migration that has not ended
   postmigrate,
 };
 
-/// What a MIGRATION event or query-migrate says; `other` = still on its way.
+/// What a MIGRATION event or query-migrate says; `other` = past the switch-over point or being cancelled.
 enum class MigrationState { none, active, pre_switchover, completed, failed, cancelled, other };
+
+/// True for a migration that QEMU still works on.
+bool under_way(MigrationState state);
 
 MigrationState migration_state(std::string_view status);
 

@@ -25,6 +25,7 @@ QemuVm::QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Hand
       guest_(context.loop, folder),
       start_deadline_(context.loop),
       stop_timer_(context.loop),
+      left_send_cut_(context.loop),
       resume_(context.loop) {}
 
 void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
@@ -174,6 +175,7 @@ void QemuVm::exited(ProcessExit exit) {
 void QemuVm::end(const std::string& why) {
   const auto self = shared_from_this();
   stop_timer_.cancel();
+  left_send_cut_.cancel();
   listener_.reset();
   process_.release();
   const Error error = start_error_ != nullptr ? *start_error_ : make_error(Errc::unavailable, why);

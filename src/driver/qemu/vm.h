@@ -88,7 +88,10 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void state_arrived();
   void run_arrived();
   void finish_resume(const Result<void>& outcome);
-  void run_again(Callback<void> done);
+  void end_left_send(qmp::MigrationState state);
+  void ask_left_send();
+  void follow_left_send(qmp::MigrationState state);
+  void run_again(Callback<void> done, Instant until);
 
   VmContext& context_;
   VmLaunch launch_;
@@ -112,6 +115,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   bool stopping_ = false;
 
   std::unique_ptr<OutgoingMigration> outgoing_;
+  bool left_send_ = false;  ///< a migration whose owner, an earlier agent, is gone has not ended
+  Timer left_send_cut_;
   std::unique_ptr<MigrationListener> listener_;
   std::string secret_;
   std::uint16_t port_ = 0;

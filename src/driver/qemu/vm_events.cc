@@ -59,6 +59,7 @@ void QemuVm::event(const QmpEvent& seen) {
   } else if (seen.name == "MIGRATION") {
     const auto state = qmp::migration_state(text_at(seen.data, "status"));
     if (outgoing_ != nullptr) outgoing_->migration_event(state);
+    follow_left_send(state);
     if (state == qmp::MigrationState::completed) state_arrived();
   } else if (seen.name == "VSERPORT_CHANGE") {
     if (text_at(seen.data, "id") == "port-guest-agent")
@@ -113,13 +114,14 @@ ObservedVm QemuVm::observed() const {
 void QemuVm::tick() {
   if (stage_ != Stage::ready) return;
   ++ticks_;
-  guest_.tick();
+  guest_.tick(power_ == VmPower::running && !incoming_);
   sample_usage();
   trim_console(process_.folder().console());
   if (process_.qmp() == nullptr) {
     reconnect();
   } else if (ticks_ % kStateTicks == 0) {
     ask_state();
+    ask_left_send();
   }
   if (observed().health != told_health_)
     changed(fmt::format("health: {}", enum_name(observed().health)));
@@ -178,7 +180,9 @@ void QemuVm::reconnect() {
       qmp_silent_ = true;
       changed("QEMU does not answer: " + opened.error().text());
     }
-    if (opened) ask_state();
+    if (!opened) return;
+    ask_state();
+    ask_left_send();
   });
 }
 
@@ -198,6 +202,7 @@ void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
     if (stage_ != Stage::ready) return done({});
     if (!opened) {
       qmp_silent_ = true;
+      left_send_ = !incoming_;  // nobody knows whether it was being moved
       power_ = incoming_ ? VmPower::paused : VmPower::running;
       changed("adopted; QEMU does not answer: " + opened.error().text());
       return done({});
@@ -226,12 +231,7 @@ bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migrat
   if (incoming_ && migration.state == MigrationState::none) return false;
   postmigrate_ = state == qmp::RunState::postmigrate;
   arrived_ = incoming_ && migration.state == MigrationState::completed;
-  const bool sending = migration.state == MigrationState::active ||
-                       migration.state == MigrationState::pre_switchover;
-  if (!incoming_ && sending && process_.qmp() != nullptr) {
-    // Its owner was the agent that is gone, and the other side cannot have run: it stays here.
-    qmp::cancel_migration(*process_.qmp(), [](Result<void>) {});
-  }
+  if (!incoming_ && under_way(migration.state)) end_left_send(migration.state);
   apply_state(state);
   changed("adopted");
   return true;

@@ -19,6 +19,7 @@ namespace {
 constexpr std::size_t kLineMax = 4096;
 constexpr std::size_t kNumberMax = 20;
 constexpr int kPingTicks = 5;
+constexpr int kPatienceMax = 300;
 constexpr off_t kConsoleKept = 256 << 10;
 constexpr off_t kConsoleMax = 512 << 10;
 constexpr off_t kBlock = 4096;
@@ -37,7 +38,9 @@ VmGuest::~VmGuest() {
   close(agent_);
 }
 
-void VmGuest::tick() {
+void VmGuest::tick(bool runs) {
+  if (!runs) return;
+  for (Channel* channel : {&heartbeat_, &agent_}) close_silent(*channel);
   connect(heartbeat_, folder_.heartbeat(), &VmGuest::heartbeat_line);
   connect(agent_, folder_.guest_agent(), &VmGuest::agent_line);
   if (++ticks_ % kPingTicks == 0 && agent_open_ && agent_.socket.valid()) ping();
@@ -58,6 +61,8 @@ void VmGuest::read(Channel& channel, void (VmGuest::*handle)(const std::string&)
   const ssize_t count = ::recv(channel.socket.get(), piece, sizeof piece, MSG_DONTWAIT);
   if (count < 0 && (errno == EAGAIN || errno == EINTR)) return;
   if (count <= 0) return close(channel);
+  channel.silent_ticks = 0;
+  channel.patience_ticks = kPatienceFirst;
   for (const char letter : std::string_view(piece, static_cast<std::size_t>(count))) {
     if (letter == '\r') continue;
     if (letter != '\n') {
@@ -66,6 +71,13 @@ void VmGuest::read(Channel& channel, void (VmGuest::*handle)(const std::string&)
     }
     (this->*handle)(std::exchange(channel.line, {}));
   }
+}
+
+void VmGuest::close_silent(Channel& channel) {
+  if (!channel.socket.valid() || ++channel.silent_ticks < channel.patience_ticks) return;
+  channel.silent_ticks = 0;
+  channel.patience_ticks = std::min(channel.patience_ticks * 2, kPatienceMax);
+  close(channel);
 }
 
 void VmGuest::close(Channel& channel) {

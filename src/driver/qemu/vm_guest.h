@@ -19,8 +19,10 @@ class VmGuest {
   VmGuest& operator=(const VmGuest&) = delete;
 
   /// Connects what is not connected, and asks the guest agent every 5 s while the guest holds its port open. Call
-  /// it every second while QEMU lives.
-  void tick();
+  /// it every second while QEMU lives. A guest that does not run is left alone: opening a channel makes QEMU write
+  /// into its memory, which a migration may be reading or loading at that moment. A channel of a running guest that
+  /// stays silent is opened anew, ever more seldom: the guest may have missed that it was opened.
+  void tick(bool runs);
 
   /// The guest opened or closed the agent's port.
   void set_agent_open(bool open) { agent_open_ = open; }
@@ -32,14 +34,19 @@ class VmGuest {
   void reset() { last_sign_.reset(); }
 
  private:
+  static constexpr int kPatienceFirst = 6;
+
   struct Channel {
     Descriptor socket;
     std::string line;
+    int silent_ticks = 0;
+    int patience_ticks = kPatienceFirst;
   };
   void connect(Channel& channel, const std::string& path,
                void (VmGuest::*handle)(const std::string&));
   void read(Channel& channel, void (VmGuest::*handle)(const std::string&));
   void close(Channel& channel);
+  void close_silent(Channel& channel);
   void heartbeat_line(const std::string& line);
   void agent_line(const std::string& line);
   void ping();

@@ -111,8 +111,10 @@ void OutgoingMigration::reached_switchover() {
 
 void OutgoingMigration::switch_over(Callback<MigrationProgress> done) {
   if (phase_ != Phase::waiting || reason_ != nullptr) {
-    context_.loop.post([done = std::move(done)] {
-      done(make_error(Errc::conflict, "the migration is not at its switch-over point"));
+    const bool passed = phase_ == Phase::switching;
+    context_.loop.post([passed, done = std::move(done)] {
+      done(passed ? make_error(Errc::unavailable, "it is being handed over")
+                  : make_error(Errc::conflict, "the migration is not at its switch-over point"));
     });
     return;
   }

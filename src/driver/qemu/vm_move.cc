@@ -8,6 +8,9 @@ namespace virga {
 namespace {
 
 constexpr Duration kResumeDeadline = milliseconds(9500);
+constexpr Duration kRunAgainDeadline = seconds(5);
+constexpr Duration kAskAgain = milliseconds(20);
+constexpr Duration kLeftSendCut = seconds(3);  ///< a peer that hangs is cut off then
 
 template <typename T>
 void refuse(Loop& loop, Callback<T> done, Error why) {
@@ -33,11 +36,11 @@ void QemuVm::peer_connected(Descriptor connection) {
 
 void QemuVm::send(const MigrationEndpoint& to, const MigrationLimits& limits,
                   Callback<MigrationProgress> done) {
-  const bool under_way =
-      outgoing_ != nullptr && outgoing_->phase() != OutgoingMigration::Phase::failed;
-  if (under_way || power_ != VmPower::running || process_.qmp() == nullptr) {
-    const char* why = under_way ? "a send is under way or over"
-                                : "its guest does not run, or QEMU does not answer";
+  const bool begun = left_send_ || (outgoing_ != nullptr &&
+                                    outgoing_->phase() != OutgoingMigration::Phase::failed);
+  if (begun || power_ != VmPower::running || process_.qmp() == nullptr) {
+    const char* why = begun ? "a send is under way or over"
+                            : "its guest does not run, or QEMU does not answer";
     return refuse<MigrationProgress>(
         context_.loop, std::move(done),
         make_error(Errc::conflict, fmt::format("send {}: {}", launch_.vm.value, why)));
@@ -51,10 +54,12 @@ void QemuVm::switch_over(Callback<MigrationProgress> done) {
     const MigrationProgress known = progress();
     return context_.loop.post([done = std::move(done), known] { done(known); });
   }
-  if (outgoing_ == nullptr) {
-    return refuse<MigrationProgress>(
-        context_.loop, std::move(done),
-        make_error(Errc::conflict, "switch over " + launch_.vm.value + ": nothing was sent"));
+  if (left_send_ || outgoing_ == nullptr) {
+    const Errc code = left_send_ ? Errc::unavailable : Errc::conflict;
+    const char* why =
+        left_send_ ? ": a migration of an earlier agent has not ended" : ": nothing was sent";
+    return refuse<MigrationProgress>(context_.loop, std::move(done),
+                                     make_error(code, "switch over " + launch_.vm.value + why));
   }
   outgoing_->switch_over(
       [weak = weak_from_this(), done = std::move(done)](Result<MigrationProgress> result) {
@@ -107,6 +112,7 @@ void QemuVm::run_arrived() {
     if (!running) return finish_resume(running.error());
     incoming_ = false;
     power_ = VmPower::running;
+    guest_.tick(true);
     if (process_.qmp() != nullptr) qmp::announce_self(*process_.qmp(), [](Result<void>) {});
     changed("runs after a live migration");
     context_.worker.run<bool>(
@@ -136,38 +142,83 @@ void QemuVm::cancel_send(Callback<void> done) {
                         make_error(Errc::conflict, "cancel the send of " + launch_.vm.value +
                                                        ": it is being handed over"));
   }
-  if (outgoing_ == nullptr || postmigrate_) return run_again(std::move(done));
+  const Instant until = context_.loop.now() + kRunAgainDeadline;
+  if (outgoing_ == nullptr || postmigrate_) return run_again(std::move(done), until);
   outgoing_->cancel(
-      [weak = weak_from_this(), done = std::move(done)](Result<void> given_up) mutable {
+      [weak = weak_from_this(), until, done = std::move(done)](Result<void> given_up) mutable {
         const auto self = weak.lock();
         if (self == nullptr || !given_up) return done(given_up);
-        self->run_again(std::move(done));
+        self->run_again(std::move(done), until);
       });
 }
 
+/// Takes over a migration whose owner, the agent before this one, is gone. Before its switch-over
+/// point the other side cannot have run: it is given up. Past it QEMU alone knows how it ends, but
+/// a peer that hangs is cut off.
+void QemuVm::end_left_send(qmp::MigrationState state) {
+  left_send_ = true;
+  const auto yank = [this] {
+    if (left_send_ && process_.qmp() != nullptr) {
+      qmp::yank_migration(*process_.qmp(), [](Result<void>) {});
+    }
+  };
+  left_send_cut_.set_after(kLeftSendCut, yank);
+  if (state == qmp::MigrationState::other || process_.qmp() == nullptr) return;
+  qmp::cancel_migration(*process_.qmp(), [](Result<void>) {});
+}
+
+/// Events tell the same earlier; this finds the end when one of them was lost with a connection.
+void QemuVm::ask_left_send() {
+  if (!left_send_ || process_.qmp() == nullptr) return;
+  qmp::query_migration(*process_.qmp(), [this](Result<qmp::MigrationInfo> info) {
+    if (info) follow_left_send(info->state);
+  });
+}
+
+void QemuVm::follow_left_send(qmp::MigrationState state) {
+  if (!left_send_ || under_way(state)) return;
+  left_send_ = false;
+  left_send_cut_.cancel();
+  postmigrate_ = state == qmp::MigrationState::completed;
+  if (postmigrate_) power_ = VmPower::paused;
+  changed(postmigrate_ ? "handed over by an earlier agent" : "stays here: its migration has ended");
+}
+
 /// Lets a guest run that a migration has paused here; one that runs, or is paused for another
-/// reason, is left alone.
-void QemuVm::run_again(Callback<void> done) {
+/// reason, is left alone. While QEMU still ends the migration the guest can neither run nor be
+/// called lost: it is asked again.
+void QemuVm::run_again(Callback<void> done, Instant until) {
   if (process_.qmp() == nullptr) {
     return refuse<void>(context_.loop, std::move(done),
                         make_error(Errc::unavailable, launch_.vm.value + ": QEMU does not answer"));
   }
-  qmp::query_status(
-      *process_.qmp(), [this, done = std::move(done)](Result<qmp::RunState> state) mutable {
-        if (!state) return done(state.error());
-        const bool paused_by_move = *state == qmp::RunState::postmigrate ||
-                                    (*state == qmp::RunState::paused && outgoing_ != nullptr);
-        if (!paused_by_move || process_.qmp() == nullptr) return done({});
-        qmp::resume(*process_.qmp(), [this, done = std::move(done)](Result<void> running) {
-          if (running) {
-            postmigrate_ = false;
-            outgoing_.reset();
-            power_ = VmPower::running;
-            changed("runs here again");
-          }
-          done(running);
-        });
+  qmp::query_status(*process_.qmp(), [this, until, done = std::move(done)](
+                                         Result<qmp::RunState> state) mutable {
+    if (!state) return done(state.error());
+    if (left_send_ || *state == qmp::RunState::finish_migrate) {
+      if (context_.loop.now() >= until) {
+        return done(make_error(Errc::unavailable,
+                               launch_.vm.value + ": its migration has not ended"));
+      }
+      context_.loop.after(kAskAgain, [weak = weak_from_this(), until, done] {
+        if (const auto self = weak.lock()) return self->run_again(done, until);
+        done(make_error(Errc::unavailable, "its process has ended"));
       });
+      return;
+    }
+    const bool paused_by_move = *state == qmp::RunState::postmigrate ||
+                                (*state == qmp::RunState::paused && outgoing_ != nullptr);
+    if (!paused_by_move || process_.qmp() == nullptr) return done({});
+    qmp::resume(*process_.qmp(), [this, done = std::move(done)](Result<void> running) {
+      if (running) {
+        postmigrate_ = false;
+        outgoing_.reset();
+        power_ = VmPower::running;
+        changed("runs here again");
+      }
+      done(running);
+    });
+  });
 }
 
 }  // namespace virga

@@ -90,8 +90,8 @@ void ServerCore::found_meta(std::optional<KeyValue> incarnation, std::optional<K
 
 void ServerCore::lead(const Callback<void>& ready) {
   leads_since_ = on_.loop.now();
-  register_cluster_operations(
-      runner_, {sessions_, on_.bmc, [this](const HostId& host) { return seen_alive(host); }});
+  register_cluster_operations(runner_, {on_.loop, sessions_, on_.bmc,
+                                        [this](const HostId& host) { return seen_alive(host); }});
   sessions_.start(
       [this](const HostId& host) {
         const Host* stored = view().hosts.find(host);
