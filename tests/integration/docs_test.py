@@ -1,5 +1,6 @@
 """The commands of the documents: those of a walk-through run in order, of all others programs and options exist."""
 
+import glob
 import os
 import re
 import shlex
@@ -107,8 +108,16 @@ class WalkThrough(unittest.TestCase):
 
     @staticmethod
     def session_of(leader):
-        listed = subprocess.run(["ps", "-o", "pid=", "-s", str(leader)], capture_output=True, text=True, check=False)
-        return [int(word) for word in listed.stdout.split()]
+        found = []
+        for path in glob.iglob("/proc/[0-9]*/stat"):
+            try:
+                with open(path, encoding="utf-8") as file:
+                    after_name = file.read().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            if int(after_name[3]) == leader:
+                found.append(int(path.split("/")[2]))
+        return found
 
 
 if __name__ == "__main__":

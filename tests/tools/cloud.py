@@ -89,7 +89,7 @@ class Cloud:
         end = time.monotonic() + deadline
         while True:
             if self.process.poll() is not None:
-                raise CloudError(f"{what}: the lab ended with {self.process.returncode}; see {self.log.name}")
+                raise CloudError(f"{what}: the lab ended with {self.process.returncode}:\n{self.log_tail()}")
             try:
                 value = condition()
             except (CloudError, json.JSONDecodeError):
@@ -99,6 +99,10 @@ class Cloud:
             if time.monotonic() > end:
                 raise CloudError(f"{what}: not within {deadline} s; events: {self.tail()}")
             time.sleep(pause)
+
+    def log_tail(self, lines=20):
+        with open(self.log.name, encoding="utf-8", errors="replace") as log:
+            return "".join(log.readlines()[-lines:])
 
     def tail(self, count=12):
         try:
