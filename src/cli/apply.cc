@@ -51,6 +51,7 @@ int apply_file(Session& session, const Invocation& invocation) {
       continue;
     }
     session.out(fmt::format("{} {} {}\n", entry.kind, entry.name, word_for(session, *answer)));
+    if (entry.kind == "vm") warn_unplaced(session, answer->body);
     if (entry.kind == "vm" && !answer->unchanged) changed_vms.push_back(entry.name);
   }
   if (!session.wait || session.dry_run) return worst;

@@ -39,4 +39,7 @@ int run_simulator(Session& session, const Invocation& invocation);
 /// Prints one resource in the session's format.
 int show_one(Session& session, const std::string& plural, const boost::json::value& resource);
 
+/// After a dry run: tells of a VM that would find no host.
+void warn_unplaced(Session& session, const boost::json::value& vm);
+
 }  // namespace virga::cli

@@ -102,10 +102,16 @@ int create(Session& session, const Invocation& invocation, const std::string& pl
     const auto settled = wait_for_vm(session, invocation.text("name"), Goal::settled);
     return settled.ok() ? show_one(session, plural, *settled) : fail(session, settled.error());
   }
+  warn_unplaced(session, made->body);
   return show_one(session, plural, made->body);
 }
 
 }  // namespace
+
+void warn_unplaced(Session& session, const json::value& vm) {
+  const std::string reason = text_at(vm, "status.unplaced_reason");
+  if (session.dry_run && reason != "-") session.err("it would not start: " + reason + "\n");
+}
 
 int show_one(Session& session, const std::string& plural, const json::value& resource) {
   print_resources(session, plural, {resource}, true);

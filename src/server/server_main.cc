@@ -170,6 +170,7 @@ ApiContext Server::make_context() {
     return core_->whatif(cluster);
   };
   context.choose_host = [this](const VmId& vm) { return choose_host(vm); };
+  context.foretell_start = [this](const Vm& vm) { return core_->foretell_start(vm); };
   context.issue_certificate = [this](const HostId& host,
                                      const std::vector<std::string>& addresses) {
     CertificateRequest request;

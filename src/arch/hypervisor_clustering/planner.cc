@@ -376,7 +376,7 @@ void Planner::move_away(const Vm& vm, const std::string& reason) {
 }
 
 void Planner::move_to(const Vm& vm, const HostId& destination, const std::string& reason) {
-  if (destination == vm.status.host || evidence_.moves_resting.contains(vm.id())) return;
+  if (destination == vm.status.host) return;
   if (moves_[vm.status.host] >= policy_.moves_per_host ||
       moves_[destination] >= policy_.moves_per_host) {
     return;

@@ -85,7 +85,7 @@ TEST_F(QemuHypervisorTest, F_B4_ConsoleIsKeptOverARestartOfTheAgent) {
   EXPECT_TRUE(said());
 }
 
-TEST_F(QemuHypervisorTest, F_F13_FullDiskUnderAVmPausesItAndIsReported) {
+TEST_F(QemuHypervisorTest, F_F13_FullDiskUnderAVmPausesItUntilThereIsRoom) {
   ASSERT_TRUE(make_folders(lab.shared()).ok());
   ProcessOptions mount;
   mount.arguments = {"/bin/mount", "-t", "tmpfs", "-o", "size=2m,mode=755", "tmpfs", lab.shared()};
@@ -97,6 +97,13 @@ TEST_F(QemuHypervisorTest, F_F13_FullDiskUnderAVmPausesItAndIsReported) {
   EXPECT_TRUE(told([](const ObservedVm& seen) {
     return seen.health_reason == "disk root: no space left" && seen.power == VmPower::paused;
   }));
+  // Looked at often enough to know how much room there was; then there is more.
+  lab.run_until([] { return false; }, seconds(4));
+  mount.arguments = {"/bin/mount", "-o", "remount,size=32m", lab.shared()};
+  ASSERT_EQ(run_process(mount, seconds(20))->exit.code, 0);
+  EXPECT_TRUE(told([](const ObservedVm& seen) {
+    return seen.health_reason.empty() && seen.power == VmPower::running;
+  })) << "with room again it goes on by itself";
   lab.kill_vm(0, launch.vm);
   EXPECT_TRUE(lab.run_until([&] { return lab.host(0).observe().empty(); }, seconds(20)));
   ProcessOptions umount;

@@ -80,6 +80,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void ask_state();
   bool adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
   void reconnect();
+  void ask_for_room();
   void sample_usage();
   void changed(const std::string& why);
 
@@ -105,6 +106,9 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   std::string failing_;  ///< what is wrong with the guest; empty = nothing
   bool qmp_silent_ = false;
   bool asking_ = false;
+  bool disk_full_ = false;          ///< paused by it
+  bool asking_room_ = false;
+  std::int64_t room_bytes_ = -1;    ///< beside its disks at the last look; negative = not looked yet
   std::string shutdown_reason_;
 
   std::vector<Callback<void>> start_waiters_;

@@ -13,6 +13,7 @@ namespace json = boost::json;
 constexpr Duration kAdoptDeadline = seconds(5);
 constexpr Duration kHeartbeatMax = seconds(5);
 constexpr int kStateTicks = 2;
+constexpr int kRoomTicks = 3;
 
 std::string text_at(const json::object& object, const char* name) {
   const json::value* value = object.if_contains(name);
@@ -75,6 +76,8 @@ void QemuVm::guest_stopped(const QmpEvent& seen) {
   if (seen.name == "WATCHDOG") trouble = kWatchdogExpired;
   if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
     trouble = io_error_text(launch_, seen.data);
+    disk_full_ = flag_at(seen.data, "nospace");
+    room_bytes_ = -1;
   }
   if (trouble.empty() || trouble == failing_) return;
   failing_ = trouble;
@@ -123,8 +126,30 @@ void QemuVm::tick() {
     ask_state();
     ask_left_send();
   }
+  if (disk_full_ && power_ == VmPower::paused && ticks_ % kRoomTicks == 0) ask_for_room();
   if (observed().health != told_health_)
     changed(fmt::format("health: {}", enum_name(observed().health)));
+}
+
+/// A guest that a full disk has paused goes on when there is more room than at the first look: its
+/// writes wait in QEMU and are tried again.
+void QemuVm::ask_for_room() {
+  if (std::exchange(asking_room_, true)) return;
+  context_.worker.run<std::int64_t>(
+      [path = context_.options.shared_directory + "/" + launch_.directory] {
+        return free_bytes(path);
+      },
+      [weak = weak_from_this()](Result<std::int64_t> free) {
+        const auto self = weak.lock();
+        if (self == nullptr) return;
+        self->asking_room_ = false;
+        if (!free || !self->disk_full_ || self->power_ != VmPower::paused) return;
+        const bool grown = self->room_bytes_ >= 0 && *free > self->room_bytes_;
+        self->room_bytes_ = *free;
+        if (!grown || self->process_.qmp() == nullptr) return;
+        self->disk_full_ = false;
+        qmp::resume(*self->process_.qmp(), [](Result<void>) {});
+      });
 }
 
 void QemuVm::sample_usage() {

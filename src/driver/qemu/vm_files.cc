@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 #include <linux/openat2.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -236,6 +237,12 @@ Result<void> erase_files(const std::string& shared_directory, const VmLaunch& la
     return errno_error("remove " + folder, errno);
   }
   return {};
+}
+
+Result<std::int64_t> free_bytes(const std::string& folder) {
+  struct statvfs seen {};
+  if (::statvfs(folder.c_str(), &seen) != 0) return errno_error("look at " + folder, errno);
+  return static_cast<std::int64_t>(seen.f_bavail * seen.f_frsize);
 }
 
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch) {

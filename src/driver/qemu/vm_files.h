@@ -81,6 +81,9 @@ Result<OpenFiles> open_files(const FileRequest& request);
 /// what Virga has not made stays. Blocking. Errors: invalid (a path outside of the VM's own folder), internal.
 Result<void> erase_files(const std::string& shared_directory, const VmLaunch& launch);
 
+/// What an ordinary user may still write on the file system of a folder. Blocking.
+Result<std::int64_t> free_bytes(const std::string& folder);
+
 /// Writes the resolved configuration beside the disks, atomically. Blocking.
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch);
 

@@ -115,17 +115,16 @@ void QemuVm::run_arrived() {
     guest_.tick(true);
     if (process_.qmp() != nullptr) qmp::announce_self(*process_.qmp(), [](Result<void>) {});
     changed("runs after a live migration");
+    finish_resume({});
+    // Nobody waits for what is written for people and for later starts.
     context_.worker.run<bool>(
         [directory = context_.options.shared_directory, launch = launch_]() -> Result<bool> {
           auto written = write_shared_launch(directory, launch);
           if (!written) return written.error();
           return true;
         },
-        [weak = weak_from_this()](Result<bool> written) {
-          const auto self = weak.lock();
-          if (self == nullptr) return;
+        [](Result<bool> written) {
           if (!written) log_line(LogLevel::warning, "qemu", written.error().text());
-          self->finish_resume({});
         });
   });
 }

@@ -56,6 +56,9 @@ struct ApiContext {
 
   /// An operator armed high availability: a restored state need not wait for hosts any longer. May be empty.
   std::function<void()> confirm_recovery = {};
+
+  /// Where the planner would start a VM that is not stored; the error says why nowhere. May be empty.
+  std::function<Result<HostId>(const Vm&)> foretell_start = {};
 };
 
 /// The HTTP API: reads come from the view, changes go to the store as desired state with their audit event in the

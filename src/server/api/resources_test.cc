@@ -98,6 +98,23 @@ TEST_F(Resources, F_B11_a_dry_run_says_what_would_be_and_changes_nothing) {
   EXPECT_EQ(view.revision, before);
 }
 
+TEST_F(Resources, F_B11_a_dry_run_of_a_vm_says_where_it_would_start_or_why_nowhere) {
+  ApiContext with_core = context();
+  Result<HostId> foretold = HostId("host-2");
+  with_core.foretell_start = [&foretold](const Vm&) { return foretold; };
+  api = std::make_unique<Api>(std::move(with_core));
+  make_house();
+  const auto fits = call("POST", "/v1/vms?dry_run=true", vm_body("web"));
+  EXPECT_EQ(text_at(parsed(fits).at("status").as_object(), "host"), "host-2");
+  foretold = make_error(Errc::exhausted, "host-1 has 12 MiB free");
+  const auto does_not = call("POST", "/v1/vms?dry_run=true", vm_body("web"));
+  EXPECT_EQ(does_not.status, 200) << "it would be accepted and wait for room";
+  EXPECT_EQ(text_at(parsed(does_not).at("status").as_object(), "unplaced_reason"),
+            "host-1 has 12 MiB free");
+  const auto stored = call("POST", "/v1/vms", vm_body("web"));
+  EXPECT_EQ(text_at(parsed(stored).at("status").as_object(), "unplaced_reason"), "");
+}
+
 TEST_F(Resources, F_B11_an_idempotency_key_gets_its_first_answer_again_for_a_day) {
   make_house();
   const Headers key{{"idempotency-key", "order-77"}};

@@ -126,6 +126,18 @@ Event told(const T* before, const T& after) {
                   after.meta.tenant, fmt::format("{} {} was {}", Kind<T>::kSingular, name, verb));
 }
 
+/// A dry run of a new VM says where it would start, or why nowhere.
+template <typename T>
+void foretell(Engine& engine, const Call& call, T& after) {
+  if constexpr (std::is_same_v<T, Vm>) {
+    const auto& foretell_start = engine.context().foretell_start;
+    if (!call.dry_run || !foretell_start || after.spec.power != DesiredPower::running) return;
+    const auto host = foretell_start(after);
+    if (host) after.status.host = *host;
+    if (!host) after.status.unplaced_reason = host.error().what;
+  }
+}
+
 template <typename T>
 Decision decide_write(Engine& engine, const Call& call, const Wanted<T>& wanted,
                       const ClusterView& view, Tries& tries) {
@@ -160,6 +172,7 @@ Decision decide_write(Engine& engine, const Call& call, const Wanted<T>& wanted,
       to_json(before->spec) == to_json(after->spec)) {
     return unchanged(*before, 200);
   }
+  if (before == nullptr) foretell(engine, call, *after);
   const bool works_on = std::is_same_v<T, Vm>;
   const int status = works_on ? 202 : before == nullptr ? 201 : 200;
   Change change = change_of(engine, call, before, *after, status);

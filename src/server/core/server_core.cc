@@ -248,6 +248,19 @@ boost::json::object ServerCore::live_host(const HostId& host) const {
   return shown;
 }
 
+Result<HostId> ServerCore::foretell_start(const Vm& vm) const {
+  ClusterView with = view();
+  with.vms.put(std::make_shared<const Vm>(vm));
+  const ClusterPlan plan = plan_cluster(with, vm.spec.cluster, observe(vm.spec.cluster), {});
+  for (const StartVm& start : plan.starts) {
+    if (start.vm == vm.id()) return start.host;
+  }
+  for (const Unplaced& unplaced : plan.unplaced) {
+    if (unplaced.vm == vm.id()) return make_error(Errc::exhausted, unplaced.reason);
+  }
+  return make_error(Errc::unavailable, "nothing is started at present; see `virga cluster get`");
+}
+
 boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
   const PlacementState state(view(), cluster);
   json::array losses;

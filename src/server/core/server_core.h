@@ -44,6 +44,9 @@ class ServerCore {
   /// What is known of a host beside what is stored: silence, lease, load, its view of its peers.
   boost::json::object live_host(const HostId& host) const;
 
+  /// Where the planner would start a VM that is not stored. Errors: exhausted, with one reason a host.
+  Result<HostId> foretell_start(const Vm& vm) const;
+
   /// The exact plan for the loss of each single host of a cluster, or who would be stranded and why.
   boost::json::object whatif(const ClusterId& cluster) const;
 
