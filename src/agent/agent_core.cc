@@ -167,10 +167,10 @@ void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
   if (now.incoming || now.postmigrate) return;
   const bool ended = now.power == VmPower::stopped;
   const bool on_request = ended && stopping_.erase({now.vm, now.epoch}) > 0;
-  if (on_request || (now.health != VmHealth::failing && !ended)) return;
+  // What fails while it runs is seen in the report; only the end leaves no trace there.
+  if (!ended || on_request) return;
   AgentMessage message;
-  message.event = AgentEvent{now.health == VmHealth::failing ? "vm.failure" : "vm.process_ended",
-                             now.vm, why, Severity::warning};
+  message.event = AgentEvent{"vm.process_ended", now.vm, why, Severity::warning};
   on_.link.send(std::move(message));
 }
 

@@ -162,6 +162,10 @@ class LabTest(unittest.TestCase):
         for host in ("host-1", "host-2", "host-3"):
             until(f"{host} is healed", lambda: status(host)["agent_pid"] and status(host)["leash_pid"])
 
+    def assert_reaches(self, name_space, address):
+        """One answer is enough: on a busy machine the first may come late."""
+        until(f"{name_space} reaches {address}", lambda: reaches(name_space, address))
+
     def redfish(self, number, reset=None, timeout=5):
         host = f"host-{number}"
         prefix = json.loads((self.lab.data / "lab.json").read_text())["prefix"]
@@ -181,8 +185,8 @@ class LabTest(unittest.TestCase):
         prefix = status("host-1")["address"].rsplit(".", 2)[0]
         for network in (0, 1, 2):
             for other in (2, 3):
-                self.assertTrue(reaches(f"vg-{INSTANCE}-h1", f"{prefix}.{network}.{10 + other}"))
-        self.assertTrue(reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.1"), "the server")
+                self.assert_reaches(f"vg-{INSTANCE}-h1", f"{prefix}.{network}.{10 + other}")
+        self.assert_reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.1")
         self.assertFalse(reaches(f"vg-{INSTANCE}-h1", f"{prefix}.3.11"), "a host must not reach a BMC")
         routes = subprocess.run(["ip", "-4", "route"], capture_output=True, text=True, timeout=10).stdout
         ours = sorted(line.split()[2] for line in routes.splitlines() if line.startswith(prefix + "."))
@@ -264,16 +268,17 @@ class LabTest(unittest.TestCase):
         h1, storage, management = f"vg-{INSTANCE}-h1", f"{prefix}.1.12", f"{prefix}.0.12"
         fail("host-2", "link", network="storage")
         self.assertFalse(reaches(h1, storage))
-        self.assertTrue(reaches(h1, management))
+        self.assert_reaches(h1, management)
         fail("host-2", "link", network="all")
         self.assertFalse(reaches(h1, management))
         self.assertEqual(status("host-2")["cut"], ["management", "storage", "tenant"])
         ask(kind="heal", host="host-2")
-        until("mended", lambda: reaches(h1, storage) and reaches(h1, management))
+        self.assert_reaches(h1, storage)
+        self.assert_reaches(h1, management)
 
     def test_F_B10_a_one_way_link_loses_frames_to_the_host_only(self):
         prefix = status("host-1")["address"].rsplit(".", 2)[0]
-        self.assertTrue(reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13"))
+        self.assert_reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13")
         fail("host-3", "link_oneway", network="management")
         self.assertFalse(reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13"))
 
@@ -288,7 +293,7 @@ class LabTest(unittest.TestCase):
         self.assertGreater(received(), before)
         self.assertEqual(status("host-3")["one_way"], ["management"])
         ask(kind="heal", host="host-3")
-        until("mended", lambda: reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13"))
+        self.assert_reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13")
 
     def test_F_F2_a_killed_agent_comes_back_and_its_guest_never_noticed(self):
         guest = self.lab.wait_for_guest("host-1")
@@ -346,7 +351,7 @@ class LabTest(unittest.TestCase):
                        shell=True, check=True, timeout=20)
         made = ask(kind="attach_client", vni=77, address="10.50.0.250/24")
         self.assertEqual(made, {"namespace": f"vg-{INSTANCE}-client", "device": "vx77"})
-        self.assertTrue(reaches(made["namespace"], "10.50.0.10"))
+        self.assert_reaches(made["namespace"], "10.50.0.10")
 
     def test_F_B10_wrong_requests_are_refused_with_what_would_be_right(self):
         for request, words in (({"kind": "fail", "host": "host-9", "how": "power"}, "host-1 to host-3"),

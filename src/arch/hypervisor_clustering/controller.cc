@@ -243,6 +243,7 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
   changed.status.power = seen.power;
   changed.status.health = seen.health;
   changed.status.health_reason = seen.health_reason;
+  if (changed.spec.move_to == seen.host) changed.spec.move_to = HostId();
   changed.status.host = seen.host;
   changed.status.epoch = seen.epoch;
   const bool had_place = !stored->status.host.empty() && seen.host.empty();
@@ -336,6 +337,7 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   changed.status.epoch = start.epoch;
   changed.status.migration = VmMigration();
   changed.status.operation = operation.id();
+  changed.spec.move_to = HostId();  // the order was about a run that has ended
   if (start.recovery && !stored->status.recovering) ++changed.status.restarts;
   // Kept until it runs: a start that fails is tried again on the same proofs.
   changed.status.recovering = start.recovery;

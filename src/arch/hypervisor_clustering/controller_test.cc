@@ -278,6 +278,16 @@ TEST_F(Clustering, F_B9_a_destination_that_refuses_to_run_leaves_the_source_runn
   EXPECT_FALSE(hosts_.doubled);
 }
 
+TEST_F(Clustering, F_B9_an_order_to_move_ends_with_the_run_that_it_was_about) {
+  const VmId web = running_vm("web");
+  hosts_.failing.emplace(CommandKind::prepare_incoming, make_error(Errc::unavailable, "no lease"));
+  const HostId lost = vm(web).status.host;
+  const HostId target = move(web);
+  hosts_.cut_power(lost);
+  ASSERT_TRUE(until([&] { return serves(web) && vm(web).status.host != lost; }));
+  EXPECT_TRUE(vm(web).spec.move_to.empty()) << "nobody waits for a move to " << target.value;
+}
+
 TEST_F(Clustering, F_F6_F_F19_a_source_that_never_says_how_the_switch_went_ends_in_a_restart) {
   const VmId web = running_vm("web");
   hosts_.failing.emplace(CommandKind::switch_over, make_error(Errc::timeout, "QEMU is silent"));

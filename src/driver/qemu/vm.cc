@@ -177,7 +177,6 @@ void QemuVm::end(const std::string& why) {
   stop_timer_.cancel();
   left_send_cut_.cancel();
   listener_.reset();
-  process_.release();
   const Error error = start_error_ != nullptr ? *start_error_ : make_error(Errc::unavailable, why);
   stage_ = Stage::ended;
   power_ = VmPower::stopped;
@@ -186,6 +185,8 @@ void QemuVm::end(const std::string& why) {
   finish_start(error);
   resume_.finish(wrap_error("resume " + launch_.vm.value, error));
   for (auto& done : std::exchange(stop_waiters_, {})) done({});
+  // Last: taking cards and groups back waits for the kernel, and nobody needs to wait with it.
+  process_.release();
 }
 
 void QemuVm::stop(const StopOptions& options, Callback<void> done) {

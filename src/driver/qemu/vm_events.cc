@@ -76,8 +76,10 @@ void QemuVm::guest_stopped(const QmpEvent& seen) {
   if (seen.name == "WATCHDOG") trouble = kWatchdogExpired;
   if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
     trouble = io_error_text(launch_, seen.data);
-    disk_full_ = flag_at(seen.data, "nospace");
-    room_bytes_ = -1;
+    if (flag_at(seen.data, "nospace") && !std::exchange(disk_full_, true)) {
+      room_bytes_ = -1;
+      ask_for_room();
+    }
   }
   if (trouble.empty() || trouble == failing_) return;
   failing_ = trouble;
@@ -143,10 +145,10 @@ void QemuVm::ask_for_room() {
         const auto self = weak.lock();
         if (self == nullptr) return;
         self->asking_room_ = false;
-        if (!free || !self->disk_full_ || self->power_ != VmPower::paused) return;
+        if (!free || !self->disk_full_) return;
         const bool grown = self->room_bytes_ >= 0 && *free > self->room_bytes_;
         self->room_bytes_ = *free;
-        if (!grown || self->process_.qmp() == nullptr) return;
+        if (!grown || self->power_ != VmPower::paused || self->process_.qmp() == nullptr) return;
         self->disk_full_ = false;
         qmp::resume(*self->process_.qmp(), [](Result<void>) {});
       });
