@@ -5,7 +5,6 @@ import http.client
 import json
 import os
 import signal
-import subprocess
 import threading
 import time
 import unittest
@@ -208,12 +207,7 @@ class CloudCase(unittest.TestCase):
         return self.cloud.http(self.client, self.addresses[vm])
 
     def answer(self, vm):
-        # The client is no member of the hosts' networks: a guest that restarted hears of it only when it asks anew.
-        def asked():
-            flush = ["ip", "-n", self.client, "neigh", "flush", "all"]
-            subprocess.run(flush, capture_output=True, check=False, timeout=10)
-            return self.http(vm)
-        return self.cloud.wait(f"{vm} answers HTTP", asked, 60)
+        return self.cloud.wait(f"{vm} answers HTTP", lambda: self.http(vm), 60)
 
     def unsettled(self, vms):
         """Why the cloud is not at rest; empty: each VM runs once, where it is believed, and nothing is under way."""
