@@ -100,9 +100,9 @@ class AgentSessions final : public HostCommands {
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
   void spread_soon(const ClusterId& cluster);
-  void spread(const ClusterId& cluster);
+  int spread(const ClusterId& cluster);
   ClusterState state_of(const ClusterId& cluster);
-  void send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint);
+  bool send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint);
 
   Loop& loop_;
   Store& store_;
@@ -118,6 +118,7 @@ class AgentSessions final : public HostCommands {
   std::map<std::pair<SessionId, std::uint64_t>, Pending> pending_;
   std::set<HostId> recording_;
   std::set<ClusterId> spreading_;
+  Instant spread_not_before_;
   std::uint64_t commands_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
