@@ -14,7 +14,7 @@ struct AgentConnectionOptions {
   TlsIdentity tls;
   Duration retry_first = milliseconds(
       250);  ///< doubles up to retry_max; each wait is shortened at random by up to half
-  Duration retry_max = seconds(5);
+  Duration retry_max = seconds(2);  ///< well below a lease: a server that is back must be found in time
 };
 
 /// The one outbound WebSocket of an agent. Opens again by itself after it was lost, with jitter, so that a restarted

@@ -12,6 +12,10 @@ namespace {
 
 constexpr Duration kLagTolerated = milliseconds(500);
 
+std::uint32_t mark_of(const HostId& host) {
+  return static_cast<std::uint32_t>(std::hash<std::string>()(host.value));
+}
+
 }  // namespace
 
 AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
@@ -128,24 +132,29 @@ void AgentCore::heartbeat() {
   heartbeat_due_ = on_.loop.now() + policy_.heartbeat_ms;
   heartbeat_timer_.set_at(heartbeat_due_, [this] { heartbeat(); });
   if (on_.loop.now() >= lease_end_) lease_ended();
-  free_.reset();
+  std::vector<ObservedVm> vms = on_.hypervisor.observe();
+  free_ = free_beside(vms);
   probe_peers();
   judge_peers();
-  report_now();
+  report_now(std::move(vms));
 }
 
 void AgentCore::report_now() {
+  if (welcomed_) report_now(on_.hypervisor.observe());
+}
+
+void AgentCore::report_now(std::vector<ObservedVm> vms) {
   if (!welcomed_) return;
   AgentMessage message;
-  message.report = make_report();
+  message.report = make_report(std::move(vms));
   on_.link.send(std::move(message));
 }
 
-HostReport AgentCore::make_report() {
+HostReport AgentCore::make_report(std::vector<ObservedVm> vms) {
   HostReport report;
   report.sequence = ++sequence_;
   report.sent_at_ms = now_ms();
-  report.vms = on_.hypervisor.observe();
+  report.vms = std::move(vms);
   report.used = on_.used();
   report.degraded = on_.degraded();
   report.leash_armed = on_.guard.watchdog_armed();
@@ -189,6 +198,8 @@ void AgentCore::take_cluster(const ClusterState& state) {
     return left.member.host < right.member.host;
   });
   peers_ = std::move(next);
+  marks_.clear();
+  for (const Peer& peer : peers_) marks_.push_back(mark_of(peer.member.host));
   ring_chosen_ = false;
   watched_.clear();
   for (std::size_t index = 0; index < peers_.size(); ++index) {
@@ -314,9 +325,9 @@ bool AgentCore::execute_migration(const Command& command) {
   }
 }
 
-Capacity AgentCore::free_capacity() const {
+Capacity AgentCore::free_beside(const std::vector<ObservedVm>& vms) const {
   Capacity free = options_.hello.capacity;
-  for (const ObservedVm& vm : on_.hypervisor.observe()) {
+  for (const ObservedVm& vm : vms) {
     free.cpu_millicores -= vm.cpu_millicores_used;
     free.memory_mib -= vm.memory_mib_used;
   }
@@ -324,10 +335,11 @@ Capacity AgentCore::free_capacity() const {
 }
 
 AgentCore::Peer* AgentCore::find_peer(const HostId& host) {
-  const auto found = std::lower_bound(
-      peers_.begin(), peers_.end(), host,
-      [](const Peer& peer, const HostId& wanted) { return peer.member.host < wanted; });
-  return found == peers_.end() || found->member.host != host ? nullptr : &*found;
+  const std::uint32_t mark = mark_of(host);
+  for (std::size_t index = 0; index < marks_.size(); ++index) {
+    if (marks_[index] == mark && peers_[index].member.host == host) return &peers_[index];
+  }
+  return nullptr;
 }
 
 /// Each host asks the next ones in the ring of names: everybody is watched by as many as it
@@ -359,7 +371,7 @@ void AgentCore::probe_peers() {
 }
 
 void AgentCore::send_probe(const ClusterMember& to, bool answer, std::uint64_t sequence) {
-  if (!free_) free_ = free_capacity();
+  if (!free_) free_ = free_beside(on_.hypervisor.observe());
   probe_.to = to.host;
   probe_.answer = answer;
   probe_.sequence = sequence;

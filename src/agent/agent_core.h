@@ -90,7 +90,8 @@ class AgentCore final : public HypervisorSink {
 
   void heartbeat();
   void report_now();
-  HostReport make_report();
+  void report_now(std::vector<ObservedVm> vms);
+  HostReport make_report(std::vector<ObservedVm> vms);
   void granted(const LeaseGrant& grant);
   void lease_ended();
   void watch_lease();
@@ -105,7 +106,7 @@ class AgentCore final : public HypervisorSink {
   void send_probe(const ClusterMember& to, bool answer, std::uint64_t sequence);
   void judge_peers();
   Peer* find_peer(const HostId& host);
-  Capacity free_capacity() const;
+  Capacity free_beside(const std::vector<ObservedVm>& vms) const;
   std::int64_t now_ms() const;
 
   AgentDependencies on_;
@@ -125,6 +126,7 @@ class AgentCore final : public HypervisorSink {
   std::string probe_key_;
   PeerProbe probe_;  ///< of this host; the rest is filled in for each
   std::vector<Peer> peers_;            ///< in order of host
+  std::vector<std::uint32_t> marks_;   ///< hashes of their names: a look-up reads these and one peer
   std::vector<std::size_t> ring_;      ///< of peers_: those that are asked, in the order of the ring
   std::vector<std::size_t> watched_;   ///< the same in order of host
   bool ring_chosen_ = false;           ///< since the peers changed

@@ -232,8 +232,10 @@ void HttpConnection::start() {
   peer_address_ = stream_->peer_address();
   if (server_->tls == nullptr) return await_request(server_->options.header_deadline);
   set_deadline(server_->options.header_deadline);
+  ++server_->handshakes;
   stream_->async_handshake(
       IoHandler([self = shared_from_this()](const error_code& error, std::size_t) {
+        self->leave_handshake();
         if (self->phase_ == Phase::closed) return;
         if (error) return self->refuse_handshake();
         self->peer_name_ = self->stream_->peer_name();
@@ -241,6 +243,12 @@ void HttpConnection::start() {
         self->parser_.reset();
         self->read();
       }));
+}
+
+/// Its handler always runs: with an error when the connection is closed meanwhile.
+void HttpConnection::leave_handshake() {
+  --server_->handshakes;
+  if (server_->handshake_ended) server_->handshake_ended();
 }
 
 void HttpConnection::refuse_handshake() {

@@ -25,6 +25,9 @@ struct HttpServerState {
   std::shared_ptr<std::atomic<bool>> alive = std::make_shared<std::atomic<bool>>(true);
   std::shared_ptr<HttpServer::Handler> handler;  // loop thread only
   std::atomic<std::size_t> connections = 0;
+  // IoThread only:
+  std::size_t handshakes = 0;     // of TLS, under way
+  Task handshake_ended = nullptr;
 };
 
 /// An endless response, shared by its handle on the Loop and its connection.
@@ -75,6 +78,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
                                         boost::asio::io_context::executor_type>;
 
   void refuse_handshake();
+  void leave_handshake();
   void await_request(Duration deadline);
   void read();
   void on_read(const boost::system::error_code& error, std::size_t size);

@@ -18,6 +18,12 @@ using boost::system::error_code;
 constexpr std::size_t kCrowdMax = 64;  // connections over the limit that are still told so
 constexpr Duration kAcceptPause = milliseconds(100);
 constexpr int kBacklog = 4096;
+// Thousands who come at once are served in turn: those who wait stand in the backlog, where they
+// cost nothing, and nobody's handshake takes so long that he gives up in the middle of it. Above
+// the limit one enters as one leaves, and one each pause besides, so that who opens connections
+// and says nothing holds up nobody.
+constexpr std::size_t kHandshakesMax = 256;
+constexpr Duration kHandshakePause = milliseconds(2);
 
 class Server final : public HttpServer {
  public:
@@ -26,11 +32,15 @@ class Server final : public HttpServer {
     state_->options = std::move(options);
     state_->thread = thread_;
     state_->handler = std::make_shared<Handler>(std::move(handler));
+    state_->handshake_ended = [this] {
+      if (std::exchange(crowded_, false)) pause_->cancel();
+    };
   }
 
   ~Server() override {
     *state_->alive = false;
     thread_->stop();
+    state_->handshake_ended = nullptr;
     state_->handler.reset();
     acceptor_.reset();
     pause_.reset();
@@ -48,11 +58,13 @@ class Server final : public HttpServer {
   error_code bind(const tcp::endpoint& endpoint);
   void accept();
   void on_accepted(const error_code& error, ByteStream::Socket socket);
+  void accept_later();
 
   std::shared_ptr<IoThread> thread_;
   std::shared_ptr<HttpServerState> state_;
   std::optional<Acceptor> acceptor_;
   std::optional<Pause> pause_;
+  bool crowded_ = false;  ///< pause_ ends as soon as a handshake does
   std::uint16_t port_ = 0;
 };
 
@@ -119,7 +131,16 @@ void Server::on_accepted(const error_code& error, ByteStream::Socket socket) {
   if (!error && open < limit + kCrowdMax) {
     std::make_shared<HttpConnection>(state_, std::move(socket), open >= limit)->start();
   }
-  accept();
+  state_->handshakes < kHandshakesMax ? accept() : accept_later();
+}
+
+void Server::accept_later() {
+  crowded_ = true;
+  pause_->expires_after(kHandshakePause);
+  pause_->async_wait([this](const error_code&) {
+    crowded_ = false;
+    accept();
+  });
 }
 
 }  // namespace

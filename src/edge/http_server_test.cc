@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <deque>
+
 #include "edge/http_test_support.h"
 
 namespace virga {
@@ -234,6 +236,18 @@ TEST_F(HttpServerTest, F_F29_ten_thousand_idle_connections_do_not_slow_the_other
     }
   });
   EXPECT_EQ(count_of(got, "HTTP/1.1 200"), 100u);
+}
+
+TEST_F(HttpServerTest, F_F29_who_connects_and_says_nothing_holds_up_no_handshake) {
+  start(mutual_tls(), answer);
+  std::deque<RawSocket> silent;
+  for (int number = 0; number < 400; ++number) silent.emplace_back(server_->port());
+  HttpCall request{.url = url("https", "/")};
+  request.tls = identity("client");
+  request.deadline = seconds(5);  // half of what a silent one is given
+  const auto response = call(std::move(request));
+  ASSERT_TRUE(response.ok()) << response.error().text();
+  EXPECT_EQ(response->status, 200);
 }
 
 TEST_F(HttpServerTest, F_B11_events_stream_until_one_side_ends_them) {

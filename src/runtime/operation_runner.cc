@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <tuple>
+
 #include "base/log.h"
 #include "base/reflect.h"
 
@@ -9,6 +12,7 @@ namespace virga {
 namespace {
 
 constexpr std::size_t kEndedKept = 500;
+constexpr std::size_t kPrunedAtOnce = 60;
 constexpr Duration kCommitRetry = milliseconds(50);
 
 }  // namespace
@@ -250,13 +254,15 @@ void OperationRunner::prune() {
   const auto& all = mirror_.view().operations;
   const bool few = all.count<OperationsByEnd>(true) <= kEndedKept;
   if (pruning_ || few || all.size() < kEndedKept * 2) return;
-  std::multimap<Revision, const Operation*> ended;
-  for (const Operation* operation : all.in<OperationsByEnd>(true)) {
-    ended.emplace(operation->meta.revision, operation);
-  }
+  std::vector<const Operation*> ended = all.in<OperationsByEnd>(true);
+  const std::size_t surplus = std::min(ended.size() - kEndedKept, kPrunedAtOnce);
+  std::partial_sort(ended.begin(), ended.begin() + static_cast<std::ptrdiff_t>(surplus),
+                    ended.end(), [](const Operation* left, const Operation* right) {
+                      return std::tie(left->meta.revision, left->meta.name) <
+                             std::tie(right->meta.revision, right->meta.name);
+                    });
   Transaction transaction;
-  std::size_t surplus = std::min<std::size_t>(ended.size() - kEndedKept, 60);
-  for (auto next = ended.begin(); surplus > 0; ++next, --surplus) transaction.erase(*next->second);
+  for (std::size_t index = 0; index < surplus; ++index) transaction.erase(*ended[index]);
   pruning_ = true;
   store_.commit(transaction.guards(), transaction.writes(),
                 [this, alive = std::weak_ptr(alive_)](Result<CommitOutcome>) {

@@ -23,8 +23,8 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
     if (connected_) parts_.network.send_to_server(parts_.host, std::move(message));
   }
   void reconnect() override;
-  void send(const ClusterMember& to, const PeerProbe& probe, const std::string& key) override {
-    parts_.network.send_datagram(parts_.host, to.address, probe, key);
+  void send(const ClusterMember& to, const PeerProbe& probe, const std::string&) override {
+    parts_.network.send_datagram(parts_.host, to.address, probe, probe_key_);
   }
 
   SimProcess& process() { return process_; }
@@ -43,6 +43,7 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
   SimHypervisor hypervisor_;
   bool connected_ = false;
   bool connecting_ = false;
+  const std::string* probe_key_ = nullptr;  ///< core_.probe_key()
   AgentCore core_;
 };
 
@@ -98,10 +99,11 @@ MessageNetwork::AgentSide AgentRun::Impl::network_side() {
   side.message = [this](const ServerMessage& message) {
     if (message.grant && parts_.granted) parts_.granted(*message.grant);
     core_.link_received(message);
+    if (message.cluster) probe_key_ = parts_.network.key(core_.probe_key());
   };
   side.closed = [this](const std::string& why) { lost(why); };
   side.datagram = [this](PeerDatagram& datagram) {
-    if (datagram.open(core_.probe_key())) core_.peer_received(datagram.probe);
+    if (datagram.open(probe_key_)) core_.peer_received(datagram.probe);
   };
   return side;
 }

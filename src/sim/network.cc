@@ -38,9 +38,10 @@ std::unique_ptr<Message> take_first(std::vector<std::unique_ptr<Message>>& messa
 
 }  // namespace
 
-bool PeerDatagram::open(const std::string& with) {
+bool PeerDatagram::open(const std::string* with) {
   if (bytes.empty()) return key == with;
-  auto read = decode_probe(bytes, with, cheap_digest);
+  if (with == nullptr) return false;
+  auto read = decode_probe(bytes, *with, cheap_digest);
   if (!read) return false;
   probe = std::move(*read);
   return true;
@@ -73,8 +74,7 @@ Duration MessageNetwork::delay() {
 }
 
 MessageNetwork::Session* MessageNetwork::find(SessionId session) {
-  const auto found = sessions_.find(session);
-  return found == sessions_.end() ? nullptr : found->second.get();
+  return session < sessions_.size() ? sessions_[session].get() : nullptr;
 }
 
 void MessageNetwork::server_up(SimLoop::Group group, ServerSide side) {
@@ -152,6 +152,7 @@ void MessageNetwork::accept(std::size_t index, std::uint64_t run) {
   made->id = id;
   made->host = index;
   made->server_open = true;
+  if (sessions_.size() <= id) sessions_.resize(id + 1);
   sessions_[id] = std::move(made);
   here.session = id;
   loop_.at_in(server_group_, loop_.now(), [this, id, index] {
@@ -218,7 +219,7 @@ void MessageNetwork::drop_server_end(SessionId id) {
 
 void MessageNetwork::erase_if_closed(SessionId id) {
   const Session* session = find(id);
-  if (session != nullptr && !session->agent_open && !session->server_open) sessions_.erase(id);
+  if (session != nullptr && !session->agent_open && !session->server_open) sessions_[id].reset();
 }
 
 void MessageNetwork::send_to_server(const HostTruth& host, AgentMessage message) {
@@ -348,7 +349,7 @@ void MessageNetwork::links_changed(const HostTruth& host) {
 }
 
 void MessageNetwork::send_datagram(const HostTruth& from, const std::string& to_address,
-                                   const PeerProbe& probe, const std::string& key) {
+                                   const PeerProbe& probe, const std::string* key) {
   ++datagrams_;
   const HostTruth* to = world_.find_address(to_address);
   if (to == nullptr || !world_.path(from, *to, Wire::management)) return;
@@ -364,7 +365,7 @@ void MessageNetwork::send_datagram(const HostTruth& from, const std::string& to_
 }
 
 void MessageNetwork::datagram_later(const HostTruth& to, const PeerProbe& probe,
-                                    const std::string& key, Duration after) {
+                                    const std::string* key, Duration after) {
   if (to.index >= stations_.size() || !stations_[to.index].up) return;
   if (datagram_slots_free_.empty()) {
     datagram_slots_free_.push_back(static_cast<std::uint32_t>(datagram_slots_.size()));
@@ -375,7 +376,7 @@ void MessageNetwork::datagram_later(const HostTruth& to, const PeerProbe& probe,
   DatagramSlot& slot = datagram_slots_[index];
   slot.to = static_cast<std::uint32_t>(to.index);
   if (options_.codec) {
-    slot.datagram.bytes = encode_probe(probe, key, cheap_digest);
+    slot.datagram.bytes = encode_probe(probe, *key, cheap_digest);
   } else {
     slot.datagram.bytes.clear();
     slot.datagram.probe = probe;

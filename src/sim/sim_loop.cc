@@ -10,10 +10,17 @@ constexpr std::int64_t kStartUnixMs = 1'767'225'600'000;  // 2026-01-01T00:00:00
 constexpr std::int64_t kMillion = 1'000'000;
 constexpr std::size_t kBranches = 4;
 constexpr std::size_t kStaleMin = 1024;
+constexpr int kSpanBits = 22;  // of nanoseconds: 4.2 ms
+constexpr std::int64_t kSpans = 4096;
 
 }  // namespace
 
-SimLoop::SimLoop() : now_(kStart), groups_(1), owner_(std::this_thread::get_id()) {}
+SimLoop::SimLoop()
+    : now_(kStart),
+      ring_(kSpans),
+      span_(span_of(kStart)),
+      groups_(1),
+      owner_(std::this_thread::get_id()) {}
 SimLoop::~SimLoop() {
   // Closures may own timers of this loop: let them cancel while everything still stands.
   for (std::size_t index = 0; index < slots_.size(); ++index) {
@@ -71,7 +78,7 @@ void SimLoop::cancel(TimerId timer) {
   slot.task = nullptr;
   free_slot(number - 1);
   ++stale_;
-  if (stale_ > kStaleMin && stale_ > heap_.size() / 2) drop_stale();
+  if (stale_ > kStaleMin && stale_ > 4 * live_) drop_stale();
 }
 
 void SimLoop::post(Task task) {
@@ -95,55 +102,104 @@ void SimLoop::take_inbox() {
   for (Task& task : tasks) at(now_, std::move(task));
 }
 
-void SimLoop::push(const Entry& entry) {
-  std::size_t position = heap_.size();
-  heap_.push_back(entry);
+void SimLoop::Heap::push(const Entry& entry) {
+  std::size_t position = entries_.size();
+  entries_.push_back(entry);
   while (position > 0) {
     const std::size_t parent = (position - 1) / kBranches;
-    if (!entry.before(heap_[parent])) break;
-    heap_[position] = heap_[parent];
+    if (!entry.before(entries_[parent])) break;
+    entries_[position] = entries_[parent];
     position = parent;
   }
-  heap_[position] = entry;
+  entries_[position] = entry;
 }
 
-void SimLoop::sift_down(std::size_t position) {
-  const Entry moving = heap_[position];
+void SimLoop::Heap::sift_down(std::size_t position) {
+  const Entry moving = entries_[position];
   while (true) {
     const std::size_t first = position * kBranches + 1;
-    if (first >= heap_.size()) break;
-    const std::size_t end = std::min(first + kBranches, heap_.size());
+    if (first >= entries_.size()) break;
+    const std::size_t end = std::min(first + kBranches, entries_.size());
     std::size_t least = first;
     for (std::size_t child = first + 1; child < end; ++child) {
-      if (heap_[child].before(heap_[least])) least = child;
+      if (entries_[child].before(entries_[least])) least = child;
     }
-    if (!heap_[least].before(moving)) break;
-    heap_[position] = heap_[least];
+    if (!entries_[least].before(moving)) break;
+    entries_[position] = entries_[least];
     position = least;
   }
-  heap_[position] = moving;
+  entries_[position] = moving;
 }
 
-void SimLoop::pop_top() {
-  heap_.front() = heap_.back();
-  heap_.pop_back();
-  if (!heap_.empty()) sift_down(0);
+void SimLoop::Heap::pop() {
+  entries_.front() = entries_.back();
+  entries_.pop_back();
+  if (!entries_.empty()) sift_down(0);
+}
+
+void SimLoop::Heap::order() {
+  if (entries_.size() < 2) return;
+  for (std::size_t position = (entries_.size() - 2) / kBranches + 1; position-- > 0;) {
+    sift_down(position);
+  }
+}
+
+void SimLoop::Heap::take(std::vector<Entry>& entries) {
+  entries_.swap(entries);
+  order();
+}
+
+std::int64_t SimLoop::span_of(Instant when) { return when.time_since_epoch().count() >> kSpanBits; }
+
+void SimLoop::push(const Entry& entry) {
+  const std::int64_t span = span_of(entry.when);
+  if (span <= span_) return near_.push(entry);
+  if (span >= span_ + kSpans) return far_.push(entry);
+  ring_[static_cast<std::size_t>(span % kSpans)].push_back(entry);
+  ++in_ring_;
+}
+
+/// Goes on to the next span in which something is due; there is one.
+void SimLoop::next_span() {
+  if (in_ring_ == 0) span_ = span_of(far_.top().when) - 1;
+  do {
+    ++span_;
+    while (!far_.empty() && span_of(far_.top().when) < span_ + kSpans) {
+      push(far_.top());
+      far_.pop();
+    }
+  } while (near_.empty() && ring_[static_cast<std::size_t>(span_ % kSpans)].empty());
+  auto& due = ring_[static_cast<std::size_t>(span_ % kSpans)];
+  in_ring_ -= due.size();
+  std::erase_if(due, [this](const Entry& entry) {
+    const bool old = stale(entry);
+    if (old && stale_ > 0) --stale_;
+    return old;
+  });
+  if (near_.empty()) return near_.take(due);
+  for (const Entry& entry : due) near_.push(entry);
+  due.clear();
 }
 
 void SimLoop::drop_stale() {
-  std::erase_if(heap_, [this](const Entry& entry) { return stale(entry); });
+  const auto old = [this](const Entry& entry) { return stale(entry); };
+  near_.erase_if(old);
+  far_.erase_if(old);
+  in_ring_ = 0;
+  for (auto& span : ring_) in_ring_ += span.size() - std::erase_if(span, old);
   stale_ = 0;
-  if (heap_.size() < 2) return;
-  for (std::size_t position = (heap_.size() - 2) / kBranches + 1; position-- > 0;) {
-    sift_down(position);
-  }
 }
 
 /// Brings the next entry that may run to the top. False: there is none.
 bool SimLoop::find_next() {
   take_inbox();
-  while (!heap_.empty()) {
-    const Entry top = heap_.front();
+  while (true) {
+    if (near_.empty()) {
+      if (in_ring_ == 0 && far_.empty()) return false;
+      next_span();
+      continue;
+    }
+    const Entry top = near_.top();
     if (stale(top)) {
       if (stale_ > 0) --stale_;
     } else if (frozen_groups_ > 0 && groups_[slots_[top.slot].group].frozen) {
@@ -151,14 +207,13 @@ bool SimLoop::find_next() {
     } else {
       return true;
     }
-    pop_top();
+    near_.pop();
   }
-  return false;
 }
 
 void SimLoop::run_next() {
-  const Entry top = heap_.front();
-  pop_top();
+  const Entry top = near_.top();
+  near_.pop();
   now_ = std::max(now_, top.when);
   const Task task = std::move(slots_[top.slot].task);
   slots_[top.slot].task = nullptr;
@@ -176,7 +231,7 @@ bool SimLoop::step() {
 
 void SimLoop::run_until(Instant when) {
   owner_ = std::this_thread::get_id();
-  while (find_next() && heap_.front().when <= when) run_next();
+  while (find_next() && near_.top().when <= when) run_next();
   now_ = std::max(now_, when);
 }
 
@@ -184,7 +239,7 @@ bool SimLoop::run_until_true(const std::function<bool()>& done, Duration limit) 
   owner_ = std::this_thread::get_id();
   const Instant end = now_ + limit;
   while (!done()) {
-    if (!find_next() || heap_.front().when > end) {
+    if (!find_next() || near_.top().when > end) {
       now_ = std::max(now_, end);
       return done();
     }

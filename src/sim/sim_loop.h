@@ -19,8 +19,9 @@ namespace virga {
 /// Tasks belong to a group (one a simulated process; 0 = the world itself). A group can be frozen (its due tasks wait)
 /// and dropped (its tasks are forgotten, as if the process was killed).
 ///
-/// Cost: adding and running O(log n) on a 4-ary heap, cancelling O(1), dropping a group O(its tasks). Not thread-safe
-/// but for post(), whose tasks from other threads are taken over before the next task.
+/// Cost: adding O(1) for what is due within 17 s, running O(log of what is due within the same 4 ms), cancelling O(1),
+/// dropping a group O(its tasks). Not thread-safe but for post(), whose tasks from other threads are taken over before
+/// the next task.
 class SimLoop : public Loop {
  public:
   using Group = std::uint32_t;
@@ -88,12 +89,34 @@ class SimLoop : public Loop {
     std::uint32_t first = kNone;  ///< slot of its newest task
     std::vector<Entry> parked;
   };
+  /// A 4-ary heap, the earliest on top.
+  class Heap {
+   public:
+    bool empty() const { return entries_.empty(); }
+    std::size_t size() const { return entries_.size(); }
+    const Entry& top() const { return entries_.front(); }
+    void push(const Entry& entry);
+    void pop();
+    /// Takes all of `entries`, in any order; it is empty then. Only while this heap is empty.
+    void take(std::vector<Entry>& entries);
+    template <typename Unwanted>
+    void erase_if(Unwanted unwanted) {
+      std::erase_if(entries_, unwanted);
+      order();
+    }
 
+   private:
+    void order();
+    void sift_down(std::size_t position);
+
+    std::vector<Entry> entries_;
+  };
+
+  static std::int64_t span_of(Instant when);
   std::uint32_t take_slot();
   void free_slot(std::uint32_t index);
   void push(const Entry& entry);
-  void pop_top();
-  void sift_down(std::size_t position);
+  void next_span();
   void drop_stale();
   void take_inbox();
   bool stale(const Entry& entry) const { return slots_[entry.slot].sequence != entry.sequence; }
@@ -108,7 +131,12 @@ class SimLoop : public Loop {
   std::size_t frozen_groups_ = 0;
   std::vector<Slot> slots_;
   std::vector<std::uint32_t> free_slots_;
-  std::vector<Entry> heap_;
+  // What waits is parted by when it is due: now or in the present span of 4 ms, in a later span within the ring, after.
+  Heap near_;
+  std::vector<std::vector<Entry>> ring_;
+  Heap far_;
+  std::int64_t span_;            ///< the present one
+  std::size_t in_ring_ = 0;
   std::vector<GroupState> groups_;
 
   std::thread::id owner_;

@@ -70,13 +70,16 @@ enum class WorldChange {
 };
 
 struct HostTruth {
-  HostId id;
+  // What every packet reads stands together.
+  std::string address;  ///< of its agent and probes, unique
   std::size_t index = 0;
+  std::array<Link, kWires> links;
+  int partition = 0;  ///< hosts and server reach one another only within the same number
+  bool powered = true;
+  HostId id;
   SimLoop::Group group =
       0;  ///< of what its processes do by themselves: frozen and dropped with the machine
-  std::string address;  ///< of its agent and probes, unique
   Capacity capacity;
-  bool powered = true;
   bool booting = false;  ///< switched on, nothing runs yet
   bool frozen = false;   ///< the whole machine stands still
   bool watchdog = true;  ///< something outside resets it when its leash stops feeding
@@ -85,8 +88,6 @@ struct HostTruth {
   std::uint64_t lied_boot = 0;  ///< the boot during which its BMC told a lie last
   std::uint64_t boots = 1;
   std::uint64_t starts_failing = 0;  ///< so many of the next VM starts fail
-  std::array<Link, kWires> links;
-  int partition = 0;  ///< hosts and server reach one another only within the same number
   std::map<VmId, Copy> copies;
   std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
   Instant

@@ -15,13 +15,44 @@ namespace {
 constexpr Duration kPump = milliseconds(10);
 constexpr int kPeers = 3;
 
-/// A leash that is always there.
+/// What is counted from a moment on, by all agents.
+struct LeaseWatch {
+  std::atomic<std::int64_t> round{0};
+  std::atomic<int> renewed{0};
+  std::atomic<int> lapsed{0};
+};
+
+/// A leash that is always there. It hears of every lease.
 class Guard final : public ProcessGuard {
  public:
+  Guard(Loop& loop, LeaseWatch& watch) : loop_(loop), watch_(watch) {}
+
   Result<void> guard(const std::string&, int) override { return {}; }
   void release(const std::string&) override {}
-  void extend(Instant) override {}
+  void extend(Instant deadline) override {
+    if (counted_ != watch_.round) {
+      look();
+      counted_ = watch_.round;
+      ++watch_.renewed;
+    }
+    deadline_ = std::max(deadline_, deadline);
+  }
   bool armed() const override { return true; }
+
+  /// Counts a lease that has ended and was not renewed, once a round.
+  void look() {
+    const std::int64_t round = watch_.round;
+    if (counted_ == round || lapsed_ == round || loop_.now() < deadline_) return;
+    lapsed_ = round;
+    ++watch_.lapsed;
+  }
+
+ private:
+  Loop& loop_;
+  LeaseWatch& watch_;
+  Instant deadline_{};
+  std::int64_t counted_ = 0;
+  std::int64_t lapsed_ = 0;
 };
 
 class Agent final : public AgentLink, public PeerLink {
@@ -31,11 +62,13 @@ class Agent final : public AgentLink, public PeerLink {
     sim::World& world;
     sim::Migrations& migrations;
     sim::HostTruth& truth;
+    LeaseWatch& watch;
   };
 
   Agent(const Parts& parts, const Host& host, AgentConnectionOptions link,
         std::vector<PeerView> peers, std::uint64_t seed)
-      : hypervisor_(parts.world, parts.migrations, parts.truth, parts.loop, guard_),
+      : guard_(parts.loop, parts.watch),
+        hypervisor_(parts.world, parts.migrations, parts.truth, parts.loop, guard_),
         peers_(std::move(peers)),
         connection_(parts.loop, std::move(link), seed),
         core_(dependencies(parts), options(host)) {
@@ -51,6 +84,7 @@ class Agent final : public AgentLink, public PeerLink {
   }
 
   bool has_lease() const { return core_.lease_valid(); }
+  void look_at_lease() { guard_.look(); }
 
   void send(AgentMessage message) override {
     if (message.report) message.report->peers = peers_;
@@ -108,6 +142,7 @@ class Agents::Impl {
 
   std::atomic<int> leases{0};
   std::atomic<int> running{0};
+  LeaseWatch watch;
 
  private:
   /// What virtual time and the simulated hosts are; made and ended on the thread that uses them.
@@ -160,6 +195,7 @@ class Agents::Impl {
   void pump(Simulation& simulation, Instant real, Instant virtually) {
     simulation.time.run_until(virtually + (loop_.now() - real));
     open_links();
+    for (Agent& agent : simulation.agents) agent.look_at_lease();
     loop_.after(kPump, [this, &simulation, real, virtually] { pump(simulation, real, virtually); });
   }
 
@@ -187,8 +223,8 @@ class Agents::Impl {
     link.server = options_.server;
     link.tls = std::move(identities_[static_cast<std::size_t>(number)]);
     simulation.agents.emplace_back(
-        Agent::Parts{loop_, simulation.world, simulation.migrations, truth}, host, std::move(link),
-        peers_of(number), static_cast<std::uint64_t>(number));
+        Agent::Parts{loop_, simulation.world, simulation.migrations, truth, watch}, host,
+        std::move(link), peers_of(number), static_cast<std::uint64_t>(number));
     if (options_.size.populated) run_vm(simulation.world, truth, make_vm(options_.size, number));
   }
 
@@ -237,5 +273,12 @@ Agents::Agents() = default;
 Agents::~Agents() = default;
 int Agents::leases() const { return impl_->leases; }
 int Agents::running() const { return impl_->running; }
+int Agents::renewed() const { return impl_->watch.renewed; }
+int Agents::lapsed() const { return impl_->watch.lapsed; }
+void Agents::watch_leases() {
+  impl_->watch.renewed = 0;
+  impl_->watch.lapsed = 0;
+  ++impl_->watch.round;
+}
 
 }  // namespace virga::bench

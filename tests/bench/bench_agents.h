@@ -28,6 +28,11 @@ class Agents {
   int leases() const;   ///< agents that have got a lease at least once
   int running() const;  ///< copies of VMs whose processors run
 
+  /// From now on counts anew which agents are granted a lease, and whose lease ends before that.
+  void watch_leases();
+  int renewed() const;
+  int lapsed() const;
+
  private:
   Agents();
   class Impl;

@@ -195,25 +195,39 @@ Result<std::unique_ptr<ServerProcess>> ServerProcess::start(const std::string& p
   std::unique_ptr<ServerProcess> server(new ServerProcess());
   server->api_ = fmt::format("http://127.0.0.1:{}", *api_port);
   server->agents_ = fmt::format("wss://127.0.0.1:{}", *agent_port);
-  ProcessOptions options;
+  ProcessOptions& options = server->options_;
   options.arguments = {program, "server", "--data", folder,
                        "--listen", fmt::format("127.0.0.1:{}", *api_port),
                        "--agents", fmt::format("127.0.0.1:{}", *agent_port),
                        "--log-level", "warning"};
   options.output_path = folder + "/server.log";
   options.die_with_parent = true;
-  auto process = Process::spawn(server->loop_, options);
+  if (auto spawned = server->spawn(); !spawned) return spawned.error();
+  return server;
+}
+
+Result<void> ServerProcess::spawn() {
+  auto process = Process::spawn(loop_, options_);
   if (!process) return process.error();
-  server->process_ = std::move(*process);
-  ApiClient client(server->api_);
+  process_ = std::move(*process);
+  ApiClient client(api_);
   const auto ready = [&] {
     const auto answer = client.call("GET", "/readyz");
     return answer && answer->status == 200;
   };
-  if (wait_until(ready, kReadyMax, milliseconds(100))) return server;
-  std::ifstream log(options.output_path);
+  if (wait_until(ready, kReadyMax, milliseconds(20))) return {};
+  std::ifstream log(options_.output_path);
   const std::string text{std::istreambuf_iterator<char>(log), {}};
-  return make_error(Errc::timeout, "start " + program + " server: not ready; it said:\n" + text);
+  return make_error(Errc::timeout, "start " + options_.arguments.front() +
+                                       " server: not ready; it said:\n" + text);
+}
+
+Result<void> ServerProcess::restart(const std::function<void()>& killed) {
+  process_->on_exit([this](ProcessExit) { loop_.stop(); });
+  process_->signal(SIGKILL);
+  loop_.run();
+  killed();
+  return spawn();
 }
 
 ServerProcess::~ServerProcess() {

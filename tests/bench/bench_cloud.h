@@ -49,6 +49,9 @@ class ServerProcess {
                                                       const std::string& folder);
   ~ServerProcess();
 
+  /// Kills it and starts it again on the same data and ports. Returns when the new one is ready; `killed` runs between.
+  Result<void> restart(const std::function<void()>& killed);
+
   const std::string& api() const { return api_; }        ///< "http://127.0.0.1:..."
   const std::string& agents() const { return agents_; }  ///< "wss://127.0.0.1:..."
   bool running() const { return process_->running(); }
@@ -58,7 +61,10 @@ class ServerProcess {
   double peak_mb() const;
 
  private:
+  Result<void> spawn();
+
   AsioLoop loop_;
+  ProcessOptions options_;
   std::unique_ptr<Process> process_;
   std::string api_;
   std::string agents_;

@@ -35,14 +35,16 @@ constexpr const char* kUsage =
     "  creates=2000     creations one after the other, on each of `clients` connections\n"
     "  clients=8\n"
     "  parallel=1000    creations at once\n"
-    "  parts=12         1: only the agents, 2: only the creations\n";
+    "  restart=3000     agents (in clusters of 100) that are connected when the server is killed\n"
+    "                   and started again, with the product's lease of 10 s\n"
+    "  parts=123        1: only the agents, 2: only the creations, 3: only the restart\n";
 
 struct Options {
   std::string server;
   std::map<std::string, int> numbers{{"clusters", 100}, {"hosts", 100},   {"seconds", 60},
                                      {"lease", 120},    {"suspect", 100}, {"shuffled", 0},
                                      {"pool", 100},     {"creates", 2000}, {"clients", 8},
-                                     {"parallel", 1000}, {"parts", 12}};
+                                     {"parallel", 1000}, {"restart", 3000},  {"parts", 123}};
   int at(const std::string& name) const { return numbers.at(name); }
 };
 
@@ -334,6 +336,39 @@ Result<void> bench_creates(const Options& options) {
   return {};
 }
 
+/// The server is killed while all its agents are connected, and is started again.
+Result<void> bench_restart(const Options& options) {
+  Stage stage;
+  const int per_cluster = std::min(100, options.at("restart"));
+  stage.size = {options.at("restart") / per_cluster, per_cluster, true};
+  if (auto ready = set_up(stage, options); !ready) return ready;
+  if (auto calm = calm_down(stage); !calm) return calm;
+  const int all = stage.size.hosts();
+  const double own = own_cpu_seconds();
+  const Instant begin = now();
+  const auto restarted = stage.server->restart([&] {
+    rest(milliseconds(50));  // until the last that the old one wrote has been read
+    stage.agents->watch_leases();
+  });
+  if (!restarted) return restarted;
+  const std::string name = fmt::format("server_restart_{}_agents", all);
+  print(name + "_ready", seconds_since(begin), "s");
+  const bool renewed = wait_until([&] { return stage.agents->renewed() == all; }, seconds(120),
+                                  milliseconds(10));
+  print(name + "_all_leased", renewed ? seconds_since(begin) : -1, "s");
+  print(name + "_leases_lost", stage.agents->lapsed(), "hosts");
+  print(name + "_server_cpu", stage.server->cpu_seconds(), "s");
+  print(name + "_generator_cpu", own_cpu_seconds() - own, "s");
+  if (!renewed) {
+    return make_error(Errc::timeout, fmt::format("{} of {} agents have a lease again",
+                                                 stage.agents->renewed(), all));
+  }
+  if (auto calm = calm_down(stage); !calm) return calm;
+  print(name + "_calm", seconds_since(begin), "s");
+  print(name + "_commits", stage.client->metric("virga_store_commits"), "commits");
+  return {};
+}
+
 /// 10,000 links need as many descriptors, here and in the server, which inherits the limit.
 void raise_descriptor_limit() {
   rlimit limit{};
@@ -376,7 +411,8 @@ int run(int count, char** values) {
   const std::string parts = std::to_string(options.at("parts"));
   int code = 0;
   const std::pair<char, Result<void> (*)(const Options&)> benches[] = {{'1', bench_agents},
-                                                                       {'2', bench_creates}};
+                                                                       {'2', bench_creates},
+                                                                       {'3', bench_restart}};
   for (const auto& [part, bench] : benches) {
     if (parts.find(part) == std::string::npos || interrupted()) continue;
     if (auto done = bench(options); !done) {

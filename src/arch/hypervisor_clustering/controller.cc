@@ -10,6 +10,11 @@
 namespace virga {
 namespace {
 
+/// More changes of hosts than these share commits; fewer stand alone, so that one that conflicts
+/// holds up no other.
+constexpr std::size_t kHostChangesAlone = 16;
+constexpr std::size_t kItemsPerHostChange = 3;  // guard, host, event
+
 Severity severity_of(HostHealth health) {
   if (health == HostHealth::alive) return Severity::info;
   return health == HostHealth::suspect ? Severity::warning : Severity::alarm;
@@ -125,9 +130,7 @@ void ClusterController::run(const ClusterId& cluster) {
 /// What is believed of hosts is stored before anything is built on it: a start's proof must be
 /// durable first.
 void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& plan) {
-  for (const HostChange& change : plan.host_changes) {
-    commit(cluster, [&](Transaction& into) { return change_host(into, change); });
-  }
+  change_hosts(cluster, plan.host_changes);
   if (!plan.host_changes.empty()) {
     cluster_rounds_[cluster].again = true;
     return;
@@ -154,6 +157,25 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
   tell_strays(plan.strays);
 }
 
+/// A whole cluster that falls silent or comes back changes in few commits: one each would fill the
+/// store's queue.
+void ClusterController::change_hosts(const ClusterId& cluster,
+                                     const std::vector<HostChange>& changes) {
+  const std::size_t together = changes.size() <= kHostChangesAlone
+                                   ? 1
+                                   : StoreLimits::kItemsMax / kItemsPerHostChange;
+  for (std::size_t begin = 0; begin < changes.size(); begin += together) {
+    const std::size_t end = std::min(begin + together, changes.size());
+    commit(cluster, [&](Transaction& into) {
+      bool any = false;
+      for (std::size_t index = begin; index < end; ++index) {
+        any = change_host(into, changes[index]) || any;
+      }
+      return any;
+    });
+  }
+}
+
 void ClusterController::commit(const ClusterId& cluster, const Build& build) {
   Transaction transaction;
   if (!build(transaction)) return;
@@ -167,6 +189,8 @@ void ClusterController::commit(const ClusterId& cluster, const Build& build) {
                   } else {
                     round.again = true;
                     if (!done.ok()) log_line(LogLevel::warning, "cluster", done.error().text());
+                    const bool full = !done.ok() && done.error().code == Errc::exhausted;
+                    round.refused = round.refused || full;
                   }
                   finished(cluster);
                 });
@@ -177,10 +201,18 @@ void ClusterController::finished(const ClusterId& cluster) {
   if (--round.outstanding > 0) return;
   mirror_.when_reached(round.reached, [this, cluster, alive = std::weak_ptr(alive_)] {
     if (alive.expired()) return;
-    Round& ended = cluster_rounds_[cluster];
-    ended.running = false;
-    if (ended.again) mark(cluster);
+    if (!std::exchange(cluster_rounds_[cluster].refused, false)) return end_round(cluster);
+    // Asking at once again would only fill the queue anew.
+    loop_.after(options_.store_full_pause, [this, cluster, alive] {
+      if (!alive.expired()) end_round(cluster);
+    });
   });
+}
+
+void ClusterController::end_round(const ClusterId& cluster) {
+  Round& ended = cluster_rounds_[cluster];
+  ended.running = false;
+  if (ended.again) mark(cluster);
 }
 
 void ClusterController::revoke(const RevokeCopy& copy) {

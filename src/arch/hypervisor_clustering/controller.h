@@ -29,6 +29,7 @@ class ClusterController {
     Duration move_retry = seconds(30);
     Duration fence_retry = seconds(5);
     Duration operation_deadline = seconds(600);
+    Duration store_full_pause = milliseconds(250);  ///< until the next round after the store refused a commit
   };
 
   ClusterController(Loop& loop, Store& store, StoreMirror& mirror, HostCommands& commands,
@@ -54,6 +55,7 @@ class ClusterController {
     Revision reached = 0;
     bool running = false;
     bool again = false;
+    bool refused = false;  ///< the store was full: the next round waits
   };
   /// How one stored action is put into a transaction; false = it is not valid any more.
   using Build = std::function<bool(Transaction&)>;
@@ -63,8 +65,10 @@ class ClusterController {
   void run(const ClusterId& cluster);
   ClusterEvidence gather(const ClusterId& cluster) const;
   void execute(const ClusterId& cluster, const ClusterPlan& plan);
+  void change_hosts(const ClusterId& cluster, const std::vector<HostChange>& changes);
   void commit(const ClusterId& cluster, const Build& build);
   void finished(const ClusterId& cluster);
+  void end_round(const ClusterId& cluster);
 
   bool change_host(Transaction& transaction, const HostChange& change);
   bool begin_fence(Transaction& transaction, const FenceHost& fence);

@@ -1,5 +1,6 @@
 #include "arch/hypervisor_clustering/controller.h"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include "arch/hypervisor_clustering/test_world.h"
@@ -465,6 +466,35 @@ TEST_F(Clustering, F_F10_a_server_restarted_while_a_host_dies_still_recovers_its
   EXPECT_NE(vm(web).status.host, lost);
   EXPECT_EQ(vm(web).status.restarts, 1);
   EXPECT_FALSE(hosts_.doubled);
+}
+
+TEST_F(Clustering, F_B7_F_F16_many_hosts_that_fall_silent_at_once_change_in_few_commits) {
+  Transaction more;
+  for (int number = 0; number < 60; ++number) add_host(more, fmt::format("more-{}", number));
+  apply(more);
+  boot();
+  loop_.run_for(seconds(2));
+  for (auto& [id, machine] : hosts_.machines) machine.linked = false;
+  const Revision before = server_->view().revision;
+  const auto all_suspect = [&] {
+    for (const auto& [id, machine] : hosts_.machines) {
+      if (host(id).status.health != HostHealth::suspect) return false;
+    }
+    return true;
+  };
+  ASSERT_TRUE(until(all_suspect, seconds(10)));
+  EXPECT_LE(server_->view().revision - before, 4U);
+}
+
+TEST_F(Clustering, F_F13_a_store_that_is_full_is_asked_again_after_a_pause) {
+  hosts_.machines[HostId("a")].linked = false;
+  disk_->full = true;
+  const std::uint64_t before = server_->rounds();
+  loop_.run_for(seconds(6));
+  EXPECT_LE(server_->rounds() - before, 2 * 6U * 4U);
+  EXPECT_EQ(host(HostId("a")).status.health, HostHealth::alive);
+  disk_->full = false;
+  EXPECT_TRUE(until([&] { return host(HostId("a")).status.health != HostHealth::alive; }));
 }
 
 }  // namespace

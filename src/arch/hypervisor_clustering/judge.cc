@@ -39,6 +39,10 @@ HostChange judge_host(const Host& host, const HostEvidence& evidence, const Clus
   if (evidence.silence < policy.suspect_after_ms) {
     return evidence.reported ? judge_reporting(host, evidence) : unchanged(host);
   }
+  // A server that has just begun to lead and hears few has not been there for long enough: its
+  // hosts are on their way back.
+  const bool awaited = !evidence.reported && evidence.silence < policy.lease_ms / 2;
+  if (awaited && most_are_silent) return unchanged(host);
   if (health == HostHealth::fenced) return unchanged(host);
   if (!host.status.boot_id.empty() && host.spec.confirmed_off_boot_id == host.status.boot_id &&
       health >= HostHealth::suspect) {

@@ -43,8 +43,7 @@ class Planner {
     armed_ = policy_.ha_armed && !evidence_.recovery_held;
     count_operations();
     judge_hosts();
-    state_.emplace(view_, cluster_);
-    count_adoptions();
+    list_members();
     for (const Vm* vm : view_.vms_of(cluster_)) decide(*vm);
     refuse_strangers();
     place_waiting();
@@ -59,16 +58,30 @@ class Planner {
     bool recovery = false;
   };
 
+  /// A host of the cluster with what is known of it; read many times a plan, so looked up once.
+  struct Member {
+    const Host* host = nullptr;  ///< with this plan's change in it
+    const HostEvidence* evidence = nullptr;
+  };
+
+  const Member* find_member(const HostId& host) const {
+    const auto found = std::lower_bound(
+        members_.begin(), members_.end(), host,
+        [](const Member& member, const HostId& id) { return member.host->meta.name < id.value; });
+    return found == members_.end() || found->host->meta.name != host.value ? nullptr : &*found;
+  }
+
   const HostEvidence& evidence_of(const HostId& host) const {
     static const HostEvidence kNothing;
+    if (const Member* member = find_member(host)) return *member->evidence;
     const auto found = evidence_.hosts.find(host);
     return found == evidence_.hosts.end() ? kNothing : found->second;
   }
 
-  bool reports(const HostId& host) const {
-    const HostEvidence& evidence = evidence_of(host);
+  bool reports(const HostEvidence& evidence) const {
     return evidence.reported && evidence.silence < policy_.suspect_after_ms && !evidence.cut_off;
   }
+  bool reports(const HostId& host) const { return reports(evidence_of(host)); }
 
   /// True when the host's last report lists a copy of the VM, of whatever epoch.
   bool runs_on(const VmId& vm, const HostId& host) const {
@@ -87,7 +100,26 @@ class Planner {
   }
 
   const Host* host_of(const Vm& vm) const {
-    return vm.status.host.empty() ? nullptr : view_.hosts.find(vm.status.host);
+    if (vm.status.host.empty()) return nullptr;
+    const Member* member = find_member(vm.status.host);
+    return member != nullptr ? member->host : view_.hosts.find(vm.status.host);
+  }
+
+  /// The VM of a copy on `host`. Nearly always one that is stored as being there.
+  const Vm* vm_of(const ObservedVm& copy, const std::vector<const Vm*>& stored_there) const {
+    for (const Vm* vm : stored_there) {
+      if (vm->id() == copy.vm) return vm;
+    }
+    return view_.vms.find(copy.vm);
+  }
+
+  /// How the hosts are filled; made when something is to be placed for the first time.
+  PlacementState& state() {
+    if (!state_) {
+      state_.emplace(view_, cluster_);
+      count_adoptions();
+    }
+    return *state_;
   }
 
   bool room_for(std::size_t planned) const {
@@ -96,6 +128,7 @@ class Planner {
 
   void count_operations();
   void judge_hosts();
+  void list_members();
   void judge(const Host& host, bool most_are_silent);
   void plan_fence(const Host& host, const HostChange& change);
   void decide(const Vm& vm);
@@ -109,10 +142,10 @@ class Planner {
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
   void count_adoptions();
-  void judge_copy(const HostId& host, const ObservedVm& copy);
+  void judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm);
   void place_waiting();
   bool place(const Waiting& waiting);
-  bool strands_somebody() const;
+  bool strands_somebody();
   void leave_unplaced(const Waiting& waiting, std::string reason, std::vector<Refusal> refusals);
   PlacementQuery query_for(const Vm& vm, bool live) const;
 
@@ -122,6 +155,7 @@ class Planner {
   const ClusterOptions& options_;
   ClusterPolicy policy_;
   bool armed_ = false;
+  std::vector<Member> members_;  ///< in order of id; filled once the hosts are judged
   std::optional<PlacementState> state_;
   std::map<HostId, int> starts_;
   std::map<HostId, int> moves_;
@@ -158,6 +192,14 @@ void Planner::judge_hosts() {
   std::vector<std::shared_ptr<const Host>> shared;
   for (const Host* host : hosts) shared.push_back(view_.hosts.share(host->id()));
   for (const auto& host : shared) judge(*host, most_are_silent);
+}
+
+void Planner::list_members() {
+  const std::vector<const Host*> hosts = view_.hosts_of(cluster_);
+  std::vector<Member> members;
+  members.reserve(hosts.size());
+  for (const Host* host : hosts) members.push_back({host, &evidence_of(host->id())});
+  members_ = std::move(members);
 }
 
 void Planner::judge(const Host& host, bool most_are_silent) {
@@ -230,8 +272,10 @@ bool Planner::observe(const Vm& vm) {
   if (host.empty()) return false;
   ObserveVm seen{vm.id(), vm.status.power, vm.status.health, vm.status.health_reason, host,
                  vm.status.epoch};
-  if (reports(host)) {
-    const auto& copies = evidence_of(host).vms;
+  const Host* place = host_of(vm);
+  const HostEvidence& evidence = evidence_of(host);
+  if (reports(evidence)) {
+    const auto& copies = evidence.vms;
     const auto copy = std::find_if(copies.begin(), copies.end(), [&](const ObservedVm& candidate) {
       return candidate.vm == vm.id() && candidate.epoch == vm.status.epoch;
     });
@@ -245,13 +289,12 @@ bool Planner::observe(const Vm& vm) {
       seen.health_reason = copy->health_reason;
     }
   } else if (vm.status.power != VmPower::stopped) {
-    const Host* place = host_of(vm);
     if (place != nullptr && place->status.health >= HostHealth::suspect) {
       seen.health = VmHealth::unreachable;
       seen.health_reason = "its host is " + std::string(enum_name(place->status.health));
     }
   }
-  const bool fenced = host_of(vm) != nullptr && host_of(vm)->status.health == HostHealth::fenced;
+  const bool fenced = place != nullptr && place->status.health == HostHealth::fenced;
   if (fenced && seen.power != VmPower::stopped) return false;
   if (seen.power == vm.status.power && seen.health == vm.status.health &&
       (seen.health_reason == vm.status.health_reason || seen.health == VmHealth::unreachable)) {
@@ -317,7 +360,7 @@ void Planner::recover(const Vm& vm, const Host& lost) {
     return;
   }
   if (evidence_.starts_resting.contains(vm.id())) return;
-  state_->remove(vm, lost.id());
+  state().remove(vm, lost.id());
   LostCopies copies = vm.status.lost;
   remember(copies, {lost.id(), lost.status.fence_proof});
   waiting_.push_back({&vm, std::move(copies),
@@ -367,10 +410,10 @@ void Planner::move_away(const Vm& vm, const std::string& reason) {
     return leave_unplaced({&vm, LostCopies(), reason, false},
                           "it uses a device of its host directly and cannot move alive", {});
   }
-  const auto target = state_->choose(query);
+  const auto target = state().choose(query);
   if (!target) {
     return leave_unplaced({&vm, LostCopies(), reason, false},
-                          "no host can take it alive", state_->explain(query));
+                          "no host can take it alive", state().explain(query));
   }
   move_to(vm, *target, reason);
 }
@@ -381,7 +424,7 @@ void Planner::move_to(const Vm& vm, const HostId& destination, const std::string
       moves_[destination] >= policy_.moves_per_host) {
     return;
   }
-  for (const Refusal& refusal : state_->explain(query_for(vm, true))) {
+  for (const Refusal& refusal : state().explain(query_for(vm, true))) {
     if (refusal.host != destination) continue;
     return leave_unplaced({&vm, LostCopies(), reason, false},
                           "cannot move to " + destination.value, {refusal});
@@ -389,32 +432,35 @@ void Planner::move_to(const Vm& vm, const HostId& destination, const std::string
   if (!reports(destination) || vm.spec.direct_io) return;
   ++moves_[vm.status.host];
   ++moves_[destination];
-  state_->add(vm, destination);
+  state().add(vm, destination);
   const Epoch next = next_epoch(view_, vm);
   plan_.moves.push_back({vm.id(), vm.status.host, destination, vm.status.epoch, next, reason});
 }
 
 void Planner::refuse_strangers() {
-  for (const Host* host : view_.hosts_of(cluster_)) {
-    if (!reports(host->id())) continue;
-    for (const ObservedVm& copy : evidence_of(host->id()).vms) judge_copy(host->id(), copy);
+  for (const auto& [host, evidence] : members_) {
+    if (!reports(*evidence) || evidence->vms.empty()) continue;
+    const std::vector<const Vm*> stored = view_.vms_on(host->id());
+    for (const ObservedVm& copy : evidence->vms) {
+      judge_copy(host->id(), copy, vm_of(copy, stored));
+    }
   }
 }
 
 /// Copies that will be adopted take their room before anything is moved or started.
 void Planner::count_adoptions() {
-  for (const Host* host : view_.hosts_of(cluster_)) {
-    if (!reports(host->id())) continue;
-    for (const ObservedVm& copy : evidence_of(host->id()).vms) {
-      const Vm* vm = view_.vms.find(copy.vm);
+  for (const auto& [host, evidence] : members_) {
+    if (!reports(*evidence) || evidence->vms.empty()) continue;
+    const std::vector<const Vm*> stored = view_.vms_on(host->id());
+    for (const ObservedVm& copy : evidence->vms) {
+      const Vm* vm = vm_of(copy, stored);
       const bool newer = vm != nullptr && copy.epoch > vm->status.epoch;
       if (newer && copy.power == VmPower::running) state_->add(*vm, host->id());
     }
   }
 }
 
-void Planner::judge_copy(const HostId& host, const ObservedVm& copy) {
-  const Vm* vm = view_.vms.find(copy.vm);
+void Planner::judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm) {
   if (vm == nullptr) {
     plan_.strays.push_back({copy.vm, host});
     return;
@@ -435,6 +481,7 @@ void Planner::judge_copy(const HostId& host, const ObservedVm& copy) {
 }
 
 void Planner::place_waiting() {
+  if (waiting_.empty()) return;
   std::stable_sort(waiting_.begin(), waiting_.end(), [](const Waiting& left, const Waiting& right) {
     if (left.recovery != right.recovery) return left.recovery;
     return restarts_before(*left.vm, *right.vm);
@@ -444,7 +491,7 @@ void Planner::place_waiting() {
   const auto first_new = std::find_if(waiting_.begin(), waiting_.end(),
                                       [](const Waiting& waiting) { return !waiting.recovery; });
   for (auto next = waiting_.begin(); next != first_new; ++next) place(*next);
-  const PlacementState before_new = *state_;
+  const PlacementState before_new = state();
   const std::size_t starts_before_new = plan_.starts.size();
   const std::size_t unplaced_before_new = plan_.unplaced.size();
   const auto counts_before_new = starts_;
@@ -459,7 +506,7 @@ void Planner::place_waiting() {
     if (!place(*next) || !strands_somebody()) continue;
     const StartVm refused = plan_.starts.back();
     plan_.starts.pop_back();
-    state_->remove(*next->vm, refused.host);
+    state().remove(*next->vm, refused.host);
     --starts_[refused.host];
     leave_unplaced(*next,
                    fmt::format("it would leave no room for the loss of {} host(s)",
@@ -468,13 +515,13 @@ void Planner::place_waiting() {
   }
 }
 
-bool Planner::strands_somebody() const {
+bool Planner::strands_somebody() {
   int alive = 0;
   for (const Host* host : view_.hosts_of(cluster_)) {
     if (host->status.health == HostHealth::alive) ++alive;
   }
   const int tolerated = std::min(policy_.failures_tolerated, alive - 1);
-  return !unabsorbed_losses(*state_, tolerated, 1).empty();
+  return !unabsorbed_losses(state(), tolerated, 1).empty();
 }
 
 bool Planner::place(const Waiting& waiting) {
@@ -483,21 +530,21 @@ bool Planner::place(const Waiting& waiting) {
   std::optional<HostId> target;
   const LostCopy last = waiting.lost.empty() ? LostCopy() : waiting.lost.back();
   if (last.proof == FenceProof::agent_confirmed_stop && !query.avoid.contains(last.host)) {
-    const auto refusals = state_->explain(query);
+    const auto refusals = state().explain(query);
     const bool refused = std::any_of(refusals.begin(), refusals.end(), [&](const Refusal& one) {
       return one.host == last.host;
     });
     if (!refused) target = last.host;
   }
   const bool in_place = target.has_value();
-  if (!target) target = state_->choose(query);
+  if (!target) target = state().choose(query);
   if (!target) {
-    leave_unplaced(waiting, "no host can take it", state_->explain(query));
+    leave_unplaced(waiting, "no host can take it", state().explain(query));
     return false;
   }
   if (!reports(*target) || starts_[*target] >= policy_.starts_per_host) return false;
   ++starts_[*target];
-  state_->add(*waiting.vm, *target);
+  state().add(*waiting.vm, *target);
   plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.lost,
                           waiting.recovery,
                           fmt::format("{}; {} {}", waiting.reason, target->value,

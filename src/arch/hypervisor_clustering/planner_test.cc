@@ -84,6 +84,22 @@ TEST_F(Planning, F_B7_F_F16_when_most_hosts_are_silent_silence_is_no_evidence) {
   for (const FenceHost& fence : made.fences) EXPECT_TRUE(fence.ask_only);
 }
 
+TEST_F(Planning, F_B7_F_F1_a_new_leader_awaits_most_of_its_hosts_for_half_a_lease) {
+  three_hosts();
+  for (const char* name : {"a", "b"}) {
+    silence(name, milliseconds(4999), 0, 0);
+    seen(name).reported = false;
+  }
+  EXPECT_TRUE(plan().host_changes.empty());
+  for (const char* name : {"a", "b"}) seen(name).silence = seconds(5);
+  EXPECT_EQ(plan().host_changes.size(), 2U);
+  // One alone that is missing is suspected as ever.
+  seen("a").silence = Duration(0);
+  seen("a").reported = true;
+  seen("b").silence = seconds(2);
+  EXPECT_EQ(only_change(plan()).health, HostHealth::suspect);
+}
+
 TEST_F(Planning, F_B7_one_silent_host_of_two_is_not_most) {
   add_host("a");
   add_host("b");

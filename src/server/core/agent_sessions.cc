@@ -10,6 +10,10 @@ namespace {
 
 /// Joins what comes in a burst (a whole cluster reconnecting) into one message per host.
 constexpr Duration kSpreadDelay = milliseconds(100);
+/// What the next spread waits for each state that the last one sent: 2,000 states a second at most.
+/// A state names all members, so that thousands of hosts that come back at once would otherwise be
+/// told of each other without end.
+constexpr Duration kSpreadPause = std::chrono::microseconds(500);
 
 }  // namespace
 
@@ -280,10 +284,13 @@ void AgentSessions::call(const HostId& host, Command command, Duration deadline,
 
 void AgentSessions::spread_soon(const ClusterId& cluster) {
   if (!spreading_.insert(cluster).second || spreading_.size() > 1) return;
-  loop_.after(kSpreadDelay, [this, alive = std::weak_ptr(alive_)] {
+  const Instant soon = loop_.now() + kSpreadDelay;
+  loop_.at(std::max(soon, spread_not_before_), [this, alive = std::weak_ptr(alive_)] {
     if (alive.expired()) return;
     const auto due = std::exchange(spreading_, {});
-    for (const ClusterId& each : due) spread(each);
+    int sent = 0;
+    for (const ClusterId& each : due) sent += spread(each);
+    spread_not_before_ = loop_.now() + sent * kSpreadPause;
   });
 }
 
@@ -291,13 +298,16 @@ void AgentSessions::spread_now() {
   for (const auto& [cluster, stored] : mirror_.view().clusters.all()) spread(cluster);
 }
 
-void AgentSessions::spread(const ClusterId& cluster) {
+/// How many hosts were told.
+int AgentSessions::spread(const ClusterId& cluster) {
   const ClusterState state = state_of(cluster);
   const std::size_t fingerprint = std::hash<std::string>()(to_json_text(state)) | 1U;
+  int sent = 0;
   for (const ClusterMember& member : state.members) {
     LiveHost* live = find(member.host);
-    if (live != nullptr) send_state(*live, state, fingerprint);
+    if (live != nullptr && send_state(*live, state, fingerprint)) ++sent;
   }
+  return sent;
 }
 
 ClusterState AgentSessions::state_of(const ClusterId& cluster) {
@@ -316,15 +326,17 @@ ClusterState AgentSessions::state_of(const ClusterId& cluster) {
   return state;
 }
 
-void AgentSessions::send_state(LiveHost& live, const ClusterState& state,
+/// False when the host has it or is not connected.
+bool AgentSessions::send_state(LiveHost& live, const ClusterState& state,
                                std::size_t fingerprint) {
-  if (live.session == 0 || (fingerprint != 0 && live.state_sent == fingerprint)) return;
+  if (live.session == 0 || (fingerprint != 0 && live.state_sent == fingerprint)) return false;
   live.state_sent = fingerprint;
   ServerMessage message;
   message.cluster = state;
   message.cluster->fabric.version = mirror_.view().revision + 1;
   std::erase(message.cluster->fabric.peer_addresses, live.hello.tenant_address);
   links_.send(live.session, message);
+  return true;
 }
 
 bool differs(const HostReport& before, const HostReport& after) {

@@ -27,19 +27,19 @@ class HostLinks {
 
 /// What the leader knows of a host beside what is stored. Lost with the leader, by design.
 struct LiveHost {
+  // What is looked at four times a second for every host stands together.
   SessionId session = 0;        ///< 0 = not connected
-  Hello hello;                  ///< of the last session
   bool reported = false;        ///< since this server leads
   Instant last_report_at;
-  Instant lease_end;            ///< never before the host's own
-  HostReport report;
-  Instant fence_not_before;     ///< next try to switch it off
-  std::size_t state_sent = 0;   ///< fingerprint of the cluster state that it was told last
-
   // What is stored of it, as of `read_at`; empty = not registered, or without a cluster.
   Revision read_at = 0;
   std::shared_ptr<const Host> stored;
   std::shared_ptr<const Cluster> cluster;
+
+  Instant lease_end;            ///< never before the host's own
+  std::size_t state_sent = 0;   ///< fingerprint of the cluster state that it was told last
+  Hello hello;                  ///< of the last session
+  HostReport report;
 };
 
 /// Agents' sessions, their leases and their commands: admits hosts, takes reports, grants leases, carries commands.
@@ -100,9 +100,9 @@ class AgentSessions final : public HostCommands {
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
   void spread_soon(const ClusterId& cluster);
-  void spread(const ClusterId& cluster);
+  int spread(const ClusterId& cluster);
   ClusterState state_of(const ClusterId& cluster);
-  void send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint);
+  bool send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint);
 
   Loop& loop_;
   Store& store_;
@@ -118,6 +118,7 @@ class AgentSessions final : public HostCommands {
   std::map<std::pair<SessionId, std::uint64_t>, Pending> pending_;
   std::set<HostId> recording_;
   std::set<ClusterId> spreading_;
+  Instant spread_not_before_;
   std::uint64_t commands_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
