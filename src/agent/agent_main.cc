@@ -1,6 +1,7 @@
 #include "agent/agent_main.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <csignal>
@@ -36,6 +37,8 @@ struct AgentArguments {
   std::string leash = "/run/virga/leash.sock";
   std::string shared;
   std::string cgroup_base;
+  bool unlimited = false;
+  DeclaredCapacity declared;
   std::string run_directory;
   std::string health_file;
 };
@@ -69,7 +72,7 @@ class Agent {
  public:
   explicit Agent(AgentArguments arguments)
       : arguments_(std::move(arguments)),
-        facts_(loop_, arguments_.cgroup_base),
+        facts_(loop_, arguments_.cgroup_base, arguments_.declared),
         guard_(loop_, arguments_.leash),
         timer_(loop_),
         status_timer_(loop_) {}
@@ -169,8 +172,14 @@ std::string Agent::degraded() const {
 }
 
 Result<void> Agent::begin(const Identity& identity) {
-  auto fabric =
-      LinuxFabric::open({.tenant_device = "", .local_address = arguments_.tenant_address});
+  LinuxFabricOptions network;
+  network.local_address = arguments_.tenant_address;
+  network.packet_ports = arguments_.unlimited && access("/dev/net/tun", R_OK | W_OK) != 0;
+  if (network.packet_ports) {
+    log_line(LogLevel::info, "agent",
+             "/dev/net/tun is closed to this user: ports of guests are wires instead of taps");
+  }
+  auto fabric = LinuxFabric::open(network);
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);
   QemuOptions options;
@@ -178,6 +187,10 @@ Result<void> Agent::begin(const Identity& identity) {
   options.shared_directory = arguments_.shared;
   options.migration_address = arguments_.address;
   options.cgroup_base = arguments_.cgroup_base;
+  if (arguments_.unlimited) {
+    options.cgroups = false;
+    options.user_first = 0;
+  }
   hypervisor_ = std::make_unique<QemuHypervisor>(loop_, options, guard_, *fabric_);
   auto socket = DatagramSocket::bind(loop_, arguments_.address, 0,
                                      [this](const std::string& data, const std::string&) {
@@ -252,6 +265,11 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
   app.add_option("--run", arguments.run_directory, "folder of running guests; default DATA/run");
   app.add_option("--leash", arguments.leash, "socket of virgad leash")->capture_default_str();
   app.add_option("--cgroup-base", arguments.cgroup_base, "control group of this host");
+  app.add_flag("--unlimited", arguments.unlimited,
+               "guests run without control groups and as this user: for who may make neither");
+  app.add_option("--cpu-millicores", arguments.declared.cpu_millicores,
+                 "what this host offers; default: as its control group or the machine");
+  app.add_option("--memory-mib", arguments.declared.memory_mib, "likewise");
   app.add_option("--health-file", arguments.health_file,
                  "while it holds a line, this host counts as failing; default DATA/degraded");
 }

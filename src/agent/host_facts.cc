@@ -36,7 +36,8 @@ std::optional<std::int64_t> read_named(const std::string& path, std::string_view
 
 }  // namespace
 
-HostFacts::HostFacts(Loop& loop, std::string cgroup) : loop_(loop), cgroup_(std::move(cgroup)) {
+HostFacts::HostFacts(Loop& loop, std::string cgroup, DeclaredCapacity declared)
+    : loop_(loop), cgroup_(std::move(cgroup)), declared_(declared) {
   version_2_ = access("/sys/fs/cgroup/cgroup.controllers", R_OK) == 0;
 }
 
@@ -71,6 +72,12 @@ Capacity HostFacts::capacity() const {
   const auto limit = read_number(version_2_ ? path("", "memory.max")
                                             : path("memory", "memory.limit_in_bytes"));
   if (limit) capacity.memory_mib = std::min(capacity.memory_mib, Mib{*limit >> 20});
+  if (declared_.cpu_millicores > 0) {
+    capacity.cpu_millicores = Millicores{declared_.cpu_millicores};
+  }
+  if (declared_.memory_mib > 0) {
+    capacity.memory_mib = std::min(capacity.memory_mib, Mib{declared_.memory_mib});
+  }
   return capacity;
 }
 

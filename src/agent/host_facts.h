@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <string>
 
 #include "base/loop.h"
@@ -8,14 +9,20 @@
 
 namespace virga {
 
+/// What an operator says that a host offers; 0 = what is found counts.
+struct DeclaredCapacity {
+  std::int64_t cpu_millicores = 0;
+  std::int64_t memory_mib = 0;
+};
+
 /// What a host offers and uses, read from its control group (as in the lab, where a host is one) or, without limits
 /// there, from the machine. Knows cgroup versions 1 and 2. Cheap: a few small files.
 class HostFacts {
  public:
   /// `cgroup` as in /proc/self/cgroup, such as "virga-lab/a/h1"; empty = the whole machine.
-  HostFacts(Loop& loop, std::string cgroup);
+  HostFacts(Loop& loop, std::string cgroup, DeclaredCapacity declared = {});
 
-  /// Processor quota and memory limit.
+  /// What is declared, else processor quota and memory limit; memory is never more than the machine has.
   Capacity capacity() const;
 
   /// Processor time over the span since the last call, and memory in use now.
@@ -26,6 +33,7 @@ class HostFacts {
 
   Loop& loop_;
   std::string cgroup_;
+  DeclaredCapacity declared_;
   bool version_2_ = false;
   std::int64_t last_cpu_ns_ = -1;
   Instant last_at_;

@@ -21,6 +21,7 @@ BOOST_DESCRIBE_STRUCT(FabricState, (), (version, networks, peer_addresses))
 struct OpenPort {
   int tap_descriptor = -1;
   std::string tap_name;
+  bool packets = false;  ///< the descriptor is a packet socket on a cable of that name, one frame a message
 };
 
 /// Networks of one host. Implementations: LinuxFabric (bridge + VXLAN + tap by rtnetlink), SimFabric.

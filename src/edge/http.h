@@ -72,6 +72,7 @@ class HttpReply {
 struct HttpServerOptions {
   std::string address = "127.0.0.1";
   std::uint16_t port = 0;  ///< 0 = any free one
+  int listening_descriptor = -1;  ///< a socket that listens already, taken over instead of address and port; -1 = none
   TlsIdentity tls = {};    ///< empty = plain
   bool client_certificate_required = false;
   std::size_t body_bytes_max = 1 << 20;

@@ -56,6 +56,7 @@ class Server final : public HttpServer {
                                            asio::io_context::executor_type>;
 
   error_code bind(const tcp::endpoint& endpoint);
+  error_code keep_links_alive();
   void accept();
   void on_accepted(const error_code& error, ByteStream::Socket socket);
   void accept_later();
@@ -70,16 +71,24 @@ class Server final : public HttpServer {
 
 error_code Server::bind(const tcp::endpoint& endpoint) {
   error_code error;
+  const int given = state_->options.listening_descriptor;
+  if (given >= 0) {
+    acceptor_->assign(endpoint.protocol(), given, error);
+    return error ? error : keep_links_alive();
+  }
   acceptor_->open(endpoint.protocol(), error);
   if (!error) acceptor_->set_option(Acceptor::reuse_address(true), error);
   if (!error) acceptor_->bind(endpoint, error);
   if (!error) acceptor_->listen(kBacklog, error);
-  // Linux hands these down to every accepted socket.
-  if (!error) {
-    set_link_options(acceptor_->native_handle(), state_->options.user_timeout,
-                     state_->options.idle_deadline);
-    port_ = acceptor_->local_endpoint(error).port();
-  }
+  return error ? error : keep_links_alive();
+}
+
+// Linux hands these down to every accepted socket.
+error_code Server::keep_links_alive() {
+  error_code error;
+  set_link_options(acceptor_->native_handle(), state_->options.user_timeout,
+                   state_->options.idle_deadline);
+  port_ = acceptor_->local_endpoint(error).port();
   return error;
 }
 

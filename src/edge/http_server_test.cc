@@ -35,6 +35,19 @@ TEST_F(HttpServerTest, F_B11_a_request_is_answered) {
   EXPECT_EQ(response->body, "POST /v1/a b c=d " + std::string(300'000, 'f'));
 }
 
+TEST_F(HttpServerTest, F_B10_a_socket_that_listens_already_is_taken_over) {
+  const RawSocket listener;
+  ASSERT_EQ(::listen(listener.number(), 8), 0);  // the kernel chooses the port
+  sockaddr_in address{};
+  socklen_t size = sizeof address;
+  ::getsockname(listener.number(), reinterpret_cast<sockaddr*>(&address), &size);
+  start({.listening_descriptor = ::dup(listener.number())}, answer);
+  EXPECT_EQ(server_->port(), ntohs(address.sin_port));
+  const auto response = call({.url = url("http", "/here")});
+  ASSERT_TRUE(response.ok()) << response.error().text();
+  EXPECT_EQ(response->body, "GET /here ");
+}
+
 TEST_F(HttpServerTest, F_B11_large_answers_and_head) {
   const std::string large(5'000'000, 'x');
   start({}, [&](HttpRequest, const std::shared_ptr<HttpReply>& reply) {

@@ -17,14 +17,16 @@ struct BmcOptions {
   std::string listen;
   std::string password_path;
   int watchdog_s = 10;
-  CgroupMachineOptions machine;
+  LabMachineOptions machine;
 };
 
 void add_options(CLI::App& app, BmcOptions& options) {
   app.add_option("--listen", options.listen, "ADDRESS:PORT")->required();
   app.add_option("--host", options.machine.host, "name of the host that it controls")->required();
   app.add_option("--instance", options.machine.instance, "name of the lab")->required();
-  app.add_option("--cgroup", options.machine.cgroup, "cgroup of the host's processes")->required();
+  app.add_option("--processes", options.machine.processes,
+                 "the host's: cgroup:NAME, or namespace:NAME of its network")
+      ->required();
   app.add_option("--power-file", options.machine.power_path, "the switch's position")->required();
   app.add_option("--mode-file", options.machine.mode_path, "answers, silent, lies or slow")
       ->required();
@@ -45,7 +47,7 @@ int run(const BmcOptions& options) {
   while (!password->empty() && password->back() == '\n') password->pop_back();
   const std::size_t colon = options.listen.rfind(':');
   AsioLoop loop;
-  auto machine = CgroupMachine::open(loop, options.machine);
+  auto machine = LabMachine::open(loop, options.machine);
   if (!machine) return fail(machine.error());
   BmcService service(loop, {options.machine.host, "virga", *password, seconds(6)}, **machine);
   HttpServerOptions http;

@@ -47,7 +47,6 @@ Lab::Lab(AsioLoop& loop, LabOptions options)
     : loop_(loop),
       options_(std::move(options)),
       paths_(options_),
-      server_cgroup_(lab_cgroup_name(options_.instance) + "/server"),
       server_(loop, "server", [this] { save_state(); }),
       saving_(loop),
       waiting_(loop) {}
@@ -92,7 +91,8 @@ Result<void> Lab::build() {
 }
 
 Result<void> Lab::start_server() {
-  if (auto made = server_cgroup_.create(); !made) return made;
+  auto birth_files = make_part(options_, "server");
+  if (!birth_files) return birth_files.error();
   ProcessOptions start;
   start.arguments = {options_.server_program,
                      "server",
@@ -102,9 +102,15 @@ Result<void> Lab::start_server() {
                      options_.listen,
                      "--agents",
                      network_->plan().server_address() + ":" + std::to_string(kAgentsPort)};
+  if (options_.api_descriptor >= 0) {
+    constexpr int kThere = 3;
+    start.arguments.insert(start.arguments.end(),
+                           {"--listen-descriptor", std::to_string(kThere)});
+    start.descriptors = {{kThere, options_.api_descriptor}};
+  }
   start.environment = lab_environment();
   start.output_path = paths_.log("server");
-  start.cgroup_procs = server_cgroup_.procs_files();
+  start.cgroup_procs = std::move(*birth_files);
   return server_.start(std::move(start));
 }
 
@@ -135,10 +141,8 @@ Result<void> Lab::power_on_hosts() {
 void Lab::stop(Callback<void> done) {
   phase_ = "stopping";
   enrolment_.reset();
-  if (auto thawed = server_cgroup_.thaw(); !thawed) {
-    log_line(LogLevel::warning, "lab", thawed.error().text());
-  }
   server_.give_up();
+  server_.signal(SIGCONT);
   server_.signal(SIGTERM);
   wait_for_server(kServerLooksMax, std::move(done));
 }
@@ -150,6 +154,7 @@ void Lab::wait_for_server(int looks_left, Callback<void> done) {
     });
   }
   if (server_.running()) log_line(LogLevel::warning, "lab", "the server ignores SIGTERM: killed");
+  server_.signal(SIGKILL);
   control_.reset();
   hosts_.clear();
   auto cleaned = clean_lab(options_);
@@ -172,7 +177,10 @@ void Lab::save_state() {
     state.network_namespaces = {plan.switch_namespace(), plan.bmc_namespace(),
                                 plan.client_namespace()};
     state.links = {plan.server_link(), plan.bmc_link()};
-    state.cgroups = {lab_cgroup_name(options_.instance)};
+    state.enter = options_.enter;
+    if (options_.rights == LabRights::whole_machine) {
+      state.cgroups = {lab_cgroup_name(options_.instance)};
+    }
     state.processes.push_back({"dev", getpid(), 0});
     const auto add = [&state](const Supervised& one) {
       if (one.pid() != 0) state.processes.push_back({one.name(), one.pid(), one.start_ticks()});
@@ -199,6 +207,8 @@ LabStatus Lab::status() const {
   status.cluster = kLabCluster;
   status.server_pid = server_.pid();
   status.server_frozen = server_frozen_;
+  status.limits = options_.rights == LabRights::whole_machine ? "enforced" : "not enforced";
+  status.enter = options_.enter;
   status.client_namespace = network_->plan().client_namespace();
   for (const auto& host : hosts_) status.hosts.push_back(host->status());
   return status;
@@ -264,23 +274,27 @@ Result<void> Lab::fail_server(const LabRequest& request) {
     return make_error(Errc::invalid, "fail server by " + std::string(enum_name(request.how)) +
                                          ": the server can fail by power or hang");
   }
-  auto frozen = server_cgroup_.freeze();
-  server_frozen_ = frozen.ok();
-  return frozen;
+  server_.signal(SIGSTOP);
+  server_frozen_ = true;
+  return {};
 }
 
-Result<void> Lab::heal_server() {
+void Lab::heal_server() {
   server_frozen_ = false;
   server_.hold(false);
-  return server_cgroup_.thaw();
+  server_.signal(SIGCONT);
 }
 
 Result<void> Lab::heal(const std::string& name) {
   LabHost* host = find(name);
-  if (name == "server") return heal_server();
+  if (name == "server") {
+    heal_server();
+    return {};
+  }
   if (host != nullptr) return host->heal();
   if (!name.empty()) return make_error(Errc::not_found, "heal \"" + name + "\": no such host");
-  Result<void> first = heal_server();
+  heal_server();
+  Result<void> first;
   for (const auto& each : hosts_) {
     auto done = each->heal();
     if (first && !done) first = done;

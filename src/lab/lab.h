@@ -11,9 +11,9 @@
 
 namespace virga {
 
-/// A small cloud on one machine: the shipped programs as separate processes, hosts as network namespaces with a
-/// cgroup each, and faults on demand. Loop thread only; starting and ending block for some tens of milliseconds a
-/// call of ip(8).
+/// A small cloud on one machine: the shipped programs as separate processes, hosts as network namespaces, with a
+/// control group each where the lab may make them, and faults on demand. Loop thread only; starting and ending block
+/// for some tens of milliseconds a call of ip(8).
 class Lab {
  public:
   /// `options` complete; the caller holds the instance's lock and has cleaned up.
@@ -40,7 +40,7 @@ class Lab {
   void fail(const LabRequest& request, const ControlSocket::Reply& reply);
   Result<void> fail_server(const LabRequest& request);
   Result<void> heal(const std::string& host);
-  Result<void> heal_server();
+  void heal_server();
   LabHost* find(const std::string& name);
   void wait_for_server(int looks_left, Callback<void> done);
 
@@ -50,7 +50,6 @@ class Lab {
   std::string phase_ = "starting";
   std::string bmc_password_;
   std::unique_ptr<LabNetwork> network_;
-  LabCgroup server_cgroup_;
   Supervised server_;
   bool server_frozen_ = false;
   std::vector<std::unique_ptr<LabHost>> hosts_;

@@ -1,6 +1,7 @@
 #include "lab/lab_client.h"
 
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -37,8 +38,12 @@ Error connect_error(const std::string& instance, const std::string& path, int nu
 
 }  // namespace
 
+std::string lab_control_folder(unsigned user) {
+  return user == 0 ? kLabControlFolder : "/dev/shm/virga-lab-of-" + std::to_string(user);
+}
+
 std::string lab_socket_path(const std::string& instance) {
-  return "/run/virga-lab/" + instance + "/control.sock";
+  return lab_control_folder(geteuid()) + "/" + instance + "/control.sock";
 }
 
 Result<json::value> call_lab(const std::string& instance, const LabRequest& request) {
@@ -49,6 +54,12 @@ Result<json::value> call_lab(const std::string& instance, const LabRequest& requ
     return make_error(Errc::invalid, "reach the lab \"" + instance + "\": its name is too long");
   }
   path.copy(address.sun_path, sizeof address.sun_path - 1);
+  // Anybody may make folders on tmpfs: a request goes only to a lab of the caller's.
+  struct stat folder {};
+  const std::string above = lab_control_folder(geteuid());
+  if (stat(above.c_str(), &folder) == 0 && folder.st_uid != geteuid()) {
+    return connect_error(instance, path, EACCES);
+  }
   const Socket socket;
   const timeval limit{kAnswerSecondsMax, 0};
   setsockopt(socket.number, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);

@@ -8,12 +8,18 @@
 
 namespace virga {
 
-/// Where the lab of that name listens.
+constexpr const char* kLabControlFolder = "/run/virga-lab";
+
+/// Where a user's labs have their sockets and locks: kLabControlFolder for root, as inside a lab's own user namespace;
+/// else a folder on tmpfs. Its owner alone may write there.
+std::string lab_control_folder(unsigned user);
+
+/// Where the lab of that name listens, as the calling user sees it.
 std::string lab_socket_path(const std::string& instance);
 
 /// One request to a running `virgad dev`, for the command line. Blocks for at most 30 s.
-/// Errors: unavailable (no such lab runs: says how to start one), denied (the lab belongs to another user),
-/// timeout, and the lab's own.
+/// Errors: unavailable (no such lab runs: says how to start one), denied (the lab or its folder belongs to another
+/// user), timeout, and the lab's own.
 Result<json::value> call_lab(const std::string& instance, const LabRequest& request);
 
 /// LabStatus of the whole lab.

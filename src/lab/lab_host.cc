@@ -22,7 +22,6 @@ namespace {
 
 constexpr Duration kLookEvery = milliseconds(2);
 constexpr int kLooksMax = 5000;
-constexpr int kSystemWeight = 1000;  // ten times that of all guests together
 
 std::string new_boot_id() {
   const std::string hex = random_secret();
@@ -48,7 +47,7 @@ LabHost::LabHost(AsioLoop& loop, const LabOptions& options, LabNetwork& network,
       index_(index),
       name_("host-" + std::to_string(index)),
       paths_(options),
-      cgroup_(lab_cgroup_name(options.instance) + "/" + name_),
+      processes_id_(host_processes_id(options, name_, network.plan().host_namespace(index))),
       agent_(loop, name_ + ".agent", changed),
       leash_(loop, name_ + ".leash", changed),
       bmc_(loop, name_ + ".bmc", changed),
@@ -58,10 +57,10 @@ Result<void> LabHost::prepare() {
   for (const auto& folder : {paths_.host_data(name_), paths_.host_runtime(name_)}) {
     if (auto made = make_folders(folder, 0700); !made) return made;
   }
-  if (auto made = cgroup_.child("system").create(); !made) return made;
-  // Agent and leash stand above the guests, as a real host's system does.
-  if (auto above = cgroup_.child("system").weigh(kSystemWeight); !above) return above;
-  if (auto limited = cgroup_.limit(options_.limits); !limited) return limited;
+  auto processes = open_host_processes(processes_id_);
+  if (!processes) return processes.error();
+  processes_ = std::move(*processes);
+  if (auto prepared = processes_->prepare(options_.limits); !prepared) return prepared;
   const std::string pipe = runtime("watchdog");
   unlink(pipe.c_str());
   if (mkfifo(pipe.c_str(), 0600) != 0) {
@@ -82,8 +81,8 @@ Result<void> LabHost::start_bmc() {
   auto opened = open_namespace(network_.plan().bmc_namespace());
   if (!opened) return opened.error();
   bmc_namespace_ = Descriptor(*opened);
-  const LabCgroup group(lab_cgroup_name(options_.instance) + "/bmc");
-  if (auto made = group.create(); !made) return made;
+  auto birth_files = make_part(options_, "bmc");
+  if (!birth_files) return birth_files.error();
   ProcessOptions start = program("bmc");
   start.arguments = {options_.own_program,
                      "bmc",
@@ -93,8 +92,8 @@ Result<void> LabHost::start_bmc() {
                      name_,
                      "--instance",
                      options_.instance,
-                     "--cgroup",
-                     cgroup_.name(),
+                     "--processes",
+                     processes_id_,
                      "--power-file",
                      runtime("power"),
                      "--mode-file",
@@ -106,15 +105,22 @@ Result<void> LabHost::start_bmc() {
         start.arguments.end(),
         {"--watchdog", runtime("watchdog"), "--watchdog-s", std::to_string(options_.watchdog_s)});
   }
-  start.cgroup_procs = group.procs_files();
+  start.cgroup_procs = std::move(*birth_files);
   start.network_namespace = bmc_namespace_.get();
   return bmc_.start(std::move(start));
 }
 
 Result<void> LabHost::power_on() {
+  if (plugged_ && read_power_switch(runtime("power")) == MachinePower::off &&
+      processes_->list().empty()) {
+    // The BMC has switched it off, and its word has not come yet.
+    agent_.give_up();
+    leash_.give_up();
+    finish_power_off();
+  }
   if (plugged_) return {};
   waiting_.cancel();
-  if (auto thawed = cgroup_.thaw(); !thawed) return thawed;
+  if (auto thawed = processes_->thaw(); !thawed) return thawed;
   frozen_ = false;
   if (auto made = network_.plug_host(index_); !made) return made;
   plugged_ = true;
@@ -127,7 +133,7 @@ Result<void> LabHost::power_on() {
   return start_programs();
 }
 
-Result<void> LabHost::start_programs() {
+ProcessOptions LabHost::leash_program() const {
   ProcessOptions leash = program("leash");
   leash.arguments = {options_.own_program,  "leash",   "--socket",
                      runtime("leash.sock"), "--state", runtime("leash.state")};
@@ -136,6 +142,10 @@ Result<void> LabHost::start_programs() {
         leash.arguments.end(),
         {"--watchdog", runtime("watchdog"), "--watchdog-s", std::to_string(options_.watchdog_s)});
   }
+  return leash;
+}
+
+ProcessOptions LabHost::agent_program() const {
   ProcessOptions agent = program("agent");
   const LabPlan& plan = network_.plan();
   agent.arguments = {options_.agent_program,
@@ -157,12 +167,24 @@ Result<void> LabHost::start_programs() {
                      "--leash",
                      runtime("leash.sock"),
                      "--shared",
-                     paths_.shared(),
-                     "--cgroup-base",
-                     cgroup_.name()};
+                     paths_.shared()};
+  if (options_.rights == LabRights::whole_machine) {
+    agent.arguments.insert(agent.arguments.end(), {"--cgroup-base", cgroup()});
+  } else {
+    agent.arguments.insert(agent.arguments.end(),
+                           {"--unlimited", "--cpu-millicores",
+                            std::to_string(options_.limits.cpu_millicores.value), "--memory-mib",
+                            std::to_string(options_.limits.memory_mib.value)});
+  }
+  return agent;
+}
+
+Result<void> LabHost::start_programs() {
+  ProcessOptions leash = leash_program();
+  ProcessOptions agent = agent_program();
   for (ProcessOptions* start : {&leash, &agent}) {
     start->environment["VIRGA_BOOT_ID"] = boot_id_;
-    start->cgroup_procs = cgroup_.child("system").procs_files();
+    start->cgroup_procs = processes_->birth_files();
     start->network_namespace = namespace_.get();
   }
   auto started = leash_.start(std::move(leash));
@@ -180,7 +202,7 @@ void LabHost::power_off(Callback<void> done) {
       log_line(LogLevel::error, "lab", cut.error().text());
     }
   }
-  cgroup_.kill_all();
+  processes_->kill_all();
   wait_until_empty(kLooksMax, std::move(done));
 }
 
@@ -188,14 +210,14 @@ void LabHost::power_off(Callback<void> done) {
 // frozen yet.
 void LabHost::wait_until_empty(int looks_left, Callback<void> done) {
   waiting_.set_after(kLookEvery, [this, looks_left, done = std::move(done)] {
-    if (cgroup_.processes().empty()) {
+    if (processes_->list().empty()) {
       finish_power_off();
       return done({});
     }
     if (looks_left == 0) {
       return done(make_error(Errc::timeout, "power off " + name_ + ": processes survive SIGKILL"));
     }
-    if (looks_left % 20 == 0) cgroup_.kill_all();
+    if (looks_left % 20 == 0) processes_->kill_all();
     wait_until_empty(looks_left - 1, done);
   });
 }
@@ -216,7 +238,7 @@ void LabHost::powered_off_by_bmc() {
   if (read_power_switch(runtime("power")) != MachinePower::off) return;
   agent_.give_up();
   leash_.give_up();
-  if (!cgroup_.processes().empty()) cgroup_.kill_all();
+  if (!processes_->list().empty()) processes_->kill_all();
   wait_until_empty(kLooksMax, [](Result<void> done) {
     if (!done) log_line(LogLevel::error, "lab", done.error().text());
   });
@@ -233,7 +255,7 @@ Result<void> LabHost::fail(const LabRequest& fault) {
     case LabFault::link_oneway:
       return network_.set_one_way(index_, fault.network, true);
     case LabFault::hang: {
-      auto done = cgroup_.freeze();
+      auto done = processes_->freeze();
       frozen_ = done.ok();
       return done;
     }
@@ -253,7 +275,7 @@ Result<void> LabHost::fail(const LabRequest& fault) {
 }
 
 void LabHost::kill_hypervisors() const {
-  for (const pid_t pid : cgroup_.processes()) {
+  for (const pid_t pid : processes_->list()) {
     const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
     if (pidfd < 0) continue;
     std::ifstream file("/proc/" + std::to_string(pid) + "/comm");
@@ -279,7 +301,7 @@ Result<void> LabHost::heal() {
   auto done = network_.set_cut(index_, LabNetworkName::all, false);
   if (done) done = network_.set_one_way(index_, LabNetworkName::all, false);
   if (done) done = set_bmc_mode("answers");
-  if (done) done = cgroup_.thaw();
+  if (done) done = processes_->thaw();
   if (!done) return done;
   frozen_ = false;
   agent_.hold(false);
@@ -287,10 +309,15 @@ Result<void> LabHost::heal() {
   return power_on();
 }
 
+std::string LabHost::cgroup() const {
+  const bool grouped = options_.rights == LabRights::whole_machine;
+  return grouped ? lab_cgroup_name(options_.instance) + "/" + name_ : "";
+}
+
 LabHostStatus LabHost::status() const {
   LabHostStatus status;
   status.name = name_;
-  status.powered = !cgroup_.processes().empty();
+  status.powered = !processes_->list().empty();
   status.frozen = frozen_;
   status.boot_id = boot_id_;
   status.bmc = std::string(enum_name(read_bmc_mode(runtime("bmc-mode"))));
@@ -304,7 +331,7 @@ LabHostStatus LabHost::status() const {
   status.address = network_.plan().management_address(index_);
   status.tenant_address = network_.plan().tenant_address(index_);
   status.network_namespace = network_.plan().host_namespace(index_);
-  status.cgroup = cgroup_.name();
+  status.cgroup = cgroup();
   return status;
 }
 

@@ -3,14 +3,14 @@
 #include <memory>
 #include <string>
 
-#include "lab/cgroup.h"
+#include "lab/host_processes.h"
 #include "lab/lab_options.h"
 #include "lab/network.h"
 #include "lab/supervised.h"
 
 namespace virga {
 
-/// One host of the lab: a network namespace, a cgroup, its leash and agent, and the BMC that outlives its power.
+/// One host of the lab: a network namespace, its processes, leash and agent first, and the BMC that outlives its power.
 class LabHost {
  public:
   LabHost(AsioLoop& loop, const LabOptions& options, LabNetwork& network, int index, Task changed);
@@ -23,7 +23,7 @@ class LabHost {
   const Supervised& leash() const { return leash_; }
   const Supervised& bmc() const { return bmc_; }
 
-  /// Folders, cgroup, switch and watchdog pipe; then the BMC. Once.
+  /// Folders, limits, switch and watchdog pipe; then the BMC. Once.
   Result<void> prepare();
   Result<void> start_bmc();
 
@@ -48,7 +48,10 @@ class LabHost {
   std::string runtime(const std::string& file) const {
     return paths_.host_runtime(name_) + "/" + file;
   }
+  std::string cgroup() const;  ///< empty = it has none
   ProcessOptions program(const std::string& log_name) const;
+  ProcessOptions leash_program() const;
+  ProcessOptions agent_program() const;
   Result<void> start_programs();
   void wait_until_empty(int looks_left, Callback<void> done);
   void finish_power_off();
@@ -60,7 +63,8 @@ class LabHost {
   int index_;
   std::string name_;
   LabPaths paths_;
-  LabCgroup cgroup_;
+  std::string processes_id_;
+  std::unique_ptr<HostProcesses> processes_;  ///< from prepare() on
   Supervised agent_;
   Supervised leash_;
   Supervised bmc_;

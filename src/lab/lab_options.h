@@ -7,6 +7,12 @@
 
 namespace virga {
 
+/// With which rights a lab runs.
+enum class LabRights {
+  whole_machine,   ///< over this machine's namespaces and control groups
+  user_namespace,  ///< over namespaces of its own alone: hosts have no control groups, so no limits
+};
+
 /// What `virgad dev` was told.
 struct LabOptions {
   std::string instance = kLabInstanceDefault;  ///< names all that it makes; 1 to 8 of a-z, 0-9
@@ -18,6 +24,9 @@ struct LabOptions {
   std::string own_program;               ///< absolute path; runs as leash and BMC
   std::string server_program;  ///< what runs as server and agent: own_program, or a test's stand-in
   std::string agent_program;
+  LabRights rights = LabRights::whole_machine;
+  int api_descriptor = -1;  ///< a socket that listens outside the lab's namespaces; -1 = none
+  std::string enter;        ///< command that runs a program inside them; empty = there are none
 };
 
 /// Where the files of a lab lie. Sockets, switches and the leashes' state are on tmpfs, where no disk can stop them.

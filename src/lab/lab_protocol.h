@@ -7,7 +7,7 @@
 #include <vector>
 
 /// What `virga lab`, the lab's BMCs and `virgad dev` say to each other: JSON, one request and one reply a connection
-/// of the unix socket /run/virga-lab/INSTANCE/control.sock (SOCK_SEQPACKET), at most 64 KiB each.
+/// of a unix socket (SOCK_SEQPACKET, see lab_socket_path()), at most 64 KiB each.
 namespace virga {
 
 constexpr std::size_t kLabMessageBytesMax = 64 << 10;
@@ -74,7 +74,7 @@ struct LabHostStatus {
   std::string address;
   std::string tenant_address;
   std::string network_namespace;
-  std::string cgroup;
+  std::string cgroup;  ///< empty = it has none, see LabStatus::limits
 };
 BOOST_DESCRIBE_STRUCT(LabHostStatus, (),
                       (name, powered, frozen, boot_id, bmc, agent_pid, leash_pid, held_down, cut,
@@ -89,11 +89,15 @@ struct LabStatus {
   std::string cluster;
   std::int64_t server_pid = 0;
   bool server_frozen = false;
+  std::string limits;  ///< of what hosts declare: "enforced", or "not enforced" without control groups
+  /// Begins a command that is to run inside the lab's own namespaces, where its pids, addresses and network
+  /// namespaces are; empty = they are this machine's.
+  std::string enter;
   std::string client_namespace;
   std::vector<LabHostStatus> hosts;
 };
 BOOST_DESCRIBE_STRUCT(LabStatus, (),
                       (instance, phase, api, data, shared, cluster, server_pid, server_frozen,
-                       client_namespace, hosts))
+                       limits, enter, client_namespace, hosts))
 
 }  // namespace virga

@@ -25,22 +25,20 @@ struct LabState {
   std::string api;
   std::string control_socket;
   std::string runtime_folder;
+  std::string enter;  ///< command to run a program where all of this is; pids are of there; empty = here
   std::vector<std::string> network_namespaces;
   std::vector<std::string> links;
   std::vector<std::string> cgroups;
   std::vector<LabProcess> processes;
 };
 BOOST_DESCRIBE_STRUCT(LabState, (),
-                      (instance, phase, prefix, api, control_socket, runtime_folder,
+                      (instance, phase, prefix, api, control_socket, runtime_folder, enter,
                        network_namespaces, links, cgroups, processes))
 
 /// Everything of an instance that a crash could have left is found by its name: processes by cgroup, namespaces and
 /// links by prefix. Ends and removes all of it, and nothing else. Blocking, at most 15 s.
 /// Errors: timeout (processes survive SIGKILL), denied, internal.
 Result<void> clean_lab(const LabOptions& options);
-
-/// What is missing on this machine to run a lab, all of it, with the way to get it. Errors: denied, unsupported.
-Result<void> check_lab_rights();
 
 /// An instance's lock, held by the running `virgad dev`; the kernel frees it with the process. Returns the open
 /// descriptor. Errors: conflict (that lab runs).

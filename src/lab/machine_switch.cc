@@ -21,9 +21,11 @@ constexpr Duration kKillPassEvery = milliseconds(5);
 
 }  // namespace
 
-Result<std::unique_ptr<CgroupMachine>> CgroupMachine::open(AsioLoop& loop,
-                                                           const CgroupMachineOptions& options) {
-  std::unique_ptr<CgroupMachine> made(new CgroupMachine(loop, options));
+Result<std::unique_ptr<LabMachine>> LabMachine::open(AsioLoop& loop,
+                                                           const LabMachineOptions& options) {
+  auto processes = open_host_processes(options.processes);
+  if (!processes) return processes.error();
+  std::unique_ptr<LabMachine> made(new LabMachine(loop, options, std::move(*processes)));
   if (options.watchdog_path.empty()) return made;
   // Open for writing as well, so that a leash that goes away is no end of file.
   made->watchdog_ =
@@ -37,23 +39,24 @@ Result<std::unique_ptr<CgroupMachine>> CgroupMachine::open(AsioLoop& loop,
   return made;
 }
 
-CgroupMachine::CgroupMachine(AsioLoop& loop, const CgroupMachineOptions& options)
+LabMachine::LabMachine(AsioLoop& loop, const LabMachineOptions& options,
+                       std::unique_ptr<HostProcesses> processes)
     : loop_(loop),
       options_(options),
-      cgroup_(options.cgroup),
+      processes_(std::move(processes)),
       killing_(loop),
       watchdog_timer_(loop) {}
 
-CgroupMachine::~CgroupMachine() {
+LabMachine::~LabMachine() {
   if (watchdog_.valid()) loop_.forget_descriptor(watchdog_.get());
 }
 
-MachinePower CgroupMachine::power() {
-  return cgroup_.processes().empty() ? MachinePower::off : MachinePower::on;
+MachinePower LabMachine::power() {
+  return processes_->list().empty() ? MachinePower::off : MachinePower::on;
 }
 
 // The switch's position first: whoever starts a program for the host looks at it before.
-void CgroupMachine::force_off() {
+void LabMachine::force_off() {
   watchdog_timer_.cancel();
   if (auto done = write_power_switch(options_.power_path, MachinePower::off); !done) {
     log_line(LogLevel::error, "bmc", done.error().text());
@@ -61,16 +64,16 @@ void CgroupMachine::force_off() {
   kill_until_empty(kKillPassesMax);
 }
 
-void CgroupMachine::kill_until_empty(int passes_left) {
-  if (cgroup_.processes().empty()) return tell_lab(LabRequestKind::powered_off);
+void LabMachine::kill_until_empty(int passes_left) {
+  if (processes_->list().empty()) return tell_lab(LabRequestKind::powered_off);
   if (passes_left == 0) {
     return log_line(LogLevel::error, "bmc", options_.host + ": processes survive SIGKILL");
   }
-  cgroup_.kill_all();
+  processes_->kill_all();
   killing_.set_after(kKillPassEvery, [this, passes_left] { kill_until_empty(passes_left - 1); });
 }
 
-Result<void> CgroupMachine::switch_on() {
+Result<void> LabMachine::switch_on() {
   killing_.cancel();
   LabRequest request;
   request.kind = LabRequestKind::power_on;
@@ -79,7 +82,7 @@ Result<void> CgroupMachine::switch_on() {
   return done ? Result<void>() : Result<void>(done.error());
 }
 
-void CgroupMachine::tell_lab(LabRequestKind kind) {
+void LabMachine::tell_lab(LabRequestKind kind) {
   LabRequest request;
   request.kind = kind;
   request.host = options_.host;
@@ -88,9 +91,9 @@ void CgroupMachine::tell_lab(LabRequestKind kind) {
   }
 }
 
-BmcMode CgroupMachine::mode() { return read_bmc_mode(options_.mode_path); }
+BmcMode LabMachine::mode() { return read_bmc_mode(options_.mode_path); }
 
-void CgroupMachine::read_watchdog() {
+void LabMachine::read_watchdog() {
   char bytes[256];
   const ssize_t got = read(watchdog_.get(), bytes, sizeof bytes);
   if (got <= 0) return;

@@ -5,14 +5,14 @@
 #include "edge/asio_loop.h"
 #include "edge/process.h"
 #include "lab/bmc_service.h"
-#include "lab/cgroup.h"
+#include "lab/host_processes.h"
 
 namespace virga {
 
-struct CgroupMachineOptions {
+struct LabMachineOptions {
   std::string host;           ///< "host-1"
   std::string instance;       ///< whose lab starts the host again
-  std::string cgroup;         ///< holds all of the host's processes
+  std::string processes;      ///< of the host: see open_host_processes()
   std::string power_path;     ///< file with "on" or "off": the position of the switch
   std::string mode_path;      ///< file with a BmcMode; missing = answers
   std::string watchdog_path;  ///< pipe that the host's leash feeds; empty = none
@@ -24,12 +24,12 @@ struct CgroupMachineOptions {
 /// It is the host's watchdog too, as a real BMC is: armed by the first byte that the host writes, disarmed by 'V',
 /// and when nothing came for `watchdog_ms`, the host is switched off. So a host that is frozen as a whole, with its
 /// leash, still stops before its lease counts as a proof.
-class CgroupMachine final : public MachineSwitch {
+class LabMachine final : public MachineSwitch {
  public:
-  /// Errors: not_found, denied (the pipe).
-  static Result<std::unique_ptr<CgroupMachine>> open(AsioLoop& loop,
-                                                     const CgroupMachineOptions& options);
-  ~CgroupMachine() override;
+  /// Errors: not_found, denied (the pipe), invalid (processes).
+  static Result<std::unique_ptr<LabMachine>> open(AsioLoop& loop,
+                                                     const LabMachineOptions& options);
+  ~LabMachine() override;
 
   MachinePower power() override;
   void force_off() override;
@@ -37,14 +37,15 @@ class CgroupMachine final : public MachineSwitch {
   BmcMode mode() override;
 
  private:
-  CgroupMachine(AsioLoop& loop, const CgroupMachineOptions& options);
+  LabMachine(AsioLoop& loop, const LabMachineOptions& options,
+             std::unique_ptr<HostProcesses> processes);
   void kill_until_empty(int passes_left);
   void read_watchdog();
   void tell_lab(LabRequestKind kind);
 
   AsioLoop& loop_;
-  CgroupMachineOptions options_;
-  LabCgroup cgroup_;
+  LabMachineOptions options_;
+  std::unique_ptr<HostProcesses> processes_;
   Descriptor watchdog_;
   Timer killing_;
   Timer watchdog_timer_;

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <ifaddrs.h>
+#include <net/if.h>
 #include <netinet/in.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -159,24 +160,12 @@ std::vector<std::uint32_t> addresses_in_use() {
   return found;
 }
 
-std::vector<std::string> namespaces_of(const std::string& instance) {
-  std::vector<std::string> found;
-  std::error_code error;
-  const std::string start = "vg-" + instance + "-";
-  for (const auto& entry : std::filesystem::directory_iterator(kNamespaceFolder, error)) {
-    const std::string name = entry.path().filename().string();
-    if (name.rfind(start, 0) == 0) found.push_back(name);
-  }
-  std::sort(found.begin(), found.end());
-  return found;
-}
-
 bool namespace_exists(const std::string& name) {
   return access((std::string(kNamespaceFolder) + "/" + name).c_str(), F_OK) == 0;
 }
 
 bool link_exists(const std::string& name) {
-  return access(("/sys/class/net/" + name).c_str(), F_OK) == 0;
+  return if_nametoindex(name.c_str()) != 0;
 }
 
 }  // namespace
@@ -360,6 +349,18 @@ Result<std::string> LabNetwork::attach_client(std::uint32_t vni, const std::stri
   }
   if (!done) return done.error();
   return device;
+}
+
+std::vector<std::string> LabNetwork::namespaces_of(const std::string& instance) {
+  std::vector<std::string> found;
+  std::error_code error;
+  const std::string start = "vg-" + instance + "-";
+  for (const auto& entry : std::filesystem::directory_iterator(kNamespaceFolder, error)) {
+    const std::string name = entry.path().filename().string();
+    if (name.rfind(start, 0) == 0) found.push_back(name);
+  }
+  std::sort(found.begin(), found.end());
+  return found;
 }
 
 Result<void> LabNetwork::remove_all(const std::string& instance) {

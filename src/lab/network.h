@@ -76,6 +76,9 @@ class LabNetwork {
   /// guest wherever it has moved. Idempotent; returns the device.
   Result<std::string> attach_client(std::uint32_t vni, const std::string& address);
 
+  /// The names of all namespaces of the instance that exist.
+  static std::vector<std::string> namespaces_of(const std::string& instance);
+
   /// Removes all namespaces and links of the instance; what is not there counts as removed.
   static Result<void> remove_all(const std::string& instance);
 

@@ -1,6 +1,9 @@
 #include "server/server_main.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
 
 #include <CLI/CLI.hpp>
 #include <charconv>
@@ -24,6 +27,7 @@ struct ServerArguments {
   std::string listen = "127.0.0.1:7480";
   std::string agents = "127.0.0.1:7443";
   std::string log_level = "info";
+  int listen_descriptor = -1;
 };
 
 struct Address {
@@ -47,6 +51,17 @@ Result<Address> parse_address(const std::string& option, const std::string& text
       fmt::format("{}: \"{}\" is not ADDRESS:PORT, such as 127.0.0.1:7480", option, text));
 }
 
+bool listens_on_loopback(int descriptor) {
+  sockaddr_in address{};
+  socklen_t size = sizeof address;
+  int listens = 0;
+  socklen_t listens_size = sizeof listens;
+  return getsockname(descriptor, reinterpret_cast<sockaddr*>(&address), &size) == 0 &&
+         address.sin_family == AF_INET && ntohl(address.sin_addr.s_addr) >> 24 == 127 &&
+         getsockopt(descriptor, SOL_SOCKET, SO_ACCEPTCONN, &listens, &listens_size) == 0 &&
+         listens != 0;
+}
+
 /// Everything that one server holds, in the order in which it must be taken down.
 class Server {
  public:
@@ -57,6 +72,8 @@ class Server {
  private:
   Result<void> open_files();
   Result<void> open_ports();
+  Result<void> open_agent_port();
+  Result<std::unique_ptr<HttpServer>> serve_operators(HttpServerOptions options);
   void make_core();
   ApiContext make_context();
   void console(const VmId& vm, Callback<std::string> done);
@@ -75,6 +92,7 @@ class Server {
   std::unique_ptr<ServerCore> core_;
   std::unique_ptr<Api> api_;
   std::unique_ptr<HttpServer> operators_;
+  std::unique_ptr<HttpServer> operators_outside_;  ///< nullptr = no socket was handed over
   bool ready_ = false;
   std::optional<Error> failure_;
 };
@@ -197,17 +215,9 @@ void Server::make_core() {
   api_ = std::make_unique<Api>(make_context());
 }
 
-Result<void> Server::open_ports() {
+Result<void> Server::open_agent_port() {
   const auto agents = parse_address("--agents", arguments_.agents);
   if (!agents) return agents.error();
-  const auto operators = parse_address("--listen", arguments_.listen);
-  if (!operators) return operators.error();
-  if (!operators->host.starts_with("127.") && operators->host != "::1") {
-    return make_error(Errc::invalid,
-                      fmt::format("--listen: {} is not a loopback address; until there is access "
-                                  "control the API listens on loopback only",
-                                  operators->host));
-  }
   CertificateRequest request;
   request.common_name = "server";
   request.addresses = {agents->host};
@@ -223,16 +233,48 @@ Result<void> Server::open_ports() {
                                   [this](HttpRequest join, std::shared_ptr<HttpReply> reply) {
                                     api_->handle_agents(std::move(join), std::move(reply));
                                   });
-  if (!listening) return wrap_error("listen for agents on " + arguments_.agents, listening.error());
+  return listening ? listening
+                   : wrap_error("listen for agents on " + arguments_.agents, listening.error());
+}
+
+Result<std::unique_ptr<HttpServer>> Server::serve_operators(HttpServerOptions options) {
+  return HttpServer::listen(loop_, std::move(options),
+                            [this](HttpRequest call, std::shared_ptr<HttpReply> reply) {
+                              api_->handle(std::move(call), std::move(reply));
+                            });
+}
+
+Result<void> Server::open_ports() {
+  const auto operators = parse_address("--listen", arguments_.listen);
+  if (!operators) return operators.error();
+  if (!operators->host.starts_with("127.") && operators->host != "::1") {
+    return make_error(Errc::invalid,
+                      fmt::format("--listen: {} is not a loopback address; until there is access "
+                                  "control the API listens on loopback only",
+                                  operators->host));
+  }
+  if (auto opened = open_agent_port(); !opened) return opened;
   HttpServerOptions operator_port;
   operator_port.address = operators->host;
   operator_port.port = operators->port;
-  auto server = HttpServer::listen(loop_, std::move(operator_port),
-                                   [this](HttpRequest call, std::shared_ptr<HttpReply> reply) {
-                                     api_->handle(std::move(call), std::move(reply));
-                                   });
+  auto server = serve_operators(operator_port);
   if (!server) return wrap_error("listen on " + arguments_.listen, server.error());
   operators_ = std::move(*server);
+  if (arguments_.listen_descriptor < 0) return {};
+  if (!listens_on_loopback(arguments_.listen_descriptor)) {
+    return make_error(Errc::invalid,
+                      fmt::format("--listen-descriptor {}: a TCP socket that listens on "
+                                  "127.0.0.0/8 is right",
+                                  arguments_.listen_descriptor));
+  }
+  HttpServerOptions outside;
+  outside.listening_descriptor = arguments_.listen_descriptor;
+  server = serve_operators(outside);
+  if (!server) {
+    return wrap_error(fmt::format("listen on descriptor {}", arguments_.listen_descriptor),
+                      server.error());
+  }
+  operators_outside_ = std::move(*server);
   return {};
 }
 
@@ -253,6 +295,7 @@ Result<void> Server::run() {
   });
   loop_.run();
   operators_.reset();
+  operators_outside_.reset();
   if (failure_) return *failure_;
   return {};
 }
@@ -274,6 +317,8 @@ int server_main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--agents", arguments.agents, "ADDRESS:PORT for agents (mutual TLS)")
       ->capture_default_str();
+  app.add_option("--listen-descriptor", arguments.listen_descriptor,
+                 "a listening loopback socket that the starter hands over, for the API too");
   app.add_option("--log-level", arguments.log_level, "debug, info, warning or error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();

@@ -402,10 +402,14 @@ class LabCrashTest(unittest.TestCase):
             self.assertEqual(leftovers(), [])
 
     def test_F_B10_says_what_rights_are_missing(self):
-        words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--clear-groups", VIRGAD, "dev"]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=30)
+        # The limit holds in the user namespace that unshare makes, and so for the lab alone.
+        forbid = "echo 0 > /proc/sys/user/max_user_namespaces && exec "
+        words = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", str(VIRGAD), "dev", "--instance", INSTANCE]
+        done = subprocess.run(["unshare", "--user", "--map-root-user", "sh", "-c", forbid + " ".join(words)],
+                              capture_output=True, text=True, timeout=30)
         self.assertEqual(done.returncode, 1)
-        for expected in ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "sudo"):
+        for expected in ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "sudo", "make a user namespace: No space left",
+                         "sysctl user.max_user_namespaces=1000"):
             self.assertIn(expected, done.stderr)
 
 

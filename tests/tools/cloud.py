@@ -28,12 +28,14 @@ def free_port():
 class Prober:
     """Asks guests from the lab's client namespace; stop() returns what each of them missed."""
 
-    def __init__(self, namespace, targets, kinds):
-        command = ["ip", "netns", "exec", namespace, sys.executable, PROBER, "--kinds", kinds]
-        self.process = subprocess.Popen(command + targets, stdout=subprocess.PIPE, text=True)
+    def __init__(self, namespace, targets, kinds, enter=()):
+        python = "/usr/bin/python3" if enter else sys.executable  # another user may have no access to ours
+        command = [*enter, "ip", "netns", "exec", namespace, python, PROBER, "--kinds", kinds]
+        # A group of its own: `nsenter` hands no signal on to the program that it starts.
+        self.process = subprocess.Popen(command + targets, stdout=subprocess.PIPE, text=True, start_new_session=True)
 
     def stop(self):
-        self.process.send_signal(signal.SIGTERM)
+        os.killpg(self.process.pid, signal.SIGTERM)
         out, _ = self.process.communicate(timeout=30)
         return [json.loads(line) for line in out.splitlines() if line.strip()]
 
@@ -41,7 +43,8 @@ class Prober:
 class Cloud:
     """Bounded in time: every wait has a deadline, close() ends all that was begun."""
 
-    def __init__(self, build, instance, hosts=3, data=None, options=()):
+    def __init__(self, build, instance, hosts=3, data=None, options=(), prefix=()):
+        """`prefix` begins each command of the cloud's user, as `setpriv ...` for one who is not root."""
         self.bin = os.path.join(os.path.abspath(build), "bin")
         self.instance = instance
         self.own_data = data is None
@@ -49,14 +52,16 @@ class Cloud:
         self.port = free_port()
         self.log = open(os.path.join(self.data, "dev.log"), "w", encoding="utf-8")
         self.probers = []
+        self.prefix = list(prefix)
+        self.enter = []  # begins a command that is to run where the lab's network namespaces are
         self.process = subprocess.Popen(
-            [os.path.join(self.bin, "virgad"), "dev", "--hosts", str(hosts), "--instance", instance,
+            [*self.prefix, os.path.join(self.bin, "virgad"), "dev", "--hosts", str(hosts), "--instance", instance,
              "--data", self.data, "--listen", f"127.0.0.1:{self.port}", *options],
             stdout=self.log, stderr=subprocess.STDOUT)
 
     def cli(self, *arguments, check=True, text=False, deadline=150):
         """Runs `virga`; returns its JSON (or text). With check=False: (exit code, output)."""
-        command = [os.path.join(self.bin, "virga"), "--server", f"http://127.0.0.1:{self.port}"]
+        command = [*self.prefix, os.path.join(self.bin, "virga"), "--server", f"http://127.0.0.1:{self.port}"]
         command += [*arguments] if text else ["-o", "json", *arguments]
         done = subprocess.run(command, capture_output=True, text=True, timeout=deadline, check=False)
         if not check:
@@ -156,7 +161,7 @@ class Cloud:
     def build_image(self, packages):
         """The tiny guest, into the cluster's shared directory."""
         shared = os.path.join(self.data, "shared", "images", "tiny")
-        os.makedirs(os.path.dirname(shared), exist_ok=True)
+        subprocess.run([*self.prefix, "mkdir", "-p", os.path.dirname(shared)], check=True, timeout=10)
         self.cli("image", "build", "tiny", "--output", shared, "--packages", packages, text=True, deadline=300)
         self.cli("image", "create", "tiny", "--path", "images/tiny")
 
@@ -167,19 +172,22 @@ class Cloud:
         return self.cli("apply", "-f", path, text=True)
 
     def attach_client(self, network, address):
-        return self.lab("client", network, "--address", address)["namespace"]
+        made = self.lab("client", network, "--address", address)
+        enter = self.lab("status")["enter"]
+        self.enter = [*self.prefix, *enter.split()] if enter else []
+        return made["namespace"]
 
     def http(self, namespace, address):
         """One GET from the client namespace: the guest's answer, or None."""
-        done = subprocess.run(["ip", "netns", "exec", namespace, "curl", "-s", "-m", "2", f"http://{address}/"],
-                              capture_output=True, text=True, timeout=10, check=False)
+        command = [*self.enter, "ip", "netns", "exec", namespace, "curl", "-s", "-m", "2", f"http://{address}/"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
         try:
             return json.loads(done.stdout)
         except json.JSONDecodeError:
             return None
 
     def probe(self, namespace, targets, kinds="http"):
-        prober = Prober(namespace, targets, kinds)
+        prober = Prober(namespace, targets, kinds, self.enter)
         self.probers.append(prober)
         return prober
 
@@ -208,7 +216,7 @@ class Cloud:
     def close(self):
         for prober in self.probers:
             if prober.process.poll() is None:
-                prober.process.kill()
+                os.killpg(prober.process.pid, signal.SIGKILL)
                 prober.process.wait(timeout=10)
         if self.process.poll() is None:
             self.process.terminate()
@@ -217,8 +225,8 @@ class Cloud:
             except subprocess.TimeoutExpired:
                 self.process.kill()
                 self.process.wait(timeout=10)
-                subprocess.run([os.path.join(self.bin, "virgad"), "dev", "--clean", "--instance", self.instance,
-                                "--data", self.data], timeout=60, check=False)
+                subprocess.run([*self.prefix, os.path.join(self.bin, "virgad"), "dev", "--clean", "--instance",
+                                self.instance, "--data", self.data], timeout=60, check=False)
         self.log.close()
         if self.own_data:
             shutil.rmtree(self.data, ignore_errors=True)

@@ -15,6 +15,8 @@
 #include <cerrno>
 #include <cstring>
 
+#include "driver/net/packet_port.h"
+
 namespace virga {
 namespace {
 
@@ -160,26 +162,11 @@ Result<void> LinuxFabric::remove_link(const std::string& name) {
   return answer.as_result("remove network device " + name);
 }
 
-/// Before the device goes up: no link-local address, the host must not be a neighbour in a tenant's
-/// network.
-Result<void> LinuxFabric::quiet(const Link& made) {
-  NetlinkMessage message(RTM_NEWLINK, 0);
-  message.header(link_header(made.index));
-  message.nest(IFLA_AF_SPEC, [](NetlinkMessage& families) {
-    families.nest(AF_INET6, [](NetlinkMessage& settings) {
-      settings.number(IFLA_INET6_ADDR_GEN_MODE, static_cast<std::uint8_t>(IN6_ADDR_GEN_MODE_NONE));
-    });
-  });
-  const auto answer = socket_.execute(message);
-  if (answer.error == EAFNOSUPPORT) return {};  // a kernel without IPv6 makes no such address
-  return answer.as_result("keep the host's address off " + made.name);
-}
-
 Result<void> LinuxFabric::finish_link(const std::string& name, int mtu, int master) {
   const auto made = link(name);
   if (!made) return made.error();
   if (!made->up) {
-    if (auto done = quiet(*made); !done) return done;
+    if (auto done = keep_addresses_off(socket_, made->index, name); !done) return done;
   }
   return adjust(*made, static_cast<std::uint32_t>(mtu), master);
 }
@@ -360,14 +347,11 @@ Result<void> LinuxFabric::apply(const FabricState& state) {
   return outcome;
 }
 
-Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
-  const std::string what = fmt::format("open port {} on network {}", nic.port, nic.network);
-  const auto bridge = link(bridge_name(nic.vni));
-  if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
-  OpenPort port{-1, tap_name(nic.port)};
+/// The descriptor is not valid when another process holds the tap already.
+Result<Descriptor> LinuxFabric::open_tap(const std::string& name) const {
   ifreq request{};
   request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
-  port.tap_name.copy(request.ifr_name, IFNAMSIZ - 1);
+  name.copy(request.ifr_name, IFNAMSIZ - 1);
   Descriptor tap;
   int error = 0;
   // A tap belongs to the namespace in which its device file was opened.
@@ -375,15 +359,28 @@ Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
     tap = Descriptor(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
     error = tap.valid() && ::ioctl(tap.get(), TUNSETIFF, &request) == 0 ? 0 : errno;
   });
-  if (!entered) return wrap_error(what, entered.error());
-  if (error != 0 && error != EBUSY) {
-    return NetlinkAnswer{error, std::strerror(error)}
-        .as_result(what + ": make tap " + port.tap_name)
-        .error();
-  }
+  if (!entered) return entered.error();
+  if (error == EBUSY) return Descriptor();
+  if (error == 0) return tap;
+  return NetlinkAnswer{error, std::strerror(error)}.as_result("make tap " + name).error();
+}
+
+Result<Descriptor> LinuxFabric::open_packets(const std::string& name, int mtu) {
+  auto port = open_packet_port(socket_, options_.network_namespace, name, mtu);
+  const bool held = !port && port.error().code == Errc::conflict;
+  return held ? Descriptor() : std::move(port);
+}
+
+Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
+  const std::string what = fmt::format("open port {} on network {}", nic.port, nic.network);
+  const auto bridge = link(bridge_name(nic.vni));
+  if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
+  OpenPort port{-1, tap_name(nic.port), options_.packet_ports};
+  auto opened = port.packets ? open_packets(port.tap_name, nic.mtu) : open_tap(port.tap_name);
+  if (!opened) return wrap_error(what, opened.error());
   if (auto done = finish_link(port.tap_name, nic.mtu, bridge->index); !done)
     return wrap_error(what, done.error());
-  if (error == 0) port.tap_descriptor = tap.release();
+  port.tap_descriptor = opened->release();
   return port;
 }
 

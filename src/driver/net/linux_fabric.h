@@ -16,6 +16,7 @@ struct LinuxFabricOptions {
   std::string name_prefix =
       "vg";  ///< 1..4 letters or digits; begins the names of all devices made here
   int network_namespace = -1;  ///< descriptor, must stay open; -1 = the caller's
+  bool packet_ports = false;   ///< ports are cables with a packet socket, see open_packet_port(), instead of taps
 };
 
 /// Bridge + VXLAN + taps by rtnetlink: per network one bridge `<prefix>br<vni>` and one tunnel device
@@ -70,7 +71,8 @@ class LinuxFabric final : public Fabric {
   Result<int> ensure_bridge(const Links& present, const NetworkSpec& spec);
   Result<void> finish_link(const std::string& name, int mtu, int master);
   Result<void> ensure_tunnel(const Links& present, const NetworkSpec& spec, int bridge);
-  Result<void> quiet(const Link& made);
+  Result<Descriptor> open_tap(const std::string& name) const;
+  Result<Descriptor> open_packets(const std::string& name, int mtu);
   Result<void> adjust(const Link& now, std::uint32_t mtu, int master);
   Result<void> remove_link(const std::string& name);
   Result<void> ensure_peers(const std::set<int>& tunnels, const std::set<std::uint32_t>& peers);

@@ -311,6 +311,42 @@ TEST_F(LinuxFabricTest, F_B10_APortIsFoundAgainAndClosedOnce) {
   EXPECT_TRUE(restarted->close_port(wanted).ok());
 }
 
+/// Ports of one host are packet sockets, of the other taps: a frame of a packet socket has no
+/// header of a tap in front.
+TEST_F(LinuxFabricTest, F_B10_APortWithoutATapCarriesFramesBothWaysAndEndsWithItsHolder) {
+  auto made = LinuxFabric::open({"uplink", "10.77.0.1", "vgt", one_.get(), true});
+  ASSERT_TRUE(made.ok()) << made.error().text();
+  first_ = std::move(*made);
+  apply_both(state(1, {network("acme", 1001)}));
+  const auto wanted = nic("acme/web.0", 1001);
+  Descriptor packets = port(*first_, wanted);
+  const Descriptor tap = port(*second_, nic("acme/db.0", 1001));
+  const std::string web = "\x52\x54\x01\x01\x01\x01";
+  const std::string hello = frame(kBroadcast, web, "who is there");
+  pass(packets.get(), tap.get(), hello.substr(kTapHeaderBytes), "who is there");
+  const std::string answer = frame(web, "\x52\x54\x02\x02\x02\x02", "it is db");
+  ASSERT_EQ(::write(tap.get(), answer.data(), answer.size()),
+            static_cast<ssize_t>(answer.size()));
+  pollfd question{packets.get(), POLLIN, 0};
+  ASSERT_EQ(::poll(&question, 1, kDeadlineMs), 1);
+  char block[2048];
+  const ssize_t count = ::read(packets.get(), block, sizeof block);
+  EXPECT_EQ(std::string(block, static_cast<std::size_t>(std::max<ssize_t>(count, 0))),
+            answer.substr(kTapHeaderBytes));
+
+  const auto again = first_->open_port(wanted);
+  ASSERT_TRUE(again.ok()) << again.error().text();
+  EXPECT_TRUE(again->packets);
+  EXPECT_EQ(again->tap_descriptor, -1);
+  const std::string device = first_->tap_name(wanted.port);
+  EXPECT_EQ(one_.devices().at(device).at("master"), "vgtbr1001");
+  packets.reset();
+  for (int waited = 0; waited < kDeadlineMs && one_.devices().contains(device); ++waited) {
+    ::poll(nullptr, 0, 1);
+  }
+  EXPECT_FALSE(one_.devices().contains(device));
+}
+
 TEST_F(LinuxFabricTest, F_B10_TheHostHasNoAddressInATenantsNetwork) {
   apply_both(state(1, {network("acme", 1001)}));
   const Descriptor tap = port(*first_, nic("acme/web.0", 1001));

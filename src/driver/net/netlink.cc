@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/if_link.h>
+#include <linux/rtnetlink.h>
 #include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
@@ -197,6 +199,21 @@ NetlinkAnswer NetlinkSocket::list(const NetlinkMessage& message,
     return {};
   }
   return {EAGAIN, "the list changed each time while it was read"};
+}
+
+Result<void> keep_addresses_off(NetlinkSocket& socket, int index, const std::string& name) {
+  NetlinkMessage message(RTM_NEWLINK, 0);
+  ifinfomsg header{};
+  header.ifi_index = index;
+  message.header(header);
+  message.nest(IFLA_AF_SPEC, [](NetlinkMessage& families) {
+    families.nest(AF_INET6, [](NetlinkMessage& settings) {
+      settings.number(IFLA_INET6_ADDR_GEN_MODE, static_cast<std::uint8_t>(IN6_ADDR_GEN_MODE_NONE));
+    });
+  });
+  const auto answer = socket.execute(message);
+  if (answer.error == EAFNOSUPPORT) return {};  // a kernel without IPv6 makes no such address
+  return answer.as_result("keep the host's address off " + name);
 }
 
 Result<void> in_network_namespace(int network_namespace, const std::function<void()>& task) {

@@ -41,7 +41,7 @@ using DiskBackend = std::variant<FileDisk, NbdDisk, ExportDisk>;
 struct TapNic {
   InheritedDescriptor descriptor;
 };
-/// A connected datagram socket to the agent, one frame a datagram.
+/// A connected socket, one frame a message.
 struct DatagramNic {
   InheritedDescriptor descriptor;
 };

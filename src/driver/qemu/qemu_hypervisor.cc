@@ -127,10 +127,12 @@ QemuHypervisor::~QemuHypervisor() = default;
 void QemuHypervisor::open(HypervisorSink& sink, Callback<HypervisorInfo> done) {
   sink_ = &sink;
   const auto mounts = read_file("/proc/mounts");
-  auto cgroups = mounts ? find_cgroups(*mounts, options_.cgroup_base) : mounts.error();
+  Result<std::unique_ptr<Cgroups>> cgroups = make_error(Errc::unsupported, "as they were told to");
+  if (options_.cgroups)
+    cgroups = mounts ? find_cgroups(*mounts, options_.cgroup_base) : mounts.error();
   if (cgroups) {
     context_.cgroups = std::move(*cgroups);
-  } else if (options_.cgroups_required) {
+  } else if (options_.cgroups && options_.cgroups_required) {
     return answer<HypervisorInfo>(loop_, std::move(done), cgroups.error());
   } else {
     log_line(LogLevel::warning, "qemu", "VMs run without limits: " + cgroups.error().text());

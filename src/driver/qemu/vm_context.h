@@ -20,11 +20,13 @@ enum class MemoryKind {
 struct QemuOptions {
   std::string program = "/usr/bin/qemu-system-x86_64";
   std::string image_program = "/usr/bin/qemu-img";
+  std::string wire_program = "/proc/self/exe";  ///< `PROGRAM wire`: carries frames where a port is no tap
   std::string run_directory;                    ///< on this host, best on tmpfs: "/run/virga"
   std::string shared_directory;                 ///< of the cluster: "/srv/virga"
   std::string migration_address = "127.0.0.1";  ///< IPv4; a port is chosen per migration
   std::string
       cgroup_base;  ///< group of the host below which "virga" is made; empty = the root group
+  bool cgroups = true;               ///< false: VMs run without limits
   bool cgroups_required = true;      ///< false: where no group can be made, VMs run without limits
   std::uint32_t user_first = 65534;  ///< VMs get users from here on; 0 = privileges are kept
   int user_count = 1;                ///< more than one: each VM of this host gets its own

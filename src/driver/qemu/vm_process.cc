@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 
 #include "base/log.h"
@@ -139,10 +141,35 @@ Result<void> VmProcess::open_nics(Inherited& inherited) {
     open_nics_.push_back(nic);
     if (port->tap_descriptor < 0)
       return make_error(Errc::internal, "port " + nic.port + ": no tap was opened");
-    const auto descriptor = inherited.give(Descriptor(port->tap_descriptor));
-    inherited.hardware.nics.push_back({nic.mac, nic.mtu, TapNic{descriptor}});
+    Descriptor opened(port->tap_descriptor);
+    if (!port->packets) {
+      inherited.hardware.nics.push_back(
+          {nic.mac, nic.mtu, TapNic{inherited.give(std::move(opened))}});
+      continue;
+    }
+    auto wire = lay_wire(opened, inherited);
+    if (!wire) return wrap_error("port " + nic.port, wire.error());
+    inherited.hardware.nics.push_back({nic.mac, nic.mtu, *wire});
   }
   return {};
+}
+
+// QEMU takes no packet socket. With SOCK_SEQPACKET, other than with SOCK_DGRAM, the wire sees that
+// QEMU has ended.
+Result<NicBackend> VmProcess::lay_wire(const Descriptor& port, Inherited& inherited) {
+  int ends[2];
+  if (::socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) {
+    return errno_error("make a socket to QEMU", errno);
+  }
+  const Descriptor far(ends[1]);
+  const DatagramNic nic{inherited.give(Descriptor(ends[0]))};
+  ProcessOptions options;
+  options.arguments = {context_.options.wire_program, "wire"};
+  options.descriptors = {{3, port.get()}, {4, far.get()}};
+  auto wire = Process::spawn(context_.loop, options);
+  if (!wire) return wire.error();
+  wires_.push_back(std::move(*wire));
+  return NicBackend(nic);
 }
 
 Result<void> VmProcess::open_channels(Inherited& inherited) {

@@ -60,6 +60,7 @@ class VmProcess {
 
   Result<void> spawn(const OpenFiles& files);
   Result<void> open_nics(Inherited& inherited);
+  Result<NicBackend> lay_wire(const Descriptor& port, Inherited& inherited);
   Result<void> open_channels(Inherited& inherited);
   void add_files(const OpenFiles& files, Inherited& inherited);
   void follow(std::unique_ptr<Process> process);
@@ -69,6 +70,7 @@ class VmProcess {
   Handlers handlers_;
   LaunchRecord record_;
   std::unique_ptr<Process> process_;
+  std::vector<std::unique_ptr<Process>> wires_;  ///< each ends with QEMU's end of it
   std::unique_ptr<QmpClient> qmp_;
   bool qmp_open_ = false;
   std::vector<LaunchNic> open_nics_;
