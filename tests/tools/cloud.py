@@ -30,9 +30,12 @@ class Prober:
 
     def __init__(self, namespace, targets, kinds, enter=()):
         python = "/usr/bin/python3" if enter else sys.executable  # another user may have no access to ours
-        command = [*enter, "ip", "netns", "exec", namespace, python, PROBER, "--kinds", kinds]
-        # A group of its own: `nsenter` hands no signal on to the program that it starts.
-        self.process = subprocess.Popen(command + targets, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        command = [*enter, "ip", "netns", "exec", namespace, python, "-", "--kinds", kinds]
+        # The program comes by its input, for who may not read it; a group of its own, because `nsenter` hands no signal
+        # on to the program that it starts.
+        with open(PROBER, encoding="utf-8") as program:
+            self.process = subprocess.Popen(command + targets, stdin=program, stdout=subprocess.PIPE, text=True,
+                                            start_new_session=True)
 
     def stop(self):
         os.killpg(self.process.pid, signal.SIGTERM)
