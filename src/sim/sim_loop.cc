@@ -12,6 +12,7 @@ constexpr std::size_t kBranches = 4;
 constexpr std::size_t kStaleMin = 1024;
 constexpr int kSpanBits = 22;  // of nanoseconds: 4.2 ms
 constexpr std::int64_t kSpans = 4096;
+constexpr std::size_t kSpanKept = 128;  // entries whose memory stays for the span's next turn
 
 }  // namespace
 
@@ -144,8 +145,8 @@ void SimLoop::Heap::order() {
   }
 }
 
-void SimLoop::Heap::take(std::vector<Entry>& entries) {
-  entries_.swap(entries);
+void SimLoop::Heap::take(const std::vector<Entry>& entries) {
+  entries_ = entries;
   order();
 }
 
@@ -176,9 +177,13 @@ void SimLoop::next_span() {
     if (old && stale_ > 0) --stale_;
     return old;
   });
-  if (near_.empty()) return near_.take(due);
-  for (const Entry& entry : due) near_.push(entry);
+  if (near_.empty()) {
+    near_.take(due);
+  } else {
+    for (const Entry& entry : due) near_.push(entry);
+  }
   due.clear();
+  if (due.capacity() > kSpanKept) due = std::vector<Entry>();
 }
 
 void SimLoop::drop_stale() {

@@ -97,8 +97,8 @@ class SimLoop : public Loop {
     const Entry& top() const { return entries_.front(); }
     void push(const Entry& entry);
     void pop();
-    /// Takes all of `entries`, in any order; it is empty then. Only while this heap is empty.
-    void take(std::vector<Entry>& entries);
+    /// Takes a copy of all of `entries`, in any order. Only while this heap is empty.
+    void take(const std::vector<Entry>& entries);
     template <typename Unwanted>
     void erase_if(Unwanted unwanted) {
       std::erase_if(entries_, unwanted);

@@ -35,7 +35,7 @@ constexpr const char* kUsage =
     "  creates=2000     creations one after the other, on each of `clients` connections\n"
     "  clients=8\n"
     "  parallel=1000    creations at once\n"
-    "  restart=3000     agents (in clusters of 100) that are connected when the server is killed\n"
+    "  restart=1000     agents (in clusters of 100) that are connected when the server is killed\n"
     "                   and started again, with the product's lease of 10 s\n"
     "  parts=123        1: only the agents, 2: only the creations, 3: only the restart\n";
 
@@ -44,7 +44,7 @@ struct Options {
   std::map<std::string, int> numbers{{"clusters", 100}, {"hosts", 100},   {"seconds", 60},
                                      {"lease", 120},    {"suspect", 100}, {"shuffled", 0},
                                      {"pool", 100},     {"creates", 2000}, {"clients", 8},
-                                     {"parallel", 1000}, {"restart", 3000},  {"parts", 123}};
+                                     {"parallel", 1000}, {"restart", 1000}, {"parts", 123}};
   int at(const std::string& name) const { return numbers.at(name); }
 };
 

@@ -10,10 +10,10 @@ namespace {
 
 /// Joins what comes in a burst (a whole cluster reconnecting) into one message per host.
 constexpr Duration kSpreadDelay = milliseconds(100);
-/// What the next spread waits for each state that the last one sent: 2,000 states a second at most.
+/// What the next spread waits for each state that the last one sent: 1,000 states a second at most.
 /// A state names all members, so that thousands of hosts that come back at once would otherwise be
 /// told of each other without end.
-constexpr Duration kSpreadPause = std::chrono::microseconds(500);
+constexpr Duration kSpreadPause = milliseconds(1);
 
 }  // namespace
 

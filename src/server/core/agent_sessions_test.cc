@@ -76,8 +76,8 @@ TEST_F(Sessions, F_B6_F_F1_hosts_that_come_back_together_are_told_of_each_other_
   }
   loop_.run_for(seconds(1));
   const auto in_all = static_cast<double>(to_ms(loop_.now() - begin)) / 1000;
-  // One to each at once, 2,000 a second to the others, and the last spread.
-  EXPECT_LE(states_, kHosts + static_cast<int>(in_all * 2000) + kHosts);
+  // One to each at once, 1,000 a second to the others, and the last spread.
+  EXPECT_LE(states_, kHosts + static_cast<int>(in_all * 1000) + kHosts);
   ASSERT_EQ(members_.size(), static_cast<std::size_t>(kHosts));
   for (const auto& [session, members] : members_) {
     EXPECT_EQ(members, static_cast<std::size_t>(kHosts)) << session;
