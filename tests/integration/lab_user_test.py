@@ -22,6 +22,7 @@ AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "-
            "--inh-caps=-all"]
 INSTANCE = "uns"
 PROGRAMS = ("virgad", "virga", "virga-guest")
+OPEN_TO_ALL = "/tmp"  # the tests' own folder for such files may be closed to that user
 CONTROL = f"/dev/shm/virga-lab-of-{USER}"
 MANIFEST = """
 kind: network
@@ -81,7 +82,7 @@ class UserCloud(Cloud):
     """A cloud of the user, with the pid namespace in which all of it lives."""
 
     def __init__(self):
-        data = tempfile.mkdtemp(prefix=f"virga-{INSTANCE}-")
+        data = tempfile.mkdtemp(prefix=f"virga-{INSTANCE}-", dir=OPEN_TO_ALL)
         # Programs and packages where the user can read them: the tree may stand in root's own folder.
         self.build = os.path.join(data, "build")
         os.makedirs(os.path.join(self.build, "bin"))
@@ -242,7 +243,7 @@ class CrashOfAUsersLab(unittest.TestCase):
 
 class WhereTheKernelAllowsNone(unittest.TestCase):
     def test_F_B10_it_says_what_is_missing_and_how_to_get_it(self):
-        with tempfile.TemporaryDirectory(prefix=f"virga-{INSTANCE}-") as folder:
+        with tempfile.TemporaryDirectory(prefix=f"virga-{INSTANCE}-", dir=OPEN_TO_ALL) as folder:
             os.chmod(folder, 0o755)
             program = shutil.copy2(os.path.join(os.environ["VIRGA_BUILD"], "bin", "virgad"), folder)
             done = subprocess.run([*AS_USER, program, "dev", "--instance", INSTANCE], capture_output=True, text=True,
