@@ -57,8 +57,18 @@ def namespace_of(pid, kind="pid"):
         return None
 
 
+def is_alive(pid):
+    """Not so one that has ended and that its adopter has not yet asked for its exit code."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
+
+
 def processes_in(pid_namespace):
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and namespace_of(name) == pid_namespace]
+    return [int(name) for name in os.listdir("/proc")
+            if name.isdigit() and namespace_of(name) == pid_namespace and is_alive(name)]
 
 
 def things_on_the_machine():
