@@ -238,11 +238,12 @@ void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
       if (open) guest_.set_agent_open(*open);
     });
     qmp::query_status(*process_.qmp(), [this, done](Result<qmp::RunState> state) {
+      left_send_ = !incoming_;  // until QEMU has said whether it is being moved
       if (!state || process_.qmp() == nullptr) return done({});
       qmp::query_migration(
           *process_.qmp(), [this, done, state = *state](Result<qmp::MigrationInfo> migration) {
-            const bool kept = adopted_state(state, migration ? *migration : qmp::MigrationInfo{});
-            if (kept) return done({});
+            // Not known is not "none": tick() asks again.
+            if (!migration || adopted_state(state, *migration)) return done({});
             stop({true, seconds(1)}, done);
           });
     });
@@ -258,6 +259,7 @@ bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migrat
   if (incoming_ && migration.state == MigrationState::none) return false;
   postmigrate_ = state == qmp::RunState::postmigrate;
   arrived_ = incoming_ && migration.state == MigrationState::completed;
+  left_send_ = false;
   if (!incoming_ && under_way(migration.state)) end_left_send(migration.state);
   apply_state(state);
   changed("adopted");

@@ -170,17 +170,26 @@ void QemuVm::end_left_send(qmp::MigrationState state) {
 void QemuVm::ask_left_send() {
   if (!left_send_ || process_.qmp() == nullptr) return;
   qmp::query_migration(*process_.qmp(), [this](Result<qmp::MigrationInfo> info) {
-    if (info) follow_left_send(info->state);
+    if (!info || process_.qmp() == nullptr) return;
+    const bool may_be_given_up = info->state == qmp::MigrationState::active ||
+                                 info->state == qmp::MigrationState::pre_switchover;
+    if (may_be_given_up) return qmp::cancel_migration(*process_.qmp(), [](Result<void>) {});
+    follow_left_send(info->state);
   });
 }
 
 void QemuVm::follow_left_send(qmp::MigrationState state) {
-  if (!left_send_ || under_way(state)) return;
-  left_send_ = false;
-  left_send_cut_.cancel();
-  postmigrate_ = state == qmp::MigrationState::completed;
-  if (postmigrate_) power_ = VmPower::paused;
-  changed(postmigrate_ ? "handed over by an earlier agent" : "stays here: its migration has ended");
+  if (!left_send_ || under_way(state) || process_.qmp() == nullptr) return;
+  // A guest that came here by a migration says "completed" of that one: the run state tells which.
+  qmp::query_status(*process_.qmp(), [this](Result<qmp::RunState> now) {
+    if (!left_send_ || !now || *now == qmp::RunState::finish_migrate) return;
+    left_send_ = false;
+    left_send_cut_.cancel();
+    postmigrate_ = *now == qmp::RunState::postmigrate;
+    if (postmigrate_) power_ = VmPower::paused;
+    changed(postmigrate_ ? "handed over by an earlier agent"
+                         : "stays here: its migration has ended");
+  });
 }
 
 /// Lets a guest run that a migration has paused here; one that runs, or is paused for another
