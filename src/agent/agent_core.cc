@@ -137,6 +137,17 @@ void AgentCore::heartbeat() {
   probe_peers();
   judge_peers();
   report_now(std::move(vms));
+  tell_progress();
+}
+
+void AgentCore::tell_progress() {
+  for (auto& [command, send] : sends_) {
+    const int percent = percent_of(on_.hypervisor.progress(send.vm));
+    if (!welcomed_ || std::exchange(send.percent_told, percent) == percent) continue;
+    AgentMessage message;
+    message.progress = CommandProgress{command, percent};
+    on_.link.send(std::move(message));
+  }
 }
 
 void AgentCore::report_now() {
@@ -277,15 +288,27 @@ void AgentCore::execute(const Command& command) {
   }
 }
 
-bool AgentCore::execute_migration(const Command& command) {
-  const auto with_progress = [this, id = command.id,
-                              alive = std::weak_ptr(alive_)](Result<MigrationProgress> progress) {
+Callback<MigrationProgress> AgentCore::reply_with_progress(std::uint64_t id) {
+  return [this, id, alive = std::weak_ptr(alive_)](Result<MigrationProgress> progress) {
     if (alive.expired()) return;
+    sends_.erase(id);
     if (!progress) return reply(id, progress.error());
     CommandResult answer;
     answer.progress = *progress;
     reply(id, answer);
   };
+}
+
+void AgentCore::send_vm(const Command& command) {
+  if (!command.endpoint || !command.limits) {
+    return reply(command.id, make_error(Errc::invalid, "endpoint, limits: are missing"));
+  }
+  sends_[command.id].vm = command.vm;
+  on_.hypervisor.send(command.vm, command.epoch, *command.endpoint, *command.limits,
+                      reply_with_progress(command.id));
+}
+
+bool AgentCore::execute_migration(const Command& command) {
   switch (command.kind) {
     case CommandKind::prepare_incoming:
       if (!command.launch || !lease_valid()) {
@@ -304,15 +327,10 @@ bool AgentCore::execute_migration(const Command& command) {
           });
       return true;
     case CommandKind::send:
-      if (!command.endpoint || !command.limits) {
-        reply(command.id, make_error(Errc::invalid, "endpoint, limits: are missing"));
-        return true;
-      }
-      on_.hypervisor.send(command.vm, command.epoch, *command.endpoint, *command.limits,
-                          with_progress);
+      send_vm(command);
       return true;
     case CommandKind::switch_over:
-      on_.hypervisor.switch_over(command.vm, command.epoch, with_progress);
+      on_.hypervisor.switch_over(command.vm, command.epoch, reply_with_progress(command.id));
       return true;
     case CommandKind::resume:
       on_.hypervisor.resume(command.vm, command.epoch, reply_to(command.id));

@@ -99,7 +99,10 @@ class AgentCore final : public HypervisorSink {
   void execute(const Command& command);
   void start_vm(const Command& command);
   bool execute_migration(const Command& command);
+  void send_vm(const Command& command);
+  void tell_progress();
   Callback<void> reply_to(std::uint64_t id);
+  Callback<MigrationProgress> reply_with_progress(std::uint64_t id);
   void reply(std::uint64_t id, const Result<CommandResult>& result);
   void probe_peers();
   void choose_watched();
@@ -131,6 +134,11 @@ class AgentCore final : public HypervisorSink {
   std::vector<std::size_t> watched_;   ///< the same in order of host
   bool ring_chosen_ = false;           ///< since the peers changed
   std::optional<Capacity> free_;       ///< as of the last heartbeat or change
+  struct Send {
+    VmId vm;
+    int percent_told = 0;
+  };
+  std::map<std::uint64_t, Send> sends_;        ///< under way, by their commands
   std::set<std::pair<VmId, Epoch>> stopping_;  ///< their end is no news
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

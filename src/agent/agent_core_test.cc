@@ -121,6 +121,38 @@ TEST(AgentCore, F_B6_nothing_starts_without_a_lease) {
   EXPECT_EQ(agent.link.sent.back().result->error_code, "unavailable");
 }
 
+TEST(AgentCore, F_B9_a_send_tells_with_heartbeats_how_far_it_is_until_it_ends) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  agent.hypervisor.sends_take_long = true;
+  ServerMessage message;
+  message.command = Command();
+  message.command->id = 9;
+  message.command->kind = CommandKind::send;
+  message.command->endpoint = MigrationEndpoint();
+  message.command->limits = MigrationLimits();
+  agent.core.link_received(message);
+  std::vector<int> told;
+  const auto beat = [&](std::int64_t sent) {
+    agent.hypervisor.sent.transferred_bytes = Bytes{sent};
+    agent.hypervisor.sent.remaining_bytes = Bytes{1000 - sent};
+    agent.link.sent.clear();
+    loop.run_for(seconds(1));
+    for (const AgentMessage& each : agent.link.sent) {
+      if (!each.progress) continue;
+      EXPECT_EQ(each.progress->id, 9U);
+      told.push_back(each.progress->percent);
+    }
+  };
+  beat(300);
+  beat(300);
+  beat(999);
+  agent.hypervisor.sending(agent.hypervisor.sent);
+  beat(1000);
+  EXPECT_EQ(told, (std::vector<int>{30, 99}));
+}
+
 TEST(AgentCore, F_B6_F_F11_a_server_with_an_older_incarnation_is_not_followed) {
   SimLoop loop;
   Agent agent(loop);

@@ -33,14 +33,15 @@ class FakeHypervisor : public Hypervisor {
   }
   void send(const VmId&, const Epoch&, const MigrationEndpoint&, const MigrationLimits&,
             Callback<MigrationProgress> done) override {
-    done(MigrationProgress());
+    if (!sends_take_long) return done(sent);
+    sending = std::move(done);
   }
   void switch_over(const VmId&, const Epoch&, Callback<MigrationProgress> done) override {
     done(MigrationProgress());
   }
   void resume(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
   void cancel_send(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
-  MigrationProgress progress(const VmId&) const override { return {}; }
+  MigrationProgress progress(const VmId&) const override { return sent; }
   std::vector<ObservedVm> observe() const override {
     std::vector<ObservedVm> seen;
     for (const auto& [id, copy] : copies) seen.push_back(copy);
@@ -52,6 +53,9 @@ class FakeHypervisor : public Hypervisor {
 
   std::map<VmId, ObservedVm> copies;
   std::vector<VmLaunch> launches;
+  bool sends_take_long = false;
+  Callback<MigrationProgress> sending;  ///< of the last send that takes long: the test ends it
+  MigrationProgress sent;
 };
 
 class FakeFabric : public Fabric {

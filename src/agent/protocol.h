@@ -105,6 +105,13 @@ struct CommandResult {
 };
 BOOST_DESCRIBE_STRUCT(CommandResult, (), (id, ok, error_code, error, endpoint, progress, text))
 
+/// A command that takes long goes on; sent with heartbeats, before its result.
+struct CommandProgress {
+  std::uint64_t id = 0;
+  int percent = 0;
+};
+BOOST_DESCRIBE_STRUCT(CommandProgress, (), (id, percent))
+
 /// Something happened to a VM or host that the journal should keep.
 struct AgentEvent {
   std::string kind;
@@ -117,10 +124,11 @@ BOOST_DESCRIBE_STRUCT(AgentEvent, (), (kind, vm, text, severity))
 struct AgentMessage {
   std::optional<Hello> hello;
   std::optional<HostReport> report;
+  std::optional<CommandProgress> progress;
   std::optional<CommandResult> result;
   std::optional<AgentEvent> event;
 };
-BOOST_DESCRIBE_STRUCT(AgentMessage, (), (hello, report, result, event))
+BOOST_DESCRIBE_STRUCT(AgentMessage, (), (hello, report, progress, result, event))
 
 /// The server's answer to Hello.
 struct Welcome {

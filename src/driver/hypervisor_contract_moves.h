@@ -17,6 +17,8 @@ TEST_P(HypervisorContract, F_B9_LiveMigrationMovesTheGuest) {
   const auto first = switch_over(0, web);
   VIRGA_OK(first);
   EXPECT_TRUE(first->handed_over);
+  EXPECT_GT(first->downtime_ms, Duration::zero());
+  EXPECT_GT(first->transferred_bytes.value, 0);
   const auto second = switch_over(0, web);
   VIRGA_OK(second);
   EXPECT_FALSE(second->handed_over) << "somebody may have let the other copy run since the first";

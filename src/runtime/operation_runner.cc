@@ -3,7 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
+#include <utility>
 
 #include "base/log.h"
 #include "base/reflect.h"
@@ -14,6 +16,7 @@ namespace {
 constexpr std::size_t kEndedKept = 500;
 constexpr std::size_t kPrunedAtOnce = 60;
 constexpr Duration kCommitRetry = milliseconds(50);
+constexpr int kProgressKept = 5;  ///< percent: less is not worth a commit
 
 }  // namespace
 
@@ -26,6 +29,8 @@ struct OperationRunner::Execution {
   WallTime step_began_at;
   Revision commit_read_at = 0;  ///< of the operation, when the commit under way was made
   std::uint64_t turn = 0;  ///< late answers of an earlier try are told apart by it
+  bool noting = false;     ///< a commit of progress is under way
+  std::optional<StepOutcome> ended;  ///< meanwhile
 };
 
 OperationRunner::OperationRunner(Loop& loop, Store& store, StoreMirror& mirror, NameSource& names)
@@ -101,12 +106,43 @@ void OperationRunner::run_step(const std::shared_ptr<Execution>& execution) {
   step.act(*operation, mirror_.view(),
            [this, execution, turn, alive = std::weak_ptr(alive_)](StepOutcome outcome) {
              if (alive.expired() || execution->turn != turn) return;
+             if (outcome.kind == StepOutcome::Kind::progress) {
+               return progressed(execution, outcome.percent);
+             }
              ++execution->turn;
              step_ended(execution, std::move(outcome));
            });
 }
 
+/// Keeps how far the step is, for those who watch the operation. Its end waits for this commit: two
+/// at once would end in a conflict, and a step that has ended would be tried again.
+void OperationRunner::progressed(const std::shared_ptr<Execution>& execution, int percent) {
+  const Operation* operation = current(execution);
+  if (operation == nullptr || execution->noting) return;
+  if (percent < operation->progress_percent + kProgressKept) return;
+  Operation changed = *operation;
+  changed.progress_percent = percent;
+  Transaction transaction;
+  transaction.put(changed);
+  execution->noting = true;
+  const auto noted = [this, execution] {
+    execution->noting = false;
+    const auto ended = std::exchange(execution->ended, std::nullopt);
+    if (ended) step_ended(execution, *ended);
+  };
+  store_.commit(transaction.guards(), transaction.writes(),
+                [this, noted, alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
+                  if (alive.expired()) return;
+                  if (!done.ok() || done->verdict != CommitVerdict::committed) return noted();
+                  mirror_.when_reached(done->revision, noted);
+                });
+}
+
 void OperationRunner::step_ended(const std::shared_ptr<Execution>& execution, StepOutcome outcome) {
+  if (execution->noting) {
+    execution->ended = std::move(outcome);
+    return;
+  }
   const Operation* operation = current(execution);
   if (operation == nullptr) return;
   const auto& step = execution->table->steps.at(static_cast<std::size_t>(operation->cursor));

@@ -12,25 +12,29 @@
 
 namespace virga {
 
-/// How one try of a step ended.
+/// How one try of a step ended, or how far it is.
 struct StepOutcome {
   enum class Kind {
-    done,    ///< its effect is there; `record` joins the commit that moves the cursor
-    failed,  ///< it cannot succeed; the operation is undone
-    again,   ///< not now: tried again after `retry_after` until the operation's deadline
+    done,      ///< its effect is there; `record` joins the commit that moves the cursor
+    failed,    ///< it cannot succeed; the operation is undone
+    again,     ///< not now: tried again after `retry_after` until the operation's deadline
+    progress,  ///< not ended: the operation is `percent` done
   };
   Kind kind = Kind::done;
   Error error;
   Duration retry_after = milliseconds(200);
   std::function<void(Operation&)> note;  ///< facts to keep in the operation; may be empty
+  int percent = 0;
 
   static StepOutcome done() { return {}; }
   static StepOutcome failed(Error error) { return {Kind::failed, std::move(error), {}, {}}; }
   static StepOutcome again(Error error, Duration after = milliseconds(200)) {
     return {Kind::again, std::move(error), after, {}};
   }
+  static StepOutcome progress(int percent) { return {Kind::progress, {}, {}, {}, percent}; }
 };
 
+/// Called once a try, before that any number of times with `progress`.
 using StepDone = std::function<void(StepOutcome)>;
 
 /// What a commit of the runner is made of. `view` is the latest; resources read from it and put into `transaction`
@@ -82,6 +86,7 @@ class OperationRunner {
   void consider_cancel(const std::shared_ptr<Execution>& execution, const Operation& operation);
   const Operation* current(const std::shared_ptr<Execution>& execution) const;
   void run_step(const std::shared_ptr<Execution>& execution);
+  void progressed(const std::shared_ptr<Execution>& execution, int percent);
   void step_ended(const std::shared_ptr<Execution>& execution, StepOutcome outcome);
   void undo(const std::shared_ptr<Execution>& execution, const Error& error);
   void undone(const std::shared_ptr<Execution>& execution, const StepOutcome& outcome);

@@ -72,6 +72,7 @@ void Migrations::advance(std::uint64_t source) {
     return;
   }
   transfer.ready = true;
+  transfer.paused = now;
   HostTruth* host = nullptr;
   Copy* copy = world_.find_copy(source, &host);
   if (auto paused = world_.set_state(*host, *copy, CopyState::paused); !paused) {
@@ -164,7 +165,7 @@ void Migrations::confirm(std::uint64_t source, Callback<MigrationProgress> done)
       return;
     }
     MigrationProgress progress = found->second.progress;
-    progress.downtime_ms = 2 * kFlush;
+    progress.downtime_ms = world_.loop().now() - found->second.paused;
     progress.handed_over = true;
     transfers_.erase(found);
     static_cast<void>(world_.set_state(*host, *copy, CopyState::postmigrate));

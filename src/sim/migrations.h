@@ -35,6 +35,7 @@ class Migrations {
     MigrationProgress progress;
     Instant began;
     Instant moved;       ///< when data last moved
+    Instant paused;      ///< the guest
     bool ready = false;  ///< at the switch-over point
     bool passed = false;  ///< that point
     Callback<MigrationProgress> done;

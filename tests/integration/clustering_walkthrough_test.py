@@ -195,7 +195,9 @@ class Clustering(unittest.TestCase):
         self.cloud.wait(f"{before['host']} is empty", empty, 90)
         for name in VMS:
             self.assertEqual(self.answer(name)["boot_id"], boots[name])
-        self.event(after, "vm.moved", f"vm/{vm}")
+        facts = self.event(after, "vm.moved", f"vm/{vm}")["facts"]
+        self.assertTrue(0 < facts["downtime_ms"] < 10_000, facts)
+        self.assertGreater(facts["transferred_bytes"], 1 << 20)
         self.cloud.cli("host", "activate", before["host"])
 
     def test_10_F_F1_the_server_is_restarted_while_guests_run(self):

@@ -90,7 +90,7 @@ class WalkThrough(unittest.TestCase):
         with open(log_path, encoding="utf-8") as log:
             text = log.read()
         self.assertEqual(code, 0, text[-6000:])
-        for said in ("vm.moved", "host.fenced", "vm.placed", "it does not run", "memory"):
+        for said in ("vm.moved", "paused for", "host.fenced", "vm.placed", "it does not run", "memory"):
             self.assertIn(said, text)
         self.assertFalse(os.path.exists(folder + "/lab"), "the last command removes the folder")
 

@@ -182,6 +182,37 @@ TEST_F(Clustering, A1_11_F_B9_a_vm_moves_alive_and_the_source_copy_is_gone) {
   EXPECT_EQ(events("vm.moved"), 1);
 }
 
+TEST_F(Clustering, F_B9_a_move_tells_how_far_it_is_and_how_long_the_guest_was_paused) {
+  const VmId web = running_vm("web");
+  hosts_.progress = {50, 52};  // the second is not worth a commit
+  hosts_.answer_after = milliseconds(400);
+  const HostId target = move(web);
+  const auto operation = [&] { return server_->view().operations.find(vm(web).status.operation); };
+  ASSERT_TRUE(until([&] { return operation() != nullptr && operation()->progress_percent == 45; }));
+  EXPECT_EQ(operation()->steps.size(), 1U) << "while the memory is sent";
+  ASSERT_TRUE(until([&] { return serves(web) && vm(web).status.host == target; }));
+  const Operation* moved = nullptr;
+  for (const auto& [id, one] : server_->view().operations.all()) {
+    if (one->kind == OperationKind::migrate_vm) moved = one.get();
+  }
+  ASSERT_NE(moved, nullptr);
+  // The source counted 30 ms; the destination was asked and answered 400 ms later each.
+  EXPECT_EQ(moved->facts.at("downtime_ms").to_number<int>(), 830);
+  EXPECT_EQ(moved->facts.at("transferred_bytes").to_number<int>(), 1 << 20);
+  EXPECT_FALSE(moved->facts.contains("endpoint")) << "its secret is used";
+}
+
+TEST_F(Clustering, F_B9_a_move_that_ends_while_its_progress_is_stored_is_not_done_twice) {
+  const VmId web = running_vm("web");
+  hosts_.progress = {10, 30, 60, 100};
+  hosts_.answer_after = Duration{0};  // the answer comes before the commit of its progress
+  move(web);
+  ASSERT_TRUE(until([&] { return events("vm.moved") == 1; }));
+  EXPECT_EQ(hosts_.count(CommandKind::send), 1);
+  EXPECT_EQ(hosts_.count(CommandKind::switch_over), 1);
+  EXPECT_EQ(events("vm.move_failed"), 0);
+}
+
 TEST_F(Clustering, F_B9_a_send_that_fails_leaves_the_source_running) {
   const VmId web = running_vm("web");
   const HostId source = vm(web).status.host;

@@ -17,6 +17,7 @@ constexpr Duration kSendDeadline = seconds(320);
 constexpr Duration kSwitchDeadline = seconds(12);
 constexpr Duration kCleanDeadline = seconds(15);
 constexpr Duration kSwitchPatience = seconds(30);
+constexpr int kSentPercent = 90;  ///< of the whole, when the memory is there
 
 class Migration {
  public:
@@ -30,8 +31,9 @@ class Migration {
 
  private:
   void call(const HostId& host, Command command, Duration deadline,
-            std::function<void(Result<CommandResult>)> done) const {
-    commands_.call(host, std::move(command), deadline, std::move(done));
+            std::function<void(Result<CommandResult>)> done,
+            HostCommands::Progress progressed = nullptr) const {
+    commands_.call(host, std::move(command), deadline, std::move(done), std::move(progressed));
   }
   /// What remains when the destination cannot go on.
   enum class Fallback {
@@ -46,6 +48,7 @@ class Migration {
   void run_source_again(const Operation& operation, const Error& why, StepDone done) const;
   void discard_destination(const Operation& operation, const ClusterView& view,
                            StepDone done) const;
+  StepDone with_figures(const MigrationProgress& sent, StepDone done) const;
   bool patience_is_over(const Operation& operation, const ClusterView& view) const;
 
   HostCommands& commands_;
@@ -88,19 +91,18 @@ void Migration::send(const Operation& operation, const ClusterView& view, StepDo
   send.endpoint = *endpoint;
   send.limits = MigrationLimits{};
   send.limits->downtime_ms_max = vm->spec.downtime_ms_max;
-  call(operation.arguments.source, std::move(send), kSendDeadline,
-       [done](Result<CommandResult> result) {
-         if (!result) return done(StepOutcome::failed(result.error()));
-         StepOutcome outcome = StepOutcome::done();
-         if (result->progress) {
-           outcome.note = [progress = *result->progress](Operation& noted) {
-             noted.facts["transferred_bytes"] = progress.transferred_bytes.value;
-             noted.facts["passes"] = progress.passes;
-             noted.progress_percent = 90;
-           };
-         }
-         done(std::move(outcome));
-       });
+  call(
+      operation.arguments.source, std::move(send), kSendDeadline,
+      [done](Result<CommandResult> result) {
+        if (!result) return done(StepOutcome::failed(result.error()));
+        StepOutcome outcome = StepOutcome::done();
+        outcome.note = [](Operation& noted) {
+          noted.facts.erase("endpoint");  // its secret is used
+          noted.progress_percent = kSentPercent;
+        };
+        done(std::move(outcome));
+      },
+      [done](int sent) { done(StepOutcome::progress(sent * kSentPercent / 100)); });
 }
 
 /// Both halves in one step: a commit between them would only lengthen the guest's pause, and each
@@ -127,14 +129,27 @@ void Migration::switch_over(const Operation& operation, const ClusterView& view,
          if (!result && result.error().code != Errc::not_found) {
            return end_destination(operation, Fallback::source, result.error(), done);
          }
-         const bool now = result.ok() && result->progress && result->progress->handed_over;
-         const bool gone = !result;
-         resume(operation,
-                gone  ? Fallback::none
-                : now ? Fallback::source
-                      : Fallback::restart,
-                done);
+         if (result.ok() && result->progress && result->progress->handed_over) {
+           return resume(operation, Fallback::source, with_figures(*result->progress, done));
+         }
+         resume(operation, result.ok() ? Fallback::restart : Fallback::none, done);
        });
+}
+
+/// Keeps what the move was in its operation. The guest's pause is what the source counted until it
+/// had handed over, and from there until the destination says that the guest runs.
+StepDone Migration::with_figures(const MigrationProgress& sent, StepDone done) const {
+  return [this, sent, handed_over = loop_.now(), done = std::move(done)](StepOutcome outcome) {
+    if (outcome.kind == StepOutcome::Kind::done) {
+      const Duration paused = sent.downtime_ms + (loop_.now() - handed_over);
+      outcome.note = [sent, paused](Operation& noted) {
+        noted.facts["transferred_bytes"] = sent.transferred_bytes.value;
+        noted.facts["passes"] = sent.passes;
+        noted.facts["downtime_ms"] = to_ms(paused);
+      };
+    }
+    done(std::move(outcome));
+  };
 }
 
 /// The source's host is well and its QEMU does not say for long how the switch went: it may wait
@@ -268,8 +283,11 @@ OperationStepTable migrate_table(HostCommands& commands, Loop& loop) {
       status.operation = OperationId();
       status.unplaced_reason.clear();
     });
-    context.event(event_of(context, "vm.moved",
-                                  "runs on " + context.operation.arguments.destination.value));
+    std::string text = "runs on " + context.operation.arguments.destination.value;
+    if (const auto* paused = context.operation.facts.if_contains("downtime_ms")) {
+      text += fmt::format(", paused for {} ms", paused->to_number<std::int64_t>());
+    }
+    context.event(event_of(context, "vm.moved", std::move(text)));
   };
   table.record_failure = [](const RecordContext& context) {
     change_vm(context, [&](VmStatus& status) {

@@ -51,7 +51,6 @@ MigrationInfo migration_info(const json::value& answer) {
   MigrationInfo info;
   info.state = migration_state(text_at(answer, "status"));
   info.error = text_at(answer, "error-desc");
-  info.downtime = milliseconds(number_at(answer, "downtime"));
   const json::object* object = answer.if_object();
   if (const json::value* ram = object != nullptr ? object->if_contains("ram") : nullptr) {
     info.transferred = Bytes{number_at(*ram, "transferred")};

@@ -36,7 +36,6 @@ struct MigrationInfo {
   Bytes transferred;
   Bytes remaining;
   int passes = 0;
-  Duration downtime{0};
   std::string error;
 };
 

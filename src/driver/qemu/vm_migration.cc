@@ -46,11 +46,10 @@ void OutgoingMigration::send(Callback<MigrationProgress> done) {
         if (!connection) return connection.error();
         return std::make_shared<Descriptor>(std::move(*connection));
       },
-      [this, alive = std::weak_ptr<int>(alive_)](Result<std::shared_ptr<Descriptor>> connection) {
-        if (alive.expired()) return;
+      while_alive([this](const Result<std::shared_ptr<Descriptor>>& connection) {
         if (!connection) return connected(connection.error());
         connected(std::move(**connection));
-      });
+      }));
 }
 
 void OutgoingMigration::connected(Result<Descriptor> connection) {
@@ -62,37 +61,47 @@ void OutgoingMigration::connected(Result<Descriptor> connection) {
   moved_at_ = context_.loop.now();
   const qmp::MigrationParameters parameters{limits_.bytes_per_second_max,
                                             limits_.downtime_ms_max / kPartOfPause};
-  qmp::prepare_migration(client_, parameters, [this](Result<void> prepared) {
-    if (phase_ != Phase::sending) return;
-    if (!prepared) return end(Phase::failed, prepared.error());
-    qmp::send_through(client_, connection_.get(), [this](Result<void> begun) {
-      if (phase_ == Phase::sending && !begun) end(Phase::failed, begun.error());
-    });
-    poll_timer_.set_after(kPollInterval, [this] { poll(); });
-  });
+  qmp::prepare_migration(client_, parameters, while_alive([this](const Result<void>& prepared) {
+                           if (phase_ != Phase::sending) return;
+                           if (!prepared) return end(Phase::failed, prepared.error());
+                           qmp::send_through(client_, connection_.get(),
+                                             while_alive([this](const Result<void>& begun) {
+                                               if (phase_ == Phase::sending && !begun)
+                                                 end(Phase::failed, begun.error());
+                                             }));
+                           poll_timer_.set_after(kPollInterval, [this] { poll(); });
+                         }));
 }
 
 void OutgoingMigration::poll() {
-  qmp::query_migration(client_, [this](Result<qmp::MigrationInfo> info) {
-    if (phase_ != Phase::sending) return;
-    if (info) polled(*info);
-    if (phase_ != Phase::sending) return;
-    const Duration still = context_.loop.now() - moved_at_;
-    if (still >= limits_.stall_ms_max && reason_ == nullptr) {
-      abort(make_error(Errc::unavailable, fmt::format("migration to {}:{}: no byte moved for {} ms",
-                                                      to_.address, to_.port, to_ms(still))));
-    }
-    poll_timer_.set_after(kPollInterval, [this] { poll(); });
-  });
+  qmp::query_migration(
+      client_, while_alive([this](const Result<qmp::MigrationInfo>& info) {
+        if (phase_ != Phase::sending) return;
+        if (info) polled(*info);
+        if (phase_ != Phase::sending) return;
+        const Duration still = context_.loop.now() - moved_at_;
+        if (still >= limits_.stall_ms_max && reason_ == nullptr) {
+          abort(make_error(Errc::unavailable,
+                           fmt::format("migration to {}:{}: no byte moved for {} ms", to_.address,
+                                       to_.port, to_ms(still))));
+        }
+        poll_timer_.set_after(kPollInterval, [this] { poll(); });
+      }));
 }
 
 void OutgoingMigration::polled(const qmp::MigrationInfo& info) {
   if (info.transferred != progress_.transferred_bytes) moved_at_ = context_.loop.now();
-  progress_ = {info.transferred, info.remaining, info.passes, info.downtime};
+  count(info);
   // Events tell the same earlier; this finds the end when one of them was lost with a connection.
   if (info.state == qmp::MigrationState::pre_switchover) reached_switchover();
   if (info.state == qmp::MigrationState::failed || info.state == qmp::MigrationState::cancelled)
     failed();
+}
+
+void OutgoingMigration::count(const qmp::MigrationInfo& info) {
+  progress_.transferred_bytes = info.transferred;
+  progress_.remaining_bytes = info.remaining;
+  progress_.passes = info.passes;
 }
 
 void OutgoingMigration::migration_event(qmp::MigrationState state) {
@@ -105,7 +114,12 @@ void OutgoingMigration::migration_event(qmp::MigrationState state) {
 void OutgoingMigration::reached_switchover() {
   if (phase_ != Phase::sending) return;
   phase_ = Phase::waiting;
+  paused_at_ = context_.loop.now();
   poll_timer_.cancel();
+  // Answered while the order to switch is on its way: the paused guest waits for no figure.
+  qmp::query_migration(client_, while_alive([this](const Result<qmp::MigrationInfo>& info) {
+                         if (info) count(*info);
+                       }));
   if (reason_ == nullptr) send_.finish(progress_);
 }
 
@@ -126,33 +140,33 @@ void OutgoingMigration::switch_over(Callback<MigrationProgress> done) {
   switch_.begin(kSwitchDeadline, std::move(done), [this] {
     switch_.finish(make_error(Errc::timeout, "QEMU neither handed over nor took the guest back"));
   });
-  qmp::pass_switchover(client_, [this](Result<void> passed) {
-    if (phase_ == Phase::switching && !passed && passed.error().code == Errc::internal) {
-      end(Phase::failed, passed.error());
-    }
-  });
+  qmp::pass_switchover(
+      client_, while_alive([this](const Result<void>& passed) {
+        if (phase_ == Phase::switching && !passed && passed.error().code == Errc::internal) {
+          end(Phase::failed, passed.error());
+        }
+      }));
 }
 
 void OutgoingMigration::completed() {
   if (phase_ != Phase::switching) return;
   phase_ = Phase::completed;
   cut_timer_.cancel();
-  qmp::query_migration(client_, [this](Result<qmp::MigrationInfo> info) {
-    if (info) progress_ = {info->transferred, info->remaining, info->passes, info->downtime};
-    connection_.reset();
-    switch_.finish(progress_);
-  });
+  connection_.reset();
+  progress_.downtime_ms = context_.loop.now() - paused_at_;
+  switch_.finish(progress_);
 }
 
 void OutgoingMigration::failed() {
   if (reason_ != nullptr) return end(Phase::failed, *reason_);
   if (std::exchange(asking_why_, true)) return;
-  qmp::query_migration(client_, [this](Result<qmp::MigrationInfo> info) {
-    const std::string words =
-        info && !info->error.empty() ? info->error : "the connection was lost";
-    end(Phase::failed, make_error(Errc::unavailable, fmt::format("migration to {}:{} failed: {}",
-                                                                 to_.address, to_.port, words)));
-  });
+  qmp::query_migration(client_, while_alive([this](const Result<qmp::MigrationInfo>& info) {
+                         const std::string words =
+                             info && !info->error.empty() ? info->error : "the connection was lost";
+                         end(Phase::failed, make_error(Errc::unavailable,
+                                                       fmt::format("migration to {}:{} failed: {}",
+                                                                   to_.address, to_.port, words)));
+                       }));
 }
 
 void OutgoingMigration::cancel(Callback<void> done) {

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "driver/hypervisor.h"
 #include "driver/qemu/completion.h"
@@ -42,9 +43,18 @@ class OutgoingMigration {
   const MigrationProgress& progress() const { return progress_; }
 
  private:
+  /// The same callback, dropped when this migration is gone before it comes.
+  template <typename Then>
+  auto while_alive(Then then) const {
+    return [alive = std::weak_ptr<int>(alive_), then = std::move(then)](auto result) {
+      if (!alive.expired()) then(result);
+    };
+  }
+
   void connected(Result<Descriptor> connection);
   void poll();
   void polled(const qmp::MigrationInfo& info);
+  void count(const qmp::MigrationInfo& info);
   void abort(Error why);
   void cut_connection();
   void reached_switchover();
@@ -60,6 +70,7 @@ class OutgoingMigration {
   Descriptor connection_;
   MigrationProgress progress_;
   Instant moved_at_;
+  Instant paused_at_;              ///< the guest, at the switch-over point
   std::unique_ptr<Error> reason_;  ///< why it is being ended; empty = QEMU's own
   bool asking_why_ = false;
   Completion<MigrationProgress> send_;

@@ -52,6 +52,12 @@ void AgentSessions::received(SessionId session, AgentMessage message) {
     return refuse(session, Errc::invalid, "the first message of a session must be `hello`");
   }
   if (message.report) return report(host, *found->second.live, std::move(*message.report));
+  if (message.progress) {
+    const auto pending = pending_.find({session, message.progress->id});
+    if (pending == pending_.end() || !pending->second.progressed) return;
+    const Progress progressed = pending->second.progressed;
+    return progressed(message.progress->percent);
+  }
   if (message.result) return result(session, std::move(*message.result));
   if (message.event && events_) {
     Event event;
@@ -242,7 +248,7 @@ void AgentSessions::drop_pending(SessionId session) {
 }
 
 void AgentSessions::call(const HostId& host, Command command, Duration deadline,
-                         Callback<CommandResult> done) {
+                         Callback<CommandResult> done, Progress progressed) {
   const LiveHost* live = find(host);
   const std::string what = fmt::format("{} {} on {}", enum_name(command.kind), command.vm.value,
                                        host.value);
@@ -264,6 +270,7 @@ void AgentSessions::call(const HostId& host, Command command, Duration deadline,
   command.id = ++commands_;
   Pending pending;
   pending.session = session;
+  pending.progressed = std::move(progressed);
   pending.done = [what, done = std::move(done)](Result<CommandResult> answer) {
     if (answer.ok()) return done(std::move(answer));
     done(wrap_error(what, answer.error()));

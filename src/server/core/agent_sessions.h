@@ -62,8 +62,8 @@ class AgentSessions final : public HostCommands {
   void received(SessionId session, AgentMessage message);
   void closed(SessionId session);
 
-  void call(const HostId& host, Command command, Duration deadline,
-            Callback<CommandResult> done) override;
+  void call(const HostId& host, Command command, Duration deadline, Callback<CommandResult> done,
+            Progress progressed = nullptr) override;
 
   const std::map<HostId, LiveHost>& hosts() const { return hosts_; }
   LiveHost* find(const HostId& host);
@@ -87,6 +87,7 @@ class AgentSessions final : public HostCommands {
     SessionId session = 0;
     TimerId timer = 0;
     Callback<CommandResult> done;
+    Progress progressed;
   };
 
   void refuse(SessionId session, Errc code, const std::string& text);

@@ -44,6 +44,7 @@ class Sessions : public ::testing::Test, public HostLinks {
   static std::string name(int number) { return fmt::format("host-{}", number); }
 
   void send(SessionId session, const ServerMessage& message) override {
+    if (message.command) last_command_ = message.command->id;
     if (!message.cluster) return;
     ++states_;
     members_[session] = message.cluster->members.size();
@@ -65,6 +66,7 @@ class Sessions : public ::testing::Test, public HostLinks {
   StoreMirror mirror_;
   AgentSessions sessions_;
   int states_ = 0;
+  std::uint64_t last_command_ = 0;
   std::map<SessionId, std::size_t> members_;
 };
 
@@ -82,6 +84,33 @@ TEST_F(Sessions, F_B6_F_F1_hosts_that_come_back_together_are_told_of_each_other_
   for (const auto& [session, members] : members_) {
     EXPECT_EQ(members, static_cast<std::size_t>(kHosts)) << session;
   }
+}
+
+TEST_F(Sessions, F_B9_the_caller_of_a_long_command_is_told_how_far_it_is_until_it_ends) {
+  hello(0);
+  std::vector<int> told;
+  int ended = 0;
+  Command command;
+  command.kind = CommandKind::send;
+  sessions_.call(
+      HostId(name(0)), command, seconds(5),
+      [&](const Result<CommandResult>& answer) { ended += answer.ok() ? 1 : 0; },
+      [&](int percent) { told.push_back(percent); });
+  const auto progress = [&](std::uint64_t id, int percent) {
+    AgentMessage message;
+    message.progress = CommandProgress{id, percent};
+    sessions_.received(1, std::move(message));
+  };
+  progress(last_command_, 40);
+  progress(last_command_ + 1, 50);  // of nobody
+  AgentMessage message;
+  message.result = CommandResult();
+  message.result->id = last_command_;
+  message.result->ok = true;
+  sessions_.received(1, std::move(message));
+  progress(last_command_, 60);
+  EXPECT_EQ(told, std::vector<int>{40});
+  EXPECT_EQ(ended, 1);
 }
 
 }  // namespace
