@@ -97,6 +97,10 @@ TEST_F(QemuHypervisorTest, F_F13_FullDiskUnderAVmPausesItUntilThereIsRoom) {
   EXPECT_TRUE(told([](const ObservedVm& seen) {
     return seen.health_reason == "disk root: no space left" && seen.power == VmPower::paused;
   }));
+  lab.restart_agent(0);
+  EXPECT_TRUE(told([](const ObservedVm& seen) {
+    return seen.health_reason == "disk: no space left" && seen.power == VmPower::paused;
+  })) << "the agent that adopts it asks for the reason";
   mount.arguments = {"/bin/mount", "-o", "remount,size=32m", lab.shared()};
   ASSERT_EQ(run_process(mount, seconds(20))->exit.code, 0);
   EXPECT_TRUE(told([](const ObservedVm& seen) {

@@ -157,6 +157,19 @@ void yank_migration(QmpClient& client, Callback<void> done) {
                      kDeadline, only_outcome(std::move(done)));
 }
 
+void query_disk_full(QmpClient& client, Callback<bool> done) {
+  client.execute("query-block", {}, kDeadline,
+                 [done = std::move(done)](Result<json::value> answer) {
+                   if (!answer) return done(answer.error());
+                   const json::array* list = answer->if_array();
+                   bool full = false;
+                   for (std::size_t index = 0; list != nullptr && index < list->size(); ++index) {
+                     full = full || text_at((*list)[index], "io-status") == "nospace";
+                   }
+                   done(full);
+                 });
+}
+
 void query_port_open(QmpClient& client, const std::string& chardev, Callback<bool> done) {
   client.execute("query-chardev", {}, kDeadline,
                  [chardev, done = std::move(done)](Result<json::value> answer) {

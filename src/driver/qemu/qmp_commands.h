@@ -59,6 +59,7 @@ void send_through(QmpClient& client, int socket, Callback<void> done);
 void receive_through(QmpClient& client, int socket, Callback<void> done);
 
 void query_migration(QmpClient& client, Callback<MigrationInfo> done);
+void query_disk_full(QmpClient& client, Callback<bool> done);  ///< that one of the disks found no room
 void pass_switchover(QmpClient& client, Callback<void> done);  ///< "migrate-continue"
 void cancel_migration(QmpClient& client, Callback<void> done);
 

@@ -80,6 +80,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void ask_state();
   bool adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
   void reconnect();
+  void ask_disks();
+  void await_room();
   void ask_for_room();
   void sample_usage();
   void changed(const std::string& why);

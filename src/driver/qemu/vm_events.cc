@@ -76,10 +76,7 @@ void QemuVm::guest_stopped(const QmpEvent& seen) {
   if (seen.name == "WATCHDOG") trouble = kWatchdogExpired;
   if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
     trouble = io_error_text(launch_, seen.data);
-    if (flag_at(seen.data, "nospace") && !std::exchange(disk_full_, true)) {
-      room_bytes_ = -1;
-      ask_for_room();
-    }
+    if (flag_at(seen.data, "nospace")) await_room();
   }
   if (trouble.empty() || trouble == failing_) return;
   failing_ = trouble;
@@ -131,6 +128,23 @@ void QemuVm::tick() {
   if (disk_full_ && power_ == VmPower::paused && ticks_ % kRoomTicks == 0) ask_for_room();
   if (observed().health != told_health_)
     changed(fmt::format("health: {}", enum_name(observed().health)));
+}
+
+/// Why a guest is paused whose event nobody has heard.
+void QemuVm::ask_disks() {
+  if (process_.qmp() == nullptr) return;
+  qmp::query_disk_full(*process_.qmp(), [this](Result<bool> full) {
+    if (!full || !*full || power_ != VmPower::paused || failing_.empty()) return;
+    failing_ = "disk: no space left";
+    changed(failing_);
+    await_room();
+  });
+}
+
+void QemuVm::await_room() {
+  if (std::exchange(disk_full_, true)) return;
+  room_bytes_ = -1;
+  ask_for_room();
 }
 
 /// A guest that a full disk has paused goes on when there is more room than at the first look: its
@@ -185,7 +199,10 @@ void QemuVm::apply_state(Result<qmp::RunState> state) {
   if (!state) return;
   if (*state == qmp::RunState::panicked && failing_.empty()) failing_ = kGuestPanicked;
   if (*state == qmp::RunState::watchdog && failing_.empty()) failing_ = kWatchdogExpired;
-  if (*state == qmp::RunState::io_error && failing_.empty()) failing_ = "a disk failed";
+  if (*state == qmp::RunState::io_error && failing_.empty()) {
+    failing_ = "a disk failed";
+    ask_disks();
+  }
   if (*state == qmp::RunState::postmigrate && !incoming_) postmigrate_ = true;
   const bool runs = *state == qmp::RunState::running;
   if (runs && power_ == VmPower::paused && !incoming_) {
