@@ -11,6 +11,7 @@ namespace virga {
 namespace {
 
 constexpr Duration kLagTolerated = milliseconds(500);
+constexpr std::uint64_t kAnswersAwaited = 3;  // to the last so many rounds of probes
 
 std::uint32_t mark_of(const HostId& host) {
   return static_cast<std::uint32_t>(std::hash<std::string>()(host.value));
@@ -25,6 +26,8 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
       lease_timer_(on_.loop) {
   probe_.from = options_.hello.host;
   probe_.boot_id = options_.hello.boot_id;
+  // Another beginning in each run; 48 bits pass through JSON numbers of all kinds.
+  probe_sequence_ = std::hash<std::string>()(options_.hello.session_id) & 0xffff'ffff'ffffU;
 }
 
 AgentCore::~AgentCore() = default;
@@ -48,9 +51,7 @@ void AgentCore::start(Callback<void> ready) {
   });
 }
 
-std::int64_t AgentCore::now_ms() const {
-  return to_ms(on_.loop.now().time_since_epoch());
-}
+std::int64_t AgentCore::now_ms() const { return to_ms(on_.loop.now().time_since_epoch()); }
 
 bool AgentCore::lease_valid() const { return lease_known_ && on_.loop.now() < lease_end_; }
 
@@ -58,6 +59,7 @@ void AgentCore::link_opened() {
   welcomed_ = false;
   AgentMessage message;
   message.hello = options_.hello;
+  message.hello->features = agent_features();
   on_.link.send(std::move(message));
 }
 
@@ -196,6 +198,7 @@ void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
 
 void AgentCore::take_cluster(const ClusterState& state) {
   probe_key_ = state.probe_key;
+  if (state.policy) policy_ = *state.policy;
   std::vector<Peer> next;
   next.reserve(state.members.size());
   for (const ClusterMember& member : state.members) {
@@ -218,8 +221,8 @@ void AgentCore::take_cluster(const ClusterState& state) {
   }
   if (auto applied = on_.fabric.apply(state.fabric); !applied) {
     AgentMessage message;
-    message.event = AgentEvent{"host.network_failed", VmId(), applied.error().text(),
-                               Severity::alarm};
+    message.event =
+        AgentEvent{"host.network_failed", VmId(), applied.error().text(), Severity::alarm};
     on_.link.send(std::move(message));
   }
   report_now();
@@ -273,6 +276,11 @@ void AgentCore::execute(const Command& command) {
         return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
       }
       return on_.hypervisor.erase(*command.launch, reply_to(command.id));
+    case CommandKind::change_limits:
+      if (!command.launch) {
+        return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
+      }
+      return reply_to(command.id)(on_.hypervisor.change_limits(*command.launch));
     case CommandKind::console: {
       constexpr std::size_t kTailBytes = 64 << 10;
       auto tail = on_.hypervisor.console_tail(command.vm, kTailBytes);
@@ -402,6 +410,8 @@ void AgentCore::peer_received(const PeerProbe& probe) {
   Peer* peer = find_peer(probe.from);
   if (peer == nullptr) return;
   if (!probe.answer) return send_probe(peer->member, true, probe.sequence);
+  // One that was recorded and is sent again proves nothing.
+  if (probe_sequence_ - probe.sequence >= kAnswersAwaited) return;
   const bool was_silent = peer->silent;
   peer->heard_at = on_.loop.now();
   peer->silent = false;
@@ -428,7 +438,7 @@ boost::json::object AgentCore::local_status() const {
   status["lease_ms_left"] = lease_valid() ? to_ms(lease_end_ - on_.loop.now()) : 0;
   boost::json::array peers;
   for (const Peer& peer : peers_) {
-    const PeerHealth health = !peer.asked    ? PeerHealth::unknown
+    const PeerHealth health = !peer.asked   ? PeerHealth::unknown
                               : peer.silent ? PeerHealth::silent
                                             : PeerHealth::alive;
     peers.push_back(to_json(PeerView{peer.member.host, health, on_.loop.now() - peer.heard_at,

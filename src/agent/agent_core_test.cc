@@ -234,6 +234,9 @@ TEST(AgentCore, A1_02_A1_14_peers_answer_one_another_and_silence_is_reported) {
   EXPECT_EQ(last_view().boot_id, "boot-b");
   loop.run_for(milliseconds(3000));
   EXPECT_EQ(last_view().health, PeerHealth::silent);
+  a.receive(b.link.datagrams.back().second);
+  loop.run_for(milliseconds(1000));
+  EXPECT_EQ(last_view().health, PeerHealth::silent) << "an old answer, sent again, proves nothing";
 }
 
 TEST(AgentCore, A1_14_F_B7_datagrams_that_are_not_authentic_are_dropped) {

@@ -41,6 +41,7 @@ class FakeHypervisor : public Hypervisor {
   }
   void resume(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
   void cancel_send(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
+  Result<void> change_limits(const VmLaunch&) override { return {}; }
   MigrationProgress progress(const VmId&) const override { return sent; }
   std::vector<ObservedVm> observe() const override {
     std::vector<ObservedVm> seen;

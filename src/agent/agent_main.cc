@@ -192,13 +192,12 @@ Result<void> Agent::begin(const Identity& identity) {
     options.user_first = 0;
   }
   hypervisor_ = std::make_unique<QemuHypervisor>(loop_, options, guard_, *fabric_);
-  auto socket = DatagramSocket::bind(loop_, arguments_.address, 0,
-                                     [this](const std::string& data, const std::string&) {
-                                       if (core_ == nullptr) return;
-                                       const auto probe =
-                                           decode_probe(data, core_->probe_key(), sign_probe);
-                                       if (probe) core_->peer_received(*probe);
-                                     });
+  auto socket = DatagramSocket::bind(
+      loop_, arguments_.address, 0, [this](const std::string& data, const std::string&) {
+        if (core_ == nullptr) return;
+        const auto probe = decode_probe(data, core_->probe_key(), sign_probe);
+        if (probe) core_->peer_received(*probe);
+      });
   if (!socket) return wrap_error("open the socket of peer probes", socket.error());
   peers_.open(std::move(*socket));
   AgentConnectionOptions link;
@@ -292,6 +291,9 @@ int agent_main(int argc, char** argv) {
   }
   if (arguments.run_directory.empty()) arguments.run_directory = arguments.data + "/run";
   if (arguments.health_file.empty()) arguments.health_file = arguments.data + "/degraded";
+  if (const auto risen = rise_above_guests(); !risen) {
+    log_line(LogLevel::warning, "agent", risen.error().text());
+  }
   Agent agent(std::move(arguments));
   if (auto ran = agent.run(); !ran) {
     std::fprintf(stderr, "virgad agent: %s\n", ran.error().text().c_str());

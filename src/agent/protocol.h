@@ -15,19 +15,23 @@
 /// The agent opens the connection; a message that cannot be read ends it.
 namespace virga {
 
-constexpr int kProtocolVersion = 1;      ///< grows with incompatible changes; the server speaks N and N-1
+constexpr int kProtocolVersion =
+    1;  ///< grows with incompatible changes; the server speaks N and N-1
 constexpr int kProtocolVersionMin = 1;
+
+/// What an agent of this version can do beyond its protocol's first: kinds of commands that came later.
+inline std::vector<std::string> agent_features() { return {"change_limits"}; }
 
 /// First message of an agent.
 struct Hello {
   int protocol = kProtocolVersion;
-  std::vector<std::string> features;
+  std::vector<std::string> features;  ///< agent_features() of its version; the server asks for nothing else
   HostId host;
   std::string boot_id;     ///< changes when the machine boots
   std::string session_id;  ///< random, one a run of the agent
   std::string agent_version;
-  std::string address;     ///< where peers and migrations reach this host
-  std::string tenant_address;  ///< its VXLAN end point
+  std::string address;           ///< where peers and migrations reach this host
+  std::string tenant_address;    ///< its VXLAN end point
   std::uint16_t probe_port = 0;  ///< UDP port of peer probes
   Capacity capacity;
   HypervisorInfo hypervisor;
@@ -55,10 +59,11 @@ struct HostReport {
   std::int64_t sent_at_ms = 0;  ///< the agent's monotonic clock; comes back in the grant
   std::vector<ObservedVm> vms;
   std::vector<PeerView> peers;
-  Capacity used;                ///< measured on the host
+  Capacity used;  ///< measured on the host
   bool leash_armed = false;
-  Duration loop_lag_ms{0};      ///< how late the agent's own timers ran: a slow observer suspects itself
-  std::string degraded;         ///< what is failing on this host; empty = nothing
+  Duration loop_lag_ms{
+      0};                ///< how late the agent's own timers ran: a slow observer suspects itself
+  std::string degraded;  ///< what is failing on this host; empty = nothing
   std::uint64_t fabric_version = 0;
 };
 BOOST_DESCRIBE_STRUCT(HostReport, (),
@@ -75,9 +80,10 @@ enum class CommandKind {
   cancel_send,
   erase,
   console,
+  change_limits,
 };
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
-                    cancel_send, erase, console)
+                    cancel_send, erase, console, change_limits)
 
 /// Something to do; idempotent by (kind, vm, epoch). Only the fields of its kind are set.
 struct Command {
@@ -157,10 +163,12 @@ BOOST_DESCRIBE_STRUCT(ClusterMember, (), (host, address, probe_port))
 /// The cluster as every hypervisor must know it; sent whole whenever it changed.
 struct ClusterState {
   std::vector<ClusterMember> members;
-  std::string probe_key;  ///< hex; authenticates peer probes
+  std::string probe_key;  ///< hex; authenticates peer probes of this cluster
   FabricState fabric;
+  std::optional<ClusterPolicy>
+      policy;  ///< in force; absent from servers of before: that of the welcome stays
 };
-BOOST_DESCRIBE_STRUCT(ClusterState, (), (members, probe_key, fabric))
+BOOST_DESCRIBE_STRUCT(ClusterState, (), (members, probe_key, fabric, policy))
 
 struct SessionRefusal {
   std::string code;  ///< to_string(Errc)

@@ -10,17 +10,15 @@ namespace {
 #define VIRGA_CLI_READ(call, plural) \
   [](Session& session, const Invocation& typed) { return call(session, typed, plural); }
 
-#define VIRGA_CLI_KIND(plural)                                                     \
-  KindRuns {                                                                       \
-    VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural),  \
-        VIRGA_CLI_READ(delete_resource, plural)                                    \
+#define VIRGA_CLI_KIND(plural)                                                    \
+  KindRuns {                                                                      \
+    VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural), \
+        VIRGA_CLI_READ(delete_resource, plural)                                   \
   }
 
 /// Of kinds that the API only reads.
-#define VIRGA_CLI_READ_KIND(plural)                                                     \
-  KindRuns {                                                                            \
-    VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural), nullptr \
-  }
+#define VIRGA_CLI_READ_KIND(plural) \
+  KindRuns { VIRGA_CLI_READ(list_resources, plural), VIRGA_CLI_READ(get_resource, plural), nullptr }
 
 #define VIRGA_CLI_ACT(plural, action) \
   [](Session& session, const Invocation& typed) { return act(session, typed, plural, action); }
@@ -81,7 +79,10 @@ void add_cluster_commands(std::vector<Command>& all) {
                  "let high availability act",
                  {name_argument(false)},
                  VIRGA_CLI_ACT("clusters", "arm")});
-  all.push_back({"cluster", "disarm", "let high availability rest", {name_argument(false)},
+  all.push_back({"cluster",
+                 "disarm",
+                 "let high availability rest",
+                 {name_argument(false)},
                  VIRGA_CLI_ACT("clusters", "disarm")});
   all.push_back({"cluster",
                  "join-token",
@@ -182,7 +183,8 @@ void add_vm_commands(std::vector<Command>& all) {
         option("priority", "restart priority: high, normal, low, none"),
         option("apart", "word: VMs with the same word avoid one another's host"),
         option("pin", "may run on this host only"), many("parameter", "NAME=VALUE for the guest"),
-        many("label", "NAME=VALUE"), flag("stopped", "do not start it")},
+        option("user-data", "file for cloud-init in a disk image"), many("label", "NAME=VALUE"),
+        flag("stopped", "do not start it")},
        create_vm});
   all.push_back({"vm", "start", "let it run", {name_argument(true)}, VIRGA_CLI_VM("start")});
   all.push_back({"vm", "stop", "let it stop", {name_argument(true)}, VIRGA_CLI_VM("stop")});
@@ -199,9 +201,12 @@ void add_vm_commands(std::vector<Command>& all) {
   all.push_back({"vm", "console", "the last of its console", {name_argument(true)}, show_console});
 }
 
-void add_other_commands(std::vector<Command>& all) {
+void add_work_commands(std::vector<Command>& all) {
   add_kind(all, "operation", false, VIRGA_CLI_READ_KIND("operations"));
-  all.push_back({"operation", "cancel", "undo a running operation", {name_argument(false)},
+  all.push_back({"operation",
+                 "cancel",
+                 "undo a running operation",
+                 {name_argument(false)},
                  VIRGA_CLI_ACT("operations", "cancel")});
   all.push_back({"event",
                  "list",
@@ -210,24 +215,14 @@ void add_other_commands(std::vector<Command>& all) {
                   option("tenant", "only this tenant's"), option("after", "sequence"),
                   option("limit", "at most so many"), flag("newest", "newest first")},
                  list_events});
-  all.push_back({"", "apply", "make or change all resources of a manifest",
-                 {option("file", "YAML or JSON; - is standard input", true)}, apply_file});
-  all.push_back({"", "join-token", "a one-time token for a new host", {{"name", "CLUSTER", Takes::one, true, true}},
-                 make_join_token});
   all.push_back({"whatif",
                  "cluster",
                  "what the loss of each single host would lead to",
                  {name_argument(false)},
                  show_whatif});
-  all.push_back({"",
-                 "backup",
-                 "let the server write a backup",
-                 {{"name", "NAME", Takes::one, false, true}},
-                 write_backup});
-  all.push_back({"", "restore", "make a store from a backup; the server must not run on it",
-                 {{"name", "BACKUP", Takes::one, true, true}, option("to", "the new store's file"),
-                  flag("verify", "read it whole and change nothing")},
-                 restore_backup_file});
+}
+
+void add_lab_commands(std::vector<Command>& all) {
   all.push_back(
       {"lab", "status", "what the lab runs", {option("instance", "the lab's name")}, show_lab});
   all.push_back(
@@ -252,15 +247,46 @@ void add_other_commands(std::vector<Command>& all) {
                  "undo all faults of a host or of all",
                  {{"name", "HOST", Takes::one, false, true}, option("instance", "the lab's name")},
                  heal_lab});
-  all.push_back({"", "sim", "play scenarios: hands all that follows to `virgad sim`",
-                 {{"arguments", "ARGUMENTS", Takes::many, false, true}}, run_simulator});
+}
+
+void add_other_commands(std::vector<Command>& all) {
+  all.push_back({"",
+                 "apply",
+                 "make or change all resources of a manifest",
+                 {option("file", "YAML or JSON; - is standard input", true)},
+                 apply_file});
+  all.push_back({"",
+                 "join-token",
+                 "a one-time token for a new host",
+                 {{"name", "CLUSTER", Takes::one, true, true}},
+                 make_join_token});
+  all.push_back({"",
+                 "backup",
+                 "let the server write a backup",
+                 {{"name", "NAME", Takes::one, false, true}},
+                 write_backup});
+  all.push_back({"",
+                 "restore",
+                 "make a store from a backup; the server must not run on it",
+                 {{"name", "BACKUP", Takes::one, true, true},
+                  option("to", "the new store's file"),
+                  flag("verify", "read it whole and change nothing")},
+                 restore_backup_file});
+  all.push_back({"",
+                 "sim",
+                 "play scenarios: hands all that follows to `virgad sim`",
+                 {{"arguments", "ARGUMENTS", Takes::many, false, true}},
+                 run_simulator});
   all.push_back(
       {"",
        "completion",
        "print completion for bash: eval \"$(virga completion)\"",
        {},
        [](Session& session, const Invocation&) { return session.out(bash_completion()), 0; }});
-  all.push_back({"", "reference", "print this reference as Markdown", {},
+  all.push_back({"",
+                 "reference",
+                 "print this reference as Markdown",
+                 {},
                  [](Session& session, const Invocation&) { return session.out(reference()), 0; }});
   all.push_back({"", "version", "print the version", {}, [](Session& session, const Invocation&) {
                    return session.out("virga " VIRGA_VERSION "\n"), 0;
@@ -276,6 +302,8 @@ const std::vector<Command>& commands() {
     add_host_commands(all);
     add_image_and_network_commands(all);
     add_vm_commands(all);
+    add_work_commands(all);
+    add_lab_commands(all);
     add_other_commands(all);
     return all;
   }();
@@ -311,18 +339,24 @@ const std::vector<Argument>& common_arguments() {
 
 int exit_code(Errc code) {
   switch (code) {
-    case Errc::invalid: return 2;
-    case Errc::not_found: return 3;
+    case Errc::invalid:
+      return 2;
+    case Errc::not_found:
+      return 3;
     case Errc::conflict:
     case Errc::exhausted:
     case Errc::cancelled:
-    case Errc::fenced: return 4;
+    case Errc::fenced:
+      return 4;
     case Errc::unavailable:
-    case Errc::timeout: return 5;
+    case Errc::timeout:
+      return 5;
     case Errc::unauthenticated:
-    case Errc::denied: return 6;
+    case Errc::denied:
+      return 6;
     case Errc::unsupported:
-    case Errc::internal: return 1;
+    case Errc::internal:
+      return 1;
   }
   return 1;
 }
@@ -333,9 +367,14 @@ int fail(Session& session, const Error& error) {
     case Errc::unavailable:
       session.err("next: see that `virgad server` or `virgad dev` runs and listens there\n");
       break;
-    case Errc::conflict: session.err("next: look with `get -o yaml`, then try again\n"); break;
-    case Errc::not_found: session.err("next: `list` shows what there is\n"); break;
-    default: break;
+    case Errc::conflict:
+      session.err("next: look with `get -o yaml`, then try again\n");
+      break;
+    case Errc::not_found:
+      session.err("next: `list` shows what there is\n");
+      break;
+    default:
+      break;
   }
   return exit_code(error.code);
 }

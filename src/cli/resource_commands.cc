@@ -1,10 +1,10 @@
 #include <fmt/format.h>
 
+#include "base/reflect.h"
 #include "cli/client.h"
 #include "cli/handlers.h"
 #include "cli/output.h"
 #include "cli/wait.h"
-#include "base/reflect.h"
 #include "edge/file.h"
 
 namespace virga::cli {
@@ -154,9 +154,9 @@ int create_cluster(Session& session, const Invocation& invocation) {
   json::object spec;
   json::object policy;
   put_text(invocation, "shared-directory", spec, "shared_directory");
-  for (const auto& [option, field] : {std::pair{"failures-tolerated", "failures_tolerated"},
-                                      std::pair{"lease-ms", "lease_ms"},
-                                      std::pair{"heartbeat-ms", "heartbeat_ms"}}) {
+  for (const auto& [option, field] :
+       {std::pair{"failures-tolerated", "failures_tolerated"}, std::pair{"lease-ms", "lease_ms"},
+        std::pair{"heartbeat-ms", "heartbeat_ms"}}) {
     if (auto put = put_number(invocation, option, policy, field); !put.ok())
       return fail(session, put.error());
   }
@@ -216,6 +216,11 @@ int create_vm(Session& session, const Invocation& invocation) {
   auto parameters = read_pairs(invocation, "parameter");
   if (!parameters.ok()) return fail(session, parameters.error());
   if (!parameters->empty()) spec["parameters"] = *parameters;
+  if (invocation.has("user-data")) {
+    auto text = read_file(invocation.text("user-data"), 32 << 10);
+    if (!text.ok()) return fail(session, wrap_error("--user-data", text.error()));
+    spec["user_data"] = *text;
+  }
   if (invocation.has("stopped")) spec["power"] = "stopped";
   return create(session, invocation, "vms", spec);
 }
@@ -312,7 +317,7 @@ int make_join_token(Session& session, const Invocation& invocation) {
                                                : yaml_text(answer->body));
   } else {
     session.out(text_at(answer->body, "token") + "\n");
-    session.err("valid once, for an hour: virgad agent --join TOKEN on the host\n");
+    session.err("valid once, for an hour: virgad agent --token-file FILE on the host\n");
   }
   return 0;
 }

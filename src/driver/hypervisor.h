@@ -22,7 +22,7 @@ BOOST_DESCRIBE_STRUCT(MigrationEndpoint, (), (address, port, secret))
 
 struct MigrationLimits {
   Duration downtime_ms_max = milliseconds(300);
-  Duration stall_ms_max = seconds(5);     ///< no byte moved for so long = failed
+  Duration stall_ms_max = seconds(5);  ///< no byte moved for so long = failed
   Duration total_ms_max = seconds(300);
   std::int64_t bytes_per_second_max = 1 << 30;
 };
@@ -48,7 +48,7 @@ inline int percent_of(const MigrationProgress& progress) {
 }
 
 struct StopOptions {
-  bool force = false;                   ///< true: kill at once; false: ask the guest, kill at the deadline
+  bool force = false;  ///< true: kill at once; false: ask the guest, kill at the deadline
   Duration deadline_ms = seconds(30);
 };
 BOOST_DESCRIBE_STRUCT(StopOptions, (), (force, deadline_ms))
@@ -81,6 +81,10 @@ class Hypervisor {
   /// Ends the VM; completes when no process of it is left. A VM that is not there counts as stopped.
   virtual void stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
                     Callback<void> done) = 0;
+
+  /// Gives a running VM the processor quota and weight of `launch`; all else in it stays as it was started. At once.
+  /// Errors: not_found, fenced, invalid (a limit).
+  virtual Result<void> change_limits(const VmLaunch& launch) = 0;
 
   /// Removes the disks and the folder of a VM that runs nowhere; what is not there counts as removed. Deadline 20 s.
   virtual void erase(const VmLaunch& launch, Callback<void> done) = 0;

@@ -15,6 +15,22 @@ TEST_P(HypervisorContract, F_B4_StartRunsTheGuestAndStopLeavesNothing) {
   EXPECT_TRUE(soon([&] { return lab->leftovers(0, web.vm).empty(); }));
 }
 
+TEST_P(HypervisorContract, F_B4_LimitsOfARunningGuestChangeAndOutliveTheAgent) {
+  VmLaunch web = lab->launch("web", 1);
+  VIRGA_FAILS(lab->host(0).change_limits(web), Errc::not_found);
+  VIRGA_OK(start(0, web));
+  web.cpu_millicores = Millicores{300};
+  web.cpu_weight = 250;
+  VIRGA_OK(lab->host(0).change_limits(web));
+  lab->restart_agent(0);
+  EXPECT_EQ(seen(0, web.vm)->cpu_millicores_max, Millicores{300});
+  EXPECT_EQ(seen(0, web.vm)->cpu_weight, 250);
+  web.epoch.counter -= 1;
+  VIRGA_FAILS(lab->host(0).change_limits(web), Errc::fenced);
+  web.epoch.counter += 1;
+  VIRGA_OK(stop(0, web));
+}
+
 TEST_P(HypervisorContract, F_B4_StartIsIdempotentByEpoch) {
   const VmLaunch web = lab->launch("web", 1);
   int completed = 0;

@@ -7,6 +7,7 @@
 #include <sched.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -117,17 +118,27 @@ void child_drops_privileges(const Plan& plan) {
   for (int capability = 0; capability < 64; ++capability) {
     sys(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
   }
-  if (sys(SYS_setgroups, 0, nullptr) < 0 ||
-      sys(SYS_setresgid, options.group, options.group, options.group) < 0 ||
-      sys(SYS_setresuid, options.user, options.user, options.user) < 0 ||
+  const Credentials& as = options.as;
+  if (sys(SYS_setgroups, as.groups.size(), as.groups.data()) < 0 ||
+      sys(SYS_setresgid, as.group, as.group, as.group) < 0 ||
+      sys(SYS_setresuid, as.user, as.user, as.user) < 0 ||
       sys(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
     child_fails(plan, Step::privileges);
   }
 }
 
+void child_is_lowered() {
+  sys(SYS_setpriority, PRIO_PROCESS, 0, 0);
+  const long score = sys(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (score < 0) return;
+  sys(SYS_write, score, "0", 1);
+  sys(SYS_close, score);
+}
+
 [[noreturn]] void child_main(Plan& plan) {
   const ProcessOptions& options = *plan.options;
   child_resets_signals();
+  if (options.lowered) child_is_lowered();
   if (options.own_session && sys(SYS_setsid) < 0) child_fails(plan, Step::session);
   for (const Descriptor& cgroup : plan.cgroups) {
     if (sys(SYS_write, cgroup.get(), "0", 1) < 0) child_fails(plan, Step::cgroup);
@@ -138,7 +149,7 @@ void child_drops_privileges(const Plan& plan) {
   }
   if (sys(SYS_chdir, options.working_directory.c_str()) < 0) child_fails(plan, Step::folder);
   child_places_descriptors(plan);
-  if (options.user != 0) child_drops_privileges(plan);
+  if (options.as.user != 0) child_drops_privileges(plan);
   if (options.die_with_parent) {
     // After the change of user, which clears it. A parent that died before is noticed by its pid.
     sys(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
@@ -412,6 +423,20 @@ Result<ProcessOutput> run_process(const ProcessOptions& options, Duration deadli
   }
   (info.si_code == CLD_EXITED ? output.exit.code : output.exit.signal) = info.si_status;
   return output;
+}
+
+Result<void> rise_above_guests() {
+  constexpr int kNice = -10;
+  constexpr const char* kScore = "-900";  // the leash has -1000
+  std::string missing;
+  if (::setpriority(PRIO_PROCESS, 0, kNice) != 0) missing = "be served first (CAP_SYS_NICE)";
+  const Descriptor score(::open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC));
+  if (!score.valid() || ::write(score.get(), kScore, std::strlen(kScore)) < 0) {
+    missing += missing.empty() ? "" : ", ";
+    missing += "be ended last (CAP_SYS_RESOURCE)";
+  }
+  if (missing.empty()) return {};
+  return make_error(Errc::denied, "this process cannot rise above guests: " + missing);
 }
 
 std::string read_boot_id() {

@@ -31,6 +31,13 @@ class Descriptor {
   int number_ = -1;
 };
 
+/// Who a child is. With user 0 it keeps all rights of its parent, else it has none beyond these.
+struct Credentials {
+  uid_t user = 0;
+  gid_t group = 0;
+  std::vector<gid_t> groups;  ///< beside `group`
+};
+
 struct ProcessOptions {
   std::vector<std::string> arguments;              ///< [0] = absolute path of the program
   std::map<std::string, std::string> environment;  ///< all of it; nothing is inherited
@@ -39,8 +46,8 @@ struct ProcessOptions {
   std::string output_path;         ///< stdout and stderr are appended here; empty = /dev/null
   std::vector<std::string> cgroup_procs;  ///< files that the child's pid is written to before exec
   int network_namespace = -1;             ///< descriptor of a netns to enter; -1 = stay
-  uid_t user = 0;                         ///< with 0 privileges are kept
-  gid_t group = 0;
+  Credentials as;
+  bool lowered = false;          ///< gives up what its parent has by rise_above_guests()
   bool own_session = true;       ///< setsid: signals to our group do not reach it
   bool die_with_parent = false;  ///< PR_SET_PDEATHSIG SIGKILL
 };
@@ -79,6 +86,10 @@ struct ProcessOutput {
 
 /// Runs a helper program to its end or kills it at the deadline (timeout). Blocking: not on a control loop.
 Result<ProcessOutput> run_process(const ProcessOptions& options, Duration deadline);
+
+/// Puts this process above guests: served first and ended last when the host is short of something. Children keep that
+/// unless they are started `lowered`. Errors: denied (names what could not be done; the rest is).
+Result<void> rise_above_guests();
 
 /// "d7f3..." of /proc/sys/kernel/random/boot_id.
 std::string read_boot_id();

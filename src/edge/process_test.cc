@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "edge/file.h"
@@ -76,10 +77,32 @@ TEST(ProcessTest, DescriptorsMayBeSwapped) {
 TEST(ProcessTest, F_B4_PrivilegesAreDroppedBeforeExec) {
   ProcessOptions options =
       shell("id -u; id -G; grep -E 'CapEff|CapBnd|NoNewPrivs' /proc/self/status");
-  options.user = 65534;
-  options.group = 65534;
-  EXPECT_EQ(run(options),
-            "65534\n65534\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\n");
+  options.as = {65534, 65534, {4242}};
+  EXPECT_EQ(
+      run(options),
+      "65534\n65534 4242\nCapEff:\t0000000000000000\nCapBnd:\t0000000000000000\nNoNewPrivs:\t1\n");
+}
+
+/// In a child: the test itself stays where it was. Containers may refuse a lower OOM score; the
+/// answer names what is missing then.
+TEST(ProcessTest, F_B4_WhatRisesAboveGuestsStartsThemBelow) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    ProcessOptions options = shell("nice; cat /proc/self/oom_score_adj");
+    const std::string before = run(options);
+    const auto risen = rise_above_guests();
+    const std::string score = risen.ok() ? "-900\n" : before.substr(before.find('\n') + 1);
+    const bool told =
+        risen.ok() || risen.error().text().find("CAP_SYS_RESOURCE") != std::string::npos;
+    const bool above = run(options) == "-10\n" + score;
+    options.lowered = true;
+    const bool below = run(options) == "0\n0\n";
+    ::_exit((told ? 0 : 1) + (above ? 0 : 2) + (below ? 0 : 4));
+  }
+  int status = 0;
+  ASSERT_EQ(::waitpid(child, &status, 0), child);
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_TRUE(WIFEXITED(status));
 }
 
 TEST(ProcessTest, ChildIsFollowedToItsEnd) {

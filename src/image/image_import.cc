@@ -110,8 +110,7 @@ Result<ProcessOutput> run_probe(const ImageImportOptions& options, const std::st
   // Entered before the privileges go: the folders above may be closed to others.
   process.working_directory = folder;
   if (::geteuid() == 0) {
-    process.user = kNobody;
-    process.group = kNobody;
+    process.as = {kNobody, kNobody, {}};
   }
   process.die_with_parent = true;
   return run_process(process, options.probe_deadline);
@@ -221,35 +220,6 @@ Result<ImageManifest> import_image(const ImageImportOptions& options) {
   auto imported = import_into(options, *staging);
   if (!imported) return wrap_error(what, imported.error());
   return imported;
-}
-
-std::string seed_network_config(const std::string& mac, const std::string& address,
-                                const std::string& gateway) {
-  std::string text = fmt::format(
-      "version: 2\nethernets:\n  nic0:\n    match:\n      macaddress: \"{}\"\n    addresses: "
-      "[\"{}\"]\n",
-      mac, address);
-  if (!gateway.empty())
-    text += fmt::format("    routes:\n      - to: 0.0.0.0/0\n        via: \"{}\"\n", gateway);
-  return text;
-}
-
-Result<std::string> make_seed_iso(const SeedOptions& options) {
-  for (const std::string* field : {&options.instance_id, &options.host_name}) {
-    if (field->empty() || field->find_first_of("\n\r\"\\") != std::string::npos) {
-      return make_error(Errc::invalid,
-                        fmt::format("seed: \"{}\" is no instance id or host name", *field));
-    }
-  }
-  std::vector<ArchiveEntry> entries;
-  const auto add = [&entries](const std::string& path, const std::string& contents) {
-    entries.push_back({path, ArchiveEntry::Kind::file, 0644, contents});
-  };
-  add("meta-data", fmt::format("instance-id: \"{}\"\nlocal-hostname: \"{}\"\n", options.instance_id,
-                               options.host_name));
-  add("user-data", options.user_data.empty() ? "#cloud-config\n{}\n" : options.user_data);
-  if (!options.network_config.empty()) add("network-config", options.network_config);
-  return make_iso(entries, "cidata");
 }
 
 }  // namespace virga

@@ -31,20 +31,4 @@ struct ImageImportOptions {
 /// (quota, disk full), conflict (name), timeout (probe).
 Result<ImageManifest> import_image(const ImageImportOptions& options);
 
-struct SeedOptions {
-  std::string instance_id;  ///< a change makes cloud-init run its first-boot steps again
-  std::string host_name;
-  std::string user_data;       ///< "#cloud-config\n..." or a script
-  std::string network_config;  ///< cloud-init's version 2 YAML; empty = the guest asks by DHCP
-};
-
-/// A NoCloud seed for cloud images: an ISO 9660 file system labelled `cidata` with meta-data, user-data and
-/// network-config. To be attached as a read-only disk. Errors: invalid (line breaks in id or name).
-/// Source: cloudinit.readthedocs.io, NoCloud data source.
-Result<std::string> make_seed_iso(const SeedOptions& options);
-
-/// network-config for one card: a fixed address with prefix length and, when not empty, a gateway.
-std::string seed_network_config(const std::string& mac, const std::string& address,
-                                const std::string& gateway);
-
 }  // namespace virga

@@ -213,31 +213,6 @@ TEST_F(Import, F_B5_AProbeThatTakesTooLongIsEnded) {
   expect_refused(wanted, Errc::timeout, "prlimit");
 }
 
-TEST_F(Import, F_B5_TheSeedIsLabelledAndHoldsItsFiles) {
-  SeedOptions seed;
-  seed.instance_id = "acme.web.1";
-  seed.host_name = "web";
-  seed.user_data = "#cloud-config\npassword: x\n";
-  seed.network_config = seed_network_config("52:54:00:00:00:01", "10.50.0.10/24", "10.50.0.1");
-  const auto iso = make_seed_iso(seed);
-  ASSERT_TRUE(iso.ok()) << iso.error().text();
-  constexpr std::size_t kVolumeDescriptor = 16 * 2048;
-  ASSERT_GT(iso->size(), kVolumeDescriptor + 2048);
-  EXPECT_EQ(iso->substr(kVolumeDescriptor + 1, 5), "CD001");
-  std::string label = iso->substr(kVolumeDescriptor + 40, 6);
-  for (char& letter : label) letter = static_cast<char>(std::tolower(letter));
-  EXPECT_EQ(label, "cidata");
-  for (const char* text : {"instance-id: \"acme.web.1\"", "local-hostname: \"web\"", "password: x",
-                           "addresses: [\"10.50.0.10/24\"]", "via: \"10.50.0.1\""}) {
-    EXPECT_NE(iso->find(text), std::string::npos) << text;
-  }
-  for (const char* name : {"meta-data", "user-data", "network-config"}) {
-    EXPECT_NE(iso->find(name), std::string::npos) << name;
-  }
-  seed.host_name = "two\nlines";
-  EXPECT_FALSE(make_seed_iso(seed).ok());
-}
-
 RC_GTEST_PROP(DiskHeader, F_B5_AnyBytesAreJudgedWithoutHarm,
               (const std::string& tail, bool marked)) {
   const std::string head = marked ? std::string("QFI\xfb\0\0\0\x03", 8) + tail : tail;

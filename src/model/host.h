@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "base/units.h"
 #include "base/reflect.h"
+#include "base/units.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -19,12 +19,12 @@ struct Capacity {
 };
 BOOST_DESCRIBE_STRUCT(Capacity, (), (cpu_millicores, memory_mib))
 
-/// What decides whether a guest may move here alive: a move never crosses a difference in these.
+/// What decides whether a guest may move here alive: processor and accelerator must be equal, QEMU not older.
 struct HypervisorInfo {
   Accelerator accelerator = Accelerator::tcg;
-  std::string accelerator_reason;  ///< why KVM is (not) used: the functional probe's words
-  std::string qemu_version;        ///< "7.2.22"
-  std::string cpu_model;           ///< QEMU's name of the model that guests get by default
+  std::string accelerator_reason;          ///< why KVM is (not) used: the functional probe's words
+  std::string qemu_version;                ///< "7.2.22"
+  std::string cpu_model;                   ///< QEMU's name of the model that guests get by default
   std::vector<std::string> machine_types;  ///< versioned names, newest first: "pc-q35-7.2"
 };
 BOOST_DESCRIBE_STRUCT(HypervisorInfo, (),
@@ -35,7 +35,8 @@ struct HostSpec {
   MachineId machine;         ///< its bare metal, where the BMC is known; may be empty
   std::string zone;          ///< failure domain, for spreading
   bool maintenance = false;  ///< true: evacuate alive, then let go; nothing is placed here
-  std::string confirmed_off_boot_id;  ///< a person vouches that this boot of the host runs nothing any more
+  std::string
+      confirmed_off_boot_id;  ///< a person vouches that this boot of the host runs nothing any more
 };
 BOOST_DESCRIBE_STRUCT(HostSpec, (), (cluster, machine, zone, maintenance, confirmed_off_boot_id))
 
@@ -53,15 +54,14 @@ BOOST_DESCRIBE_ENUM(HostHealth, unknown, alive, degraded, suspect, dead, fenced)
 /// Why the old copies on a host cannot act any more. The one used is recorded and shown.
 enum class FenceProof {
   none,
-  agent_confirmed_stop,  ///< the agent itself reported that the VMs do not run
-  bmc_power_off,         ///< the BMC said "off" and nothing contradicts it
-  new_boot_id,           ///< the host came back as another boot
-  lease_and_leash,       ///< lease + grace ended, and the leash (or watchdog) had been armed for it
-  storage_revoked,       ///< every leg's storage confirmed that access is revoked
-  operator_confirmed,    ///< a person vouched for it
+  agent_confirmed_stop,  ///< the host's agent reported that the VMs do not run; after a reboot that of the new boot
+  bmc_power_off,    ///< the BMC said "off" and nothing contradicts it
+  lease_and_leash,  ///< lease + grace ended, and the leash (or watchdog) had been armed for it
+  storage_revoked,  ///< every leg's storage confirmed that access is revoked; no storage driver can yet
+  operator_confirmed,  ///< a person vouched for it
 };
-BOOST_DESCRIBE_ENUM(FenceProof, none, agent_confirmed_stop, bmc_power_off, new_boot_id,
-                    lease_and_leash, storage_revoked, operator_confirmed)
+BOOST_DESCRIBE_ENUM(FenceProof, none, agent_confirmed_stop, bmc_power_off, lease_and_leash,
+                    storage_revoked, operator_confirmed)
 
 /// A copy of a VM that may have run and cannot act any more, and why.
 struct LostCopy {

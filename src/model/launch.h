@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,12 +12,20 @@
 namespace virga {
 
 struct LaunchDisk {
-  std::string name;      ///< "root" or the VmDisk's name
-  std::string path;      ///< below the shared directory: "vms/acme/web/root.qcow2"
-  std::string backing;   ///< image's disk below the shared directory that a new overlay is based on; or empty
+  std::string name;  ///< "root" or the VmDisk's name
+  std::string path;  ///< below the shared directory: "vms/acme/web/root.qcow2"
+  std::string
+      backing;  ///< image's disk below the shared directory that a new overlay is based on; or empty
   Mib size_mib;
 };
 BOOST_DESCRIBE_STRUCT(LaunchDisk, (), (name, path, backing, size_mib))
+
+/// What a disk image finds at its first boot, in the manner of clouds (NoCloud).
+struct LaunchSeed {
+  std::string path;       ///< below the shared directory: "vms/acme/web/seed.iso"
+  std::string user_data;  ///< "#cloud-config\n..." or a script; empty = none
+};
+BOOST_DESCRIBE_STRUCT(LaunchSeed, (), (path, user_data))
 
 struct LaunchNic {
   std::string port;     ///< PortId
@@ -38,19 +47,20 @@ struct VmLaunch {
   Millicores cpu_millicores;  ///< quota, > 0
   int cpu_weight = 100;
   Mib memory_mib;
-  std::string directory;     ///< below the shared directory: "vms/acme/web"
-  std::string kernel;        ///< below the shared directory; empty = boots from the root disk
+  std::string directory;  ///< below the shared directory: "vms/acme/web"
+  std::string kernel;     ///< below the shared directory; empty = boots from the root disk
   std::string initrd;
   std::string command_line;  ///< kernel's, complete
   std::vector<LaunchDisk> disks;
   std::vector<LaunchNic> nics;
+  std::optional<LaunchSeed> seed;  ///< of images that boot from a root disk
   std::map<std::string, std::string> parameters;
   Duration downtime_ms_max = milliseconds(300);
   std::string correlation;
 };
 BOOST_DESCRIBE_STRUCT(VmLaunch, (),
                       (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, memory_mib, directory,
-                       kernel, initrd, command_line, disks, nics, parameters, downtime_ms_max,
+                       kernel, initrd, command_line, disks, nics, seed, parameters, downtime_ms_max,
                        correlation))
 
 // Read and written in one translation unit (model/json.cc): reflection is dear to compile.

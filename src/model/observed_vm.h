@@ -18,15 +18,19 @@ struct ObservedVm {
   Epoch epoch;
   VmPower power = VmPower::stopped;
   bool incoming = false;  ///< waits for a live migration; has never run
-  bool postmigrate = false;  ///< its state has left in a live migration; stopped for ever unless resumed
+  bool postmigrate =
+      false;  ///< its state has left in a live migration; stopped for ever unless resumed
   VmHealth health = VmHealth::unknown;
   std::string health_reason;       ///< "guest panicked", "disk root: no space left"
   Duration heartbeat_age_ms{-1};   ///< since the guest's last sign of life; negative = never
   Millicores cpu_millicores_used;  ///< over the last second
   Mib memory_mib_used;             ///< resident
+  Millicores cpu_millicores_max;   ///< quota in force
+  int cpu_weight = 0;              ///< in force; 0 = not told
 };
 BOOST_DESCRIBE_STRUCT(ObservedVm, (),
                       (vm, epoch, power, incoming, postmigrate, health, health_reason,
-                       heartbeat_age_ms, cpu_millicores_used, memory_mib_used))
+                       heartbeat_age_ms, cpu_millicores_used, memory_mib_used, cpu_millicores_max,
+                       cpu_weight))
 
 }  // namespace virga

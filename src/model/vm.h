@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "base/units.h"
 #include "base/reflect.h"
+#include "base/units.h"
 #include "model/host.h"
 #include "model/meta.h"
 
@@ -42,16 +42,18 @@ struct VmSpec {
   RestartPriority restart_priority = RestartPriority::normal;
   std::string anti_affinity_group;  ///< VMs of a tenant with the same word avoid one another's host
   HostId pinned_host;               ///< may run nowhere else; empty = anywhere in the cluster
-  HostId move_to;                   ///< operator's command: move alive to this host; cleared when decided
-  bool direct_io = false;           ///< holds a device of its host: locked to it, never moved alive
-  Duration downtime_ms_max = milliseconds(300);  ///< budget of a live migration's pause
+  HostId move_to;          ///< operator's command: move alive to this host; cleared when decided
+  bool direct_io = false;  ///< holds a device of its host: locked to it, never moved alive
+  Duration downtime_ms_max = milliseconds(300);   ///< budget of a live migration's pause
   std::map<std::string, std::string> parameters;  ///< handed to the guest (name=value)
-  bool restart = false;             ///< operator's command: stop and start again; cleared when decided
+  std::string
+      user_data;  ///< for cloud-init in a disk image: "#cloud-config\n..." or a script, at most 32 KiB
+  bool restart = false;  ///< operator's command: stop and start again; cleared when decided
 };
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
                       (cluster, image, cpus, cpu_millicores, cpu_weight, memory_mib, disks, nics,
                        power, restart_priority, anti_affinity_group, pinned_host, move_to, restart,
-                       direct_io, downtime_ms_max, parameters))
+                       direct_io, downtime_ms_max, parameters, user_data))
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };
@@ -90,15 +92,15 @@ struct VmStatus {
   VmPower power = VmPower::stopped;
   VmHealth health = VmHealth::unknown;
   std::string health_reason;
-  HostId host;             ///< where the epoch in force was placed; empty = nowhere
-  Epoch epoch;             ///< in force
-  VmIdentity identity;     ///< empty until the first placement
+  HostId host;          ///< where the epoch in force was placed; empty = nowhere
+  Epoch epoch;          ///< in force
+  VmIdentity identity;  ///< empty until the first placement
   VmMigration migration;
-  OperationId operation;   ///< the running operation; empty = none
+  OperationId operation;        ///< the running operation; empty = none
   std::string unplaced_reason;  ///< why it does not run although it should
   bool recovering = false;      ///< lost its place by a failure and is to be started again
-  LostCopies lost;              ///< copies since it last ran that it must not meet again; empty once it runs
-  int restarts = 0;             ///< by high availability, since creation
+  LostCopies lost;   ///< copies since it last ran that it must not meet again; empty once it runs
+  int restarts = 0;  ///< by high availability, since creation
 };
 BOOST_DESCRIBE_STRUCT(VmStatus, (),
                       (power, health, health_reason, host, epoch, identity, migration, operation,

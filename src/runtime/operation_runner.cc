@@ -26,10 +26,13 @@ struct OperationRunner::Execution {
   OperationId id;
   const OperationStepTable* table = nullptr;
   Timer timer;
+  Instant deadline;
+  int cursor = -1;      ///< of the step that is being tried
+  Instant tried_since;  ///< that step, by this server
   WallTime step_began_at;
-  Revision commit_read_at = 0;  ///< of the operation, when the commit under way was made
-  std::uint64_t turn = 0;  ///< late answers of an earlier try are told apart by it
-  bool noting = false;     ///< a commit of progress is under way
+  Revision commit_read_at = 0;       ///< of the operation, when the commit under way was made
+  std::uint64_t turn = 0;            ///< late answers of an earlier try are told apart by it
+  bool noting = false;               ///< a commit of progress is under way
   std::optional<StepOutcome> ended;  ///< meanwhile
 };
 
@@ -72,12 +75,20 @@ void OperationRunner::take_up(const OperationId& id) {
   auto execution = std::make_shared<Execution>(loop_);
   execution->id = id;
   execution->table = &table->second;
+  execution->deadline = loop_.now() + time_left(*operation);
   active_.emplace(id, execution);
   if (operation->state == OperationState::undoing) {
     undo(execution, make_error(Errc::cancelled, operation->error));
   } else {
     run_step(execution);
   }
+}
+
+/// What a wall clock that jumped since the operation began says is kept between nothing and all.
+Duration OperationRunner::time_left(const Operation& operation) const {
+  const std::int64_t end = operation.deadline_at.unix_ms;
+  const std::int64_t all = std::max<std::int64_t>(end - operation.meta.created_at.unix_ms, 0);
+  return milliseconds(std::clamp<std::int64_t>(end - loop_.wall_now().unix_ms, 0, all));
 }
 
 void OperationRunner::consider_cancel(const std::shared_ptr<Execution>& execution,
@@ -102,16 +113,22 @@ void OperationRunner::run_step(const std::shared_ptr<Execution>& execution) {
     return undo(execution, make_error(Errc::cancelled, "it was cancelled on request"));
   }
   execution->step_began_at = loop_.wall_now();
+  if (std::exchange(execution->cursor, operation->cursor) != operation->cursor) {
+    execution->tried_since = loop_.now();
+  }
+  const bool impatient =
+      step.act_impatient && loop_.now() - execution->tried_since >= step.patience;
   const std::uint64_t turn = ++execution->turn;
-  step.act(*operation, mirror_.view(),
-           [this, execution, turn, alive = std::weak_ptr(alive_)](StepOutcome outcome) {
-             if (alive.expired() || execution->turn != turn) return;
-             if (outcome.kind == StepOutcome::Kind::progress) {
-               return progressed(execution, outcome.percent);
-             }
-             ++execution->turn;
-             step_ended(execution, std::move(outcome));
-           });
+  const auto& act = impatient ? step.act_impatient : step.act;
+  act(*operation, mirror_.view(),
+      [this, execution, turn, alive = std::weak_ptr(alive_)](StepOutcome outcome) {
+        if (alive.expired() || execution->turn != turn) return;
+        if (outcome.kind == StepOutcome::Kind::progress) {
+          return progressed(execution, outcome.percent);
+        }
+        ++execution->turn;
+        step_ended(execution, std::move(outcome));
+      });
 }
 
 /// Keeps how far the step is, for those who watch the operation. Its end waits for this commit: two
@@ -147,7 +164,7 @@ void OperationRunner::step_ended(const std::shared_ptr<Execution>& execution, St
   if (operation == nullptr) return;
   const auto& step = execution->table->steps.at(static_cast<std::size_t>(operation->cursor));
   if (outcome.kind == StepOutcome::Kind::again) {
-    const bool late = loop_.wall_now() > operation->deadline_at && !step.past_deadline;
+    const bool late = loop_.now() > execution->deadline && !step.past_deadline;
     if (late) return undo(execution, wrap_error(step.name + " did not end in time", outcome.error));
     execution->timer.set_after(outcome.retry_after, [this, execution] { run_step(execution); });
     return;

@@ -55,18 +55,23 @@ struct OperationStepTable {
     std::function<void(const Operation&, const ClusterView&, StepDone)> act;
     Record record;
     bool past_deadline = false;  ///< goes on trying after the deadline: giving up would not be safe
+    /// Instead of `act` once this server has tried it for `patience`; empty = `act` for ever.
+    std::function<void(const Operation&, const ClusterView&, StepDone)> act_impatient;
+    Duration patience{0};
   };
   std::vector<Step> steps;
   /// Takes back what the steps up to `operation.cursor` may have done; errors are noted and do not stop the record.
   std::function<void(const Operation&, const ClusterView&, StepDone)> undo;
   Record record_success;  ///< joins the commit of the last step
-  Record record_failure;  ///< after the undo; the outcome of the undo is in operation.facts["undo_error"]
+  Record
+      record_failure;  ///< after the undo; the outcome of the undo is in operation.facts["undo_error"]
 };
 
 /// Carries out operations that stand in the store: from the cursor on, one step after the other, each followed by one
 /// commit. A new leader goes on where the last one stopped. What it does not have a table for is left alone.
 /// An operation that was superseded in the store is dropped: later effects are refused by epoch.
-/// Loop thread only. Cost: one commit per step; at most `active_max` operations at once, the rest wait in order.
+/// Spans are measured by the Loop's own clock: a wall clock that jumps ends nothing early and delays nothing.
+/// Loop thread only. Cost: one commit per step; how many run at once is bounded by who begins them.
 class OperationRunner {
  public:
   OperationRunner(Loop& loop, Store& store, StoreMirror& mirror, NameSource& names);
@@ -86,12 +91,13 @@ class OperationRunner {
   void consider_cancel(const std::shared_ptr<Execution>& execution, const Operation& operation);
   const Operation* current(const std::shared_ptr<Execution>& execution) const;
   void run_step(const std::shared_ptr<Execution>& execution);
+  Duration time_left(const Operation& operation) const;
   void progressed(const std::shared_ptr<Execution>& execution, int percent);
   void step_ended(const std::shared_ptr<Execution>& execution, StepOutcome outcome);
   void undo(const std::shared_ptr<Execution>& execution, const Error& error);
   void undone(const std::shared_ptr<Execution>& execution, const StepOutcome& outcome);
-  void commit(const std::shared_ptr<Execution>& execution,
-              std::function<void(Operation&)> change, Record record, Task then);
+  void commit(const std::shared_ptr<Execution>& execution, std::function<void(Operation&)> change,
+              Record record, Task then);
   void commit_ended(const std::shared_ptr<Execution>& execution,
                     std::function<void(Operation&)> change, Record record, Task then,
                     const Result<CommitOutcome>& outcome);

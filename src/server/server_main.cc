@@ -13,6 +13,8 @@
 #include "base/log.h"
 #include "driver/redfish/redfish_bmc.h"
 #include "edge/file.h"
+#include "edge/process.h"
+#include "edge/tls.h"
 #include "runtime/sqlite_journal.h"
 #include "server/agent_listener.h"
 #include "server/api/api.h"
@@ -210,7 +212,10 @@ ApiContext Server::make_context() {
 
 void Server::make_core() {
   core_ = std::make_unique<ServerCore>(
-      ServerDependencies{loop_, *store_, *journal_, bmc_, agents_, [] { return random_secret(); }},
+      ServerDependencies{loop_, *store_, *journal_, bmc_, agents_, [] { return random_secret(); },
+                         [](const std::string& secret, const std::string& name) {
+                           return sha256_hex(hmac_sha256(secret, name));
+                         }},
       ServerOptions{});
   api_ = std::make_unique<Api>(make_context());
 }
@@ -328,6 +333,9 @@ int server_main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   set_log_level(level_of(arguments.log_level));
+  if (const auto risen = rise_above_guests(); !risen) {
+    log_line(LogLevel::warning, "server", risen.error().text());
+  }
   Server server(std::move(arguments));
   if (auto ran = server.run(); !ran) {
     std::fprintf(stderr, "virgad server: %s\n", ran.error().text().c_str());

@@ -115,9 +115,6 @@ void Checker::check_proof(const HostTruth& host, const Copy& copy, const History
       holds = !last.powered || last.boots != history.last_boot || last.bmc == BmcMode::lies ||
               last.lied_boot == last.boots;
       break;
-    case FenceProof::new_boot_id:
-      holds = last.boots != history.last_boot;
-      break;
     case FenceProof::lease_and_leash:
       holds =
           world_.loop().now() >= (history.running.empty() ? history.lease_until : last.lease_until);

@@ -103,6 +103,9 @@ class Cloud {
       return to_json_text(resource);
     });
   }
+  void remove(std::string key) {
+    write(std::move(key), [](const std::string&) { return std::nullopt; });
+  }
   template <typename T>
   std::optional<T> read(const std::string& key) const {
     const auto entry = disk_->state.find(key);
@@ -119,6 +122,10 @@ class Cloud {
   }
 
   const std::vector<Event>& events() const { return events_; }
+
+  const FabricState& fabric(const HostTruth& host) const {
+    return programs_[host.index]->fabric.state();
+  }
 
   /// VMs that should run and do not run in exactly one place with the epoch in force; one sentence each.
   std::vector<std::string> unsettled();
@@ -139,7 +146,8 @@ class Cloud {
     std::uint64_t power_runs = 0;  ///< changes whenever its power is switched
   };
 
-  using Rewrite = std::function<std::string(const std::string& before)>;
+  /// nullopt = the key goes.
+  using Rewrite = std::function<std::optional<std::string>(const std::string& before)>;
   void write(std::string key, Rewrite rewrite);
   std::vector<std::string> values_below(std::string_view prefix) const;
   Records records();

@@ -26,6 +26,17 @@ std::string truth_of(const Cloud& cloud, const Vm& vm, const World& world) {
   return fmt::format("truth vm {}{}\n", vm.id().value, places.empty() ? " nowhere" : places);
 }
 
+std::string truth_of(const Cloud& cloud, const HostTruth& host) {
+  std::string networks;
+  for (const virga::Network& network : cloud.fabric(host).networks)
+    networks += " " + network.id().value;
+  return fmt::format("truth host {} {} boot {}{}{}\n", host.id.value,
+                     !host.powered ? "off"
+                     : host.frozen ? "stands still"
+                                   : "on",
+                     host.boots, networks.empty() ? "" : " networks", networks);
+}
+
 }  // namespace
 
 std::string normalised(const Event& event, WallTime start) {
@@ -107,11 +118,7 @@ Rehearsal play(const Scenario& scenario) {
     rehearsal.journal += truth_of(cloud, vm, cloud.world());
   }
   for (const HostTruth& host : cloud.world().hosts()) {
-    rehearsal.journal += fmt::format("truth host {} {} boot {}\n", host.id.value,
-                                     !host.powered ? "off"
-                                     : host.frozen ? "stands still"
-                                                   : "on",
-                                     host.boots);
+    rehearsal.journal += truth_of(cloud, host);
   }
   rehearsal.violations = cloud.checker().violations();
   rehearsal.hash = cloud.state_hash();

@@ -359,9 +359,14 @@ Result<Action> Parser::cloud_action(const Words& words) {
                           [on](Cluster& cluster) { cluster.spec.policy.ha_armed = on; });
     });
   }
-  if (words[0] == "network" && words.size() == 2) {
+  if (words[0] == "network" && words.size() <= 3) {
     const auto id = vm_name(words[1]);
     if (!id) return id.error();
+    const auto wanted = parse_switch(words.size() == 3 ? words[2] : "on");
+    if (!wanted) return wanted.error();
+    if (!*wanted) {
+      return Action([key = keys::of(NetworkId(id->value))](Cloud& cloud) { cloud.remove(key); });
+    }
     return Action([name = id->value](Cloud& cloud) {
       cloud.edit<virga::Network>(NetworkId(name), [name](virga::Network& network) {
         network.meta.tenant = name.substr(0, name.find('/'));

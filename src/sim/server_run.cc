@@ -37,7 +37,10 @@ ServerRun::Impl::Impl(Parts parts)
       journal_(process_, parts_.journal, parts_.event),
       bmc_(parts_.world, process_, parts_.switch_power),
       core_(ServerDependencies{process_, store_, journal_, bmc_, *this,
-                               [this] { return make_secret(); }},
+                               [this] { return make_secret(); },
+                               [](const std::string& secret, const std::string& name) {
+                                 return secret + "/" + name;  // nobody forges in the simulation
+                               }},
             ServerOptions{}) {
   core_.start([this](const Result<void>& ready) {
     VIRGA_CHECK(ready.ok());

@@ -277,6 +277,14 @@ void SimHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<voi
   });
 }
 
+Result<void> SimHypervisor::change_limits(const VmLaunch& launch) {
+  const auto copy = find(launch.vm, launch.epoch);
+  if (!copy) return copy.error();
+  (*copy)->takes.cpu_millicores = launch.cpu_millicores;
+  (*copy)->cpu_weight = launch.cpu_weight;
+  return {};
+}
+
 MigrationProgress SimHypervisor::progress(const VmId& vm) const {
   const auto found = host_.copies.find(vm);
   return found == host_.copies.end() ? MigrationProgress{}
@@ -306,6 +314,8 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   }
   seen.cpu_millicores_used = {copy.takes.cpu_millicores.value / 10};
   seen.memory_mib_used = copy.takes.memory_mib;
+  seen.cpu_millicores_max = copy.takes.cpu_millicores;
+  seen.cpu_weight = copy.cpu_weight;
   return seen;
 }
 

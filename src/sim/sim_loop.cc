@@ -30,7 +30,7 @@ SimLoop::~SimLoop() {
   }
 }
 
-WallTime SimLoop::wall_now() const { return {kStartUnixMs + to_ms(now_ - kStart)}; }
+WallTime SimLoop::wall_now() const { return {kStartUnixMs + to_ms(now_ - kStart + wall_jumped_)}; }
 
 Duration SimLoop::elapsed() const { return now_ - kStart; }
 

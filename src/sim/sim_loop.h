@@ -38,6 +38,9 @@ class SimLoop : public Loop {
   void cancel(TimerId timer) override;
   void post(Task task) override;
 
+  /// The wall clock of everybody shows `by` more from now on.
+  void jump_wall(Duration by) { wall_jumped_ += by; }
+
   /// Virtual time since this loop was made.
   Duration elapsed() const;
 
@@ -124,6 +127,7 @@ class SimLoop : public Loop {
   void run_next();
 
   Instant now_;
+  Duration wall_jumped_{0};
   std::uint64_t next_sequence_ = 1;
   std::uint64_t executed_ = 0;
   std::size_t live_ = 0;
@@ -135,7 +139,7 @@ class SimLoop : public Loop {
   Heap near_;
   std::vector<std::vector<Entry>> ring_;
   Heap far_;
-  std::int64_t span_;            ///< the present one
+  std::int64_t span_;  ///< the present one
   std::size_t in_ring_ = 0;
   std::vector<GroupState> groups_;
 

@@ -49,6 +49,7 @@ struct Copy {
   Epoch epoch;
   CopyState state = CopyState::starting;
   Capacity takes;
+  int cpu_weight = 100;
   std::uint64_t serial = 0;  ///< unique in the world
   std::uint64_t peer = 0;    ///< incoming: serial of the source that has connected; 0 = none
   bool received = false;     ///< incoming: the last of the state has arrived

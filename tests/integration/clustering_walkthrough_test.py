@@ -8,6 +8,7 @@ VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -199,6 +200,27 @@ class Clustering(unittest.TestCase):
         self.assertTrue(0 < facts["downtime_ms"] < 10_000, facts)
         self.assertGreater(facts["transferred_bytes"], 1 << 20)
         self.cloud.cli("host", "activate", before["host"])
+
+    def test_11_A1_15_a_switch_that_is_made_or_deleted_is_made_or_deleted_on_every_hypervisor(self):
+        hosts = [host["network_namespace"] for host in self.cloud.lab("status")["hosts"]]
+        self.assertEqual(len(hosts), 3)
+
+        def with_network(vni):
+            """The hosts that have the segment's bridge and its tunnel, as the kernel shows them."""
+            found = []
+            for namespace in hosts:
+                command = [*self.cloud.enter, "ip", "-n", namespace, "-j", "-d", "link", "show"]
+                links = json.loads(subprocess.run(command, capture_output=True, check=True, timeout=10).stdout)
+                tunnels = [l for l in links if l.get("linkinfo", {}).get("info_data", {}).get("id") == vni]
+                bridges = {l["ifname"] for l in links if l.get("linkinfo", {}).get("info_kind") == "bridge"}
+                if any(tunnel.get("master") in bridges for tunnel in tunnels):
+                    found.append(namespace)
+            return found
+        made = self.cloud.cli("network", "create", "acme/extra", "--subnet", "10.77.0.0/24")
+        vni = made["spec"]["vni"]
+        self.cloud.wait("all hosts have the new segment", lambda: with_network(vni) == hosts, 15)
+        self.cloud.cli("network", "delete", "acme/extra", text=True)
+        self.cloud.wait("no host has the deleted segment", lambda: with_network(vni) == [], 15)
 
     def test_10_F_F1_the_server_is_restarted_while_guests_run(self):
         before = {vm: self.status(vm) for vm in VMS}

@@ -7,41 +7,56 @@ VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's
 
 import itertools
 import os
+import signal
 import sys
+import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
-from cloud_case import CloudCase  # noqa: E402
+from cloud_case import CloudCase, kill  # noqa: E402
 
 ENDS = ["vm.moved", "vm.move_failed"]
 TRIES_MAX = 8
-LOOKS_MAX = 400
+SEND_STEP = 1         # of a move: 0 prepare, 1 send, 2 switch, 3 clean
+CONNECTED_S = 0.02    # from the begin of the send until the destination's agent has taken the connection
+HELD_S = 1.5          # far below the lease
 VICTIMS = ("server", "source agent", "destination agent", "source leash", "source qemu", "destination qemu")
 
 
 class Moves(CloudCase):
     INSTANCE = "moves"
 
-    def switching(self, vm):
+    def phase(self, vm):
         found = self.ask(f"/v1/vms/{vm}")
-        return found and found["status"]["migration"]["phase"] == "switching"
+        return found["status"]["migration"]["phase"] if found else ""
+
+    def sends(self, vm):
+        operation = (self.ask(f"/v1/vms/{vm}") or {"status": {"operation": ""}})["status"]["operation"]
+        found = self.ask(f"/v1/operations/{operation}") if operation else None
+        return bool(found) and found.get("cursor") == SEND_STEP
 
     def over(self, vm, after):
         return any(e["kind"] in ENDS and e["subject"] == f"vm/{vm}" for e in self.cloud.events(after))
 
-    def caught(self, vm, moment, destination, after):
-        """The pid of the incoming copy at that moment; None when the move was over before anybody looked."""
+    def caught(self, vm, moment, destination, agent, after):
+        """The pid of the incoming copy at that moment; None when the move was over before anybody looked.
+
+        The switch takes some tens of milliseconds. It lasts until the destination's agent acts: that one is stopped
+        while the memory goes over, and stays so until the caller lets it go on."""
         _, pid = self.catch_copy(vm, lambda host: host == destination)
         if moment == "prepared":
             return pid
-        for _ in range(LOOKS_MAX):
-            if self.switching(vm):
+        self.catch("the memory goes over", lambda: self.sends(vm) or self.over(vm, after))
+        time.sleep(CONNECTED_S)
+        kill(agent, signal.SIGSTOP)
+        end = time.monotonic() + HELD_S
+        while time.monotonic() < end:
+            if self.phase(vm) == "switching":
                 return pid
-        self.cloud.wait("the move is over", lambda: self.over(vm, after), 60)
         return None
 
     def move_and_kill(self, vm, victim, moment):
-        """False when the kill came too late: the switch takes some tens of milliseconds."""
+        """False when the kill came too late."""
         before, after = self.status(vm), self.cloud.last_event()
         pids, boots = self.pids(), self.host_boots()
         source = before["host"]
@@ -50,11 +65,16 @@ class Moves(CloudCase):
         boot = self.answer(vm)["boot_id"]
         watcher = self.watch()
         self.cloud.cli("vm", "migrate", vm, "--host", destination)
-        pid = self.caught(vm, moment, destination, after)
+        agent = pids[destination + ".agent"]
         killed_ms = None
-        if pid:
-            ends = {"source": source, "destination": destination, "source qemu": source_pid, "destination qemu": pid}
-            killed_ms = self.hit(victim, pids, ends)
+        try:
+            pid = self.caught(vm, moment, destination, agent, after)
+            if pid:
+                ends = {"source": source, "destination": destination, "source qemu": source_pid,
+                        "destination qemu": pid}
+                killed_ms = self.hit(victim, pids, ends)
+        finally:
+            kill(agent, signal.SIGCONT)
         answers = self.settle()
         self.assert_no_host_was_switched_off(boots)
         self.assertLessEqual(watcher.stop().most[vm], 2, watcher.history)

@@ -66,6 +66,37 @@ next:
     jmp next
 #endif
 
+#ifdef SEED_second_disk     /* writes the printable bytes of the second disk's first 256 KiB to the serial port */
+    xor ax, ax
+    mov ds, ax
+    mov es, ax
+    cld
+more:
+    mov ah, 0x42
+    mov dl, 0x81
+    mov si, 0x7c00 + request - start
+    int 0x13
+    jc idle
+    mov si, 0x8000
+    mov cx, 16 * 512
+    mov dx, 0x3f8
+letter:
+    lodsb
+    cmp al, 10
+    je print
+    cmp al, 32
+    jb skip
+    cmp al, 126
+    ja skip
+print:
+    out dx, al
+skip:
+    loop letter
+    add word ptr [0x7c00 + request - start + 8], 16
+    cmp word ptr [0x7c00 + request - start + 8], 512
+    jb more
+#endif
+
 idle:
     hlt
     jmp idle
@@ -82,4 +113,10 @@ packet:
     .byte 16, 0
     .word 64, 0x7c00, 0
     .quad 8
+#endif
+#ifdef SEED_second_disk
+request:
+    .byte 16, 0
+    .word 16, 0x8000, 0
+    .quad 0
 #endif

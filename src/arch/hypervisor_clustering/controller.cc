@@ -65,6 +65,11 @@ void ClusterController::notice_ended(const Operation& operation) {
   const VmId id(operation.subject.substr(keys::kVm.size()));
   if (operation.state == OperationState::succeeded) {
     retries_.erase(id);
+    // A deleted VM is in the view no more; its room may be what another one waits for.
+    const Host* eraser = mirror_.view().hosts.find(operation.arguments.destination);
+    if (operation.kind == OperationKind::delete_vm && eraser != nullptr) {
+      mark(eraser->spec.cluster);
+    }
     return;
   }
   if (operation.state != OperationState::failed) return;
@@ -154,6 +159,7 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
     commit(cluster, [&](Transaction& into) { return leave_unplaced(into, unplaced); });
   }
   for (const RevokeCopy& copy : plan.revokes) revoke(copy);
+  for (const LimitVm& change : plan.limits) limit(change);
   tell_strays(plan.strays);
 }
 
@@ -161,9 +167,8 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
 /// store's queue.
 void ClusterController::change_hosts(const ClusterId& cluster,
                                      const std::vector<HostChange>& changes) {
-  const std::size_t together = changes.size() <= kHostChangesAlone
-                                   ? 1
-                                   : StoreLimits::kItemsMax / kItemsPerHostChange;
+  const std::size_t together =
+      changes.size() <= kHostChangesAlone ? 1 : StoreLimits::kItemsMax / kItemsPerHostChange;
   for (std::size_t begin = 0; begin < changes.size(); begin += together) {
     const std::size_t end = std::min(begin + together, changes.size());
     commit(cluster, [&](Transaction& into) {
@@ -225,6 +230,22 @@ void ClusterController::revoke(const RevokeCopy& copy) {
            fmt::format("revoke {} with epoch {} on {}: {}", copy.vm.value, to_string(copy.epoch),
                        copy.host.value, copy.reason));
   commands_.call(copy.host, std::move(command), seconds(10), [](Result<CommandResult>) {});
+}
+
+void ClusterController::limit(const LimitVm& change) {
+  const Vm* vm = mirror_.view().vms.find(change.vm);
+  if (vm == nullptr) return;
+  auto launch = resolve_launch(mirror_.view(), *vm, vm->status.epoch);
+  if (!launch) return log_line(LogLevel::warning, "cluster", launch.error().text());
+  Command command;
+  command.kind = CommandKind::change_limits;
+  command.vm = change.vm;
+  command.epoch = vm->status.epoch;
+  command.launch = std::move(*launch);
+  log_line(LogLevel::info, "cluster", fmt::format("{}: {}", change.vm.value, change.reason));
+  commands_.call(change.host, std::move(command), seconds(10), [](Result<CommandResult> done) {
+    if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
+  });
 }
 
 void ClusterController::event(Transaction& transaction, Event event) {
@@ -320,8 +341,7 @@ Operation ClusterController::make_operation(OperationKind kind, std::string subj
   operation.kind = kind;
   operation.subject = std::move(subject);
   operation.reason = std::move(reason);
-  operation.deadline_at =
-      WallTime{loop_.wall_now().unix_ms + to_ms(options_.operation_deadline)};
+  operation.deadline_at = WallTime{loop_.wall_now().unix_ms + to_ms(options_.operation_deadline)};
   operation.correlation = operation.meta.name;
   return operation;
 }

@@ -24,12 +24,14 @@ class ClusterController {
 
   struct Options {
     ClusterOptions planner;
-    Duration start_retry_first = seconds(1);  ///< after a failed start; doubles up to start_retry_max
+    Duration start_retry_first =
+        seconds(1);  ///< after a failed start; doubles up to start_retry_max
     Duration start_retry_max = seconds(30);
     Duration move_retry = seconds(30);
     Duration fence_retry = seconds(5);
     Duration operation_deadline = seconds(600);
-    Duration store_full_pause = milliseconds(250);  ///< until the next round after the store refused a commit
+    Duration store_full_pause =
+        milliseconds(250);  ///< until the next round after the store refused a commit
   };
 
   ClusterController(Loop& loop, Store& store, StoreMirror& mirror, HostCommands& commands,
@@ -78,6 +80,7 @@ class ClusterController {
   bool begin_stop(Transaction& transaction, const StopVm& stop);
   bool leave_unplaced(Transaction& transaction, const Unplaced& unplaced);
   void revoke(const RevokeCopy& copy);
+  void limit(const LimitVm& change);
   void supersede(Transaction& transaction, const OperationId& id);
   Operation make_operation(OperationKind kind, std::string subject, std::string reason);
   void event(Transaction& transaction, Event event);

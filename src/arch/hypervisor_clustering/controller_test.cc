@@ -331,6 +331,31 @@ TEST_F(Clustering, F_F6_F_F19_a_source_that_never_says_how_the_switch_went_ends_
   EXPECT_FALSE(hosts_.doubled);
 }
 
+/// What takes long is measured by a clock that does not jump, in both directions.
+TEST_F(Clustering, F_F18_a_wall_clock_that_jumps_changes_no_decision) {
+  const VmId web = running_vm("web");
+  for (const std::int64_t jump_s : {3600, -7200}) {
+    hosts_.failing.emplace(CommandKind::switch_over, make_error(Errc::unavailable, "no session"));
+    const HostId target = move(web);
+    ASSERT_TRUE(until([&] { return hosts_.count(CommandKind::switch_over) > 0; }));
+    loop_.jump_wall(seconds(jump_s));
+    loop_.run_for(seconds(10));
+    EXPECT_EQ(events("vm.move_failed"), 0) << "10 s are less than the patience of the switch";
+    hosts_.failing.clear();
+    hosts_.commands.clear();
+    ASSERT_TRUE(until([&] { return serves(web) && vm(web).status.host == target; }));
+    EXPECT_EQ(hosts_.count(CommandKind::start), 0) << "the guest went over alive";
+  }
+  // A start that is tried again and again ends in time, although the clock went back.
+  const VmId db = add_vm("db");
+  hosts_.failing.emplace(CommandKind::start, make_error(Errc::unavailable, "no session"));
+  ASSERT_TRUE(until([&] { return hosts_.count(CommandKind::start) > 0; }));
+  loop_.jump_wall(seconds(-86'400));
+  loop_.run_for(seconds(660));
+  hosts_.failing.clear();
+  ASSERT_TRUE(until([&] { return serves(db); }));
+}
+
 TEST_F(Clustering, F_B9_a_source_whose_answer_to_cancel_is_lost_is_asked_again) {
   const VmId web = running_vm("web");
   const HostId source = vm(web).status.host;

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/rng.h"
 #include "mechanism/placement/placement.h"
 
@@ -21,14 +23,22 @@ Result<void> add_nics(const ClusterView& view, const Vm& vm, VmLaunch& launch) {
   for (const Port* port : view.ports_of(vm.id())) {
     const Network* network = view.networks.find(port->spec.network);
     if (network == nullptr) {
-      return make_error(Errc::not_found, fmt::format("vm {}: network {} of port {} does not exist",
-                                                     launch.vm.value, port->spec.network.value,
-                                                     port->id().value));
+      return make_error(Errc::not_found,
+                        fmt::format("vm {}: network {} of port {} does not exist", launch.vm.value,
+                                    port->spec.network.value, port->id().value));
     }
-    launch.nics.push_back({port->id().value, network->id().value, network->spec.vni,
-                           port->spec.mac, port->spec.address, network->spec.mtu});
+    launch.nics.push_back({port->id().value, network->id().value, network->spec.vni, port->spec.mac,
+                           port->spec.address, network->spec.mtu});
   }
   return {};
+}
+
+/// Disk images boot from an overlay of their own and read what they are from a seed.
+void add_disk_boot(const Vm& vm, const Image& image, VmLaunch& launch) {
+  const std::string suffix = image.spec.format == ImageFormat::qcow2 ? "qcow2" : "raw";
+  launch.disks.push_back({"root", launch.directory + "/root.qcow2",
+                          image.spec.path + "/disk." + suffix, image.spec.size_mib});
+  launch.seed = LaunchSeed{launch.directory + "/seed.iso", vm.spec.user_data};
 }
 
 /// Tiny images boot straight into their kernel and read what they are from its command line.
@@ -66,11 +76,13 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
   if (image->spec.format == ImageFormat::direct) {
     add_direct_boot(vm, *image, launch);
   } else {
-    const std::string suffix = image->spec.format == ImageFormat::qcow2 ? "qcow2" : "raw";
-    launch.disks.push_back({"root", launch.directory + "/root.qcow2",
-                            image->spec.path + "/disk." + suffix, image->spec.size_mib});
+    add_disk_boot(vm, *image, launch);
   }
   for (const VmDisk& disk : vm.spec.disks) {
+    if (disk.name == "root") {
+      launch.disks.front().size_mib = std::max(disk.size_mib, image->spec.size_mib);
+      continue;
+    }
     launch.disks.push_back(
         {disk.name, launch.directory + "/" + disk.name + ".qcow2", "", disk.size_mib});
   }
@@ -83,9 +95,9 @@ VmIdentity make_identity(const Vm& vm, const Host& host) {
   const std::uint64_t high = (bits.next() & ~0xf000ULL) | 0x4000ULL;
   const std::uint64_t low = (bits.next() & ~(3ULL << 62)) | (2ULL << 62);
   VmIdentity identity;
-  identity.uuid = fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32,
-                              (high >> 16) & 0xffff, high & 0xffff, low >> 48,
-                              low & 0xffffffffffffULL);
+  identity.uuid =
+      fmt::format("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xffff,
+                  high & 0xffff, low >> 48, low & 0xffffffffffffULL);
   const HypervisorInfo& hypervisor = host.status.hypervisor;
   if (!hypervisor.machine_types.empty()) identity.machine_type = hypervisor.machine_types.front();
   identity.cpu_model = hypervisor.cpu_model;

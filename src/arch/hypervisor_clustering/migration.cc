@@ -25,7 +25,13 @@ class Migration {
 
   void prepare(const Operation& operation, const ClusterView& view, StepDone done) const;
   void send(const Operation& operation, const ClusterView& view, StepDone done) const;
-  void switch_over(const Operation& operation, const ClusterView& view, StepDone done) const;
+  void switch_over(const Operation& operation, const ClusterView& view, StepDone done) const {
+    hand_over(operation, view, false, std::move(done));
+  }
+  void switch_over_impatiently(const Operation& operation, const ClusterView& view,
+                               StepDone done) const {
+    hand_over(operation, view, true, std::move(done));
+  }
   void clean(const Operation& operation, const ClusterView& view, StepDone done) const;
   void undo(const Operation& operation, const ClusterView& view, StepDone done) const;
 
@@ -49,7 +55,8 @@ class Migration {
   void discard_destination(const Operation& operation, const ClusterView& view,
                            StepDone done) const;
   StepDone with_figures(const MigrationProgress& sent, StepDone done) const;
-  bool patience_is_over(const Operation& operation, const ClusterView& view) const;
+  void hand_over(const Operation& operation, const ClusterView& view, bool impatient,
+                 StepDone done) const;
 
   HostCommands& commands_;
   Loop& loop_;
@@ -108,8 +115,11 @@ void Migration::send(const Operation& operation, const ClusterView& view, StepDo
 /// Both halves in one step: a commit between them would only lengthen the guest's pause, and each
 /// half is idempotent. Only the answer "handed over by this very call" proves that the destination
 /// has never run; without it a failure ends both copies, and the VM starts anew from its disks.
-void Migration::switch_over(const Operation& operation, const ClusterView& view,
-                            StepDone done) const {
+///
+/// Impatiently: the source's host is well and its QEMU does not say for long how the switch went.
+/// It may wait for a destination that hangs; nobody knows then who has the guest.
+void Migration::hand_over(const Operation& operation, const ClusterView& view, bool impatient,
+                          StepDone done) const {
   const bool source_fenced = is_fenced(view, operation.arguments.source);
   if (is_fenced(view, operation.arguments.destination)) {
     const Error lost = make_error(Errc::unavailable, "the destination was lost while it took over");
@@ -118,7 +128,10 @@ void Migration::switch_over(const Operation& operation, const ClusterView& view,
   }
   if (source_fenced) return resume(operation, Fallback::none, std::move(done));
   Command over = command_for(CommandKind::switch_over, operation, operation.arguments.epoch);
-  const bool enough = patience_is_over(operation, view);
+  const Host* source = view.hosts.find(operation.arguments.source);
+  const bool source_well = source != nullptr && (source->status.health == HostHealth::alive ||
+                                                 source->status.health == HostHealth::degraded);
+  const bool enough = impatient && source_well;
   call(operation.arguments.source, std::move(over), kSwitchDeadline,
        [this, operation, enough, done](Result<CommandResult> result) {
          // Uncertain: the source is asked again when it answers, or is gone when it is fenced.
@@ -150,18 +163,6 @@ StepDone Migration::with_figures(const MigrationProgress& sent, StepDone done) c
     }
     done(std::move(outcome));
   };
-}
-
-/// The source's host is well and its QEMU does not say for long how the switch went: it may wait
-/// for a destination that hangs. Nobody knows then who has the guest.
-bool Migration::patience_is_over(const Operation& operation, const ClusterView& view) const {
-  const Host* source = view.hosts.find(operation.arguments.source);
-  if (source == nullptr || operation.steps.empty()) return false;
-  const std::int64_t since_ms =
-      loop_.wall_now().unix_ms - operation.steps.back().ended_at.unix_ms;
-  const bool well = source->status.health == HostHealth::alive ||
-                    source->status.health == HostHealth::degraded;
-  return well && since_ms > to_ms(kSwitchPatience);
 }
 
 void Migration::resume(const Operation& operation, Fallback fallback, StepDone done) const {
@@ -265,6 +266,8 @@ OperationStepTable migrate_table(HostCommands& commands, Loop& loop) {
   };
   table.steps.push_back(step("switch", &Migration::switch_over));
   table.steps.back().past_deadline = true;
+  table.steps.back().act_impatient = step("switch", &Migration::switch_over_impatiently).act;
+  table.steps.back().patience = kSwitchPatience;
   table.steps.back().record = [](const RecordContext& context) {
     change_vm(context, [&](VmStatus& status) {
       status.host = context.operation.arguments.destination;

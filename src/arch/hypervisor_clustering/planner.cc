@@ -90,13 +90,13 @@ class Planner {
                        [&](const ObservedVm& copy) { return copy.vm == vm; });
   }
 
-  /// True for a guest whose memory has left in a move that nobody carries on: whether the other
-  /// copy ran is not known.
-  bool is_handed_over(const Vm& vm) const {
+  /// The copy with the epoch in force, as its host has last reported it; nullptr when it has not.
+  const ObservedVm* copy_of(const Vm& vm) const {
     const auto& copies = evidence_of(vm.status.host).vms;
-    return std::any_of(copies.begin(), copies.end(), [&](const ObservedVm& copy) {
-      return copy.vm == vm.id() && copy.epoch == vm.status.epoch && copy.postmigrate;
+    const auto copy = std::find_if(copies.begin(), copies.end(), [&](const ObservedVm& candidate) {
+      return candidate.vm == vm.id() && candidate.epoch == vm.status.epoch;
     });
+    return copy == copies.end() ? nullptr : &*copy;
   }
 
   const Host* host_of(const Vm& vm) const {
@@ -133,8 +133,9 @@ class Planner {
   void plan_fence(const Host& host, const HostChange& change);
   void decide(const Vm& vm);
   bool decide_superseding(const Vm& vm);
-  bool observe(const Vm& vm);
-  void decide_running(const Vm& vm);
+  bool observe(const Vm& vm, const ObservedVm* copy);
+  void decide_running(const Vm& vm, const ObservedVm* copy);
+  void limit(const Vm& vm, const ObservedVm& copy);
   void decide_stopped(const Vm& vm);
   void decide_deleting(const Vm& vm);
   void recover(const Vm& vm, const Host& lost);
@@ -206,8 +207,7 @@ void Planner::judge(const Host& host, bool most_are_silent) {
   const HostEvidence& evidence = evidence_of(host.id());
   HostChange change = judge_host(host, evidence, policy_, most_are_silent);
   const bool slow_observer = evidence_.observer_lag > options_.observer_lag_max;
-  if (slow_observer && change.health > HostHealth::degraded &&
-      change.proof == FenceProof::none) {
+  if (slow_observer && change.health > HostHealth::degraded && change.proof == FenceProof::none) {
     return;
   }
   if (change.health != host.status.health || change.proof != host.status.fence_proof ||
@@ -243,13 +243,14 @@ void Planner::decide(const Vm& vm) {
     if (decide_superseding(vm)) decided_.insert(vm.id());
     return;
   }
-  if (observe(vm)) {
+  const ObservedVm* copy = copy_of(vm);
+  if (observe(vm, copy)) {
     decided_.insert(vm.id());
     return;
   }
   if (vm.meta.deleting_at) return decide_deleting(vm);
   if (vm.spec.power == DesiredPower::stopped) return decide_stopped(vm);
-  decide_running(vm);
+  decide_running(vm, copy);
 }
 
 /// An operation whose outcome a fenced host has made certain is replaced by a recovery. A
@@ -267,19 +268,15 @@ bool Planner::decide_superseding(const Vm& vm) {
 }
 
 /// The stored state follows the report of the VM's host.
-bool Planner::observe(const Vm& vm) {
+bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
   const HostId& host = vm.status.host;
   if (host.empty()) return false;
-  ObserveVm seen{vm.id(), vm.status.power, vm.status.health, vm.status.health_reason, host,
-                 vm.status.epoch};
+  ObserveVm seen{vm.id(), vm.status.power, vm.status.health, vm.status.health_reason,
+                 host,    vm.status.epoch};
   const Host* place = host_of(vm);
   const HostEvidence& evidence = evidence_of(host);
   if (reports(evidence)) {
-    const auto& copies = evidence.vms;
-    const auto copy = std::find_if(copies.begin(), copies.end(), [&](const ObservedVm& candidate) {
-      return candidate.vm == vm.id() && candidate.epoch == vm.status.epoch;
-    });
-    if (copy == copies.end()) {
+    if (copy == nullptr) {
       seen.power = VmPower::stopped;
       seen.health = VmHealth::unknown;
       seen.health_reason.clear();
@@ -304,7 +301,18 @@ bool Planner::observe(const Vm& vm) {
   return plan_.observations.back().power != vm.status.power;
 }
 
-void Planner::decide_running(const Vm& vm) {
+/// A restart would apply them too; whoever raises a quota wants it now. Agents of before told none.
+void Planner::limit(const Vm& vm, const ObservedVm& copy) {
+  if (copy.cpu_weight == 0 || !room_for(plan_.limits.size())) return;
+  const Millicores quota = demand_of(vm).cpu_millicores;
+  if (copy.cpu_millicores_max == quota && copy.cpu_weight == vm.spec.cpu_weight) return;
+  plan_.limits.push_back(
+      {vm.id(), vm.status.host,
+       fmt::format("{} millicores and weight {} are asked for, {} and {} are in force", quota.value,
+                   vm.spec.cpu_weight, copy.cpu_millicores_max.value, copy.cpu_weight)});
+}
+
+void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   const Host* host = host_of(vm);
   if (vm.status.power == VmPower::stopped) {
     const bool crashed = host != nullptr;
@@ -313,11 +321,11 @@ void Planner::decide_running(const Vm& vm) {
     if (evidence_.recovery_held || evidence_.starts_resting.contains(vm.id())) return;
     LostCopies lost = vm.status.lost;
     if (crashed) remember(lost, {host->id(), FenceProof::agent_confirmed_stop});
-    for (LostCopy& copy : lost) {
+    for (LostCopy& old : lost) {
       // A host that is back speaks for itself; what proved it dead before is history.
-      const bool answers = reports(copy.host) || (crashed && copy.host == host->id());
-      if (answers && runs_on(vm.id(), copy.host)) return;
-      if (answers) copy.proof = FenceProof::agent_confirmed_stop;
+      const bool answers = reports(old.host) || (crashed && old.host == host->id());
+      if (answers && runs_on(vm.id(), old.host)) return;
+      if (answers) old.proof = FenceProof::agent_confirmed_stop;
     }
     waiting_.push_back({&vm, std::move(lost),
                         crashed ? "it ended although it should run" : "it should run", recovery});
@@ -335,36 +343,38 @@ void Planner::decide_running(const Vm& vm) {
     return;
   }
   if (!runs) {
-    const bool handed_over = is_handed_over(vm);
+    // Its memory has left in a move that nobody carries on: nobody knows whether the other ran.
+    const bool handed_over = copy != nullptr && copy->postmigrate;
     if (armed_ && may_stop && (handed_over || wants_restart(vm))) {
-      const std::string why = handed_over ? "its memory has left in a move that did not end"
-                                          : vm.status.health_reason;
-      plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
-                             why + ": it is restarted"});
+      const std::string why =
+          handed_over ? "its memory has left in a move that did not end" : vm.status.health_reason;
+      plan_.stops.push_back(
+          {vm.id(), host->id(), vm.status.epoch, true, false, HostId(), why + ": it is restarted"});
     }
     return;
   }
   if (!vm.spec.move_to.empty()) return move_to(vm, vm.spec.move_to, "an operator asked for it");
   if (host->spec.maintenance) return move_away(vm, host->id().value + " goes into maintenance");
   if (host->status.health == HostHealth::degraded && armed_) {
-    move_away(vm, host->id().value + " is failing: " + host->status.health_reason);
+    return move_away(vm, host->id().value + " is failing: " + host->status.health_reason);
   }
+  if (copy != nullptr) limit(vm, *copy);
 }
 
 void Planner::recover(const Vm& vm, const Host& lost) {
   if (!armed_) return;
   if (vm.spec.power == DesiredPower::stopped || vm.meta.deleting_at ||
       vm.spec.restart_priority == RestartPriority::none) {
-    plan_.observations.push_back({vm.id(), VmPower::stopped, VmHealth::unknown,
-                                  "its host was lost", HostId(), vm.status.epoch});
+    plan_.observations.push_back({vm.id(), VmPower::stopped, VmHealth::unknown, "its host was lost",
+                                  HostId(), vm.status.epoch});
     return;
   }
   if (evidence_.starts_resting.contains(vm.id())) return;
   state().remove(vm, lost.id());
   LostCopies copies = vm.status.lost;
   remember(copies, {lost.id(), lost.status.fence_proof});
-  waiting_.push_back({&vm, std::move(copies),
-                      lost.id().value + " was lost: " + lost.status.health_reason, true});
+  waiting_.push_back(
+      {&vm, std::move(copies), lost.id().value + " was lost: " + lost.status.health_reason, true});
 }
 
 void Planner::decide_stopped(const Vm& vm) {
@@ -372,8 +382,8 @@ void Planner::decide_stopped(const Vm& vm) {
   const Host* host = host_of(vm);
   if (host != nullptr && host->status.health == HostHealth::fenced) return recover(vm, *host);
   if (host == nullptr || !reports(host->id())) return;
-  plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, false, false, HostId(),
-                         "it should be stopped"});
+  plan_.stops.push_back(
+      {vm.id(), host->id(), vm.status.epoch, false, false, HostId(), "it should be stopped"});
 }
 
 void Planner::decide_deleting(const Vm& vm) {
@@ -412,8 +422,8 @@ void Planner::move_away(const Vm& vm, const std::string& reason) {
   }
   const auto target = state().choose(query);
   if (!target) {
-    return leave_unplaced({&vm, LostCopies(), reason, false},
-                          "no host can take it alive", state().explain(query));
+    return leave_unplaced({&vm, LostCopies(), reason, false}, "no host can take it alive",
+                          state().explain(query));
   }
   move_to(vm, *target, reason);
 }
@@ -426,8 +436,8 @@ void Planner::move_to(const Vm& vm, const HostId& destination, const std::string
   }
   for (const Refusal& refusal : state().explain(query_for(vm, true))) {
     if (refusal.host != destination) continue;
-    return leave_unplaced({&vm, LostCopies(), reason, false},
-                          "cannot move to " + destination.value, {refusal});
+    return leave_unplaced({&vm, LostCopies(), reason, false}, "cannot move to " + destination.value,
+                          {refusal});
   }
   if (!reports(destination) || vm.spec.direct_io) return;
   ++moves_[vm.status.host];
@@ -468,8 +478,8 @@ void Planner::judge_copy(const HostId& host, const ObservedVm& copy, const Vm* v
   if (!vm->status.operation.empty() || decided_.contains(copy.vm)) return;
   if (copy.epoch == vm->status.epoch && host == vm->status.host) return;
   if (copy.epoch > vm->status.epoch && copy.power == VmPower::running) {
-    plan_.observations.push_back({copy.vm, copy.power, copy.health, copy.health_reason, host,
-                                  copy.epoch});
+    plan_.observations.push_back(
+        {copy.vm, copy.power, copy.health, copy.health_reason, host, copy.epoch});
     decided_.insert(copy.vm);
     // It runs: it must not be started a second time.
     std::erase_if(waiting_, [&](const Waiting& waiting) { return waiting.vm == vm; });
@@ -531,9 +541,8 @@ bool Planner::place(const Waiting& waiting) {
   const LostCopy last = waiting.lost.empty() ? LostCopy() : waiting.lost.back();
   if (last.proof == FenceProof::agent_confirmed_stop && !query.avoid.contains(last.host)) {
     const auto refusals = state().explain(query);
-    const bool refused = std::any_of(refusals.begin(), refusals.end(), [&](const Refusal& one) {
-      return one.host == last.host;
-    });
+    const bool refused = std::any_of(refusals.begin(), refusals.end(),
+                                     [&](const Refusal& one) { return one.host == last.host; });
     if (!refused) target = last.host;
   }
   const bool in_place = target.has_value();

@@ -24,6 +24,23 @@ class Planning : public ::testing::Test, protected test::TestCluster {
   }
 };
 
+TEST_F(Planning, F_B4_a_running_copy_gets_the_limits_that_are_asked_for_now) {
+  three_hosts();
+  const VmId web = add_vm("web", "a");
+  ObservedVm& copy = seen("a").vms.front();
+  EXPECT_TRUE(plan().limits.empty()) << "an agent of before says nothing of limits";
+  copy.cpu_millicores_max = Millicores{1000};
+  copy.cpu_weight = 100;
+  EXPECT_TRUE(plan().empty());
+  edit_vm(web, [](Vm& changed) { changed.spec.cpu_millicores = Millicores{250}; });
+  ASSERT_EQ(plan().limits.size(), 1U);
+  EXPECT_EQ(plan().limits.front().host, HostId("a"));
+  EXPECT_EQ(plan().limits.front().reason,
+            "250 millicores and weight 100 are asked for, 1000 and 100 are in force");
+  copy.cpu_millicores_max = Millicores{250};
+  EXPECT_TRUE(plan().empty());
+}
+
 // What is believed of hosts.
 
 TEST_F(Planning, A1_01_A1_04_a_cluster_that_is_well_needs_nothing) {
@@ -292,8 +309,7 @@ TEST_F(Planning, F_F4_a_vm_whose_qemu_died_is_seen_stopped_and_restarted_in_plac
   const ClusterPlan second = plan();
   ASSERT_EQ(second.starts.size(), 1U);
   EXPECT_EQ(second.starts[0].host, HostId("b"));
-  EXPECT_EQ(second.starts[0].lost,
-            (LostCopies{{HostId("b"), FenceProof::agent_confirmed_stop}}));
+  EXPECT_EQ(second.starts[0].lost, (LostCopies{{HostId("b"), FenceProof::agent_confirmed_stop}}));
 }
 
 TEST_F(Planning, F_F13_a_paused_guest_is_restarted_by_force_when_an_operator_asks) {

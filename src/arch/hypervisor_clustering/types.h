@@ -13,23 +13,24 @@ namespace virga {
 
 /// What is known of one host beside what is stored: volatile, held by the leader alone.
 struct HostEvidence {
-  bool reported = false;       ///< at least once since this server leads
-  Duration silence{0};         ///< since its last report, or since the server began to lead
-  bool lease_over = true;      ///< the server's view of its lease, with grace, has ended
-  std::string boot_id;         ///< of its present session; empty = none
-  std::string degraded;        ///< what it says is failing on it; empty = nothing
-  bool cut_off = false;        ///< its session is gone
-  int observers = 0;           ///< peers with fresh reports that probe it
-  int observers_silent = 0;    ///< of those: how many get no answer
-  std::vector<ObservedVm> vms; ///< of its last report
-  bool fence_may_begin = true; ///< false while a failed try to switch it off is too recent
+  bool reported = false;        ///< at least once since this server leads
+  Duration silence{0};          ///< since its last report, or since the server began to lead
+  bool lease_over = true;       ///< the server's view of its lease, with grace, has ended
+  std::string boot_id;          ///< of its present session; empty = none
+  std::string degraded;         ///< what it says is failing on it; empty = nothing
+  bool cut_off = false;         ///< its session is gone
+  int observers = 0;            ///< peers with fresh reports that probe it
+  int observers_silent = 0;     ///< of those: how many get no answer
+  std::vector<ObservedVm> vms;  ///< of its last report
+  bool fence_may_begin = true;  ///< false while a failed try to switch it off is too recent
 };
 
 /// Evidence about one cluster at one moment. Silence of everything together is the observer's problem.
 struct ClusterEvidence {
   std::map<HostId, HostEvidence> hosts;
-  Duration observer_lag{0};     ///< how late this server's own timers run
-  bool recovery_held = false;   ///< restored from a backup and not yet confirmed: nothing is fenced or restarted
+  Duration observer_lag{0};  ///< how late this server's own timers run
+  bool recovery_held =
+      false;  ///< restored from a backup and not yet confirmed: nothing is fenced or restarted
   std::map<VmId, std::set<HostId>> failed_lately;  ///< starts that failed: hosts to avoid
   /// VMs whose last start, move or end failed a moment ago: no new try of that kind yet.
   std::set<VmId> starts_resting, moves_resting, stops_resting;
@@ -85,14 +86,21 @@ struct RevokeCopy {
   std::string reason;
 };
 
+/// A running copy gets the processor limits that are asked for now, at once, without an operation.
+struct LimitVm {
+  VmId vm;
+  HostId host;
+  std::string reason;
+};
+
 /// The stored state of a VM follows what its host reports.
 struct ObserveVm {
   VmId vm;
   VmPower power = VmPower::stopped;
   VmHealth health = VmHealth::unknown;
   std::string health_reason;
-  HostId host;   ///< where it is; empty = nowhere any more
-  Epoch epoch;   ///< as stored, or what runs after a restore from a backup
+  HostId host;  ///< where it is; empty = nowhere any more
+  Epoch epoch;  ///< as stored, or what runs after a restore from a backup
 };
 
 struct Unplaced {
@@ -116,18 +124,20 @@ struct ClusterPlan {
   std::vector<StartVm> starts;
   std::vector<MoveVm> moves;
   std::vector<StopVm> stops;
+  std::vector<LimitVm> limits;
   std::vector<Unplaced> unplaced;
   std::vector<StrayVm> strays;
 
   bool empty() const {
     return host_changes.empty() && fences.empty() && revokes.empty() && observations.empty() &&
-           starts.empty() && moves.empty() && stops.empty() && unplaced.empty();
+           starts.empty() && moves.empty() && stops.empty() && limits.empty() && unplaced.empty();
   }
 };
 
 struct ClusterOptions {
   int actions_max = 128;  ///< of each kind in one round; the rest waits for the next
-  Duration observer_lag_max = milliseconds(500);  ///< above it the server suspects itself, not the hosts
+  Duration observer_lag_max =
+      milliseconds(500);  ///< above it the server suspects itself, not the hosts
 };
 
 }  // namespace virga

@@ -13,6 +13,7 @@ namespace {
 constexpr int kSerialSlot = 0x1;
 constexpr int kPanicSlot = 0x2;
 constexpr int kEntropySlot = 0x3;
+constexpr int kSeedSlot = 0x4;
 constexpr int kFirstDiskSlot = 0x8;
 constexpr int kFirstNicSlot = 0x10;
 
@@ -194,6 +195,21 @@ void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
                 index, node, kFirstDiskSlot + index, disk.name.substr(0, 20), index + 1);
 }
 
+void add_seed(Arguments& arguments, InheritedDescriptor seed) {
+  add_set(arguments, seed);
+  add_block_node(arguments, {{"driver", "file"},
+                             {"node-name", "seed-file"},
+                             {"filename", set_path(seed)},
+                             {"read-only", true}});
+  add_block_node(
+      arguments,
+      {{"driver", "raw"}, {"node-name", "seed"}, {"file", "seed-file"}, {"read-only", true}});
+  arguments.add("-device",
+                "virtio-blk-pci,id=seed-device,drive=seed,bus=pcie.0,addr={:#x},serial=seed,"
+                "num-queues=1",
+                kSeedSlot);
+}
+
 void add_nic(Arguments& arguments, const NicDevice& nic, int index) {
   std::visit(Overloaded{[&](const TapNic& tap) {
                           arguments.add("-netdev", "tap,id=net{},fd={},vhost=off", index,
@@ -275,6 +291,7 @@ Result<std::vector<std::string>> command_line(const Hardware& hardware) {
   for (std::size_t index = 0; index < hardware.disks.size(); ++index) {
     add_disk(arguments, hardware.disks[index], static_cast<int>(index));
   }
+  if (hardware.seed.number >= 0) add_seed(arguments, hardware.seed);
   for (std::size_t index = 0; index < hardware.nics.size(); ++index) {
     add_nic(arguments, hardware.nics[index], static_cast<int>(index));
   }

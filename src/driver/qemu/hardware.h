@@ -80,6 +80,7 @@ struct Hardware {
   Mib memory_mib;
   std::vector<DiskDevice> disks;  ///< at most 8
   std::vector<NicDevice> nics;    ///< at most 8
+  InheritedDescriptor seed;       ///< ISO 9660, read-only; -1 = none
   bool direct_boot = false;
   DirectBoot boot;
 

@@ -100,6 +100,22 @@ TEST(HardwareTest, F_B4_DiskChainIsNamedByDescriptorsAlone) {
       << text;
 }
 
+TEST(HardwareTest, F_B5_ASeedIsAReadOnlyDiskAtItsOwnAddress) {
+  Hardware hardware = small_vm();
+  hardware.disks.push_back({"root", FileDisk{{{{30}, "raw"}}}});
+  const auto without = devices_of(hardware);
+  hardware.seed = {32};
+  const std::string text = text_of(hardware);
+  EXPECT_NE(text.find(R"(
+-add-fd fd=32,set=32
+-blockdev {"driver":"file","node-name":"seed-file","filename":"/dev/fdset/32","read-only":true}
+-blockdev {"driver":"raw","node-name":"seed","file":"seed-file","read-only":true}
+-device virtio-blk-pci,id=seed-device,drive=seed,bus=pcie.0,addr=0x4,serial=seed,num-queues=1)"),
+            std::string::npos)
+      << text;
+  EXPECT_EQ(devices_of(hardware).size(), without.size() + 1);
+}
+
 TEST(HardwareTest, F_B4_DevicesDoNotDependOnBackEnds) {
   Hardware one = small_vm();
   one.memory = AnonymousMemory{};

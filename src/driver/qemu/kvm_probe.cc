@@ -7,6 +7,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -186,12 +187,18 @@ KvmVerdict probe_kvm(const KvmProbeOptions& options) {
   return verdict;
 }
 
-Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
-                              const std::string& scratch, Duration deadline) {
-  const std::string path = scratch + "/canary.img";
-  if (auto done = write_file_atomically(path, canary_disk(), 0600); !done) return done;
+std::vector<gid_t> kvm_groups(const std::string& device) {
+  struct stat seen {};
+  if (::stat(device.c_str(), &seen) != 0 || (seen.st_mode & 0060) != 0060) return {};
+  return {seen.st_gid};
+}
+
+Result<void> run_canary_guest(const CanaryGuest& canary) {
+  const std::string path = canary.scratch + "/canary.img";
+  if (auto done = write_file_atomically(path, canary_disk(), 0644); !done) return done;
   ProcessOptions options;
-  options.arguments = {qemu,
+  options.as = canary.as;
+  options.arguments = {canary.qemu,
                        "-nodefaults",
                        "-no-user-config",
                        "-display",
@@ -199,7 +206,7 @@ Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
                        "-machine",
                        "q35",
                        "-accel",
-                       accelerator == Accelerator::kvm ? "kvm" : "tcg",
+                       canary.accelerator == Accelerator::kvm ? "kvm" : "tcg",
                        "-m",
                        "32M",
                        "-drive",
@@ -212,7 +219,7 @@ Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
                        "isa-debugcon,chardev=out",
                        "-device",
                        "isa-debug-exit,iobase=0xf4,iosize=4"};
-  const auto output = run_process(options, deadline);
+  const auto output = run_process(options, canary.deadline);
   ::unlink(path.c_str());
   if (!output) return wrap_error("canary guest", output.error());
   if (output->out == "K" && output->exit.code == 2 * 0x10 + 1) return {};
@@ -221,7 +228,7 @@ Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
                                 output->out.size(), output->err));
 }
 
-KvmVerdict kvm_verdict(const std::string& cache_path, const std::string& qemu) {
+KvmVerdict kvm_verdict(const std::string& cache_path, CanaryGuest canary) {
   const std::string boot_id = read_boot_id();
   if (const auto text = read_file(cache_path, 1 << 16)) {
     const auto cached = from_json_text<KvmVerdict>(*text);
@@ -229,11 +236,13 @@ KvmVerdict kvm_verdict(const std::string& cache_path, const std::string& qemu) {
   }
   KvmVerdict verdict = probe_kvm(KvmProbeOptions{});
   if (verdict.usable) {
-    const std::string scratch = cache_path.substr(0, cache_path.rfind('/'));
-    const auto canary = run_canary_guest(qemu, Accelerator::kvm, scratch, seconds(5));
-    verdict.usable = canary.ok();
-    verdict.reason = canary ? verdict.reason + "; a canary guest came up"
-                            : "KVM is not usable: " + canary.error().text();
+    canary.accelerator = Accelerator::kvm;
+    canary.scratch = cache_path.substr(0, cache_path.rfind('/'));
+    if (canary.as.user != 0) canary.as.groups = kvm_groups();
+    const auto up = run_canary_guest(canary);
+    verdict.usable = up.ok();
+    verdict.reason = up ? verdict.reason + "; a canary guest came up"
+                        : "KVM is not usable: " + up.error().text();
   }
   verdict.boot_id = boot_id;
   // A verdict that cannot be kept is found again at the next start.

@@ -1,8 +1,12 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <string>
+#include <vector>
 
 #include "base/result.h"
+#include "edge/process.h"
 #include "model/host.h"
 
 namespace virga {
@@ -25,12 +29,24 @@ struct KvmProbeOptions {
 /// Blocking, at most the deadline and some milliseconds. `boot_id` of the result is empty.
 KvmVerdict probe_kvm(const KvmProbeOptions& options);
 
-/// Boots a sector that says so and powers off: the whole way through QEMU, firmware and disk. Blocking.
-/// `scratch` is a folder for the sector's file. Errors: timeout, internal.
-Result<void> run_canary_guest(const std::string& qemu, Accelerator accelerator,
-                              const std::string& scratch, Duration deadline);
+/// The groups that a process without privileges needs to open the device; empty when its owner has not opened it to a
+/// group (then only a guest that keeps privileges can).
+std::vector<gid_t> kvm_groups(const std::string& device = "/dev/kvm");
 
-/// The verdict for this boot: from `cache_path`, else found by probe and canary and stored there. Blocking.
-KvmVerdict kvm_verdict(const std::string& cache_path, const std::string& qemu);
+struct CanaryGuest {
+  std::string qemu = "/usr/bin/qemu-system-x86_64";
+  Accelerator accelerator = Accelerator::tcg;
+  std::string scratch;  ///< a folder for its disk that `as` may enter
+  Credentials as;       ///< as guests are started
+  Duration deadline = seconds(5);
+};
+
+/// Boots a sector that says so and powers off: the whole way through QEMU, firmware and disk. Blocking.
+/// Errors: timeout, internal.
+Result<void> run_canary_guest(const CanaryGuest& canary);
+
+/// The verdict for this boot: from `cache_path`, else found by probe and canary and stored there. The canary's
+/// accelerator and scratch are set here. Blocking.
+KvmVerdict kvm_verdict(const std::string& cache_path, CanaryGuest canary);
 
 }  // namespace virga

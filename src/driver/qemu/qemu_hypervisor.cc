@@ -71,7 +71,10 @@ Result<std::shared_ptr<HypervisorInfo>> find_info(const QemuOptions& options) {
   const auto machines = ask_qemu(options.program, {"-machine", "help"});
   if (!machines) return machines.error();
   if (auto made = make_folders(options.run_directory, 0711); !made) return made.error();
-  const KvmVerdict verdict = kvm_verdict(options.run_directory + "/kvm.json", options.program);
+  CanaryGuest canary;
+  canary.qemu = options.program;
+  if (options.user_first != 0) canary.as = {options.user_first, options.group, {}};
+  const KvmVerdict verdict = kvm_verdict(options.run_directory + "/kvm.json", canary);
   auto info = std::make_shared<HypervisorInfo>();
   info->accelerator = verdict.usable ? Accelerator::kvm : Accelerator::tcg;
   info->accelerator_reason = verdict.reason;

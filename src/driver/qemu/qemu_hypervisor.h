@@ -30,12 +30,10 @@ class QemuHypervisor final : public Hypervisor {
   void switch_over(const VmId& vm, const Epoch& epoch, Callback<MigrationProgress> done) override;
   void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
+  Result<void> change_limits(const VmLaunch& launch) override;
   MigrationProgress progress(const VmId& vm) const override;
   std::vector<ObservedVm> observe() const override;
   Result<std::string> console_tail(const VmId& vm, std::size_t bytes_max) const override;
-
-  /// Changes processor quota, weight and memory limit of a running VM. Errors: not_found, invalid.
-  Result<void> change_limits(const VmLaunch& launch);
 
  private:
   void adopt_all(std::shared_ptr<HypervisorInfo> info, Callback<HypervisorInfo> done);

@@ -99,6 +99,14 @@ void QemuVm::run_first_time() {
   });
 }
 
+Result<void> QemuVm::change_limits(const VmLaunch& launch) {
+  auto changed = process_.change_limits(launch.cpu_millicores, launch.cpu_weight);
+  if (!changed) return wrap_error("change the limits of " + launch_.vm.value, changed.error());
+  launch_.cpu_millicores = launch.cpu_millicores;
+  launch_.cpu_weight = launch.cpu_weight;
+  return {};
+}
+
 void QemuVm::listen() {
   secret_ = random_secret();
   auto listener = MigrationListener::listen(

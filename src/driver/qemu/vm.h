@@ -42,8 +42,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void resume(Callback<void> done);
   void cancel_send(Callback<void> done);
 
-  /// Applies changed limits (processors' quota and weight, memory) to the running VM.
-  Result<void> change_limits(const VmLaunch& launch) { return process_.change_limits(launch); }
+  Result<void> change_limits(const VmLaunch& launch);
 
   /// Figures, heartbeat, console and QMP's health. Once a second.
   void tick();
@@ -108,9 +107,9 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   std::string failing_;  ///< what is wrong with the guest; empty = nothing
   bool qmp_silent_ = false;
   bool asking_ = false;
-  bool disk_full_ = false;          ///< paused by it
+  bool disk_full_ = false;  ///< paused by it
   bool asking_room_ = false;
-  std::int64_t room_bytes_ = -1;    ///< beside its disks at the last look; negative = not looked yet
+  std::int64_t room_bytes_ = -1;  ///< beside its disks at the last look; negative = not looked yet
   std::string shutdown_reason_;
 
   std::vector<Callback<void>> start_waiters_;

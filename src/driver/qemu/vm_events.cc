@@ -101,6 +101,8 @@ ObservedVm QemuVm::observed() const {
   seen.postmigrate = postmigrate_;
   seen.cpu_millicores_used = cpu_used_;
   seen.memory_mib_used = Mib{usage_.memory.value >> 20};
+  seen.cpu_millicores_max = launch_.cpu_millicores;
+  seen.cpu_weight = launch_.cpu_weight;
   if (const auto sign = guest_.last_sign()) seen.heartbeat_age_ms = context_.loop.now() - *sign;
   if (!failing_.empty() || qmp_silent_) {
     seen.health = VmHealth::failing;
@@ -257,12 +259,12 @@ void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
     qmp::query_status(*process_.qmp(), [this, done](Result<qmp::RunState> state) {
       left_send_ = !incoming_;  // until QEMU has said whether it is being moved
       if (!state || process_.qmp() == nullptr) return done({});
-      qmp::query_migration(
-          *process_.qmp(), [this, done, state = *state](Result<qmp::MigrationInfo> migration) {
-            // Not known is not "none": tick() asks again.
-            if (!migration || adopted_state(state, *migration)) return done({});
-            stop({true, seconds(1)}, done);
-          });
+      qmp::query_migration(*process_.qmp(),
+                           [this, done, state = *state](Result<qmp::MigrationInfo> migration) {
+                             // Not known is not "none": tick() asks again.
+                             if (!migration || adopted_state(state, *migration)) return done({});
+                             stop({true, seconds(1)}, done);
+                           });
     });
   });
 }

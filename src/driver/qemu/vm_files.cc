@@ -13,6 +13,7 @@
 
 #include "base/reflect.h"
 #include "edge/file.h"
+#include "image/seed.h"
 
 namespace virga {
 namespace {
@@ -146,6 +147,17 @@ Result<std::vector<OpenDiskFile>> open_chain(const FileRequest& request, const L
   return chain;
 }
 
+/// Made at every start: cloud-init acts on what is new in it. It may hold secrets: root's alone.
+Result<void> write_seed(const FileRequest& request) {
+  const std::string& path = request.launch.seed->path;
+  if (auto fine = check_below(path); !fine) return fine;
+  const auto iso = make_seed_iso(request.launch);
+  if (!iso) return iso.error();
+  if (auto done = make_folders(request.shared_directory + "/" + folder_of(path)); !done)
+    return done;
+  return write_file_atomically(request.shared_directory + "/" + path, *iso, 0600);
+}
+
 template <typename T>
 Result<T> read_record(const std::string& path) {
   const auto text = read_file(path, 1 << 20);
@@ -210,6 +222,14 @@ Result<OpenFiles> open_files(const FileRequest& request) {
     if (!initrd) return wrap_error("the image's initrd", initrd.error());
     files.initrd = std::move(*initrd);
   }
+  if (launch.seed) {
+    if (request.create) {
+      if (auto done = write_seed(request); !done) return done.error();
+    }
+    auto seed = open_below(request.shared_directory, launch.seed->path, O_RDONLY);
+    if (!seed) return wrap_error("the seed", seed.error());
+    files.seed = std::move(*seed);
+  }
   if (!request.create) return files;
   if (auto done = write_shared_launch(request.shared_directory, launch); !done) return done.error();
   return files;
@@ -227,6 +247,7 @@ Result<void> erase_files(const std::string& shared_directory, const VmLaunch& la
     names.push_back(disk.path);
     names.push_back(disk.path + ".new");
   }
+  if (launch.seed) names.push_back(launch.directory + "/seed.iso");
   for (const std::string& name : names) {
     if (auto fine = check_below(name); !fine) return fine;
     const std::string path = shared_directory + "/" + name;
@@ -249,7 +270,7 @@ Result<void> write_shared_launch(const std::string& shared_directory, const VmLa
   if (launch.directory.empty()) return {};
   const std::string folder = shared_directory + "/" + launch.directory;
   if (auto done = make_folders(folder); !done) return done;
-  return write_file_atomically(folder + "/vm.json", to_json_text(launch), 0644);
+  return write_file_atomically(folder + "/vm.json", to_json_text(launch), 0600);
 }
 
 }  // namespace virga

@@ -63,13 +63,14 @@ struct OpenFiles {
   std::vector<std::vector<OpenDiskFile>> disks;  ///< per disk: the file and its backing file
   Descriptor kernel;
   Descriptor initrd;
+  Descriptor seed;  ///< read-only ISO 9660
 };
 
 struct FileRequest {
   VmLaunch launch;
   std::string shared_directory;
   std::string image_program;  ///< qemu-img
-  bool create = true;         ///< make missing disks and write vm.json; else all must be there
+  bool create = true;  ///< make missing disks, write seed and vm.json; else all must be there
 };
 
 /// Blocking, at most 15 s of helper programs. Disk formats follow from the names: ".qcow2", all others raw.

@@ -40,6 +40,28 @@ class VmFilesTest : public testing::Test {
   VmLaunch launch;
 };
 
+TEST_F(VmFilesTest, F_B5_TheSeedIsMadeAtEachStartAndGoesWithTheVm) {
+  launch.identity.uuid = "6a7b";
+  launch.seed = LaunchSeed{"vms/acme/web/seed.iso", "#cloud-config\nfirst: 1\n"};
+  EXPECT_EQ(open(false).error().code, Errc::not_found) << "a copy that comes by a move makes none";
+  const std::string path = folder + "/shared/" + launch.seed->path;
+  for (const char* text : {"first: 1", "second: 2"}) {
+    launch.seed->user_data = text;
+    const auto files = open();
+    ASSERT_TRUE(files.ok()) << files.error().text();
+    EXPECT_TRUE(files->seed.valid());
+    EXPECT_NE(read_file(path)->find(text), std::string::npos);
+  }
+  struct stat seen {};
+  ASSERT_EQ(::stat(path.c_str(), &seen), 0);
+  EXPECT_EQ(seen.st_mode & 0777U, 0600U);
+  EXPECT_TRUE(open(false).ok());
+  EXPECT_TRUE(erase_files(folder + "/shared", launch).ok());
+  EXPECT_FALSE(std::filesystem::exists(folder + "/shared/vms/acme/web"));
+  launch.seed->path = "../seed.iso";
+  EXPECT_EQ(open().error().code, Errc::invalid);
+}
+
 TEST_F(VmFilesTest, F_B4_MissingDisksAreMadeAndTheConfigurationIsWrittenBesideThem) {
   launch.disks = {{"root", "vms/acme/web/root.qcow2", "images/base.qcow2", Mib{0}},
                   {"data", "vms/acme/web/data.raw", "", Mib{3}}};
@@ -167,14 +189,44 @@ TEST_F(VmFilesTest, F_B4_KvmThatCannotRunALoopIsNotUsable) {
       << verdict.reason;
 }
 
+TEST_F(VmFilesTest, F_B4_TheLoopsSpeedDecidesWhetherKvmIsUsable) {
+  KvmProbeOptions options;
+  options.deadline = seconds(20);
+  options.nanoseconds_per_instruction_max = 1e9;
+  const KvmVerdict any = probe_kvm(options);
+  options.nanoseconds_per_instruction_max = 0;
+  const KvmVerdict none = probe_kvm(options);
+  EXPECT_FALSE(none.usable);
+  if (::access("/dev/kvm", R_OK | W_OK) != 0) {
+    EXPECT_FALSE(any.usable);
+    return;
+  }
+  EXPECT_TRUE(any.usable) << any.reason;
+  EXPECT_NE(none.reason.find("ns an instruction, 0 ns are allowed"), std::string::npos);
+  options.deadline = Duration{0};
+  EXPECT_NE(probe_kvm(options).reason.find("did not end within 0 ms"), std::string::npos);
+}
+
+TEST_F(VmFilesTest, F_B4_AGuestWithoutPrivilegesGetsTheGroupThatMayOpenKvm) {
+  const std::string device = folder + "/kvm";
+  ASSERT_TRUE(write_file_atomically(device, "", 0660).ok());
+  ASSERT_EQ(::chown(device.c_str(), 0, 107), 0);
+  EXPECT_EQ(kvm_groups(device), std::vector<gid_t>{107});
+  ASSERT_EQ(::chmod(device.c_str(), 0600), 0);
+  EXPECT_TRUE(kvm_groups(device).empty());
+  EXPECT_TRUE(kvm_groups(folder + "/no-kvm").empty());
+}
+
 TEST_F(VmFilesTest, F_B4_VerdictIsKeptForOneBoot) {
   const std::string path = folder + "/kvm.json";
+  CanaryGuest no_guest;
+  no_guest.qemu = "/no/qemu";
   ASSERT_TRUE(
       write_file_atomically(path, to_json_text(KvmVerdict{read_boot_id(), true, "cached"})).ok());
-  EXPECT_EQ(kvm_verdict(path, "/no/qemu").reason, "cached");
+  EXPECT_EQ(kvm_verdict(path, no_guest).reason, "cached");
   ASSERT_TRUE(
       write_file_atomically(path, to_json_text(KvmVerdict{"another boot", true, "cached"})).ok());
-  EXPECT_NE(kvm_verdict(path, "/no/qemu").reason, "cached");
+  EXPECT_NE(kvm_verdict(path, no_guest).reason, "cached");
   EXPECT_EQ(from_json_text<KvmVerdict>(*read_file(path))->boot_id, read_boot_id());
 }
 

@@ -18,7 +18,7 @@ namespace {
 
 constexpr std::size_t kLineMax = 4096;
 constexpr std::size_t kNumberMax = 20;
-constexpr int kPingTicks = 5;
+constexpr int kPingTicks = 2;  ///< two may be missed before a guest counts as silent
 constexpr int kPatienceMax = 300;
 constexpr off_t kConsoleKept = 256 << 10;
 constexpr off_t kConsoleMax = 512 << 10;

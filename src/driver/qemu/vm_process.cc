@@ -9,6 +9,7 @@
 #include <csignal>
 
 #include "base/log.h"
+#include "driver/qemu/kvm_probe.h"
 #include "driver/qemu/unix_socket.h"
 #include "edge/file.h"
 
@@ -105,12 +106,16 @@ Result<void> VmProcess::spawn(const OpenFiles& files) {
   options.arguments.insert(options.arguments.begin(), context_.options.program);
   options.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
   options.descriptors = inherited.map;
+  options.lowered = true;
   options.output_path = folder_.log();
   ::unlink(options.output_path.c_str());
   if (context_.cgroups != nullptr)
     options.cgroup_procs = context_.cgroups->procs_files(group_of(launch));
-  options.user = record_.user;
-  options.group = record_.user == 0 ? 0 : context_.options.group;
+  if (record_.user != 0) {
+    options.as.user = record_.user;
+    options.as.group = context_.options.group;
+    if (launch.identity.accelerator == Accelerator::kvm) options.as.groups = kvm_groups();
+  }
   auto process = Process::spawn(context_.loop, options);
   if (!process) return process.error();
   follow(std::move(*process));
@@ -126,6 +131,7 @@ void VmProcess::add_files(const OpenFiles& files, Inherited& inherited) {
     }
     inherited.hardware.disks.push_back({launch.disks[index].name, std::move(disk)});
   }
+  if (files.seed.valid()) inherited.hardware.seed = inherited.lend(files.seed.get());
   if (!files.kernel.valid()) return;
   inherited.hardware.direct_boot = true;
   DirectBoot& boot = inherited.hardware.boot;
@@ -262,9 +268,16 @@ void VmProcess::release() {
   }
 }
 
-Result<void> VmProcess::change_limits(const VmLaunch& launch) {
-  if (context_.cgroups == nullptr) return {};
-  return context_.cgroups->set(group_of(launch), limits_of(launch, context_.options));
+Result<void> VmProcess::change_limits(Millicores quota, int weight) {
+  VmLaunch changed = record_.launch;
+  changed.cpu_millicores = quota;
+  changed.cpu_weight = weight;
+  if (context_.cgroups != nullptr) {
+    auto set = context_.cgroups->set(group_of(changed), limits_of(changed, context_.options));
+    if (!set) return set;
+  }
+  record_.launch = std::move(changed);
+  return write_launch_record(folder_, record_);
 }
 
 Result<CgroupUsage> VmProcess::usage() const {

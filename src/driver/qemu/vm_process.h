@@ -45,7 +45,8 @@ class VmProcess {
   /// Frees what belonged to a process that has ended.
   void release();
 
-  Result<void> change_limits(const VmLaunch& launch);
+  /// Also of the processes that it has; kept for the next agent.
+  Result<void> change_limits(Millicores quota, int weight);
   Result<CgroupUsage> usage() const;
 
   /// Last lines of QEMU's own messages.

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <sstream>
 #include <tuple>
 
 #include "base/reflect.h"
@@ -103,6 +105,21 @@ std::vector<HostId> PlacementState::members() const {
   return ids;
 }
 
+namespace {
+
+/// Numbers between dots, compared one by one: 7.2.9 is older than 7.2.22.
+bool is_older(const std::string& left, const std::string& right) {
+  const auto numbers = [](const std::string& version) {
+    std::vector<int> parts;
+    std::istringstream text(version);
+    for (std::string part; std::getline(text, part, '.');) parts.push_back(std::atoi(part.c_str()));
+    return parts;
+  };
+  return numbers(left) < numbers(right);
+}
+
+}  // namespace
+
 std::string PlacementState::compatibility_refusal(const Member& member,
                                                   const PlacementQuery& query) const {
   const VmIdentity& identity = query.vm->status.identity;
@@ -119,6 +136,14 @@ std::string PlacementState::compatibility_refusal(const Member& member,
   if (query.live && hypervisor.cpu_model != identity.cpu_model) {
     return fmt::format("processor model {} differs from {}", hypervisor.cpu_model,
                        identity.cpu_model);
+  }
+  const auto source = members_.find(query.vm->status.host);
+  if (query.live && source != members_.end()) {
+    const std::string& sender = source->second.host->status.hypervisor.qemu_version;
+    if (is_older(hypervisor.qemu_version, sender)) {
+      return fmt::format("its QEMU {} is older than {} on {}", hypervisor.qemu_version, sender,
+                         query.vm->status.host.value);
+    }
   }
   return {};
 }

@@ -22,8 +22,8 @@ struct Refusal {
 
 struct PlacementQuery {
   const Vm* vm = nullptr;
-  bool live = false;        ///< a running guest moves: same accelerator and QEMU version, not where it is
-  std::set<HostId> avoid;   ///< hosts that failed it lately; used only when nothing else is left
+  bool live = false;  ///< a running guest moves: same processor, no older QEMU, not where it is
+  std::set<HostId> avoid;  ///< hosts that failed it lately; used only when nothing else is left
 };
 
 /// How the hosts of one cluster are filled: the one definition of "free". Moves in flight count at both ends, starts
@@ -78,7 +78,7 @@ class PlacementState {
 /// What the loss of a set of hosts would mean.
 struct LossPlan {
   std::vector<HostId> lost;
-  std::vector<std::pair<VmId, HostId>> restarts;     ///< VM -> host, in order of restart
+  std::vector<std::pair<VmId, HostId>> restarts;                ///< VM -> host, in order of restart
   std::vector<std::pair<VmId, std::vector<Refusal>>> stranded;  ///< cannot be restarted, and why
 };
 

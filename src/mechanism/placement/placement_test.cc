@@ -182,6 +182,25 @@ TEST_F(Placement, F_B4_a_guest_moves_only_to_what_offers_the_same_machine) {
   EXPECT_EQ(why_not(web, "d", true), "does not offer machine type pc-q35-7.2");
 }
 
+TEST_F(Placement, F_B4_a_guest_moves_to_no_older_qemu) {
+  for (const char* name : {"a", "b", "c", "d"}) add_host(name);
+  const VmId web = add_vm("web", "a");
+  edit_vm(web, [](Vm& changed) {
+    changed.status.identity = {"uuid", "pc-q35-7.2", "qemu64", Accelerator::tcg};
+  });
+  const auto version = [&](const char* host, const char* qemu) {
+    edit_host(HostId(host), [&](Host& changed) { changed.status.hypervisor.qemu_version = qemu; });
+  };
+  version("a", "7.2.22");
+  version("b", "7.2.9");
+  version("c", "7.2.22");
+  version("d", "10.0.2");
+  EXPECT_EQ(why_not(web, "b", true), "its QEMU 7.2.9 is older than 7.2.22 on a");
+  EXPECT_EQ(why_not(web, "b", false), "") << "a restart brings no state along";
+  EXPECT_EQ(why_not(web, "c", true), "");
+  EXPECT_EQ(why_not(web, "d", true), "");
+}
+
 TEST_F(Placement, A1_13_hosts_of_another_cluster_are_no_members) {
   add_host("a");
   add_host("z");
@@ -229,8 +248,8 @@ TEST_F(Placement, F_B8_what_one_host_could_take_alone_strands_nobody_in_any_orde
   EXPECT_TRUE(rc::check([&](const std::vector<std::pair<std::uint8_t, std::uint8_t>>& vms) {
     view_.vms = {};
     for (std::size_t index = 0; index < vms.size() && index < 14; ++index) {
-      const VmId id = add_vm("v" + std::to_string(index), host(vms[index].first),
-                             32 + vms[index].second);
+      const VmId id =
+          add_vm("v" + std::to_string(index), host(vms[index].first), 32 + vms[index].second);
       edit_vm(id, [&](Vm& vm) {
         if (vms[index].second % 7 == 0) vm.spec.anti_affinity_group = "db";
         if (vms[index].second % 5 == 0) vm.spec.pinned_host = HostId(host(vms[index].second));

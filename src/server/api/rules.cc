@@ -102,7 +102,7 @@ Refusal apply_rules(const RuleContext& context, const Host* before, Host& after)
   if (before == nullptr) {
     return problem(Errc::unsupported,
                    "hosts are made when their agent joins: `virga cluster join-token CLUSTER` "
-                   "gives the token for `virgad agent --join`");
+                   "gives the token for `virgad agent --token-file`");
   }
   if (auto sound = check_host(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
   if (before->spec.cluster != after.spec.cluster) {

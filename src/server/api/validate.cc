@@ -104,25 +104,33 @@ Result<void> check_parameters(const std::map<std::string, std::string>& paramete
   return {};
 }
 
+Result<void> check_user_data(const std::string& text) {
+  constexpr std::size_t kUserDataMax = 32 << 10;
+  if (text.size() <= kUserDataMax) return {};
+  return make_error(Errc::invalid, fmt::format("spec.user_data: {} bytes are too many: at most {}",
+                                               text.size(), kUserDataMax));
+}
+
 }  // namespace
 
 const std::map<std::string, Range>& ranges() {
   constexpr std::int64_t kMibMax = 64LL << 20;  // 64 TiB
   static const std::map<std::string, Range> kTable = {
-      {"vm.cpus", {"cpus", 1, 256, "processors"}},
+      {"vm.cpus", {"cpus", 1, 64, "processors"}},
       {"vm.cpu_millicores",
-       {"cpu_millicores", 0, 256'000, "thousandths of a core (0 = cpus * 1000)"}},
+       {"cpu_millicores", 0, 64'000, "thousandths of a core (0 = cpus * 1000)"}},
       {"vm.cpu_weight", {"cpu_weight", 1, 10'000, "shares"}},
       {"vm.memory_mib", {"memory_mib", 32, 4 << 20, "MiB"}},
       {"vm.downtime_ms_max", {"downtime_ms_max", 10, 10'000, "milliseconds"}},
-      {"vm.disks", {"disks", 0, 16, "disks"}},
+      {"vm.disks", {"disks", 0, 8, "disks"}},
       {"vm.disks.size_mib", {"disks.size_mib", 1, kMibMax, "MiB"}},
       {"vm.nics", {"nics", 0, 8, "NICs"}},
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
       {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
       {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
-      {"cluster.policy.lease_ms", {"policy.lease_ms", 500, 600'000, "milliseconds"}},
+      // Longer than a dead link takes to be noticed: TCP_USER_TIMEOUT, 5 s on both ends.
+      {"cluster.policy.lease_ms", {"policy.lease_ms", 6'000, 600'000, "milliseconds"}},
       {"cluster.policy.grace_ms", {"policy.grace_ms", 100, 60'000, "milliseconds"}},
       {"cluster.policy.suspect_after_ms",
        {"policy.suspect_after_ms", 100, 300'000, "milliseconds"}},
@@ -197,7 +205,8 @@ Result<void> check_machine(const MachineSpec& spec) {
   const std::string& url = spec.bmc.url;
   const bool scheme = url.starts_with("http://") || url.starts_with("https://");
   if (!scheme || url.size() > kTextMax || !printable(url) || url.find(' ') != std::string::npos) {
-    return wrong("spec.bmc.url", url, "right would be http://10.77.0.11:8000/redfish/v1/Systems/host-1");
+    return wrong("spec.bmc.url", url,
+                 "right would be http://10.77.0.11:8000/redfish/v1/Systems/host-1");
   }
   for (const std::string* text : {&spec.bmc.user, &spec.bmc.password}) {
     if (text->size() > 256 || !printable(*text)) {
@@ -274,6 +283,7 @@ Result<void> check_vm(const VmSpec& spec) {
                  fmt::format("{} processors use at most {}", spec.cpus, spec.cpus * 1000LL));
   }
   if (auto disks = check_disks(spec.disks); !disks.ok()) return disks;
+  if (auto data = check_user_data(spec.user_data); !data.ok()) return data;
   return check_parameters(spec.parameters);
 }
 

@@ -8,7 +8,7 @@ namespace virga::api {
 namespace {
 
 constexpr std::uint32_t kFirstAddress = 10;  ///< offset in the subnet; below it is room for routers
-constexpr std::uint32_t kFirstAddressSmall = 2;   ///< in subnets of 16 addresses and fewer
+constexpr std::uint32_t kFirstAddressSmall = 2;  ///< in subnets of 16 addresses and fewer
 
 Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
   return Problem{make_error(code, std::move(text)), std::move(reasons), 0};
@@ -16,14 +16,61 @@ Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
 
 Refusal check_fixed(const Vm& before, const Vm& after) {
   const auto fixed = [](std::string_view field) {
-    return problem(Errc::invalid,
-                   fmt::format("{}: never changes; make another VM", field));
+    return problem(Errc::invalid, fmt::format("{}: never changes; make another VM", field));
   };
   if (before.spec.cluster != after.spec.cluster) return fixed("spec.cluster");
   if (before.spec.image != after.spec.image) return fixed("spec.image");
   if (to_json(before.spec.disks) != to_json(after.spec.disks)) return fixed("spec.disks");
   if (to_json(before.spec.nics) != to_json(after.spec.nics)) return fixed("spec.nics");
   return std::nullopt;
+}
+
+/// A live move gives the guest the machine that it has: what that is made of changes between runs.
+Refusal check_while_running(const Vm& before, const Vm& after) {
+  if (before.status.power == VmPower::stopped && before.status.operation.empty()) {
+    return std::nullopt;
+  }
+  const auto running = [&](std::string_view field) {
+    return problem(Errc::conflict,
+                   fmt::format("{}: changes only while the VM is stopped; `virga --wait vm stop "
+                               "{}` first",
+                               field, before.id().value));
+  };
+  if (before.spec.cpus != after.spec.cpus) return running("spec.cpus");
+  if (before.spec.memory_mib != after.spec.memory_mib) return running("spec.memory_mib");
+  return std::nullopt;
+}
+
+/// What only disk images have: a root disk and somebody who reads user data.
+Refusal check_fits_image(const Image& image, const Vm& vm) {
+  constexpr std::size_t kDisksMax = 8;
+  const bool direct = image.spec.format == ImageFormat::direct;
+  if (direct && !vm.spec.user_data.empty()) {
+    return problem(Errc::invalid, "spec.user_data: image \"" + vm.spec.image.value +
+                                      "\" boots its kernel directly and reads spec.parameters");
+  }
+  std::size_t disks = direct ? 0 : 1;
+  for (std::size_t i = 0; i < vm.spec.disks.size(); ++i) {
+    const VmDisk& disk = vm.spec.disks[i];
+    if (disk.name != "root") {
+      ++disks;
+      continue;
+    }
+    if (direct) {
+      return problem(Errc::invalid,
+                     fmt::format("spec.disks[{}].name: image \"{}\" has no root disk", i,
+                                 vm.spec.image.value));
+    }
+    if (disk.size_mib.value != 0 && disk.size_mib < image.spec.size_mib) {
+      return problem(Errc::invalid,
+                     fmt::format("spec.disks[{}].size_mib: {} is less than the image's {} MiB", i,
+                                 disk.size_mib.value, image.spec.size_mib.value));
+    }
+  }
+  if (disks <= kDisksMax) return std::nullopt;
+  return problem(
+      Errc::invalid,
+      fmt::format("spec.disks: {} disks with the root disk; at most {} fit", disks, kDisksMax));
 }
 
 Refusal check_image_of(const ClusterView& view, const Vm& vm) {
@@ -45,21 +92,7 @@ Refusal check_image_of(const ClusterView& view, const Vm& vm) {
     return problem(Errc::conflict,
                    "spec.image: image \"" + vm.spec.image.value + "\" is being deleted");
   }
-  for (std::size_t i = 0; i < vm.spec.disks.size(); ++i) {
-    const VmDisk& disk = vm.spec.disks[i];
-    if (disk.name != "root") continue;
-    if (image->spec.format == ImageFormat::direct) {
-      return problem(Errc::invalid,
-                     fmt::format("spec.disks[{}].name: image \"{}\" has no root disk", i,
-                                 vm.spec.image.value));
-    }
-    if (disk.size_mib.value != 0 && disk.size_mib < image->spec.size_mib) {
-      return problem(Errc::invalid,
-                     fmt::format("spec.disks[{}].size_mib: {} is less than the image's {} MiB", i,
-                                 disk.size_mib.value, image->spec.size_mib.value));
-    }
-  }
-  return std::nullopt;
+  return check_fits_image(*image, vm);
 }
 
 Refusal check_pin(const ClusterView& view, const Vm& vm) {
@@ -164,6 +197,7 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
   after.spec.cluster = (*cluster)->id();
   if (before != nullptr) {
     if (auto refused = check_fixed(*before, after)) return refused;
+    if (auto refused = check_while_running(*before, after)) return refused;
     return check_pin(view, after);
   }
   if (auto refused = check_image_of(view, after)) return refused;

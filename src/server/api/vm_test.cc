@@ -31,7 +31,8 @@ class Vms : public ApiTest {
 TEST_F(Vms, F_B11_a_vm_is_accepted_with_its_ports_and_addresses_in_one_commit) {
   make_house();
   const Revision before = view.revision;
-  const auto made = call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"web"},"spec":{"image":"tiny",
+  const auto made =
+      call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"web"},"spec":{"image":"tiny",
       "cpus":2,"memory_mib":256,"nics":[{"network":"front"},{"network":"front"}]}})");
   ASSERT_EQ(made.status, 202) << made.body;
   EXPECT_EQ(made.headers.at("location"), "/v1/vms/acme/web");
@@ -76,10 +77,14 @@ TEST_F(Vms, F_B11_an_address_whose_key_was_left_behind_does_not_stop_creations) 
 TEST_F(Vms, F_B11_a_full_network_is_said_to_be_full) {
   make_house();
   ASSERT_EQ(call("POST", "/v1/networks",
-                 R"({"meta":{"tenant":"acme","name":"small"},"spec":{"subnet":"10.9.0.0/29"}})").status, 201);
-  const std::string nics = R"({"network":"small"},{"network":"small"},{"network":"small"},{"network":"small"})";
+                 R"({"meta":{"tenant":"acme","name":"small"},"spec":{"subnet":"10.9.0.0/29"}})")
+                .status,
+            201);
+  const std::string nics =
+      R"({"network":"small"},{"network":"small"},{"network":"small"},{"network":"small"})";
   const auto body = [&](const std::string& name, const std::string& more) {
-    return R"({"meta":{"tenant":"acme","name":")" + name + R"("},"spec":{"image":"tiny","nics":[)" + nics + more + "]}}";
+    return R"({"meta":{"tenant":"acme","name":")" + name + R"("},"spec":{"image":"tiny","nics":[)" +
+           nics + more + "]}}";
   };
   EXPECT_EQ(call("POST", "/v1/vms", body("a", R"(,{"network":"small"})")).status, 202);
   const auto full = call("POST", "/v1/vms", body("b", ""));
@@ -196,32 +201,90 @@ TEST_F(Vms, A1_11_F_B9_a_move_is_asked_for_by_naming_the_host_and_refused_with_r
 TEST_F(Vms, F_B11_a_put_keeps_the_operators_commands_and_what_never_changes) {
   make_running_vm();
   ASSERT_EQ(call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-2"})").status, 202);
-  EXPECT_EQ(call("PUT", "/v1/vms/acme/web", vm_body("web", R"(,"memory_mib":512)")).status, 202);
+  EXPECT_EQ(call("PUT", "/v1/vms/acme/web", vm_body("web", R"(,"cpu_weight":300)")).status, 202);
   EXPECT_EQ(web().spec.move_to, HostId("host-2"));
-  EXPECT_EQ(web().spec.memory_mib.value, 512);
+  EXPECT_EQ(web().spec.cpu_weight, 300);
   EXPECT_EQ(web().status.host, HostId("host-1"));
   const auto moved = call("PATCH", "/v1/vms/acme/web", R"({"spec":{"nics":[]}})");
   EXPECT_EQ(moved.status, 400);
   EXPECT_EQ(text_at(parsed(moved), "field"), "spec.nics");
 }
 
+TEST_F(Vms, F_B4_F_B11_the_machine_of_a_running_vm_stays_its_limits_change) {
+  make_running_vm();
+  for (const auto& [field, value] : {std::pair("memory_mib", "300"), std::pair("cpus", "3")}) {
+    const auto refused =
+        call("PATCH", "/v1/vms/acme/web", fmt::format(R"({{"spec":{{"{}":{}}}}})", field, value));
+    EXPECT_EQ(refused.status, 409) << refused.body;
+    EXPECT_EQ(text_at(parsed(refused), "field"), fmt::format("spec.{}", field));
+    EXPECT_NE(refused.body.find("virga --wait vm stop acme/web"), std::string::npos);
+  }
+  EXPECT_EQ(call("PATCH", "/v1/vms/acme/web", R"({"spec":{"cpu_millicores":250}})").status, 202);
+  Vm stopped = web();
+  stopped.status.power = VmPower::stopped;
+  put(stopped, keys::of(stopped.id()));
+  EXPECT_EQ(call("PATCH", "/v1/vms/acme/web", R"({"spec":{"memory_mib":300}})").status, 202);
+  EXPECT_EQ(web().spec.memory_mib.value, 300);
+}
+
+TEST_F(Vms, F_B5_F_B11_user_data_and_a_root_disk_are_for_disk_images) {
+  make_house();
+  ASSERT_EQ(
+      call(
+          "POST", "/v1/images",
+          R"({"meta":{"name":"debian"},"spec":{"path":"images/debian","format":"qcow2","size_mib":2048}})")
+          .status,
+      201);
+  const auto body = [](const std::string& name, const std::string& more) {
+    return R"({"meta":{"tenant":"acme","name":")" + name + R"("},"spec":{"image":"debian")" + more +
+           "}}";
+  };
+  EXPECT_EQ(call("POST", "/v1/vms", body("web", R"(,"user_data":"#cloud-config\n")")).status, 202);
+  const auto direct = call("POST", "/v1/vms", vm_body("db", R"(,"user_data":"x")"));
+  EXPECT_EQ(direct.status, 400) << direct.body;
+  EXPECT_EQ(text_at(parsed(direct), "field"), "spec.user_data");
+  const auto large =
+      call("POST", "/v1/vms", body("db", R"(,"user_data":")" + std::string(33'000, 'x') + "\""));
+  EXPECT_EQ(large.status, 400);
+  EXPECT_EQ(text_at(parsed(large), "field"), "spec.user_data");
+  const auto small =
+      call("POST", "/v1/vms", body("db", R"(,"disks":[{"name":"root","size_mib":1024}])"));
+  EXPECT_EQ(small.status, 400);
+  std::string eight;
+  for (int i = 0; i < 8; ++i)
+    eight += fmt::format(R"({}{{"name":"d{}","size_mib":1}})", i == 0 ? "" : ",", i);
+  const auto many = call("POST", "/v1/vms", body("db", R"(,"disks":[)" + eight + "]"));
+  EXPECT_EQ(many.status, 400) << "the root disk is the ninth";
+  EXPECT_EQ(text_at(parsed(many), "field"), "spec.disks");
+  EXPECT_EQ(call("POST", "/v1/vms", vm_body("db", R"(,"disks":[)" + eight + "]")).status, 202);
+}
+
 TEST_F(Vms, A1_13_F_B11_another_tenants_cluster_image_and_network_are_refused) {
   make_house();
   ASSERT_EQ(call("POST", "/v1/clusters",
-                 R"({"meta":{"name":"zeta-own","tenant":"zeta"},"spec":{"shared_directory":"/z"}})").status, 201);
-  ASSERT_EQ(call("POST", "/v1/images", R"({"meta":{"name":"zeta-os","tenant":"zeta"},"spec":{"path":"images/z"}})")
-                .status, 201);
+                 R"({"meta":{"name":"zeta-own","tenant":"zeta"},"spec":{"shared_directory":"/z"}})")
+                .status,
+            201);
+  ASSERT_EQ(call("POST", "/v1/images",
+                 R"({"meta":{"name":"zeta-os","tenant":"zeta"},"spec":{"path":"images/z"}})")
+                .status,
+            201);
   ASSERT_EQ(call("POST", "/v1/networks", R"({"meta":{"name":"back","tenant":"zeta"},
-      "spec":{"cluster":"zeta-own","subnet":"10.5.0.0/24"}})").status, 201);
+      "spec":{"cluster":"zeta-own","subnet":"10.5.0.0/24"}})")
+                .status,
+            201);
   const auto cluster = call("POST", "/v1/vms", vm_body("a", R"(,"cluster":"zeta-own")"));
   EXPECT_EQ(cluster.status, 403) << cluster.body;
   EXPECT_EQ(text_at(parsed(cluster), "field"), "spec.cluster");
-  const auto image = call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"b"},"spec":{"image":"zeta-os"}})");
+  const auto image = call("POST", "/v1/vms",
+                          R"({"meta":{"tenant":"acme","name":"b"},"spec":{"image":"zeta-os"}})");
   EXPECT_EQ(image.status, 403) << image.body;
-  const auto network = call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"c"},"spec":{"image":"tiny",
+  const auto network =
+      call("POST", "/v1/vms", R"({"meta":{"tenant":"acme","name":"c"},"spec":{"image":"tiny",
       "nics":[{"network":"back"}]}})");
   EXPECT_EQ(network.status, 404) << network.body;
-  const auto crossed = call("POST", "/v1/vms", R"({"meta":{"tenant":"zeta","name":"d"},"spec":{"image":"zeta-os",
+  const auto crossed =
+      call("POST", "/v1/vms", R"({"meta":{"tenant":"zeta","name":"d"},"spec":{"image":"zeta-os",
       "cluster":"lab","nics":[{"network":"back"}]}})");
   EXPECT_EQ(crossed.status, 400) << crossed.body;
   EXPECT_EQ(view.vms.size(), 0U);

@@ -1,5 +1,7 @@
 #include "server/core/agent_sessions.h"
 
+#include <algorithm>
+
 #include <fmt/format.h>
 
 #include "base/log.h"
@@ -80,10 +82,10 @@ void AgentSessions::refuse(SessionId session, Errc code, const std::string& text
 
 Result<const Host*> AgentSessions::admit(const Session& session, const Hello& message) const {
   if (message.protocol < kProtocolVersionMin || message.protocol > kProtocolVersion + 1) {
-    return make_error(Errc::unsupported,
-                      fmt::format("host {} speaks protocol {}; this server speaks {} to {}",
-                                  message.host.value, message.protocol, kProtocolVersionMin,
-                                  kProtocolVersion));
+    return make_error(
+        Errc::unsupported,
+        fmt::format("host {} speaks protocol {}; this server speaks {} to {}", message.host.value,
+                    message.protocol, kProtocolVersionMin, kProtocolVersion));
   }
   if (!session.peer_name.empty() && session.peer_name != "agent:" + message.host.value) {
     return make_error(Errc::denied,
@@ -247,22 +249,42 @@ void AgentSessions::drop_pending(SessionId session) {
   }
 }
 
+namespace {
+
+bool knows(const Hello& hello, CommandKind kind) {
+  const auto all = agent_features();
+  const std::string name(enum_name(kind));
+  const bool came_later = std::find(all.begin(), all.end(), name) != all.end();
+  return !came_later ||
+         std::find(hello.features.begin(), hello.features.end(), name) != hello.features.end();
+}
+
+}  // namespace
+
 void AgentSessions::call(const HostId& host, Command command, Duration deadline,
                          Callback<CommandResult> done, Progress progressed) {
   const LiveHost* live = find(host);
-  const std::string what = fmt::format("{} {} on {}", enum_name(command.kind), command.vm.value,
-                                       host.value);
+  const std::string what =
+      fmt::format("{} {} on {}", enum_name(command.kind), command.vm.value, host.value);
   const auto refuse_call = [&](Errc code, const std::string& why) {
     loop_.post([done, error = make_error(code, what + ": " + why)] { done(error); });
   };
   if (live == nullptr || live->session == 0) {
     return refuse_call(Errc::unavailable, "its agent is not connected");
   }
+  if (!knows(live->hello, command.kind)) {
+    return refuse_call(Errc::unsupported, "its agent is of a version that does not know this");
+  }
   const SessionId session = live->session;
   int waiting = 0;
+  bool reads_console = false;
   for (auto next = pending_.lower_bound({session, 0});
        next != pending_.end() && next->first.first == session; ++next) {
     ++waiting;
+    reads_console = reads_console || next->second.kind == CommandKind::console;
+  }
+  if (reads_console && command.kind == CommandKind::console) {
+    return refuse_call(Errc::exhausted, "another console of this host is being read; ask again");
   }
   if (waiting >= options_.pending_per_host_max) {
     return refuse_call(Errc::exhausted, fmt::format("{} commands wait there already", waiting));
@@ -270,6 +292,7 @@ void AgentSessions::call(const HostId& host, Command command, Duration deadline,
   command.id = ++commands_;
   Pending pending;
   pending.session = session;
+  pending.kind = command.kind;
   pending.progressed = std::move(progressed);
   pending.done = [what, done = std::move(done)](Result<CommandResult> answer) {
     if (answer.ok()) return done(std::move(answer));
@@ -320,7 +343,8 @@ int AgentSessions::spread(const ClusterId& cluster) {
 ClusterState AgentSessions::state_of(const ClusterId& cluster) {
   const ClusterView& view = mirror_.view();
   ClusterState state;
-  state.probe_key = probe_key_;
+  state.probe_key = probe_key_of_(cluster);
+  if (const Cluster* stored = view.clusters.find(cluster)) state.policy = stored->spec.policy;
   for (const Network* network : view.networks_of(cluster)) {
     state.fabric.networks.push_back(*network);
   }
@@ -334,8 +358,7 @@ ClusterState AgentSessions::state_of(const ClusterId& cluster) {
 }
 
 /// False when the host has it or is not connected.
-bool AgentSessions::send_state(LiveHost& live, const ClusterState& state,
-                               std::size_t fingerprint) {
+bool AgentSessions::send_state(LiveHost& live, const ClusterState& state, std::size_t fingerprint) {
   if (live.session == 0 || (fingerprint != 0 && live.state_sent == fingerprint)) return false;
   live.state_sent = fingerprint;
   ServerMessage message;
@@ -356,7 +379,9 @@ bool differs(const HostReport& before, const HostReport& after) {
     const ObservedVm& right = after.vms[index];
     if (left.vm != right.vm || left.epoch != right.epoch || left.power != right.power ||
         left.health != right.health || left.health_reason != right.health_reason ||
-        left.incoming != right.incoming || left.postmigrate != right.postmigrate) {
+        left.incoming != right.incoming || left.postmigrate != right.postmigrate ||
+        left.cpu_millicores_max != right.cpu_millicores_max ||
+        left.cpu_weight != right.cpu_weight) {
       return true;
     }
   }

@@ -28,17 +28,17 @@ class HostLinks {
 /// What the leader knows of a host beside what is stored. Lost with the leader, by design.
 struct LiveHost {
   // What is looked at four times a second for every host stands together.
-  SessionId session = 0;        ///< 0 = not connected
-  bool reported = false;        ///< since this server leads
+  SessionId session = 0;  ///< 0 = not connected
+  bool reported = false;  ///< since this server leads
   Instant last_report_at;
   // What is stored of it, as of `read_at`; empty = not registered, or without a cluster.
   Revision read_at = 0;
   std::shared_ptr<const Host> stored;
   std::shared_ptr<const Cluster> cluster;
 
-  Instant lease_end;            ///< never before the host's own
-  std::size_t state_sent = 0;   ///< fingerprint of the cluster state that it was told last
-  Hello hello;                  ///< of the last session
+  Instant lease_end;           ///< never before the host's own
+  std::size_t state_sent = 0;  ///< fingerprint of the cluster state that it was told last
+  Hello hello;                 ///< of the last session
   HostReport report;
 };
 
@@ -62,6 +62,8 @@ class AgentSessions final : public HostCommands {
   void received(SessionId session, AgentMessage message);
   void closed(SessionId session);
 
+  /// Of consoles one at a time goes over a host's link: they must not hold up what it reports (ADR 0007). `exhausted`
+  /// for a second one, and for more than `pending_per_host_max` commands.
   void call(const HostId& host, Command command, Duration deadline, Callback<CommandResult> done,
             Progress progressed = nullptr) override;
 
@@ -75,7 +77,10 @@ class AgentSessions final : public HostCommands {
   /// start that follows must find its network on the host.
   void spread_now();
 
-  void set_probe_key(std::string key) { probe_key_ = std::move(key); }
+  /// The key that authenticates the probes of a cluster's hosts; each has its own.
+  void set_probe_keys(std::function<std::string(const ClusterId&)> key_of) {
+    probe_key_of_ = std::move(key_of);
+  }
 
  private:
   struct Session {
@@ -85,6 +90,7 @@ class AgentSessions final : public HostCommands {
   };
   struct Pending {
     SessionId session = 0;
+    CommandKind kind = CommandKind::start;
     TimerId timer = 0;
     Callback<CommandResult> done;
     Progress progressed;
@@ -113,7 +119,7 @@ class AgentSessions final : public HostCommands {
   EventSink events_;
   Options options_;
   Instant leads_since_;
-  std::string probe_key_;
+  std::function<std::string(const ClusterId&)> probe_key_of_;
   std::unordered_map<SessionId, Session> sessions_;
   std::map<HostId, LiveHost> hosts_;
   std::map<std::pair<SessionId, std::uint64_t>, Pending> pending_;

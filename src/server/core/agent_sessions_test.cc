@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "sim/sim_loop.h"
 #include "store/memory_store.h"
 
@@ -30,7 +32,7 @@ class Sessions : public ::testing::Test, public HostLinks {
     }
     mirror_.open([](const Result<void>& opened) { EXPECT_TRUE(opened.ok()); });
     loop_.run_for(milliseconds(100));
-    sessions_.set_probe_key("00ff");
+    sessions_.set_probe_keys([](const ClusterId& id) { return "00ff" + id.value; });
     sessions_.start([](const HostId&) {}, [](const Event&) {});
   }
 
@@ -45,20 +47,34 @@ class Sessions : public ::testing::Test, public HostLinks {
 
   void send(SessionId session, const ServerMessage& message) override {
     if (message.command) last_command_ = message.command->id;
+    if (message.refusal) refusals_.push_back(message.refusal->text);
     if (!message.cluster) return;
     ++states_;
     members_[session] = message.cluster->members.size();
   }
-  void close(SessionId) override {}
+  void close(SessionId session) override { closed_.insert(session); }
 
-  void hello(int number) {
+  void hello(int number, const std::function<void(Hello&)>& edit = nullptr) {
     const auto session = static_cast<SessionId>(number) + 1;
     sessions_.opened(session, "agent:" + name(number));
     AgentMessage message;
     message.hello = Hello();
     message.hello->host = HostId(name(number));
     message.hello->address = fmt::format("10.0.{}.{}", number / 250, number % 250 + 1);
+    if (edit) edit(*message.hello);
     sessions_.received(session, std::move(message));
+  }
+
+  /// The error of a command to host 0 that is refused at once; `internal` when none came.
+  Error refused(CommandKind kind) {
+    Command command;
+    command.kind = kind;
+    Error seen = make_error(Errc::internal, "no answer");
+    sessions_.call(HostId(name(0)), command, seconds(5), [&](const Result<CommandResult>& answer) {
+      if (!answer.ok()) seen = answer.error();
+    });
+    loop_.run_for(milliseconds(1));
+    return seen;
   }
 
   SimLoop loop_;
@@ -67,6 +83,8 @@ class Sessions : public ::testing::Test, public HostLinks {
   AgentSessions sessions_;
   int states_ = 0;
   std::uint64_t last_command_ = 0;
+  std::vector<std::string> refusals_;
+  std::set<SessionId> closed_;
   std::map<SessionId, std::size_t> members_;
 };
 
@@ -111,6 +129,43 @@ TEST_F(Sessions, F_B9_the_caller_of_a_long_command_is_told_how_far_it_is_until_i
   progress(last_command_, 60);
   EXPECT_EQ(told, std::vector<int>{40});
   EXPECT_EQ(ended, 1);
+}
+
+TEST_F(Sessions, F_B6_F_F21_a_peer_of_a_protocol_that_nobody_speaks_is_refused_with_words) {
+  for (const int protocol : {kProtocolVersionMin - 1, kProtocolVersion + 2}) {
+    refusals_.clear();
+    closed_.clear();
+    hello(0, [&](Hello& said) { said.protocol = protocol; });
+    ASSERT_EQ(refusals_.size(), 1U);
+    EXPECT_NE(refusals_[0].find(fmt::format("speaks protocol {}", protocol)), std::string::npos);
+    EXPECT_EQ(closed_.count(1), 1U);
+    EXPECT_EQ(sessions_.find(HostId(name(0)))->session, 0U);
+  }
+  hello(0, [](Hello& said) { said.protocol = kProtocolVersion + 1; });
+  EXPECT_EQ(sessions_.find(HostId(name(0)))->session, 1U) << "a newer agent speaks ours too";
+}
+
+TEST_F(Sessions, F_B6_F_F21_an_agent_is_asked_for_nothing_that_its_version_does_not_know) {
+  hello(0);
+  EXPECT_EQ(refused(CommandKind::change_limits).code, Errc::unsupported);
+  EXPECT_EQ(refused(CommandKind::stop).code, Errc::internal) << "is sent and waits for its answer";
+  hello(0, [](Hello& said) { said.features = agent_features(); });
+  EXPECT_EQ(refused(CommandKind::change_limits).code, Errc::internal);
+}
+
+TEST_F(Sessions, F_B6_one_console_of_a_host_is_read_at_a_time) {
+  hello(0);
+  EXPECT_EQ(refused(CommandKind::console).code, Errc::internal);
+  const Error second = refused(CommandKind::console);
+  EXPECT_EQ(second.code, Errc::exhausted);
+  EXPECT_NE(second.text().find("ask again"), std::string::npos);
+  EXPECT_EQ(refused(CommandKind::stop).code, Errc::internal) << "others are not held up";
+  AgentMessage message;
+  message.result = CommandResult();
+  message.result->id = last_command_ - 1;
+  message.result->ok = true;
+  sessions_.received(1, std::move(message));
+  EXPECT_EQ(refused(CommandKind::console).code, Errc::internal) << "the first is over";
 }
 
 }  // namespace

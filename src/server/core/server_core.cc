@@ -76,7 +76,8 @@ void ServerCore::found_meta(std::optional<KeyValue> incarnation, std::optional<K
   if (!served) transaction.write(std::string(kServedKey), 0, std::to_string(current));
   if (!probe_key) transaction.write(std::string(kProbeKey), 0, key);
   mirror_.set_incarnation(current);
-  sessions_.set_probe_key(key);
+  sessions_.set_probe_keys(
+      [key, derive = on_.derive_key](const ClusterId& id) { return derive(key, id.value); });
   if (transaction.empty()) return lead(ready);
   on_.store.commit(transaction.guards(), transaction.writes(),
                    [this, ready, alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
@@ -100,10 +101,12 @@ void ServerCore::lead(const Callback<void>& ready) {
       [this](Event event) { journal_event(std::move(event)); });
   // Before the controller's listener, so that networks travel ahead of the VMs that need them.
   mirror_.listen([this](const std::vector<Change>& changes) {
-    const bool networks = std::any_of(changes.begin(), changes.end(), [](const Change& change) {
-      return change.entry.key.starts_with(keys::kNetwork);
+    const bool known_to_hosts = std::any_of(changes.begin(), changes.end(), [](const Change& one) {
+      const std::string_view key = one.entry.key;
+      return key.starts_with(keys::kNetwork) || key.starts_with(keys::kCluster) ||
+             (key.starts_with(keys::kHost) && one.removed);
     });
-    if (networks) sessions_.spread_now();
+    if (known_to_hosts) sessions_.spread_now();
   });
   runner_.start();
   controller_.start([this](const ClusterId& cluster) { return observe(cluster); },
@@ -124,6 +127,10 @@ void ServerCore::tick() {
   tick_due_ = tick_began_ + options_.tick;
   tick_timer_.set_at(tick_due_, [this] { tick(); });
   if (recovery_held_) check_hold();
+  if (tick_began_ >= resync_due_) {
+    resync_due_ = tick_began_ + options_.resync;
+    for (const auto& [id, cluster] : view().clusters.all()) controller_.mark(id);
+  }
   sessions_.each_stored([this](const LiveHost& live) {
     if (needs_attention(live)) controller_.mark(live.cluster->id());
   });

@@ -19,10 +19,13 @@ struct ServerDependencies {
   Bmc& bmc;
   HostLinks& links;
   std::function<std::string()> make_secret;  ///< 256 random bits, hex
+  /// A key for one purpose, made of a secret and a name; nobody finds the secret by it.
+  std::function<std::string(const std::string& secret, const std::string& name)> derive_key;
 };
 
 struct ServerOptions {
   Duration tick = milliseconds(250);  ///< how often silence is looked at
+  Duration resync = seconds(30);      ///< every cluster is looked at so often, whatever was told
   ClusterController::Options controller;
 };
 
@@ -81,6 +84,7 @@ class ServerCore {
   Timer tick_timer_;
   Instant tick_due_;
   Instant tick_began_;
+  Instant resync_due_;
   Duration lag_{0};
   Instant leads_since_;
   bool recovery_held_ = false;

@@ -44,7 +44,7 @@ class ServerSide : public HostLinks {
     mirror_.set_incarnation(1);
     mirror_.open([](Result<void> opened) { EXPECT_TRUE(opened.ok()); });
     loop.run_for(milliseconds(100));
-    sessions_.set_probe_key("00ff");
+    sessions_.set_probe_keys([](const ClusterId&) { return std::string("00ff"); });
     sessions_.start([](const HostId&) {}, [](const Event&) {});
     sessions_.opened(1, "agent:a");
   }
@@ -69,7 +69,10 @@ class ServerSide : public HostLinks {
 struct AgentSide {
   explicit AgentSide(SimLoop& loop)
       : core({loop, hypervisor, fabric, guard, link, link,
-              [] { return Capacity{{100}, {64}}; }, [] { return std::string(); }},
+              [] {
+                return Capacity{{100}, {64}};
+              },
+              [] { return std::string(); }},
              options()) {
     core.start([](const Result<void>&) {});
     core.link_opened();
@@ -181,6 +184,11 @@ std::vector<fs::path> transcripts() {
 
 /// True when all that `old_text` said is still said with the same value.
 bool keeps(const json::value& old_value, const json::value& new_value) {
+  if (old_value.is_array() && new_value.is_array()) {
+    const json::array& was = old_value.get_array();
+    const json::array& is = new_value.get_array();
+    return std::equal(was.begin(), was.end(), is.begin(), is.end(), keeps);
+  }
   if (!old_value.is_object() || !new_value.is_object()) return old_value == new_value;
   for (const auto& [name, value] : old_value.get_object()) {
     const json::value* now = new_value.get_object().if_contains(name);
