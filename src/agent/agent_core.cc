@@ -264,6 +264,7 @@ void AgentCore::start_vm(const Command& command) {
 }
 
 void AgentCore::execute(const Command& command) {
+  on_.hypervisor.attribute(command.vm, command.correlation);
   switch (command.kind) {
     case CommandKind::start:
       return start_vm(command);

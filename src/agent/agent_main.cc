@@ -7,9 +7,11 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 
 #include "agent/agent_connection.h"
 #include "agent/agent_core.h"
+#include "agent/agent_list_main.h"
 #include "agent/host_facts.h"
 #include "agent/leash_client.h"
 #include "base/log.h"
@@ -41,6 +43,7 @@ struct AgentArguments {
   DeclaredCapacity declared;
   std::string run_directory;
   std::string health_file;
+  std::string log_level = "info";
 };
 
 /// What joining gave this host; kept in its data folder.
@@ -269,6 +272,10 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
   app.add_option("--cpu-millicores", arguments.declared.cpu_millicores,
                  "what this host offers; default: as its control group or the machine");
   app.add_option("--memory-mib", arguments.declared.memory_mib, "likewise");
+  app.add_option("--log-level", arguments.log_level,
+                 "debug (each QMP command), info, warning or error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
   app.add_option("--health-file", arguments.health_file,
                  "while it holds a line, this host counts as failing; default DATA/degraded");
 }
@@ -276,9 +283,11 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
 }  // namespace
 
 int agent_main(int argc, char** argv) {
+  if (argc > 1 && std::strcmp(argv[1], "list") == 0) return agent_list_main(argc - 1, argv + 1);
   AgentArguments arguments;
   CLI::App app("Runs guests on one host for its server.", "virgad agent");
   add_options(app, arguments);
+  app.footer("`virgad agent list --shared FOLDER` shows the VMs of the cluster without a server.");
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -291,6 +300,7 @@ int agent_main(int argc, char** argv) {
   }
   if (arguments.run_directory.empty()) arguments.run_directory = arguments.data + "/run";
   if (arguments.health_file.empty()) arguments.health_file = arguments.data + "/degraded";
+  set_log_level(log_level_of(arguments.log_level).value_or(LogLevel::info));
   if (const auto risen = rise_above_guests(); !risen) {
     log_line(LogLevel::warning, "agent", risen.error().text());
   }

@@ -45,6 +45,14 @@ void log_line(LogLevel level, std::string_view component, std::string_view text,
   }
 }
 
+std::optional<LogLevel> log_level_of(std::string_view name) {
+  if (name == "debug") return LogLevel::debug;
+  if (name == "info") return LogLevel::info;
+  if (name == "warning") return LogLevel::warning;
+  if (name == "error") return LogLevel::error;
+  return std::nullopt;
+}
+
 void set_log_level(LogLevel level) { logger().set_level(to_spdlog(level)); }
 
 void set_log_sink(LogSink sink) { g_sink.store(sink); }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -12,6 +13,9 @@ enum class LogLevel { debug, info, warning, error };
 /// Thread-safe. Secrets do not belong here: callers pass what may be read by operators.
 void log_line(LogLevel level, std::string_view component, std::string_view text,
               std::string_view correlation = {});
+
+/// "debug", "info", "warning" or "error"; nothing for other words.
+std::optional<LogLevel> log_level_of(std::string_view name);
 
 /// Lines below `level` are dropped. Default: info.
 void set_log_level(LogLevel level);

@@ -68,7 +68,12 @@ class CommandLine : public ApiTest, public cli::Transport {
   bool down = false;
   Task each_pause;
   Task during_stream;
-  cli::Session session{*this, cli::Format::table, false, false, false, seconds(5),
+  cli::Session session{*this,
+                       cli::Format::table,
+                       false,
+                       false,
+                       false,
+                       seconds(5),
                        [this](const std::string& text) { out += text; },
                        [this](const std::string& text) { err += text; }};
 };
@@ -157,6 +162,49 @@ TEST_F(CommandLine, F_B11_wait_follows_a_vm_and_says_why_it_does_not_come) {
   EXPECT_NE(err.find("host-1: 64 MiB are missing"), std::string::npos) << err;
 }
 
+TEST_F(CommandLine,
+       F_B8_F_B11_wait_for_maintenance_ends_when_no_vm_is_left_and_names_those_that_are) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  Host host;
+  host.meta.name = "host-1";
+  host.spec.cluster = ClusterId("lab");
+  put(host, keys::of(host.id()));
+  const auto place = [this](VmPower power, const std::string& reason) {
+    Vm vm = *view.vms.find(VmId("acme/web"));
+    vm.status = {};
+    vm.status.host = HostId("host-1");
+    vm.status.power = power;
+    vm.status.unplaced_reason = reason;
+    put(vm, keys::of(vm.id()));
+  };
+  place(VmPower::running, "host-2: 64 MiB are missing");
+  session.wait = true;
+  EXPECT_EQ(run("host", "maintenance", {{"name", {"host-1"}}}), 5);
+  EXPECT_NE(err.find("acme/web (host-2: 64 MiB are missing)"), std::string::npos) << err;
+  each_pause = [&] { place(VmPower::stopped, ""); };
+  EXPECT_EQ(run("host", "maintenance", {{"name", {"host-1"}}}), 0) << err;
+  EXPECT_NE(err.find("host-1: 1 VMs left"), std::string::npos) << err;
+}
+
+TEST_F(CommandLine, F_B9_F_B11_wait_for_a_cancelled_operation_says_how_it_ended) {
+  Operation move;
+  move.meta.name = "op-1";
+  move.kind = OperationKind::migrate_vm;
+  put(move, keys::of(move.id()));
+  OperationState end = OperationState::cancelled;
+  each_pause = [&] {
+    Operation changed = *view.operations.find(OperationId("op-1"));
+    changed.state = end;
+    put(changed, keys::of(changed.id()));
+  };
+  session.wait = true;
+  EXPECT_EQ(run("operation", "cancel", {{"name", {"op-1"}}}), 0) << err;
+  put(move, keys::of(move.id()));
+  end = OperationState::succeeded;
+  EXPECT_EQ(run("operation", "cancel", {{"name", {"op-1"}}}), 4);
+  EXPECT_NE(err.find("was not undone: it succeeded"), std::string::npos) << err;
+}
+
 TEST_F(CommandLine, F_B11_exit_codes_and_advice_are_stable) {
   EXPECT_EQ(run("vm", "get", {{"name", {"acme/web"}}}), 3);
   EXPECT_NE(err.find("there is no vm \"acme/web\""), std::string::npos) << err;
@@ -211,9 +259,10 @@ TEST(Yaml, F_B11_the_core_schema_of_yaml_1_2_is_read) {
       "a: no\nb: \"1\"\nc: 12\nd: 0x1f\ne: 1.5\nf: ~\ng: true\nh: 'true'\ni: 1.2.3\nj: -7\nk: [1, "
       "{l: 2}]\nm: |\n  x\n  y\n");
   ASSERT_TRUE(read.ok()) << read.error().text();
-  EXPECT_EQ(json::serialize(read->front()),
-            R"({"a":"no","b":"1","c":12,"d":31,"e":1.5E0,"f":null,"g":true,"h":"true","i":"1.2.3","j":-7,)"
-            R"("k":[1,{"l":2}],"m":"x\ny\n"})");
+  EXPECT_EQ(
+      json::serialize(read->front()),
+      R"({"a":"no","b":"1","c":12,"d":31,"e":1.5E0,"f":null,"g":true,"h":"true","i":"1.2.3","j":-7,)"
+      R"("k":[1,{"l":2}],"m":"x\ny\n"})");
 }
 
 TEST(Yaml, F_F23_huge_and_deeply_nested_yaml_is_refused_with_its_place) {
@@ -296,9 +345,12 @@ TEST(Context, F_B11_the_server_is_taken_from_option_environment_file_or_default)
   const auto none = [](const std::string&) { return std::string(); };
   EXPECT_EQ(cli::choose_server("http://a:1", none), "http://a:1");
   EXPECT_EQ(cli::choose_server("", none), "http://127.0.0.1:7480");
-  EXPECT_EQ(cli::choose_server("", [](const std::string& name) {
-              return name == "VIRGA_SERVER" ? std::string("http://b:2") : std::string();
-            }), "http://b:2");
+  EXPECT_EQ(cli::choose_server("",
+                               [](const std::string& name) {
+                                 return name == "VIRGA_SERVER" ? std::string("http://b:2")
+                                                               : std::string();
+                               }),
+            "http://b:2");
 }
 
 }  // namespace

@@ -147,7 +147,16 @@ int act(Session& session, const Invocation& invocation, const std::string& plura
         const std::string& action) {
   const auto answer =
       request(session, "POST", resource_target(plural, invocation.text("name")) + "/" + action);
-  return answer.ok() ? show_one(session, plural, answer->body) : fail(session, answer.error());
+  if (!answer.ok()) return fail(session, answer.error());
+  if (session.wait && !session.dry_run && action == "maintenance") {
+    const auto empty = wait_for_empty_host(session, invocation.text("name"));
+    if (!empty.ok()) return fail(session, empty.error());
+  }
+  if (session.wait && !session.dry_run && action == "cancel") {
+    const auto ended = wait_for_cancelled(session, invocation.text("name"));
+    return ended.ok() ? show_one(session, plural, *ended) : fail(session, ended.error());
+  }
+  return show_one(session, plural, answer->body);
 }
 
 int create_cluster(Session& session, const Invocation& invocation) {

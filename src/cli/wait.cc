@@ -17,13 +17,17 @@ bool reached(const json::value& vm, Goal goal, const std::string& host) {
   const bool idle = text_at(vm, "status.operation") == "-";
   const bool commands = text_at(vm, "spec.restart") == "true";
   switch (goal) {
-    case Goal::running: return power == "running" && idle && !commands;
-    case Goal::stopped: return power == "stopped" && idle;
+    case Goal::running:
+      return power == "running" && idle && !commands;
+    case Goal::stopped:
+      return power == "stopped" && idle;
     case Goal::moved:
       return idle && power == "running" && text_at(vm, "spec.move_to") == "-" &&
              (host.empty() || text_at(vm, "status.host") == host);
-    case Goal::settled: return idle && power == text_at(vm, "spec.power");
-    case Goal::gone: return false;
+    case Goal::settled:
+      return idle && power == text_at(vm, "spec.power");
+    case Goal::gone:
+      return false;
   }
   return false;
 }
@@ -72,6 +76,53 @@ Result<json::value> wait_for_vm(Session& session, const std::string& name, Goal 
           fmt::format("vm {} is {} on {} after {} ms{}; `virga vm get {}` shows how it goes on",
                       name, text_at(last, "status.power"), text_at(last, "status.host"),
                       to_ms(session.deadline), reason == "-" ? "" : ": " + reason, name));
+    }
+    session.transport.pause(kPollInterval);
+  }
+}
+
+Result<void> wait_for_empty_host(Session& session, const std::string& host) {
+  const Instant deadline = session.transport.now() + session.deadline;
+  std::size_t told = 0;
+  while (true) {
+    const auto answer = request(session, "GET",
+                                "/v1/vms?fields=meta.tenant,meta.name,status.host,status.power,"
+                                "status.unplaced_reason");
+    if (!answer.ok()) return answer.error();
+    std::vector<std::string> left;
+    for (const json::value& vm : answer->body.at("items").as_array()) {
+      if (text_at(vm, "status.host") != host || text_at(vm, "status.power") == "stopped") continue;
+      const std::string reason = text_at(vm, "status.unplaced_reason");
+      left.push_back(text_at(vm, "meta.tenant") + "/" + text_at(vm, "meta.name") +
+                     (reason == "-" ? "" : " (" + reason + ")"));
+    }
+    if (left.empty()) return {};
+    if (left.size() != told) session.err(fmt::format("{}: {} VMs left\n", host, left.size()));
+    told = left.size();
+    if (session.transport.now() >= deadline) {
+      return make_error(Errc::timeout,
+                        fmt::format("after {} ms there run on {} still: {}",
+                                    to_ms(session.deadline), host, fmt::join(left, ", ")));
+    }
+    session.transport.pause(kPollInterval);
+  }
+}
+
+Result<json::value> wait_for_cancelled(Session& session, const std::string& name) {
+  const Instant deadline = session.transport.now() + session.deadline;
+  while (true) {
+    const auto answer = request(session, "GET", resource_target("operations", name));
+    if (!answer.ok()) return answer.error();
+    const std::string state = text_at(answer->body, "state");
+    if (state == "cancelled") return answer->body;
+    if (state != "running" && state != "undoing") {
+      const std::string error = text_at(answer->body, "error");
+      return make_error(Errc::conflict, fmt::format("operation {} was not undone: it {}{}", name,
+                                                    state, error == "-" ? "" : ": " + error));
+    }
+    if (session.transport.now() >= deadline) {
+      return make_error(Errc::timeout, fmt::format("operation {} is {} after {} ms", name, state,
+                                                   to_ms(session.deadline)));
     }
     session.transport.pause(kPollInterval);
   }

@@ -12,4 +12,12 @@ enum class Goal { settled, running, stopped, moved, gone };
 Result<boost::json::value> wait_for_vm(Session& session, const std::string& name, Goal goal,
                                        const std::string& host = "");
 
+/// Polls until no VM runs on the host; tells on standard error how many are left. Errors: timeout (names them and why
+/// they have not gone).
+Result<void> wait_for_empty_host(Session& session, const std::string& host);
+
+/// Polls until the operation, which was asked to be undone, has ended. Errors: timeout, conflict (it could not be
+/// undone any more, or undoing failed: says which).
+Result<boost::json::value> wait_for_cancelled(Session& session, const std::string& name);
+
 }  // namespace virga::cli

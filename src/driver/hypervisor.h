@@ -111,6 +111,10 @@ class Hypervisor {
   /// (the destination is proven never to have run). Nothing to cancel counts as success. Deadline 10 s.
   virtual void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) = 0;
 
+  /// What is logged about the VM from now on belongs to this request, down to its hypervisor's commands. A VM that is
+  /// not here is no error: its start carries the request in its launch.
+  virtual void attribute(const VmId&, const std::string& /*correlation*/) {}
+
   /// How far a running send is; zeroes when there is none.
   virtual MigrationProgress progress(const VmId& vm) const = 0;
 

@@ -61,6 +61,9 @@ void add_options(CLI::App& app, DevOptions& options) {
   app.add_option("--watchdog-s", lab.watchdog_s, "watchdog of a host; 0 = hosts have none")
       ->check(CLI::Range(0, 600))
       ->capture_default_str();
+  app.add_option("--log-level", lab.log_level, "of server and agents: debug, info, warning, error")
+      ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
+      ->capture_default_str();
   app.add_option("--server-program", lab.server_program, "runs instead of virgad as the server");
   app.add_option("--agent-program", lab.agent_program, "runs instead of virgad as the agents");
   app.footer(

@@ -101,7 +101,9 @@ Result<void> Lab::start_server() {
                      "--listen",
                      options_.listen,
                      "--agents",
-                     network_->plan().server_address() + ":" + std::to_string(kAgentsPort)};
+                     network_->plan().server_address() + ":" + std::to_string(kAgentsPort),
+                     "--log-level",
+                     options_.log_level};
   if (options_.api_descriptor >= 0) {
     constexpr int kThere = 3;
     start.arguments.insert(start.arguments.end(),

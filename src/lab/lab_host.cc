@@ -167,7 +167,9 @@ ProcessOptions LabHost::agent_program() const {
                      "--leash",
                      runtime("leash.sock"),
                      "--shared",
-                     paths_.shared()};
+                     paths_.shared(),
+                     "--log-level",
+                     options_.log_level};
   if (options_.rights == LabRights::whole_machine) {
     agent.arguments.insert(agent.arguments.end(), {"--cgroup-base", cgroup()});
   } else {

@@ -25,6 +25,7 @@ struct LabOptions {
   std::string server_program;  ///< what runs as server and agent: own_program, or a test's stand-in
   std::string agent_program;
   LabRights rights = LabRights::whole_machine;
+  std::string log_level = "info";  ///< of server and agents
   int api_descriptor = -1;  ///< a socket that listens outside the lab's namespaces; -1 = none
   std::string enter;        ///< command that runs a program inside them; empty = there are none
 };

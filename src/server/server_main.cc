@@ -305,12 +305,6 @@ Result<void> Server::run() {
   return {};
 }
 
-LogLevel level_of(const std::string& name) {
-  if (name == "debug") return LogLevel::debug;
-  if (name == "warning") return LogLevel::warning;
-  return name == "error" ? LogLevel::error : LogLevel::info;
-}
-
 }  // namespace
 
 int server_main(int argc, char** argv) {
@@ -332,7 +326,7 @@ int server_main(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  set_log_level(level_of(arguments.log_level));
+  set_log_level(log_level_of(arguments.log_level).value_or(LogLevel::info));
   if (const auto risen = rise_above_guests(); !risen) {
     log_line(LogLevel::warning, "server", risen.error().text());
   }

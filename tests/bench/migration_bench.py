@@ -240,6 +240,7 @@ def measure(cloud, options):
         for kind, name in (("ping", "silence"), ("echo", "tcp_echo"), ("http", "http")):
             figure(f"migration_{name}_p95", percentile(silence[kind], 95), "ms")
             median_figure(f"migration_{name}_median", silence[kind], "ms")
+        figure("migration_http_failed", sum(m["http"]["failures"] for m in moves), "requests")
         figure("migration_connections_lost", sum(m["echo"]["connections_lost"] for m in moves), "connections")
     if options.pairs:
         report_overhead(made)

@@ -39,7 +39,7 @@ VMS = ["acme/one", "acme/two", "acme/three"]
 class Clustering(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.cloud = Cloud(os.environ["VIRGA_BUILD"], "walk")
+        cls.cloud = Cloud(os.environ["VIRGA_BUILD"], "walk", options=("--log-level", "debug"))
         try:
             cls.cloud.wait_hosts(3, 90)
             cls.cloud.build_image(os.environ["VIRGA_PACKAGES"])
@@ -221,6 +221,24 @@ class Clustering(unittest.TestCase):
         self.cloud.wait("all hosts have the new segment", lambda: with_network(vni) == hosts, 15)
         self.cloud.cli("network", "delete", "acme/extra", text=True)
         self.cloud.wait("no host has the deleted segment", lambda: with_network(vni) == [], 15)
+
+    def test_12_F_B11_one_id_leads_from_the_request_to_the_lines_of_qmp(self):
+        vm = VMS[2]
+        source, after = self.status(vm)["host"], self.cloud.last_event()
+        self.cloud.api("POST", f"vms/{vm}/migrate", {}, {"X-Request-Id": "ticket-12"})
+        moved = self.cloud.wait_event(after, ["vm.moved", "vm.move_failed"], f"vm/{vm}")
+        self.assertEqual((moved["kind"], moved["correlation"]), ("vm.moved", "ticket-12"))
+        operations = self.cloud.api("GET", "operations?correlation=ticket-12")["items"]
+        self.assertEqual([(o["kind"], o["state"]) for o in operations], [("migrate_vm", "succeeded")])
+
+        def said(program, *words):
+            path = os.path.join(self.cloud.data, "log", program + ".log")
+            with open(path, encoding="utf-8", errors="replace") as log:
+                return any("correlation=ticket-12" in line and all(word in line for word in words) for line in log)
+        self.assertTrue(said("server", "api: POST"))
+        for host, command in ((source, "execute migrate "), (source, "execute migrate-continue"),
+                              (self.status(vm)["host"], "execute cont")):
+            self.assertTrue(said(host + ".agent", "qmp: ", command), f"{host}: no line of QMP's {command}")
 
     def test_10_F_F1_the_server_is_restarted_while_guests_run(self):
         before = {vm: self.status(vm) for vm in VMS}

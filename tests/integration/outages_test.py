@@ -5,6 +5,7 @@ One cloud serves all tests. A watcher counts the processes of each VM over all h
 VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -124,6 +125,9 @@ class Outages(CloudCase):
         self.cloud.lab("fail", "server", "--how", "power", "--hold")
         code, words = self.cloud.cli("host", "list", check=False)
         self.assertNotEqual(code, 0, words)
+        listed = subprocess.run([os.path.join(self.cloud.bin, "virgad"), "agent", "list", "-o", "json", "--shared",
+                                 os.path.join(self.cloud.data, "shared")], capture_output=True, check=True, timeout=20)
+        self.assertEqual([launch["vm"] for launch in json.loads(listed.stdout)], sorted(self.vms))
         for host in hosts:
             alive = {name: "alive" for name in hosts if name != host}
             self.cloud.wait(f"{host} shows all others", lambda host=host, alive=alive: alive == {

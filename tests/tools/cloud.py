@@ -73,12 +73,12 @@ class Cloud:
             raise CloudError(f"virga {' '.join(arguments)}: exit {done.returncode}: {done.stderr}")
         return done.stdout if text else json.loads(done.stdout or "null")
 
-    def api(self, method, path, body=None):
+    def api(self, method, path, body=None, headers=None):
         """One request of the HTTP API; returns its JSON."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             text = None if body is None else json.dumps(body)
-            connection.request(method, "/v1/" + path, text, {"Content-Type": "application/json"})
+            connection.request(method, "/v1/" + path, text, {"Content-Type": "application/json", **(headers or {})})
             answer = connection.getresponse()
             content = answer.read()
         except (OSError, http.client.HTTPException) as problem:

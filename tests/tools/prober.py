@@ -83,8 +83,9 @@ def echo(target, record):
 def http(target, record):
     while not STOP.is_set():
         try:
-            with socket.create_connection((target, 80), timeout=0.5) as sock:
-                sock.settimeout(0.5)
+            # As patient as an ordinary client: what TCP mends by sending again is no failed request.
+            with socket.create_connection((target, 80), timeout=3) as sock:
+                sock.settimeout(3)
                 sock.sendall(b"GET / HTTP/1.1\r\nHost: guest\r\nConnection: close\r\n\r\n")
                 body = b""
                 while piece := sock.recv(4096):

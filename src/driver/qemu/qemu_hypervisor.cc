@@ -367,6 +367,11 @@ MigrationProgress QemuHypervisor::progress(const VmId& vm) const {
   return found == vms_.end() ? MigrationProgress{} : found->second->progress();
 }
 
+void QemuHypervisor::attribute(const VmId& vm, const std::string& correlation) {
+  const auto found = vms_.find(vm);
+  if (found != vms_.end()) found->second->attribute(correlation);
+}
+
 std::vector<ObservedVm> QemuHypervisor::observe() const {
   std::vector<ObservedVm> all;
   for (const auto& [id, vm] : vms_) all.push_back(vm->observed());

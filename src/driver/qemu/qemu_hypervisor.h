@@ -31,6 +31,7 @@ class QemuHypervisor final : public Hypervisor {
   void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   Result<void> change_limits(const VmLaunch& launch) override;
+  void attribute(const VmId& vm, const std::string& correlation) override;
   MigrationProgress progress(const VmId& vm) const override;
   std::vector<ObservedVm> observe() const override;
   Result<std::string> console_tail(const VmId& vm, std::size_t bytes_max) const override;

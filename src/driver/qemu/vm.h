@@ -48,6 +48,10 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void tick();
 
   const VmLaunch& launch() const { return launch_; }
+  void attribute(const std::string& correlation) {
+    launch_.correlation = correlation;
+    process_.attribute(correlation);
+  }
   std::uint32_t user() const { return process_.record().user; }
   bool incoming() const { return incoming_; }
   MigrationEndpoint endpoint() const;

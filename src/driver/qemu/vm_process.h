@@ -39,6 +39,9 @@ class VmProcess {
   /// nullptr while not connected.
   QmpClient* qmp() { return qmp_open_ ? qmp_.get() : nullptr; }
 
+  void attribute(const std::string& correlation) {
+    if (qmp_) qmp_->set_correlation(correlation);
+  }
   bool exists() const { return process_ != nullptr; }
   void kill();
 

@@ -88,6 +88,11 @@ void Engine::count(const CallPtr& call, int status) {
 
 void Engine::answer(const CallPtr& call, HttpResponse response) {
   response.headers["x-request-id"] = call->correlation;
+  if (response.status == 202) {
+    // What it leads to is decided a moment later; ids are made of letters that need no encoding.
+    response.headers["link"] =
+        fmt::format("</v1/operations?correlation={}>; rel=\"monitor\"", call->correlation);
+  }
   response.headers["cache-control"] = "no-store";
   response.headers["x-content-type-options"] = "nosniff";
   count(call, response.status);

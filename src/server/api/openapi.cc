@@ -64,6 +64,7 @@ json::object list_operation(std::string_view plural, std::string_view schema) {
       parameter("revision", "query", "of the first page, so that all pages are of one moment"),
       parameter("labels", "query", "NAME=VALUE,... : only these"),
       parameter("tenant", "query", "only this owner's"),
+      parameter("correlation", "query", "only what this X-Request-Id made or changed last"),
       parameter("fields", "query", "meta.name,status.power: only these fields")};
   return made;
 }

@@ -13,6 +13,7 @@ constexpr std::size_t kListMax = 100'000;
 /// What a list asks for.
 struct Selection {
   std::string tenant;
+  std::string correlation;  ///< of the request that led to it
   std::string after;
   std::size_t limit = kListMax;
   std::map<std::string, std::string> labels;
@@ -39,6 +40,7 @@ Result<Selection> read_selection(const Call& call) {
   Selection selection;
   selection.tenant = query_text(call, "tenant");
   if (call.segments.size() > 1) selection.tenant = call.segments[1];
+  selection.correlation = query_text(call, "correlation");
   selection.after = query_text(call, "after");
   const auto limit = query_number(call, "limit", kListMax, kListMax);
   if (!limit.ok()) return limit.error();
@@ -54,7 +56,12 @@ Result<Selection> read_selection(const Call& call) {
   return selection;
 }
 
-bool selected(const Meta& meta, const Selection& selection) {
+template <typename T>
+bool selected(const T& resource, const Selection& selection) {
+  const Meta& meta = resource.meta;
+  const std::string* correlation = &meta.correlation;
+  if constexpr (std::is_same_v<T, Operation>) correlation = &resource.correlation;
+  if (!selection.correlation.empty() && *correlation != selection.correlation) return false;
   if (!selection.tenant.empty() && meta.tenant != selection.tenant) return false;
   for (const auto& [name, value] : selection.labels) {
     const auto found = meta.labels.find(name);
@@ -103,7 +110,7 @@ HttpResponse list_of(const ClusterView& view, const Selection& selection, TextCa
   std::string last;
   bool more = false;
   for (auto next = all.upper_bound(IdType(selection.after)); next != all.end(); ++next) {
-    if (!selected(next->second->meta, selection)) continue;
+    if (!selected(*next->second, selection)) continue;
     if (count == selection.limit) {
       more = true;
       break;

@@ -19,15 +19,16 @@ Generated from the program by its test (`VIRGA_ACCEPT=1 ctest -R reference`); do
 /openapi.json` gives the whole document with all fields.
 
 * `GET` of a list: `limit` and `after` page through it, `revision` of the first page keeps all
-  pages at one moment (410 when that is not kept any more), `labels=NAME=VALUE,...` and `tenant`
-  narrow it, `fields=meta.name,status.power` cuts it.
+  pages at one moment (410 when that is not kept any more), `labels=NAME=VALUE,...`,
+  `tenant` and `correlation` narrow it, `fields=meta.name,status.power` cuts it.
 * `ETag` is the resource's revision; `If-Match` with an older one is refused with 412.
 * `Idempotency-Key` on a request that changes something: its repetition within 24 hours gets the
   first answer.
 * `?dry_run=true` checks everything, says what would be and changes nothing.
 * `X-Request-Id` follows the request into events, operations and the hypervisor's log; without one
   the server makes it.
-* 202: accepted; `Location` names the resource to poll, `status.operation` the work under way.
+* 202: accepted; `Link` with `rel="monitor"` lists the operations that the request leads to,
+  `status.operation` of the resource names the one under way.
 * A refusal is `{"code", "field", "text", "reasons": [{"candidate", "reason"}]}`. Codes and their
   status: invalid 400, unauthenticated 401, denied 403, not_found 404, conflict 409 (412 for
   `If-Match`, 410 for a revision that is gone), internal 500, unsupported 501, unavailable 503,

@@ -227,6 +227,24 @@ TEST_F(Vms, F_B4_F_B11_the_machine_of_a_running_vm_stays_its_limits_change) {
   EXPECT_EQ(web().spec.memory_mib.value, 300);
 }
 
+TEST_F(Vms, F_B11_an_accepted_request_tells_where_its_operations_are_listed) {
+  make_house();
+  const auto made = call("POST", "/v1/vms", vm_body("web"), {{"x-request-id", "ticket-7"}});
+  ASSERT_EQ(made.status, 202);
+  EXPECT_EQ(made.headers.at("link"), "</v1/operations?correlation=ticket-7>; rel=\"monitor\"");
+  for (const auto& [name, correlation] :
+       {std::pair("op-1", "ticket-7"), std::pair("op-2", "other")}) {
+    Operation operation;
+    operation.meta.name = name;
+    operation.correlation = correlation;
+    put(operation, keys::of(operation.id()));
+  }
+  const auto listed = call("GET", "/v1/operations?correlation=ticket-7");
+  EXPECT_NE(listed.body.find("op-1"), std::string::npos) << listed.body;
+  EXPECT_EQ(listed.body.find("op-2"), std::string::npos) << listed.body;
+  EXPECT_FALSE(call("GET", "/v1/vms").headers.contains("link"));
+}
+
 TEST_F(Vms, F_B5_F_B11_user_data_and_a_root_disk_are_for_disk_images) {
   make_house();
   ASSERT_EQ(

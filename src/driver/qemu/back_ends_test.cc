@@ -1,0 +1,179 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+
+#include "driver/qemu/boot_sectors.h"
+#include "driver/qemu/hardware.h"
+#include "driver/qemu/unix_socket.h"
+#include "edge/asio_loop.h"
+#include "edge/file.h"
+#include "edge/process.h"
+
+/// Each kind of back end in the QEMU that is installed: the same guest boots from it.
+namespace virga {
+namespace {
+
+class BackEnds : public testing::Test {
+ protected:
+  BackEnds() {
+    char name[] = "/tmp/virga-back-XXXXXX";
+    folder = ::mkdtemp(name);
+    std::string disk = boot_sectors::console();
+    disk.resize(1 << 20, '\0');
+    EXPECT_TRUE(write_file_atomically(folder + "/disk.raw", disk, 0600).ok());
+    hardware.name = "acme/web";
+    hardware.identity = {"6a7bf3c0-0000-4000-8000-000000000001", "pc-q35-7.2", "qemu64",
+                         Accelerator::tcg};
+    hardware.memory_mib = Mib{32};
+    hardware.qmp = lend(listener("/qmp.sock"));
+    hardware.heartbeat = lend(listener("/heartbeat.sock"));
+    hardware.guest_agent = lend(listener("/guest-agent.sock"));
+    hardware.console = lend(open_file("/console.log", O_CREAT | O_WRONLY | O_APPEND));
+  }
+  ~BackEnds() override {
+    for (const auto& process : processes) {
+      process->signal(SIGKILL);
+      wait([&] { return !process->running(); });
+    }
+    std::filesystem::remove_all(folder);
+  }
+
+  std::string path(const std::string& name) const { return folder + name; }
+  Descriptor open_file(const std::string& name, int flags) const {
+    Descriptor file(::open(path(name).c_str(), flags | O_CLOEXEC, 0600));
+    EXPECT_TRUE(file.valid()) << name;
+    return file;
+  }
+  Descriptor listener(const std::string& name) const {
+    auto socket = listen_unix(path(name));
+    EXPECT_TRUE(socket.ok());
+    return std::move(*socket);
+  }
+  InheritedDescriptor lend(Descriptor file) {
+    constexpr int kFirst = 10;
+    const int number = kFirst + static_cast<int>(lent.size());
+    map[number] = file.get();
+    lent.push_back(std::move(file));
+    return {number};
+  }
+  bool wait(const std::function<bool()>& condition) {
+    const Instant end = loop.now() + seconds(30);
+    while (!condition() && loop.now() < end) {
+      loop.after(milliseconds(10), [this] { loop.stop(); });
+      loop.run();
+    }
+    return condition();
+  }
+  void spawn(ProcessOptions options) {
+    options.environment = {{"LC_ALL", "C"}};
+    options.output_path = path("/output.log");
+    auto process = Process::spawn(loop, options);
+    ASSERT_TRUE(process.ok()) << process.error().text();
+    processes.push_back(std::move(*process));
+  }
+  std::string text_of(const std::string& name) const {
+    const auto text = read_file(path(name));
+    return text.ok() ? *text : "";
+  }
+
+  /// An NBD server for the disk; waits until its socket is there.
+  void serve_disk(const std::vector<std::string>& where, const std::function<bool()>& listens) {
+    ProcessOptions server;
+    server.arguments = {"/usr/bin/qemu-nbd", "--shared=4", "--persistent", "--format=raw",
+                        "--export-name=root"};
+    server.arguments.insert(server.arguments.end(), where.begin(), where.end());
+    server.arguments.push_back(path("/disk.raw"));
+    spawn(server);
+    ASSERT_TRUE(wait(listens)) << text_of("/output.log");
+  }
+  static int connect_tcp(std::uint16_t port) {
+    const Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(port);
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to);
+  }
+  static std::uint16_t free_port() {
+    const Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in at{};
+    at.sin_family = AF_INET;
+    at.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof at;
+    EXPECT_EQ(::bind(socket.get(), reinterpret_cast<const sockaddr*>(&at), size), 0);
+    EXPECT_EQ(::getsockname(socket.get(), reinterpret_cast<sockaddr*>(&at), &size), 0);
+    return ntohs(at.sin_port);
+  }
+
+  void expect_boots() {
+    auto arguments = command_line(hardware);
+    ASSERT_TRUE(arguments.ok()) << arguments.error().text();
+    ProcessOptions options;
+    options.arguments = std::move(*arguments);
+    // The processors are stopped until somebody says "cont" by QMP; here nobody does.
+    std::erase(options.arguments, "-S");
+    options.arguments.insert(options.arguments.begin(), "/usr/bin/qemu-system-x86_64");
+    options.descriptors = map;
+    spawn(options);
+    EXPECT_TRUE(wait([&] { return text_of("/console.log").find("up\n") != std::string::npos; }))
+        << text_of("/output.log");
+  }
+
+  AsioLoop loop;
+  std::string folder;
+  Hardware hardware;
+  std::map<int, int> map;
+  std::vector<Descriptor> lent;
+  std::vector<std::unique_ptr<Process>> processes;
+};
+
+TEST_F(BackEnds, F_B4_a_file_with_anonymous_memory) {
+  hardware.disks = {{"root", FileDisk{{{lend(open_file("/disk.raw", O_RDWR)), "raw"}}}}};
+  expect_boots();
+}
+
+TEST_F(BackEnds, F_B4_memory_in_a_memfd_and_a_card_on_a_socket) {
+  hardware.memory = MemfdMemory{};
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends), 0);
+  const Descriptor far(ends[1]);
+  hardware.nics = {{"52:54:00:00:00:10", 1450, DatagramNic{lend(Descriptor(ends[0]))}}};
+  hardware.disks = {{"root", FileDisk{{{lend(open_file("/disk.raw", O_RDWR)), "raw"}}}}};
+  expect_boots();
+}
+
+TEST_F(BackEnds, F_B4_memory_in_a_shared_file) {
+  Descriptor memory = open_file("/memory", O_CREAT | O_RDWR);
+  ASSERT_EQ(::ftruncate(memory.get(), 32 << 20), 0);
+  hardware.memory = SharedFileMemory{lend(std::move(memory))};
+  hardware.disks = {{"root", FileDisk{{{lend(open_file("/disk.raw", O_RDWR)), "raw"}}}}};
+  expect_boots();
+}
+
+TEST_F(BackEnds, F_B4_a_disk_over_nbd) {
+  const std::uint16_t port = free_port();
+  serve_disk({"--bind=127.0.0.1", "--port=" + std::to_string(port)},
+             [port] { return connect_tcp(port) == 0; });
+  hardware.disks = {{"root", NbdDisk{"127.0.0.1", port, "root"}}};
+  expect_boots();
+}
+
+TEST_F(BackEnds, F_B4_a_disk_that_the_agent_exports_through_a_socket) {
+  Descriptor connection;
+  serve_disk({"--socket=" + path("/nbd.sock")}, [&] {
+    auto connected = connect_unix(path("/nbd.sock"));
+    if (connected.ok()) connection = std::move(*connected);
+    return connection.valid();
+  });
+  hardware.disks = {{"root", ExportDisk{lend(std::move(connection)), "root"}}};
+  expect_boots();
+}
+
+}  // namespace
+}  // namespace virga
