@@ -196,9 +196,22 @@ void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
   on_.link.send(std::move(message));
 }
 
+/// Peers are judged by a shorter patience only after they could have answered within it.
+void AgentCore::take_policy(const ClusterPolicy& policy) {
+  const bool hastier = policy.heartbeat_ms < policy_.heartbeat_ms ||
+                       policy.suspect_after_ms < policy_.suspect_after_ms;
+  policy_ = policy;
+  if (!hastier) return;
+  for (Peer& peer : peers_) peer.heard_at = on_.loop.now();
+  const Instant due = on_.loop.now() + policy_.heartbeat_ms;
+  if (due >= heartbeat_due_) return;
+  heartbeat_due_ = due;
+  heartbeat_timer_.set_at(heartbeat_due_, [this] { heartbeat(); });
+}
+
 void AgentCore::take_cluster(const ClusterState& state) {
   probe_key_ = state.probe_key;
-  if (state.policy) policy_ = *state.policy;
+  if (state.policy) take_policy(*state.policy);
   std::vector<Peer> next;
   next.reserve(state.members.size());
   for (const ClusterMember& member : state.members) {
@@ -264,7 +277,9 @@ void AgentCore::start_vm(const Command& command) {
 }
 
 void AgentCore::execute(const Command& command) {
-  on_.hypervisor.attribute(command.vm, command.correlation);
+  if (!command.correlation.empty()) {
+    on_.hypervisor.attribute(command.vm, command.correlation);
+  }
   switch (command.kind) {
     case CommandKind::start:
       return start_vm(command);

@@ -19,7 +19,8 @@ class AgentLink {
  public:
   virtual ~AgentLink() = default;
   virtual void send(AgentMessage message) = 0;  ///< dropped when not connected
-  virtual void reconnect() = 0;  ///< ends the session; the link opens a new one by itself, with jitter
+  virtual void
+  reconnect() = 0;  ///< ends the session; the link opens a new one by itself, with jitter
 };
 
 /// Datagrams between agents, authenticated by `key`. Lost, late and doubled ones are expected.
@@ -42,7 +43,7 @@ struct AgentDependencies {
 };
 
 struct AgentOptions {
-  Hello hello;         ///< all but `hypervisor`, which the driver answers
+  Hello hello;           ///< all but `hypervisor`, which the driver answers
   int probed_peers = 3;  ///< each heartbeat asks the next ones in the ring of names
 };
 
@@ -95,6 +96,7 @@ class AgentCore final : public HypervisorSink {
   void granted(const LeaseGrant& grant);
   void lease_ended();
   void watch_lease();
+  void take_policy(const ClusterPolicy& policy);
   void take_cluster(const ClusterState& state);
   void execute(const Command& command);
   void start_vm(const Command& command);
@@ -127,13 +129,13 @@ class AgentCore final : public HypervisorSink {
   std::uint64_t sequence_ = 0;
   std::uint64_t probe_sequence_ = 0;
   std::string probe_key_;
-  PeerProbe probe_;  ///< of this host; the rest is filled in for each
-  std::vector<Peer> peers_;            ///< in order of host
-  std::vector<std::uint32_t> marks_;   ///< hashes of their names: a look-up reads these and one peer
-  std::vector<std::size_t> ring_;      ///< of peers_: those that are asked, in the order of the ring
-  std::vector<std::size_t> watched_;   ///< the same in order of host
-  bool ring_chosen_ = false;           ///< since the peers changed
-  std::optional<Capacity> free_;       ///< as of the last heartbeat or change
+  PeerProbe probe_;                   ///< of this host; the rest is filled in for each
+  std::vector<Peer> peers_;           ///< in order of host
+  std::vector<std::uint32_t> marks_;  ///< hashes of their names: a look-up reads these and one peer
+  std::vector<std::size_t> ring_;     ///< of peers_: those that are asked, in the order of the ring
+  std::vector<std::size_t> watched_;  ///< the same in order of host
+  bool ring_chosen_ = false;          ///< since the peers changed
+  std::optional<Capacity> free_;      ///< as of the last heartbeat or change
   struct Send {
     VmId vm;
     int percent_told = 0;

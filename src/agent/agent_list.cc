@@ -13,13 +13,16 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// Names of the folders in a folder, sorted; one that vanishes meanwhile has none.
-std::vector<std::string> folders_in(const std::string& path) {
+/// Names of the folders in a folder, sorted. What cannot be read becomes a problem.
+std::vector<std::string> folders_in(const std::string& path, ConfigurationList& into) {
   std::vector<std::string> names;
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(path, ignored)) {
-    if (entry.is_directory(ignored)) names.push_back(entry.path().filename().string());
+  std::error_code why;
+  for (fs::directory_iterator entry(path, why); !why && entry != fs::directory_iterator();
+       entry.increment(why)) {
+    std::error_code ignored;
+    if (entry->is_directory(ignored)) names.push_back(entry->path().filename().string());
   }
+  if (why) into.problems.push_back(path + ": " + why.message());
   std::sort(names.begin(), names.end());
   return names;
 }
@@ -49,8 +52,8 @@ Result<ConfigurationList> list_configurations(const std::string& shared_director
                       "the shared directory " + shared_directory + " is not there; is it mounted?");
   }
   ConfigurationList found;
-  for (const std::string& tenant : folders_in(vms)) {
-    for (const std::string& vm : folders_in(vms + "/" + tenant)) {
+  for (const std::string& tenant : folders_in(vms, found)) {
+    for (const std::string& vm : folders_in(vms + "/" + tenant, found)) {
       read_configuration(fmt::format("{}/{}/{}/vm.json", vms, tenant, vm), found);
     }
   }

@@ -49,7 +49,11 @@ TEST_F(AgentList, A1_F2_F_B8_configurations_are_listed_in_order_and_damaged_ones
 }
 
 TEST_F(AgentList, A1_F2_F_B8_an_empty_folder_has_none_and_one_that_is_not_there_is_an_error) {
+  ASSERT_TRUE(make_folders(shared + "/vms").ok());
   EXPECT_TRUE(list_configurations(shared)->launches.empty());
+  EXPECT_TRUE(list_configurations(shared)->problems.empty());
+  std::filesystem::remove(shared + "/vms");
+  EXPECT_EQ(list_configurations(shared)->problems.size(), 1U) << "a share that is not mounted";
   EXPECT_EQ(list_configurations(shared + "/missing").error().code, Errc::not_found);
 }
 

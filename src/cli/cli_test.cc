@@ -181,6 +181,13 @@ TEST_F(CommandLine,
   session.wait = true;
   EXPECT_EQ(run("host", "maintenance", {{"name", {"host-1"}}}), 5);
   EXPECT_NE(err.find("acme/web (host-2: 64 MiB are missing)"), std::string::npos) << err;
+  Vm coming = *view.vms.find(VmId("acme/web"));
+  coming.status = {};
+  coming.status.host = HostId("host-2");
+  coming.status.power = VmPower::running;
+  coming.status.migration = {MigrationPhase::prepared, HostId("host-1"), {1, 9}};
+  put(coming, keys::of(coming.id()));
+  EXPECT_EQ(run("host", "maintenance", {{"name", {"host-1"}}}), 5) << "it is on its way there";
   each_pause = [&] { place(VmPower::stopped, ""); };
   EXPECT_EQ(run("host", "maintenance", {{"name", {"host-1"}}}), 0) << err;
   EXPECT_NE(err.find("host-1: 1 VMs left"), std::string::npos) << err;

@@ -87,11 +87,14 @@ Result<void> wait_for_empty_host(Session& session, const std::string& host) {
   while (true) {
     const auto answer = request(session, "GET",
                                 "/v1/vms?fields=meta.tenant,meta.name,status.host,status.power,"
-                                "status.unplaced_reason");
+                                "status.migration.destination,status.unplaced_reason");
     if (!answer.ok()) return answer.error();
     std::vector<std::string> left;
     for (const json::value& vm : answer->body.at("items").as_array()) {
-      if (text_at(vm, "status.host") != host || text_at(vm, "status.power") == "stopped") continue;
+      const bool comes = text_at(vm, "status.migration.destination") == host;
+      const bool runs =
+          text_at(vm, "status.host") == host && text_at(vm, "status.power") != "stopped";
+      if (!comes && !runs) continue;
       const std::string reason = text_at(vm, "status.unplaced_reason");
       left.push_back(text_at(vm, "meta.tenant") + "/" + text_at(vm, "meta.name") +
                      (reason == "-" ? "" : " (" + reason + ")"));
@@ -114,7 +117,13 @@ Result<json::value> wait_for_cancelled(Session& session, const std::string& name
     const auto answer = request(session, "GET", resource_target("operations", name));
     if (!answer.ok()) return answer.error();
     const std::string state = text_at(answer->body, "state");
-    if (state == "cancelled") return answer->body;
+    const std::string left = text_at(answer->body, "facts.undo_error");
+    if (state == "cancelled" && left == "-") return answer->body;
+    if (state == "cancelled") {
+      return make_error(
+          Errc::conflict,
+          fmt::format("operation {} is cancelled, but not all was undone: {}", name, left));
+    }
     if (state != "running" && state != "undoing") {
       const std::string error = text_at(answer->body, "error");
       return make_error(Errc::conflict, fmt::format("operation {} was not undone: it {}{}", name,

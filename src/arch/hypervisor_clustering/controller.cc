@@ -239,6 +239,7 @@ void ClusterController::limit(const LimitVm& change) {
   if (!launch) return log_line(LogLevel::warning, "cluster", launch.error().text());
   Command command;
   command.kind = CommandKind::change_limits;
+  command.correlation = vm->meta.correlation;
   command.vm = change.vm;
   command.epoch = vm->status.epoch;
   command.launch = std::move(*launch);

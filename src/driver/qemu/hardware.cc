@@ -13,9 +13,9 @@ namespace {
 constexpr int kSerialSlot = 0x1;
 constexpr int kPanicSlot = 0x2;
 constexpr int kEntropySlot = 0x3;
-constexpr int kSeedSlot = 0x4;
 constexpr int kFirstDiskSlot = 0x8;
 constexpr int kFirstNicSlot = 0x10;
+constexpr int kSeedSlot = 0x18;  // above all disks: guests name them in this order
 
 // Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that
 // every back end can take over from every other.

@@ -110,7 +110,7 @@ TEST(HardwareTest, F_B5_ASeedIsAReadOnlyDiskAtItsOwnAddress) {
 -add-fd fd=32,set=32
 -blockdev {"driver":"file","node-name":"seed-file","filename":"/dev/fdset/32","read-only":true}
 -blockdev {"driver":"raw","node-name":"seed","file":"seed-file","read-only":true}
--device virtio-blk-pci,id=seed-device,drive=seed,bus=pcie.0,addr=0x4,serial=seed,num-queues=1)"),
+-device virtio-blk-pci,id=seed-device,drive=seed,bus=pcie.0,addr=0x18,serial=seed,num-queues=1)"),
             std::string::npos)
       << text;
   EXPECT_EQ(devices_of(hardware).size(), without.size() + 1);

@@ -227,8 +227,10 @@ Result<OpenFiles> open_files(const FileRequest& request) {
       if (auto done = write_seed(request); !done) return done.error();
     }
     auto seed = open_below(request.shared_directory, launch.seed->path, O_RDONLY);
-    if (!seed) return wrap_error("the seed", seed.error());
-    files.seed = std::move(*seed);
+    // A copy that comes by a move has the devices of its source, which may be older than seeds.
+    const bool without = !request.create && !seed && seed.error().code == Errc::not_found;
+    if (!seed && !without) return wrap_error("the seed", seed.error());
+    if (seed) files.seed = std::move(*seed);
   }
   if (!request.create) return files;
   if (auto done = write_shared_launch(request.shared_directory, launch); !done) return done.error();

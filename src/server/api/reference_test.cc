@@ -27,8 +27,8 @@ Generated from the program by its test (`VIRGA_ACCEPT=1 ctest -R reference`); do
 * `?dry_run=true` checks everything, says what would be and changes nothing.
 * `X-Request-Id` follows the request into events, operations and the hypervisor's log; without one
   the server makes it.
-* 202: accepted; `Link` with `rel="monitor"` lists the operations that the request leads to,
-  `status.operation` of the resource names the one under way.
+* 202: accepted; `Link` with `rel="monitor"` lists the operations that the request leads to, once
+  they are decided (a change that needs none has none); `status.operation` names the one under way.
 * A refusal is `{"code", "field", "text", "reasons": [{"candidate", "reason"}]}`. Codes and their
   status: invalid 400, unauthenticated 401, denied 403, not_found 404, conflict 409 (412 for
   `If-Match`, 410 for a revision that is gone), internal 500, unsupported 501, unavailable 503,

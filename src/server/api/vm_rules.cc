@@ -198,6 +198,9 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
   if (before != nullptr) {
     if (auto refused = check_fixed(*before, after)) return refused;
     if (auto refused = check_while_running(*before, after)) return refused;
+    if (const Image* image = view.images.find(after.spec.image)) {
+      if (auto refused = check_fits_image(*image, after)) return refused;
+    }
     return check_pin(view, after);
   }
   if (auto refused = check_image_of(view, after)) return refused;

@@ -261,6 +261,8 @@ TEST_F(Vms, F_B5_F_B11_user_data_and_a_root_disk_are_for_disk_images) {
   const auto direct = call("POST", "/v1/vms", vm_body("db", R"(,"user_data":"x")"));
   EXPECT_EQ(direct.status, 400) << direct.body;
   EXPECT_EQ(text_at(parsed(direct), "field"), "spec.user_data");
+  ASSERT_EQ(call("POST", "/v1/vms", vm_body("tiny")).status, 202);
+  EXPECT_EQ(call("PATCH", "/v1/vms/acme/tiny", R"({"spec":{"user_data":"x"}})").status, 400);
   const auto large =
       call("POST", "/v1/vms", body("db", R"(,"user_data":")" + std::string(33'000, 'x') + "\""));
   EXPECT_EQ(large.status, 400);
