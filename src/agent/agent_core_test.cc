@@ -9,17 +9,18 @@
 namespace virga {
 namespace {
 
+using test::digest;
 using test::FakeFabric;
 using test::FakeGuard;
 using test::FakeHypervisor;
 using test::FakeLink;
-using test::digest;
 
 struct Agent {
   explicit Agent(SimLoop& world, const std::string& name = "a")
-      : loop(world), core({world, hypervisor, fabric, guard, link, link,
-                           [] { return Capacity(); }, [] { return std::string(); }},
-                          options(name)) {
+      : loop(world),
+        core({world, hypervisor, fabric, guard, link, link, [] { return Capacity(); },
+              [] { return std::string(); }},
+             options(name)) {
     core.start([](Result<void>) {});
     core.link_opened();
   }
@@ -237,6 +238,36 @@ TEST(AgentCore, A1_02_A1_14_peers_answer_one_another_and_silence_is_reported) {
   a.receive(b.link.datagrams.back().second);
   loop.run_for(milliseconds(1000));
   EXPECT_EQ(last_view().health, PeerHealth::silent) << "an old answer, sent again, proves nothing";
+}
+
+TEST(AgentCore, F_B7_a_shorter_patience_counts_from_when_it_is_known) {
+  SimLoop loop;
+  Agent a(loop, "a");
+  const auto patience = [](Duration heartbeat, Duration suspect) {
+    ServerMessage message;
+    message.cluster = ClusterState();
+    message.cluster->probe_key = "key";
+    message.cluster->members = {{HostId("a"), "address-a", 1}, {HostId("b"), "address-b", 1}};
+    message.cluster->policy = ClusterPolicy();
+    message.cluster->policy->heartbeat_ms = heartbeat;
+    message.cluster->policy->suspect_after_ms = suspect;
+    return message;
+  };
+  const auto silent = [&] {
+    return std::any_of(a.link.sent.begin(), a.link.sent.end(), [](const AgentMessage& message) {
+      return message.report && !message.report->peers.empty() &&
+             message.report->peers[0].health == PeerHealth::silent;
+    });
+  };
+  a.welcome();
+  a.core.link_received(patience(seconds(10), seconds(25)));
+  loop.run_for(seconds(15));
+  ASSERT_FALSE(silent());
+  a.core.link_received(patience(seconds(1), seconds(2)));
+  loop.run_for(milliseconds(1200));
+  EXPECT_FALSE(silent()) << "nobody could have answered yet within the new patience";
+  loop.run_for(seconds(2));
+  EXPECT_TRUE(silent()) << "the next beat comes after the new heartbeat";
 }
 
 TEST(AgentCore, A1_14_F_B7_datagrams_that_are_not_authentic_are_dropped) {
