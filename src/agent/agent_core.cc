@@ -83,7 +83,7 @@ void AgentCore::link_received(const ServerMessage& message) {
       return on_.link.reconnect();
     }
     incarnation_ = message.welcome->incarnation;
-    policy_ = message.welcome->policy;
+    take_policy(message.welcome->policy);
     welcomed_ = true;
     report_now();
     return;
