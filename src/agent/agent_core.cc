@@ -11,7 +11,7 @@ namespace virga {
 namespace {
 
 constexpr Duration kLagTolerated = milliseconds(500);
-constexpr std::uint64_t kAnswersAwaited = 3;  // to the last so many rounds of probes
+constexpr std::int64_t kAnswersAwaited = 3;  // at least, to the last so many rounds of probes
 
 std::uint32_t mark_of(const HostId& host) {
   return static_cast<std::uint32_t>(std::hash<std::string>()(host.value));
@@ -427,7 +427,9 @@ void AgentCore::peer_received(const PeerProbe& probe) {
   if (peer == nullptr) return;
   if (!probe.answer) return send_probe(peer->member, true, probe.sequence);
   // One that was recorded and is sent again proves nothing.
-  if (probe_sequence_ - probe.sequence >= kAnswersAwaited) return;
+  const auto rounds =
+      std::max<std::int64_t>(kAnswersAwaited, policy_.suspect_after_ms / policy_.heartbeat_ms);
+  if (probe_sequence_ - probe.sequence >= static_cast<std::uint64_t>(rounds)) return;
   const bool was_silent = peer->silent;
   peer->heard_at = on_.loop.now();
   peer->silent = false;

@@ -122,6 +122,31 @@ TEST(AgentCore, F_B6_nothing_starts_without_a_lease) {
   EXPECT_EQ(agent.link.sent.back().result->error_code, "unavailable");
 }
 
+TEST(AgentCore, F_B4_F_B6_limits_of_a_running_vm_are_changed_and_the_answer_says_so) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  agent.grant(agent.now_ms());
+  ServerMessage message;
+  message.command = Command();
+  message.command->kind = CommandKind::change_limits;
+  message.command->id = 8;
+  message.command->vm = VmId("acme/web");
+  const auto answer = [&] {
+    agent.core.link_received(message);
+    return agent.link.sent.back().result.value_or(CommandResult());
+  };
+  EXPECT_EQ(answer().error_code, "invalid") << "it says not which limits";
+  message.command->launch = VmLaunch();
+  message.command->launch->vm = VmId("acme/web");
+  message.command->launch->cpu_millicores = Millicores{250};
+  EXPECT_EQ(answer().error_code, "not_found");
+  agent.start_vm("acme/web");
+  EXPECT_TRUE(answer().ok);
+  ASSERT_EQ(agent.hypervisor.limited.size(), 1U);
+  EXPECT_EQ(agent.hypervisor.limited.front().cpu_millicores, Millicores{250});
+}
+
 TEST(AgentCore, F_B9_a_send_tells_with_heartbeats_how_far_it_is_until_it_ends) {
   SimLoop loop;
   Agent agent(loop);

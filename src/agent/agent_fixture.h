@@ -41,7 +41,11 @@ class FakeHypervisor : public Hypervisor {
   }
   void resume(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
   void cancel_send(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
-  Result<void> change_limits(const VmLaunch&) override { return {}; }
+  Result<void> change_limits(const VmLaunch& launch) override {
+    if (!copies.contains(launch.vm)) return make_error(Errc::not_found, "no such copy");
+    limited.push_back(launch);
+    return {};
+  }
   MigrationProgress progress(const VmId&) const override { return sent; }
   std::vector<ObservedVm> observe() const override {
     std::vector<ObservedVm> seen;
@@ -54,6 +58,7 @@ class FakeHypervisor : public Hypervisor {
 
   std::map<VmId, ObservedVm> copies;
   std::vector<VmLaunch> launches;
+  std::vector<VmLaunch> limited;  ///< what change_limits was asked for
   bool sends_take_long = false;
   Callback<MigrationProgress> sending;  ///< of the last send that takes long: the test ends it
   MigrationProgress sent;

@@ -19,8 +19,9 @@ constexpr int kProtocolVersion =
     1;  ///< grows with incompatible changes; the server speaks N and N-1
 constexpr int kProtocolVersionMin = 1;
 
-/// What an agent of this version can do beyond its protocol's first: kinds of commands that came later.
-inline std::vector<std::string> agent_features() { return {"change_limits"}; }
+/// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
+/// later.
+inline std::vector<std::string> agent_features() { return {"change_limits", "user_data"}; }
 
 /// First message of an agent.
 struct Hello {

@@ -83,7 +83,7 @@ class Hypervisor {
                     Callback<void> done) = 0;
 
   /// Gives a running VM the processor quota and weight of `launch`; all else in it stays as it was started. At once.
-  /// Errors: not_found, fenced, invalid (a limit).
+  /// Errors: not_found, fenced, conflict (it is being started or is ending: ask again), invalid (a limit).
   virtual Result<void> change_limits(const VmLaunch& launch) = 0;
 
   /// Removes the disks and the folder of a VM that runs nowhere; what is not there counts as removed. Deadline 20 s.

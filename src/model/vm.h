@@ -97,7 +97,7 @@ struct VmStatus {
   VmIdentity identity;  ///< empty until the first placement
   VmMigration migration;
   OperationId operation;        ///< the running operation; empty = none
-  std::string unplaced_reason;  ///< why it does not run although it should
+  std::string unplaced_reason;  ///< why it does not run although it should, or not where or as it should
   bool recovering = false;      ///< lost its place by a failure and is to be started again
   LostCopies lost;   ///< copies since it last ran that it must not meet again; empty once it runs
   int restarts = 0;  ///< by high availability, since creation

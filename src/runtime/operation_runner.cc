@@ -76,12 +76,31 @@ void OperationRunner::take_up(const OperationId& id) {
   execution->id = id;
   execution->table = &table->second;
   execution->deadline = loop_.now() + time_left(*operation);
-  active_.emplace(id, execution);
-  if (operation->state == OperationState::undoing) {
-    undo(execution, make_error(Errc::cancelled, operation->error));
+  go_on(execution, *operation);
+}
+
+/// From what is stored.
+void OperationRunner::go_on(const std::shared_ptr<Execution>& execution,
+                            const Operation& operation) {
+  active_[execution->id] = execution;
+  if (operation.state == OperationState::undoing) {
+    undo(execution, make_error(Errc::cancelled, operation.error));
   } else {
     run_step(execution);
   }
+}
+
+/// Nothing that is still under way for it counts; its patience goes on.
+void OperationRunner::take_up_again(const std::shared_ptr<Execution>& execution,
+                                    const Operation& operation) {
+  forget(execution);
+  auto next = std::make_shared<Execution>(loop_);
+  next->id = execution->id;
+  next->table = execution->table;
+  next->deadline = execution->deadline;
+  next->cursor = execution->cursor;
+  next->tried_since = execution->tried_since;
+  go_on(next, operation);
 }
 
 /// What a wall clock that jumped since the operation began says is kept between nothing and all.
@@ -287,9 +306,8 @@ void OperationRunner::commit_ended(const std::shared_ptr<Execution>& execution,
     const Operation* now = current(execution);
     if (now == nullptr) return;
     if (now->meta.revision != read_at) {
-      // The lost commit happened after all, or somebody asked to cancel: go on from what is stored.
-      forget(execution);
-      return take_up(execution->id);
+      // The lost commit happened after all, or somebody asked to cancel.
+      return take_up_again(execution, *now);
     }
     commit(execution, change, record, then);
   });

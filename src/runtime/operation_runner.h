@@ -88,6 +88,8 @@ class OperationRunner {
 
   void notice(const std::vector<Change>& changes);
   void take_up(const OperationId& id);
+  void take_up_again(const std::shared_ptr<Execution>& execution, const Operation& operation);
+  void go_on(const std::shared_ptr<Execution>& execution, const Operation& operation);
   void consider_cancel(const std::shared_ptr<Execution>& execution, const Operation& operation);
   const Operation* current(const std::shared_ptr<Execution>& execution) const;
   void run_step(const std::shared_ptr<Execution>& execution);

@@ -318,7 +318,10 @@ Result<Action> Parser::host_action(const Words& words) {
 
 Result<Action> Parser::vm_action(const Words& words) {
   const bool moves = words[0] == "move";
-  if (words.size() != (moves ? 3U : 2U)) return wrong("line", words[0], words[0] + " TENANT/NAME");
+  const bool quota = words[0] == "quota";
+  if (words.size() != (moves || quota ? 3U : 2U)) {
+    return wrong("line", words[0], words[0] + " TENANT/NAME");
+  }
   const auto id = vm_name(words[1]);
   if (!id) return id.error();
   std::function<void(Vm&)> change;
@@ -326,6 +329,10 @@ Result<Action> Parser::vm_action(const Words& words) {
     const auto host = host_name(words[2]);
     if (!host) return host.error();
     change = [to = *host](Vm& vm) { vm.spec.move_to = to; };
+  } else if (quota) {
+    const auto amount = parse_number(words[2], 1 << 30);
+    if (!amount) return amount.error();
+    change = [to = *amount](Vm& vm) { vm.spec.cpu_millicores = {to}; };
   } else if (words[0] == "delete") {
     change = [](Vm& vm) { vm.meta.deleting_at = WallTime{1}; };
   } else {
@@ -377,9 +384,10 @@ Result<Action> Parser::cloud_action(const Words& words) {
   }
   if (words[0] == "backup") return Action([](Cloud& cloud) { cloud.backup(); });
   if (words[0] == "restore") return Action([](Cloud& cloud) { cloud.restore(); });
-  return wrong("event", words[0],
-               "fail, heal, bmc, server, vm, start, stop, delete, move, maintenance, ha, network, "
-               "partition, backup or restore");
+  return wrong(
+      "event", words[0],
+      "fail, heal, bmc, server, vm, start, stop, delete, move, quota, maintenance, ha, network, "
+      "partition, backup or restore");
 }
 
 Result<Action> Parser::action(const Words& words) {
@@ -388,8 +396,8 @@ Result<Action> Parser::action(const Words& words) {
   if (verb == "heal") return heal(words);
   if (verb == "server") return server(words);
   if (verb == "bmc" || verb == "maintenance") return host_action(words);
-  if (verb == "start" || verb == "stop" || verb == "delete" || verb == "move") {
-    return vm_action(words);
+  for (const std::string_view known : {"start", "stop", "delete", "move", "quota"}) {
+    if (verb == known) return vm_action(words);
   }
   if (verb == "vm" && words.size() > 1) {
     const auto id = vm_name(words[1]);

@@ -40,7 +40,7 @@ struct ScenarioEvent {
 ///   the expected journal
 ///
 /// Other events: bmc HOST MODE; server kill|start|freeze|thaw|cut|join; vm ...; start|stop|delete VM; move VM HOST;
-/// maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
+/// quota VM MILLICORES; maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
 struct Scenario {
   CloudOptions cloud;
   int hosts = 0;

@@ -470,6 +470,7 @@ bool ClusterController::leave_unplaced(Transaction& transaction, const Unplaced&
     changed.status.lost = unplaced.lost;
   }
   transaction.put(changed);
+  if (unplaced.reason.empty()) return true;
   Event told;
   told.kind = "vm.unplaced";
   told.severity = Severity::warning;

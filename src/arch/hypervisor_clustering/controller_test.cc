@@ -346,14 +346,43 @@ TEST_F(Clustering, F_F18_a_wall_clock_that_jumps_changes_no_decision) {
     ASSERT_TRUE(until([&] { return serves(web) && vm(web).status.host == target; }));
     EXPECT_EQ(hosts_.count(CommandKind::start), 0) << "the guest went over alive";
   }
-  // A start that is tried again and again ends in time, although the clock went back.
-  const VmId db = add_vm("db");
-  hosts_.failing.emplace(CommandKind::start, make_error(Errc::unavailable, "no session"));
-  ASSERT_TRUE(until([&] { return hosts_.count(CommandKind::start) > 0; }));
-  loop_.jump_wall(seconds(-86'400));
-  loop_.run_for(seconds(660));
+}
+
+TEST_F(Clustering, F_F18_an_operation_ends_in_its_time_whatever_the_wall_clock_does) {
+  for (const std::int64_t jump_s : {3600, -86'400}) {
+    const VmId db = running_vm("db" + std::to_string(jump_s));
+    hosts_.failing.emplace(CommandKind::stop, make_error(Errc::unavailable, "no session"));
+    const int failed = events("vm.stop_failed");
+    edit_vm(db, [](Vm& changed) { changed.spec.power = DesiredPower::stopped; });
+    ASSERT_TRUE(until([&] { return hosts_.count(CommandKind::stop) > 0; }));
+    loop_.jump_wall(seconds(jump_s));
+    loop_.run_for(seconds(590));
+    EXPECT_EQ(events("vm.stop_failed"), failed) << "its ten minutes are not over";
+    loop_.run_for(seconds(70));
+    EXPECT_EQ(events("vm.stop_failed"), failed + 1);
+    hosts_.failing.clear();
+    hosts_.commands.clear();
+    ASSERT_TRUE(until([&] { return vm(db).status.power == VmPower::stopped; }));
+  }
+}
+
+TEST_F(Clustering, F_B4_limits_of_a_running_vm_are_asked_for_until_they_are_in_force) {
+  const VmId web = running_vm("web");
+  const auto in_force = [&] {
+    return hosts_.machines.at(vm(web).status.host).copies.at(web).cpu_millicores_max;
+  };
+  EXPECT_EQ(in_force(), Millicores{1000});
+  hosts_.failing.emplace(CommandKind::change_limits, make_error(Errc::unavailable, "no session"));
+  edit_vm(web, [](Vm& changed) { changed.spec.cpu_millicores = Millicores{250}; });
+  ASSERT_TRUE(until([&] { return hosts_.count(CommandKind::change_limits) >= 2; }));
+  EXPECT_EQ(in_force(), Millicores{1000});
   hosts_.failing.clear();
-  ASSERT_TRUE(until([&] { return serves(db); }));
+  ASSERT_TRUE(until([&] { return in_force() == Millicores{250}; }));
+  loop_.run_for(seconds(2));
+  const int asked = hosts_.count(CommandKind::change_limits);
+  loop_.run_for(seconds(60));
+  EXPECT_EQ(hosts_.count(CommandKind::change_limits), asked) << "nothing is left to change";
+  EXPECT_EQ(hosts_.count(CommandKind::start), 1) << "the guest went on";
 }
 
 TEST_F(Clustering, F_B9_a_source_whose_answer_to_cancel_is_lost_is_asked_again) {

@@ -118,6 +118,7 @@ class Planner {
     if (!state_) {
       state_.emplace(view_, cluster_);
       count_adoptions();
+      count_overhang();
     }
     return *state_;
   }
@@ -135,7 +136,9 @@ class Planner {
   bool decide_superseding(const Vm& vm);
   bool observe(const Vm& vm, const ObservedVm* copy);
   void decide_running(const Vm& vm, const ObservedVm* copy);
-  void limit(const Vm& vm, const ObservedVm& copy);
+  bool leave(const Vm& vm, const Host& host);
+  void limit(const Vm& vm, const ObservedVm& copy, bool stays);
+  void clear_unplaced(const Vm& vm);
   void decide_stopped(const Vm& vm);
   void decide_deleting(const Vm& vm);
   void recover(const Vm& vm, const Host& lost);
@@ -143,6 +146,7 @@ class Planner {
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
   void count_adoptions();
+  void count_overhang();
   void judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm);
   void place_waiting();
   bool place(const Waiting& waiting);
@@ -158,6 +162,7 @@ class Planner {
   bool armed_ = false;
   std::vector<Member> members_;  ///< in order of id; filled once the hosts are judged
   std::optional<PlacementState> state_;
+  std::map<HostId, Millicores> overhang_;  ///< quotas in force above those that are asked for
   std::map<HostId, int> starts_;
   std::map<HostId, int> moves_;
   std::vector<Waiting> waiting_;
@@ -301,15 +306,32 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
   return plan_.observations.back().power != vm.status.power;
 }
 
-/// A restart would apply them too; whoever raises a quota wants it now. Agents of before told none.
-void Planner::limit(const Vm& vm, const ObservedVm& copy) {
-  if (copy.cpu_weight == 0 || !room_for(plan_.limits.size())) return;
+/// A restart would apply them too; who changes a quota wants it now. Agents of before tell none.
+void Planner::limit(const Vm& vm, const ObservedVm& copy, bool stays) {
   const Millicores quota = demand_of(vm).cpu_millicores;
-  if (copy.cpu_millicores_max == quota && copy.cpu_weight == vm.spec.cpu_weight) return;
-  plan_.limits.push_back(
-      {vm.id(), vm.status.host,
-       fmt::format("{} millicores and weight {} are asked for, {} and {} are in force", quota.value,
-                   vm.spec.cpu_weight, copy.cpu_millicores_max.value, copy.cpu_weight)});
+  const bool agrees = copy.cpu_millicores_max == quota && copy.cpu_weight == vm.spec.cpu_weight;
+  if (agrees || copy.cpu_weight == 0) {
+    if (stays) clear_unplaced(vm);
+    return;
+  }
+  const std::string wanted =
+      fmt::format("{} millicores and weight {} are asked for, {} and {} are in force", quota.value,
+                  vm.spec.cpu_weight, copy.cpu_millicores_max.value, copy.cpu_weight);
+  // The API refuses what does not fit; two that were raised at once, or a host that shrank, wait.
+  const Millicores free = state().free_on(vm.status.host).cpu_millicores;
+  if (quota > copy.cpu_millicores_max && free.value < 0) {
+    const bool soon = (free + overhang_[vm.status.host]).value >= 0;
+    if (soon || !stays) return;
+    return leave_unplaced({&vm, LostCopies(), wanted, false},
+                          vm.status.host.value + " has promised more than it has", {});
+  }
+  if (!room_for(plan_.limits.size())) return;
+  plan_.limits.push_back({vm.id(), vm.status.host, wanted});
+}
+
+/// Nothing stands any more between the VM and what is asked of it.
+void Planner::clear_unplaced(const Vm& vm) {
+  if (!vm.status.unplaced_reason.empty()) plan_.unplaced.push_back({vm.id(), {}, "", {}});
 }
 
 void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
@@ -353,12 +375,23 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
     }
     return;
   }
-  if (!vm.spec.move_to.empty()) return move_to(vm, vm.spec.move_to, "an operator asked for it");
-  if (host->spec.maintenance) return move_away(vm, host->id().value + " goes into maintenance");
-  if (host->status.health == HostHealth::degraded && armed_) {
-    return move_away(vm, host->id().value + " is failing: " + host->status.health_reason);
+  const std::size_t moves = plan_.moves.size();
+  const bool stays = !leave(vm, *host);
+  if (copy != nullptr && plan_.moves.size() == moves) limit(vm, *copy, stays);
+}
+
+/// True when it should be elsewhere, whether it can go now or not.
+bool Planner::leave(const Vm& vm, const Host& host) {
+  if (!vm.spec.move_to.empty()) {
+    move_to(vm, vm.spec.move_to, "an operator asked for it");
+  } else if (host.spec.maintenance) {
+    move_away(vm, host.id().value + " goes into maintenance");
+  } else if (host.status.health == HostHealth::degraded && armed_) {
+    move_away(vm, host.id().value + " is failing: " + host.status.health_reason);
+  } else {
+    return false;
   }
-  if (copy != nullptr) limit(vm, *copy);
+  return true;
 }
 
 void Planner::recover(const Vm& vm, const Host& lost) {
@@ -470,6 +503,22 @@ void Planner::count_adoptions() {
   }
 }
 
+/// A quota that is lowered gives its room to others only once its copy has the lower one.
+void Planner::count_overhang() {
+  for (const auto& [host, evidence] : members_) {
+    Millicores more;
+    for (const ObservedVm& copy : evidence->vms) {
+      const Vm* vm = view_.vms.find(copy.vm);
+      if (vm == nullptr) continue;
+      const Millicores above = copy.cpu_millicores_max - demand_of(*vm).cpu_millicores;
+      if (above.value > 0) more += above;
+    }
+    if (more.value == 0) continue;
+    overhang_[host->id()] = more;
+    state_->charge(host->id(), {more, Mib()});
+  }
+}
+
 void Planner::judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm) {
   if (vm == nullptr) {
     plan_.strays.push_back({copy.vm, host});
@@ -526,12 +575,7 @@ void Planner::place_waiting() {
 }
 
 bool Planner::strands_somebody() {
-  int alive = 0;
-  for (const Host* host : view_.hosts_of(cluster_)) {
-    if (host->status.health == HostHealth::alive) ++alive;
-  }
-  const int tolerated = std::min(policy_.failures_tolerated, alive - 1);
-  return !unabsorbed_losses(state(), tolerated, 1).empty();
+  return broken_reserve(state(), policy_.failures_tolerated).has_value();
 }
 
 bool Planner::place(const Waiting& waiting) {

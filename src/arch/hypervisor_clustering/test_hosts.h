@@ -84,6 +84,11 @@ class FakeHosts {
     for (const auto& [vm, copy] : machine.copies) machine.reported.push_back(copy);
   }
 
+  static void limit_copy(ObservedVm& copy, const VmLaunch& launch) {
+    copy.cpu_millicores_max = launch.cpu_millicores;
+    copy.cpu_weight = launch.cpu_weight;
+  }
+
   void run_copy(const HostId& host, const VmId& vm, const Epoch& epoch, VmPower power) {
     ObservedVm copy;
     copy.vm = vm;
@@ -109,6 +114,11 @@ inline Result<CommandResult> FakeHosts::execute(const HostId& host, const Comman
       if (command.epoch < highest[command.vm]) return make_error(Errc::fenced, "an older epoch");
       highest[command.vm] = command.epoch;
       run_copy(host, command.vm, command.epoch, VmPower::running);
+      if (command.launch) limit_copy(copies[command.vm], *command.launch);
+      break;
+    case CommandKind::change_limits:
+      if (copy == copies.end()) return make_error(Errc::not_found, "no such copy");
+      limit_copy(copy->second, *command.launch);
       break;
     case CommandKind::stop:
       if (copy != copies.end() && copy->second.epoch <= command.epoch) copies.erase(copy);

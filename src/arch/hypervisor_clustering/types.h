@@ -106,7 +106,7 @@ struct ObserveVm {
 struct Unplaced {
   VmId vm;
   LostCopies lost;     ///< not empty: its last copy cannot act any more, it counts as stopped
-  std::string reason;  ///< one line with every candidate's
+  std::string reason;  ///< one line with every candidate's; empty = nothing stands in its way any more
   std::vector<Refusal> refusals;
 };
 

@@ -100,6 +100,9 @@ void QemuVm::run_first_time() {
 }
 
 Result<void> QemuVm::change_limits(const VmLaunch& launch) {
+  if (stage_ != Stage::ready) {
+    return make_error(Errc::conflict, launch_.vm.value + " is being started or is ending");
+  }
   auto changed = process_.change_limits(launch.cpu_millicores, launch.cpu_weight);
   if (!changed) return wrap_error("change the limits of " + launch_.vm.value, changed.error());
   launch_.cpu_millicores = launch.cpu_millicores;

@@ -85,6 +85,13 @@ void PlacementState::remove(const Vm& vm, const HostId& host) {
   }
 }
 
+void PlacementState::charge(const HostId& host, const Capacity& more) {
+  const auto found = members_.find(host);
+  if (found == members_.end()) return;
+  found->second.used.cpu_millicores += more.cpu_millicores;
+  found->second.used.memory_mib += more.memory_mib;
+}
+
 void PlacementState::exclude(const HostId& host) {
   const auto found = members_.find(host);
   if (found != members_.end()) found->second.excluded = true;
@@ -96,6 +103,12 @@ std::vector<const Vm*> PlacementState::carried_by(const HostId& host) const {
   if (found == members_.end()) return carried;
   for (const auto& [id, vm] : found->second.vms) carried.push_back(vm);
   return carried;
+}
+
+int PlacementState::alive() const {
+  return static_cast<int>(std::count_if(members_.begin(), members_.end(), [](const auto& entry) {
+    return entry.second.host->status.health == HostHealth::alive;
+  }));
 }
 
 std::vector<HostId> PlacementState::members() const {
@@ -116,6 +129,18 @@ bool is_older(const std::string& left, const std::string& right) {
     return parts;
   };
   return numbers(left) < numbers(right);
+}
+
+std::string room_refusal(const Capacity& free, const Capacity& demand) {
+  if (free.memory_mib < demand.memory_mib) {
+    return fmt::format("has {} MiB of memory free, {} are needed", free.memory_mib.value,
+                       demand.memory_mib.value);
+  }
+  if (free.cpu_millicores < demand.cpu_millicores) {
+    return fmt::format("has {} millicores to promise, {} are needed", free.cpu_millicores.value,
+                       demand.cpu_millicores.value);
+  }
+  return {};
 }
 
 }  // namespace
@@ -172,17 +197,7 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
     }
   }
   if (own) return {};
-  const Capacity demand = demand_of(vm);
-  const Capacity free = free_on(member);
-  if (free.memory_mib < demand.memory_mib) {
-    return fmt::format("has {} MiB of memory free, {} are needed", free.memory_mib.value,
-                       demand.memory_mib.value);
-  }
-  if (free.cpu_millicores < demand.cpu_millicores) {
-    return fmt::format("has {} millicores to promise, {} are needed", free.cpu_millicores.value,
-                       demand.cpu_millicores.value);
-  }
-  return {};
+  return room_refusal(free_on(member), demand_of(vm));
 }
 
 std::optional<HostId> PlacementState::choose(const PlacementQuery& query) const {
@@ -296,6 +311,38 @@ std::vector<LossPlan> unabsorbed_losses(const PlacementState& state, int count, 
     for (std::size_t index = turn; index < chosen; ++index) pick[index] = pick[index - 1] + 1;
   }
   return found;
+}
+
+std::optional<LossPlan> broken_reserve(const PlacementState& state, int tolerated) {
+  auto losses = unabsorbed_losses(state, std::min(tolerated, state.alive() - 1), 1);
+  if (losses.empty()) return std::nullopt;
+  return std::move(losses.front());
+}
+
+std::vector<Refusal> refuse_growth(const ClusterView& view, const Vm& before, const Vm& after) {
+  const Capacity had = demand_of(before);
+  const Capacity wants = demand_of(after);
+  const bool grows = wants.cpu_millicores > had.cpu_millicores || wants.memory_mib > had.memory_mib;
+  if (!grows || !counts_on_its_host(before)) return {};
+  PlacementState state(view, after.spec.cluster);
+  std::vector<Refusal> refusals;
+  for (const HostId& host : {before.status.host, before.status.migration.destination}) {
+    if (host.empty()) continue;
+    state.remove(before, host);
+    const std::string reason = room_refusal(state.free_on(host), wants);
+    if (!reason.empty()) refusals.push_back({host, reason});
+    state.add(after, host);
+  }
+  if (!refusals.empty()) return refusals;
+  const Cluster* cluster = view.clusters.find(after.spec.cluster);
+  const int tolerated = cluster == nullptr ? 0 : cluster->spec.policy.failures_tolerated;
+  const auto broken = broken_reserve(state, tolerated);
+  if (!broken) return {};
+  for (const HostId& host : broken->lost) {
+    refusals.push_back({host, fmt::format("with its loss {} would find no room",
+                                          broken->stranded.front().first.value)});
+  }
+  return refusals;
 }
 
 }  // namespace virga

@@ -49,6 +49,9 @@ class PlacementState {
   void add(const Vm& vm, const HostId& host);
   void remove(const Vm& vm, const HostId& host);
 
+  /// Counts more as used there than its VMs are promised: what a copy still has although it is to have less.
+  void charge(const HostId& host, const Capacity& more);
+
   /// Takes a host out of consideration (it is lost, or will be).
   void exclude(const HostId& host);
 
@@ -56,6 +59,9 @@ class PlacementState {
   std::vector<const Vm*> carried_by(const HostId& host) const;
 
   std::vector<HostId> members() const;
+
+  /// How many members are alive, in maintenance or not.
+  int alive() const;
 
  private:
   struct Member {
@@ -88,6 +94,14 @@ LossPlan plan_loss(const PlacementState& before, const std::vector<HostId>& lost
 /// The losses of `count` members that strand a VM, the first `limit` found; empty = all can be absorbed. For one
 /// host every loss is tried; for more, combinations up to 2,000, largest load first.
 std::vector<LossPlan> unabsorbed_losses(const PlacementState& state, int count, std::size_t limit);
+
+/// The failure reserve: the first loss of as many members as `tolerated` (never of all that are alive) that strands a
+/// VM; nothing = every such loss is absorbed.
+std::optional<LossPlan> broken_reserve(const PlacementState& state, int tolerated);
+
+/// Why a VM may not grow from `before` to `after` where it is (at both ends of a move): too little is free there, or
+/// the cluster's failure reserve would be broken. Empty = it may; a VM that is nowhere is judged when it is placed.
+std::vector<Refusal> refuse_growth(const ClusterView& view, const Vm& before, const Vm& after);
 
 /// Order of restart after a failure: priority, then memory (large first), then id.
 bool restarts_before(const Vm& left, const Vm& right);

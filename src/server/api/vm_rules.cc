@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "mechanism/placement/placement.h"
 #include "model/ipv4.h"
 #include "server/api/rules.h"
 #include "server/api/validate.h"
@@ -39,6 +40,21 @@ Refusal check_while_running(const Vm& before, const Vm& after) {
   if (before.spec.cpus != after.spec.cpus) return running("spec.cpus");
   if (before.spec.memory_mib != after.spec.memory_mib) return running("spec.memory_mib");
   return std::nullopt;
+}
+
+/// A quota that is raised comes out of what its host has left and out of the failure reserve.
+Refusal check_growth(const ClusterView& view, const Vm& before, const Vm& after) {
+  std::vector<Reason> reasons;
+  for (const auto& [host, reason] : refuse_growth(view, before, after)) {
+    reasons.push_back({"host " + host.value, reason});
+  }
+  if (reasons.empty()) return std::nullopt;
+  return problem(
+      Errc::conflict,
+      fmt::format("spec.cpu_millicores: {} cannot get {} where it runs; move it or others "
+                  "away, or lower the quota of others",
+                  after.id().value, demand_of(after).cpu_millicores.value),
+      reasons);
 }
 
 /// What only disk images have: a root disk and somebody who reads user data.
@@ -201,6 +217,7 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
     if (const Image* image = view.images.find(after.spec.image)) {
       if (auto refused = check_fits_image(*image, after)) return refused;
     }
+    if (auto refused = check_growth(view, *before, after)) return refused;
     return check_pin(view, after);
   }
   if (auto refused = check_image_of(view, after)) return refused;

@@ -227,6 +227,44 @@ TEST_F(Vms, F_B4_F_B11_the_machine_of_a_running_vm_stays_its_limits_change) {
   EXPECT_EQ(web().spec.memory_mib.value, 300);
 }
 
+TEST_F(Vms, F_B4_F_B11_a_raised_quota_that_does_not_fit_is_refused_with_reasons) {
+  make_running_vm();
+  const auto capacity = [&](const char* host, std::int64_t millicores) {
+    Host changed = *view.hosts.find(HostId(host));
+    changed.status.health = HostHealth::alive;
+    changed.status.capacity = {Millicores{millicores}, Mib{4096}};
+    put(changed, keys::of(changed.id()));
+  };
+  const auto ask = [&](int quota) {
+    return call("PATCH", "/v1/vms/acme/web",
+                fmt::format(R"({{"spec":{{"cpu_millicores":{}}}}})", quota));
+  };
+  Vm large = web();
+  large.spec.cpus = 4;
+  large.spec.cpu_millicores = Millicores{500};
+  put(large, keys::of(large.id()));
+  ASSERT_EQ(call("PATCH", "/v1/clusters/lab",
+                 R"({"spec":{"policy":{"cpu_overcommit_percent":100,"failures_tolerated":1}}})")
+                .status,
+            200);
+  capacity("host-1", 2000);
+  capacity("host-2", 2000);
+  const auto full = ask(2001);
+  EXPECT_EQ(full.status, 409) << full.body;
+  EXPECT_EQ(text_at(parsed(full), "field"), "spec.cpu_millicores");
+  EXPECT_NE(full.body.find("has 2000 millicores to promise, 2001 are needed"), std::string::npos);
+  EXPECT_EQ(ask(2000).status, 202);
+  EXPECT_EQ(ask(500).status, 202);
+  capacity("host-2", 1000);
+  const auto alone = ask(1500);
+  EXPECT_EQ(alone.status, 409) << alone.body;
+  EXPECT_NE(alone.body.find("with its loss acme/web would find no room"), std::string::npos);
+  EXPECT_EQ(web().spec.cpu_millicores.value, 500) << "nothing of the refused change is left";
+  EXPECT_EQ(ask(1000).status, 202);
+  capacity("host-1", 100);
+  EXPECT_EQ(ask(900).status, 202) << "less is never refused";
+}
+
 TEST_F(Vms, F_B11_an_accepted_request_tells_where_its_operations_are_listed) {
   make_house();
   const auto made = call("POST", "/v1/vms", vm_body("web"), {{"x-request-id", "ticket-7"}});

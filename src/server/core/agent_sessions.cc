@@ -251,12 +251,17 @@ void AgentSessions::drop_pending(SessionId session) {
 
 namespace {
 
-bool knows(const Hello& hello, CommandKind kind) {
-  const auto all = agent_features();
-  const std::string name(enum_name(kind));
-  const bool came_later = std::find(all.begin(), all.end(), name) != all.end();
-  return !came_later ||
-         std::find(hello.features.begin(), hello.features.end(), name) != hello.features.end();
+bool has(const std::vector<std::string>& features, std::string_view name) {
+  return std::find(features.begin(), features.end(), name) != features.end();
+}
+
+/// False when the command, or what its launch asks for, came after the agent's version.
+bool knows(const Hello& hello, const Command& command) {
+  const std::string_view kind = enum_name(command.kind);
+  if (has(agent_features(), kind) && !has(hello.features, kind)) return false;
+  const bool seeded =
+      command.launch && command.launch->seed && !command.launch->seed->user_data.empty();
+  return !seeded || has(hello.features, "user_data");
 }
 
 }  // namespace
@@ -272,7 +277,7 @@ void AgentSessions::call(const HostId& host, Command command, Duration deadline,
   if (live == nullptr || live->session == 0) {
     return refuse_call(Errc::unavailable, "its agent is not connected");
   }
-  if (!knows(live->hello, command.kind)) {
+  if (!knows(live->hello, command)) {
     return refuse_call(Errc::unsupported, "its agent is of a version that does not know this");
   }
   const SessionId session = live->session;

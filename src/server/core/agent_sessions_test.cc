@@ -66,9 +66,10 @@ class Sessions : public ::testing::Test, public HostLinks {
   }
 
   /// The error of a command to host 0 that is refused at once; `internal` when none came.
-  Error refused(CommandKind kind) {
+  Error refused(CommandKind kind, const std::optional<VmLaunch>& launch = std::nullopt) {
     Command command;
     command.kind = kind;
+    command.launch = launch;
     Error seen = make_error(Errc::internal, "no answer");
     sessions_.call(HostId(name(0)), command, seconds(5), [&](const Result<CommandResult>& answer) {
       if (!answer.ok()) seen = answer.error();
@@ -149,8 +150,14 @@ TEST_F(Sessions, F_B6_F_F21_an_agent_is_asked_for_nothing_that_its_version_does_
   hello(0);
   EXPECT_EQ(refused(CommandKind::change_limits).code, Errc::unsupported);
   EXPECT_EQ(refused(CommandKind::stop).code, Errc::internal) << "is sent and waits for its answer";
+  VmLaunch launch;
+  launch.seed = LaunchSeed{"vms/acme/web/seed.iso", ""};
+  EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal) << "nothing would be lost";
+  launch.seed->user_data = "#cloud-config";
+  EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::unsupported) << "it would be lost";
   hello(0, [](Hello& said) { said.features = agent_features(); });
   EXPECT_EQ(refused(CommandKind::change_limits).code, Errc::internal);
+  EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal);
 }
 
 TEST_F(Sessions, F_B6_one_console_of_a_host_is_read_at_a_time) {
