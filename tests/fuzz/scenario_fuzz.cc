@@ -8,7 +8,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const auto scenario = virga::sim::parse_scenario(text);
   if (!scenario.ok()) {
     VIRGA_CHECK(scenario.error().code == virga::Errc::invalid);
-    VIRGA_CHECK(!scenario.error().message.empty());
+    VIRGA_CHECK(!scenario.error().text().empty());
     return 0;
   }
   VIRGA_CHECK(scenario->hosts <= 1000 && scenario->vms.size() <= 10'000);
