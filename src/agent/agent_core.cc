@@ -426,10 +426,12 @@ void AgentCore::peer_received(const PeerProbe& probe) {
   Peer* peer = find_peer(probe.from);
   if (peer == nullptr) return;
   if (!probe.answer) return send_probe(peer->member, true, probe.sequence);
-  // One that was recorded and is sent again proves nothing.
+  // One that was recorded and is sent again proves nothing: neither a second time nor much later.
   const auto rounds =
       std::max<std::int64_t>(kAnswersAwaited, policy_.suspect_after_ms / policy_.heartbeat_ms);
-  if (probe_sequence_ - probe.sequence >= static_cast<std::uint64_t>(rounds)) return;
+  const bool late = probe_sequence_ - probe.sequence >= static_cast<std::uint64_t>(rounds);
+  if (late || probe.sequence <= peer->answered) return;
+  peer->answered = probe.sequence;
   const bool was_silent = peer->silent;
   peer->heard_at = on_.loop.now();
   peer->silent = false;

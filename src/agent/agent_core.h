@@ -83,6 +83,7 @@ class AgentCore final : public HypervisorSink {
   struct Peer {
     ClusterMember member;
     Instant heard_at;
+    std::uint64_t answered = 0;  ///< the newest round of probes that it has answered
     bool asked = false;
     bool silent = false;
     std::string boot_id;

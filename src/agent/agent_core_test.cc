@@ -265,6 +265,38 @@ TEST(AgentCore, A1_02_A1_14_peers_answer_one_another_and_silence_is_reported) {
   EXPECT_EQ(last_view().health, PeerHealth::silent) << "an old answer, sent again, proves nothing";
 }
 
+TEST(AgentCore, A1_02_F_B7_an_answer_counts_once_and_not_long_after_its_question) {
+  SimLoop loop;
+  Agent a(loop, "a");
+  a.welcome();
+  ServerMessage policy;
+  policy.cluster = ClusterState();
+  policy.cluster->probe_key = "key";
+  policy.cluster->policy = ClusterPolicy();
+  policy.cluster->policy->heartbeat_ms = milliseconds(100);
+  policy.cluster->policy->suspect_after_ms = milliseconds(1000);
+  policy.cluster->members = {{HostId("a"), "address-a", 1}, {HostId("b"), "address-b", 1}};
+  a.core.link_received(policy);
+  loop.run_for(milliseconds(5000));
+  const auto answer = [&](std::uint64_t sequence) {
+    PeerProbe probe{HostId("b"), HostId("a"), true, sequence, "boot-b", Capacity()};
+    a.receive(encode_probe(probe, "key", digest));
+  };
+  const auto age_ms = [&] {
+    return a.core.local_status().at("peers").as_array().at(0).at("age_ms").to_number<int>();
+  };
+  const auto asked = static_cast<std::uint64_t>(a.link.datagrams.size());
+  answer(asked - 10);
+  EXPECT_GT(age_ms(), 1000) << "ten rounds are all the patience there is";
+  answer(asked - 9);
+  EXPECT_EQ(age_ms(), 0) << "late, but within the patience";
+  loop.run_for(milliseconds(300));
+  answer(asked - 9);
+  EXPECT_EQ(age_ms(), 300) << "the same again";
+  answer(asked);
+  EXPECT_EQ(age_ms(), 0);
+}
+
 TEST(AgentCore, F_B7_a_shorter_patience_counts_from_when_it_is_known) {
   SimLoop loop;
   Agent a(loop, "a");

@@ -16,10 +16,10 @@ constexpr int kRuns = 9;
 
 std::string host_name(int number) { return "h" + std::to_string(number); }
 
-test::TestCluster full_cluster() {
+test::TestCluster full_cluster(int vms = kVms, std::int64_t memory_mib = 4096) {
   test::TestCluster cluster;
-  for (int host = 0; host < kHosts; ++host) cluster.add_host(host_name(host), 4096);
-  for (int vm = 0; vm < kVms; ++vm) {
+  for (int host = 0; host < kHosts; ++host) cluster.add_host(host_name(host), memory_mib);
+  for (int vm = 0; vm < vms; ++vm) {
     cluster.add_vm("v" + std::to_string(vm), host_name(vm % kHosts));
   }
   return cluster;
@@ -50,6 +50,14 @@ void run() {
   growing.policy([](ClusterPolicy& policy) { policy.failures_tolerated = 1; });
   for (int vm = 0; vm < 100; ++vm) growing.add_vm("new" + std::to_string(vm));
   measure("clustering_plan_100_new_with_reserve", growing);
+  // Most hosts too full for one to take all of another: every loss is rehearsed VM by VM.
+  test::TestCluster dense = full_cluster(kVms * 5, 6144);
+  dense.policy([](ClusterPolicy& policy) {
+    policy.failures_tolerated = 1;
+    policy.cpu_overcommit_percent = 1000;
+  });
+  for (int vm = 0; vm < 100; ++vm) dense.add_vm("new" + std::to_string(vm));
+  measure("clustering_plan_100_new_with_reserve_dense", dense);
   test::TestCluster leaving = full_cluster();
   for (int host = 0; host < 10; ++host) {
     leaving.edit_host(host_name(host), [](Host& changed) { changed.spec.maintenance = true; });

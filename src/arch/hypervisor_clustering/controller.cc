@@ -305,9 +305,11 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
     remember(changed.status.lost, ended_copy(mirror_.view(), stored->status.host));
   }
   if (seen.power == VmPower::running) {
+    const bool ran = stored->status.power == VmPower::running;
+    const bool there = stored->status.host == seen.host && stored->status.epoch == seen.epoch;
+    if (!ran || !there) changed.status.unplaced_reason.clear();
     changed.status.recovering = false;
     changed.status.lost.clear();
-    changed.status.unplaced_reason.clear();
   }
   transaction.put(changed);
   Event told;

@@ -117,8 +117,7 @@ class Planner {
   PlacementState& state() {
     if (!state_) {
       state_.emplace(view_, cluster_);
-      count_adoptions();
-      count_overhang();
+      count_copies();
     }
     return *state_;
   }
@@ -145,12 +144,10 @@ class Planner {
   void move_away(const Vm& vm, const std::string& reason);
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
-  void count_adoptions();
-  void count_overhang();
+  void count_copies();
   void judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm);
   void place_waiting();
   bool place(const Waiting& waiting);
-  bool strands_somebody();
   void leave_unplaced(const Waiting& waiting, std::string reason, std::vector<Refusal> refusals);
   PlacementQuery query_for(const Vm& vm, bool live) const;
 
@@ -162,7 +159,7 @@ class Planner {
   bool armed_ = false;
   std::vector<Member> members_;  ///< in order of id; filled once the hosts are judged
   std::optional<PlacementState> state_;
-  std::map<HostId, Millicores> overhang_;  ///< quotas in force above those that are asked for
+  std::map<HostId, Millicores> unclaimed_;  ///< promised to copies that do not have it yet
   std::map<HostId, int> starts_;
   std::map<HostId, int> moves_;
   std::vector<Waiting> waiting_;
@@ -317,13 +314,18 @@ void Planner::limit(const Vm& vm, const ObservedVm& copy, bool stays) {
   const std::string wanted =
       fmt::format("{} millicores and weight {} are asked for, {} and {} are in force", quota.value,
                   vm.spec.cpu_weight, copy.cpu_millicores_max.value, copy.cpu_weight);
-  // The API refuses what does not fit; two that were raised at once, or a host that shrank, wait.
-  const Millicores free = state().free_on(vm.status.host).cpu_millicores;
-  if (quota > copy.cpu_millicores_max && free.value < 0) {
-    const bool soon = (free + overhang_[vm.status.host]).value >= 0;
-    if (soon || !stays) return;
-    return leave_unplaced({&vm, LostCopies(), wanted, false},
-                          vm.status.host.value + " has promised more than it has", {});
+  // The API refuses what does not fit. Two that were raised at once, or a host that shrank: who
+  // comes first by name takes what is there, the others wait.
+  const Millicores more = quota - copy.cpu_millicores_max;
+  if (more.value > 0) {
+    const Millicores free = state().free_on(vm.status.host).cpu_millicores;
+    Millicores& unclaimed = unclaimed_[vm.status.host];
+    if (more > free + unclaimed) {
+      if (!stays) return;
+      return leave_unplaced({&vm, LostCopies(), wanted, false},
+                            vm.status.host.value + " has no room for it yet", {});
+    }
+    unclaimed = unclaimed - more;
   }
   if (!room_for(plan_.limits.size())) return;
   plan_.limits.push_back({vm.id(), vm.status.host, wanted});
@@ -331,7 +333,8 @@ void Planner::limit(const Vm& vm, const ObservedVm& copy, bool stays) {
 
 /// Nothing stands any more between the VM and what is asked of it.
 void Planner::clear_unplaced(const Vm& vm) {
-  if (!vm.status.unplaced_reason.empty()) plan_.unplaced.push_back({vm.id(), {}, "", {}});
+  if (vm.status.unplaced_reason.empty() || !room_for(plan_.unplaced.size())) return;
+  plan_.unplaced.push_back({vm.id(), {}, "", {}});
 }
 
 void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
@@ -372,6 +375,8 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
           handed_over ? "its memory has left in a move that did not end" : vm.status.health_reason;
       plan_.stops.push_back(
           {vm.id(), host->id(), vm.status.epoch, true, false, HostId(), why + ": it is restarted"});
+    } else if (copy != nullptr) {
+      limit(vm, *copy, false);  // so that others get what it gives up
     }
     return;
   }
@@ -490,32 +495,29 @@ void Planner::refuse_strangers() {
   }
 }
 
-/// Copies that will be adopted take their room before anything is moved or started.
-void Planner::count_adoptions() {
+/// What really runs, where it differs from what is stored. Copies that will be adopted take their
+/// room before anything is moved or started; a quota that is lowered gives its room to others only
+/// once its copy has the lower one.
+void Planner::count_copies() {
   for (const auto& [host, evidence] : members_) {
     if (!reports(*evidence) || evidence->vms.empty()) continue;
-    const std::vector<const Vm*> stored = view_.vms_on(host->id());
+    const HostId id = host->id();
+    const std::vector<const Vm*> stored = view_.vms_on(id);
+    Millicores overhang;
+    Millicores unclaimed;
     for (const ObservedVm& copy : evidence->vms) {
       const Vm* vm = vm_of(copy, stored);
-      const bool newer = vm != nullptr && copy.epoch > vm->status.epoch;
-      if (newer && copy.power == VmPower::running) state_->add(*vm, host->id());
-    }
-  }
-}
-
-/// A quota that is lowered gives its room to others only once its copy has the lower one.
-void Planner::count_overhang() {
-  for (const auto& [host, evidence] : members_) {
-    Millicores more;
-    for (const ObservedVm& copy : evidence->vms) {
-      const Vm* vm = view_.vms.find(copy.vm);
       if (vm == nullptr) continue;
-      const Millicores above = copy.cpu_millicores_max - demand_of(*vm).cpu_millicores;
-      if (above.value > 0) more += above;
+      const bool newer = copy.epoch > vm->status.epoch;
+      if (newer && copy.power == VmPower::running) state_->add(*vm, id);
+      if (copy.cpu_weight == 0) continue;
+      const bool promised = copy.epoch >= vm->status.epoch;  // else it is there and counts nowhere
+      const Millicores promise = promised ? demand_of(*vm).cpu_millicores : Millicores{};
+      const Millicores above = copy.cpu_millicores_max - promise;
+      (above.value > 0 ? overhang : unclaimed) += above;
     }
-    if (more.value == 0) continue;
-    overhang_[host->id()] = more;
-    state_->charge(host->id(), {more, Mib()});
+    state_->charge(id, {overhang, Mib()});
+    unclaimed_[id] = Millicores{} - unclaimed;
   }
 }
 
@@ -545,24 +547,24 @@ void Planner::place_waiting() {
     if (left.recovery != right.recovery) return left.recovery;
     return restarts_before(*left.vm, *right.vm);
   });
-  const bool reserve = policy_.failures_tolerated > 0;
-  bool batch_checked = false;
   const auto first_new = std::find_if(waiting_.begin(), waiting_.end(),
                                       [](const Waiting& waiting) { return !waiting.recovery; });
   for (auto next = waiting_.begin(); next != first_new; ++next) place(*next);
   const PlacementState before_new = state();
+  const auto strands_more = [&] {
+    return broken_reserve(before_new, state(), policy_.failures_tolerated).has_value();
+  };
   const std::size_t starts_before_new = plan_.starts.size();
   const std::size_t unplaced_before_new = plan_.unplaced.size();
   const auto counts_before_new = starts_;
   for (auto next = first_new; next != waiting_.end(); ++next) place(*next);
-  batch_checked = plan_.starts.size() == starts_before_new;
-  if (!reserve || batch_checked || !strands_somebody()) return;
+  if (plan_.starts.size() == starts_before_new || !strands_more()) return;
   state_ = before_new;
   starts_ = counts_before_new;
   plan_.starts.resize(starts_before_new);
   plan_.unplaced.resize(unplaced_before_new);
   for (auto next = first_new; next != waiting_.end(); ++next) {
-    if (!place(*next) || !strands_somebody()) continue;
+    if (!place(*next) || !strands_more()) continue;
     const StartVm refused = plan_.starts.back();
     plan_.starts.pop_back();
     state().remove(*next->vm, refused.host);
@@ -572,10 +574,6 @@ void Planner::place_waiting() {
                                policy_.failures_tolerated),
                    {});
   }
-}
-
-bool Planner::strands_somebody() {
-  return broken_reserve(state(), policy_.failures_tolerated).has_value();
 }
 
 bool Planner::place(const Waiting& waiting) {
@@ -613,7 +611,7 @@ void Planner::leave_unplaced(const Waiting& waiting, std::string reason,
   const bool told = vm.status.unplaced_reason.starts_with(text);
   if (!refusals.empty()) text += ": " + join(refusals);
   const bool lost = !waiting.lost.empty() && vm.status.power != VmPower::stopped;
-  if (!lost && told) return;
+  if (!lost && (told || !room_for(plan_.unplaced.size()))) return;
   plan_.unplaced.push_back(
       {vm.id(), lost ? waiting.lost : LostCopies(), std::move(text), std::move(refusals)});
 }

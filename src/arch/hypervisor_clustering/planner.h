@@ -8,7 +8,7 @@ namespace virga {
 /// Decides for one cluster: which hosts are believed dead and may be taken as fenced, which VMs start, move or stop,
 /// and where. The contract of every planner (ARCHITECTURE.md):
 ///  1. reads only its arguments; the same input gives the same plan on every compiler (order by id);
-///  2. at most one action per subject;
+///  2. at most one action per subject (a word about what waits is none);
 ///  3. actions in flight count as done;
 ///  4. fixpoint: plan, execute, plan again gives nothing;
 ///  5. bounded: at most options.actions_max of each kind a round;

@@ -17,9 +17,11 @@ void shape_host(TestCluster& cluster, const std::string& name, Rng& rng) {
   if (rng.chance(500'000)) cluster.add_bmc(name);
   const bool maintenance = rng.chance(100'000);
   const bool armed = rng.chance(700'000);
+  const std::int64_t cpu = rng.chance(500'000) ? 2000 : 8000;
   cluster.edit_host(name, [&](Host& host) {
     host.spec.maintenance = maintenance;
     host.status.leash_armed = armed;
+    host.status.capacity.cpu_millicores = Millicores{cpu};
   });
 }
 
@@ -49,13 +51,21 @@ void shape_vm(TestCluster& cluster, int number, const std::vector<std::string>& 
   const bool deleting = rng.chance(50'000);
   const bool direct = rng.chance(100'000);
   const bool restart = rng.chance(50'000);
+  const Millicores quota{rng.between(0, 4) * 1000};
   cluster.edit_vm(vm, [&](Vm& changed) {
     changed.spec.restart_priority = priority;
     changed.spec.direct_io = direct;
     changed.spec.restart = restart;
+    changed.spec.cpus = 4;
+    changed.spec.cpu_millicores = quota;
     if (stopped) changed.spec.power = DesiredPower::stopped;
     if (deleting) changed.meta.deleting_at = WallTime{1};
   });
+  if (!host.empty() && rng.chance(700'000)) {  // of an agent that tells what is in force
+    ObservedVm& copy = cluster.seen(host).vms.back();
+    copy.cpu_millicores_max = Millicores{rng.between(1, 4) * 1000};
+    copy.cpu_weight = rng.chance(800'000) ? 100 : 50;
+  }
   if (!hosts.empty() && rng.chance(50'000)) {
     const HostId wanted(hosts[rng.below(hosts.size())]);
     cluster.edit_vm(vm, [&](Vm& changed) { changed.spec.move_to = wanted; });
@@ -106,6 +116,7 @@ std::string text_of(const ClusterPlan& plan) {
   for (const auto& one : plan.starts) add("start", one.vm.value, one.host.value, one.reason);
   for (const auto& one : plan.moves) add("move", one.vm.value, one.destination.value, one.reason);
   for (const auto& one : plan.stops) add("stop", one.vm.value, one.host.value, one.reason);
+  for (const auto& one : plan.limits) add("limit", one.vm.value, one.host.value, one.reason);
   for (const auto& one : plan.unplaced) add("unplaced", one.vm.value, "", one.reason);
   return text;
 }
@@ -133,6 +144,7 @@ class Execution {
     for (const StopVm& stop : plan.stops) run(stop);
     for (const Unplaced& left : plan.unplaced) run(left);
     for (const RevokeCopy& copy : plan.revokes) forget(copy.host, copy.vm);
+    for (const LimitVm& change : plan.limits) run(change);
   }
 
  private:
@@ -201,6 +213,15 @@ class Execution {
     });
   }
 
+  void run(const LimitVm& change) {
+    const Vm& vm = cluster_.vm(change.vm);
+    for (ObservedVm& copy : cluster_.evidence.hosts[change.host].vms) {
+      if (copy.vm != change.vm || copy.epoch != vm.status.epoch) continue;
+      copy.cpu_millicores_max = demand_of(vm).cpu_millicores;
+      copy.cpu_weight = vm.spec.cpu_weight;
+    }
+  }
+
   void run(const Unplaced& left) {
     cluster_.edit_vm(left.vm, [&](Vm& vm) {
       vm.status.unplaced_reason = left.reason;
@@ -223,6 +244,13 @@ void check_one_action_each(const ClusterPlan& plan) {
   for (const StopVm& one : plan.stops) ++actions[one.vm];
   for (const Unplaced& one : plan.unplaced) ++actions[one.vm];
   for (const auto& [vm, count] : actions) RC_ASSERT(count == 1);
+  for (const LimitVm& one : plan.limits) {
+    const auto same = [&](const auto& other) { return other.vm == one.vm; };
+    RC_ASSERT(std::none_of(plan.starts.begin(), plan.starts.end(), same));
+    RC_ASSERT(std::none_of(plan.moves.begin(), plan.moves.end(), same));
+    RC_ASSERT(std::none_of(plan.stops.begin(), plan.stops.end(), same));
+    RC_ASSERT(std::count_if(plan.limits.begin(), plan.limits.end(), same) == 1);
+  }
   for (const ObserveVm& seen : plan.observations) {
     for (const StartVm& start : plan.starts) RC_ASSERT(start.vm != seen.vm);
   }
@@ -270,12 +298,37 @@ void check_capacity(const TestCluster& cluster, const ClusterPlan& plan) {
   }
 }
 
+/// Rule 8 for quotas: what is in force on a host, with the plan's raises in it, grows only within what it has.
+void check_quotas(const TestCluster& cluster, const ClusterPlan& plan) {
+  const std::int64_t percent =
+      cluster.view.clusters.find(cluster.id)->spec.policy.cpu_overcommit_percent;
+  for (const auto& [host, seen] : cluster.evidence.hosts) {
+    std::int64_t in_force = 0;
+    std::int64_t more = 0;
+    for (const ObservedVm& copy : seen.vms) {
+      in_force += copy.cpu_millicores_max.value;
+      for (const LimitVm& change : plan.limits) {
+        if (change.vm != copy.vm || change.host != host) continue;
+        if (copy.epoch != cluster.vm(copy.vm).status.epoch) continue;
+        more += std::max<std::int64_t>(
+            0, demand_of(cluster.vm(copy.vm)).cpu_millicores.value - copy.cpu_millicores_max.value);
+      }
+    }
+    const std::int64_t all = cluster.host(host.value).status.capacity.cpu_millicores.value;
+    RC_ASSERT(more == 0 || in_force + more <= all * percent / 100);
+  }
+}
+
 void check_explained(const ClusterPlan& plan) {
   for (const StartVm& one : plan.starts) RC_ASSERT(!one.reason.empty());
   for (const MoveVm& one : plan.moves) RC_ASSERT(!one.reason.empty());
   for (const StopVm& one : plan.stops) RC_ASSERT(!one.reason.empty());
   for (const FenceHost& one : plan.fences) RC_ASSERT(!one.reason.empty());
-  for (const Unplaced& one : plan.unplaced) RC_ASSERT(!one.reason.empty());
+  for (const LimitVm& one : plan.limits) RC_ASSERT(!one.reason.empty());
+  for (const Unplaced& one : plan.unplaced) {
+    const bool cleared = one.reason.empty() && one.lost.empty();
+    RC_ASSERT(cleared == one.reason.empty());
+  }
   for (const HostChange& one : plan.host_changes) RC_ASSERT(!one.reason.empty());
 }
 
@@ -295,6 +348,7 @@ TEST(PlanningProperties, A1_06_F_B8_every_round_is_safe_until_nothing_is_left_to
       check_one_action_each(plan);
       check_proofs(cluster, plan);
       check_capacity(cluster, plan);
+      check_quotas(cluster, plan);
       check_explained(plan);
       Execution(cluster).run(plan);
       ++cluster.view.revision;

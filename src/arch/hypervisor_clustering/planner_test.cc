@@ -63,20 +63,49 @@ TEST_F(Planning, F_B4_F_B8_a_raised_quota_waits_until_its_host_has_room) {
   EXPECT_TRUE(held.limits.empty());
   ASSERT_EQ(held.unplaced.size(), 1U);
   EXPECT_EQ(held.unplaced.front().vm, web);
-  EXPECT_TRUE(contains(held.unplaced.front().reason, "a has promised more than it has"));
+  EXPECT_TRUE(contains(held.unplaced.front().reason, "a has no room for it yet"));
   edit_vm(web, [&](Vm& changed) { changed.status.unplaced_reason = held.unplaced.front().reason; });
   EXPECT_TRUE(plan().empty()) << "it is told once";
-  // What another is to give up is there once its copy has given it up.
+  // What another is to give up is there once its copy has given it up, paused or not.
   quota(db, 2000, 6000);
+  edit_vm(db, [](Vm& changed) { changed.status.power = VmPower::paused; });
+  seen("a").vms.back().power = VmPower::paused;
   ASSERT_EQ(plan().limits.size(), 1U);
   EXPECT_EQ(plan().limits.front().vm, db);
-  EXPECT_TRUE(plan().unplaced.empty()) << "a moment is not worth a word";
   quota(db, 2000, 2000);
   ASSERT_EQ(plan().limits.size(), 1U);
   EXPECT_EQ(plan().limits.front().vm, web);
   quota(web, 6000, 6000);
   ASSERT_EQ(plan().unplaced.size(), 1U);
   EXPECT_TRUE(plan().unplaced.front().reason.empty()) << "nothing stands in its way any more";
+}
+
+TEST_F(Planning, F_B4_F_B8_of_two_quotas_raised_at_once_the_first_that_fits_is_given) {
+  policy([](ClusterPolicy& changed) { changed.cpu_overcommit_percent = 100; });
+  add_host("a");
+  for (const char* name : {"db", "web"}) {
+    edit_vm(add_vm(name, "a"), [](Vm& changed) {
+      changed.spec.cpus = 8;
+      changed.spec.cpu_millicores = Millicores{6000};
+    });
+  }
+  for (ObservedVm& copy : seen("a").vms) {
+    copy.cpu_millicores_max = Millicores{1000};
+    copy.cpu_weight = 100;
+  }
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.limits.size(), 1U);
+  EXPECT_EQ(made.limits.front().vm, VmId("acme/db"));
+  ASSERT_EQ(made.unplaced.size(), 1U);
+  EXPECT_EQ(made.unplaced.front().vm, VmId("acme/web"));
+}
+
+TEST_F(Planning, A1_F5_F_B8_one_vm_that_is_pinned_does_not_stop_all_new_ones) {
+  policy([](ClusterPolicy& changed) { changed.failures_tolerated = 1; });
+  three_hosts();
+  edit_vm(add_vm("web", "a"), [](Vm& vm) { vm.spec.pinned_host = HostId("a"); });
+  add_vm("db");
+  EXPECT_EQ(plan().starts.size(), 1U);
 }
 
 TEST_F(Planning, F_B4_F_B8_room_that_a_lowered_quota_gives_up_is_placed_once_it_is_free) {

@@ -115,7 +115,8 @@ struct StrayVm {
   HostId host;
 };
 
-/// The room's decision. At most one action per host and per VM.
+/// The room's decision. At most one action per host and per VM; beside it a VM may be told why something waits
+/// (`unplaced`).
 struct ClusterPlan {
   std::vector<HostChange> host_changes;
   std::vector<FenceHost> fences;

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <functional>
 #include <sstream>
 #include <tuple>
+#include <utility>
 
 #include "base/reflect.h"
 
@@ -37,12 +39,17 @@ PlacementState::PlacementState(const ClusterView& view, const ClusterId& cluster
   const std::int64_t percent = found == nullptr ? 100 : found->spec.policy.cpu_overcommit_percent;
   if (found != nullptr) tenant_ = found->meta.tenant;
   for (const Host* host : view.hosts_of(cluster)) {
-    Member& member = members_[host->id()];
+    Member member;
     member.host = host;
     member.total = host->status.capacity;
     member.total.cpu_millicores.value = member.total.cpu_millicores.value * percent / 100;
+    members_.push_back(std::move(member));
   }
-  for (const auto& [id, member] : members_) {
+  for (std::size_t index = 0; index < members_.size(); ++index) {
+    by_room_.emplace(-room(members_[index]), index);
+  }
+  for (const Member& member : members_) {
+    const HostId id = member.host->id();
     for (const Vm* vm : view.vms_on(id)) {
       const bool arrives = vm->status.migration.destination == id;
       if (arrives || (vm->status.host == id && counts_on_its_host(*vm))) add(*vm, id);
@@ -50,9 +57,35 @@ PlacementState::PlacementState(const ClusterView& view, const ClusterId& cluster
   }
 }
 
+const PlacementState::Member* PlacementState::find(const HostId& host) const {
+  const auto found = std::lower_bound(
+      members_.begin(), members_.end(), host,
+      [](const Member& member, const HostId& id) { return member.host->meta.name < id.value; });
+  return found == members_.end() || found->host->meta.name != host.value ? nullptr : &*found;
+}
+
+PlacementState::Member* PlacementState::find(const HostId& host) {
+  const Member* found = std::as_const(*this).find(host);
+  return found == nullptr ? nullptr : &members_[static_cast<std::size_t>(found - members_.data())];
+}
+
+/// Millionths of the memory that are free.
+std::int64_t PlacementState::room(const Member& member) const {
+  const std::int64_t total = std::max<std::int64_t>(1, member.total.memory_mib.value);
+  return free_on(member).memory_mib.value * 1'000'000 / total;
+}
+
+void PlacementState::use(Member& member, const Capacity& more) {
+  const auto index = static_cast<std::size_t>(&member - members_.data());
+  by_room_.erase({-room(member), index});
+  member.used.cpu_millicores += more.cpu_millicores;
+  member.used.memory_mib += more.memory_mib;
+  by_room_.emplace(-room(member), index);
+}
+
 Capacity PlacementState::free_on(const HostId& host) const {
-  const auto found = members_.find(host);
-  return found == members_.end() ? Capacity() : free_on(found->second);
+  const Member* member = find(host);
+  return member == nullptr ? Capacity() : free_on(*member);
 }
 
 Capacity PlacementState::free_on(const Member& member) {
@@ -60,61 +93,69 @@ Capacity PlacementState::free_on(const Member& member) {
           member.total.memory_mib - member.used.memory_mib};
 }
 
-void PlacementState::add(const Vm& vm, const HostId& host) {
-  const auto found = members_.find(host);
-  if (found == members_.end()) return;
-  Member& member = found->second;
-  if (!member.vms.emplace(vm.id(), &vm).second) return;
-  const Capacity demand = demand_of(vm);
-  member.used.cpu_millicores += demand.cpu_millicores;
-  member.used.memory_mib += demand.memory_mib;
-  if (!vm.spec.anti_affinity_group.empty()) {
-    ++member.groups[{vm.meta.tenant, vm.spec.anti_affinity_group}];
-  }
+namespace {
+
+bool comes_before(const Vm* vm, const VmId& id) { return vm->id() < id; }
+
+}  // namespace
+
+bool PlacementState::carries(const Member& member, const VmId& vm) {
+  const auto at = std::lower_bound(member.vms.begin(), member.vms.end(), vm, comes_before);
+  return at != member.vms.end() && (*at)->id() == vm;
 }
 
-void PlacementState::remove(const Vm& vm, const HostId& host) {
-  const auto found = members_.find(host);
-  if (found == members_.end() || found->second.vms.erase(vm.id()) == 0) return;
-  Member& member = found->second;
-  const Capacity demand = demand_of(vm);
-  member.used.cpu_millicores -= demand.cpu_millicores;
-  member.used.memory_mib -= demand.memory_mib;
+bool PlacementState::add(const Vm& vm, const HostId& host) {
+  Member* member = find(host);
+  if (member == nullptr) return false;
+  const VmId id = vm.id();
+  const auto at = std::lower_bound(member->vms.begin(), member->vms.end(), id, comes_before);
+  if (at != member->vms.end() && (*at)->id() == id) return false;
+  member->vms.insert(at, &vm);
+  use(*member, demand_of(vm));
   if (!vm.spec.anti_affinity_group.empty()) {
-    --member.groups[{vm.meta.tenant, vm.spec.anti_affinity_group}];
+    ++member->groups[{vm.meta.tenant, vm.spec.anti_affinity_group}];
   }
+  return true;
+}
+
+bool PlacementState::remove(const Vm& vm, const HostId& host) {
+  Member* member = find(host);
+  if (member == nullptr) return false;
+  const VmId id = vm.id();
+  const auto at = std::lower_bound(member->vms.begin(), member->vms.end(), id, comes_before);
+  if (at == member->vms.end() || (*at)->id() != id) return false;
+  member->vms.erase(at);
+  const Capacity demand = demand_of(vm);
+  use(*member, {Millicores{} - demand.cpu_millicores, Mib{} - demand.memory_mib});
+  if (!vm.spec.anti_affinity_group.empty()) {
+    --member->groups[{vm.meta.tenant, vm.spec.anti_affinity_group}];
+  }
+  return true;
 }
 
 void PlacementState::charge(const HostId& host, const Capacity& more) {
-  const auto found = members_.find(host);
-  if (found == members_.end()) return;
-  found->second.used.cpu_millicores += more.cpu_millicores;
-  found->second.used.memory_mib += more.memory_mib;
+  if (Member* member = find(host)) use(*member, more);
 }
 
-void PlacementState::exclude(const HostId& host) {
-  const auto found = members_.find(host);
-  if (found != members_.end()) found->second.excluded = true;
+void PlacementState::exclude(const HostId& host, bool excluded) {
+  if (Member* member = find(host)) member->excluded = excluded;
 }
 
 std::vector<const Vm*> PlacementState::carried_by(const HostId& host) const {
-  std::vector<const Vm*> carried;
-  const auto found = members_.find(host);
-  if (found == members_.end()) return carried;
-  for (const auto& [id, vm] : found->second.vms) carried.push_back(vm);
-  return carried;
+  const Member* member = find(host);
+  return member == nullptr ? std::vector<const Vm*>() : member->vms;
 }
 
 int PlacementState::alive() const {
-  return static_cast<int>(std::count_if(members_.begin(), members_.end(), [](const auto& entry) {
-    return entry.second.host->status.health == HostHealth::alive;
+  return static_cast<int>(std::count_if(members_.begin(), members_.end(), [](const Member& member) {
+    return member.host->status.health == HostHealth::alive;
   }));
 }
 
 std::vector<HostId> PlacementState::members() const {
   std::vector<HostId> ids;
   ids.reserve(members_.size());
-  for (const auto& [id, member] : members_) ids.push_back(id);
+  for (const Member& member : members_) ids.push_back(member.host->id());
   return ids;
 }
 
@@ -131,16 +172,17 @@ bool is_older(const std::string& left, const std::string& right) {
   return numbers(left) < numbers(right);
 }
 
+std::string quota_refusal(Millicores free, Millicores demand) {
+  if (free >= demand) return {};
+  return fmt::format("has {} millicores to promise, {} are needed", free.value, demand.value);
+}
+
 std::string room_refusal(const Capacity& free, const Capacity& demand) {
-  if (free.memory_mib < demand.memory_mib) {
-    return fmt::format("has {} MiB of memory free, {} are needed", free.memory_mib.value,
-                       demand.memory_mib.value);
+  if (free.memory_mib >= demand.memory_mib) {
+    return quota_refusal(free.cpu_millicores, demand.cpu_millicores);
   }
-  if (free.cpu_millicores < demand.cpu_millicores) {
-    return fmt::format("has {} millicores to promise, {} are needed", free.cpu_millicores.value,
-                       demand.cpu_millicores.value);
-  }
-  return {};
+  return fmt::format("has {} MiB of memory free, {} are needed", free.memory_mib.value,
+                     demand.memory_mib.value);
 }
 
 }  // namespace
@@ -162,9 +204,9 @@ std::string PlacementState::compatibility_refusal(const Member& member,
     return fmt::format("processor model {} differs from {}", hypervisor.cpu_model,
                        identity.cpu_model);
   }
-  const auto source = members_.find(query.vm->status.host);
-  if (query.live && source != members_.end()) {
-    const std::string& sender = source->second.host->status.hypervisor.qemu_version;
+  const Member* source = query.live ? find(query.vm->status.host) : nullptr;
+  if (source != nullptr) {
+    const std::string& sender = source->host->status.hypervisor.qemu_version;
     if (is_older(hypervisor.qemu_version, sender)) {
       return fmt::format("its QEMU {} is older than {} on {}", hypervisor.qemu_version, sender,
                          query.vm->status.host.value);
@@ -189,7 +231,7 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   }
   if (query.live && vm.status.host == host.id()) return "runs there now";
   if (auto reason = compatibility_refusal(member, query); !reason.empty()) return reason;
-  const bool own = member.vms.contains(vm.id());
+  const bool own = carries(member, vm.id());
   if (!vm.spec.anti_affinity_group.empty()) {
     const auto group = member.groups.find({vm.meta.tenant, vm.spec.anti_affinity_group});
     if (group != member.groups.end() && group->second > (own ? 1 : 0)) {
@@ -200,20 +242,27 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   return room_refusal(free_on(member), demand_of(vm));
 }
 
+/// As a refusal that is empty, without words for what is full.
+bool PlacementState::takes(const Member& member, const PlacementQuery& query) const {
+  const Capacity free = free_on(member);
+  const Capacity demand = demand_of(*query.vm);
+  const bool fits =
+      free.memory_mib >= demand.memory_mib && free.cpu_millicores >= demand.cpu_millicores;
+  if (!fits && !carries(member, query.vm->id())) return false;
+  return refusal(member, query).empty();
+}
+
 std::optional<HostId> PlacementState::choose(const PlacementQuery& query) const {
-  std::optional<HostId> best;
-  std::tuple<bool, std::int64_t> best_score;
-  for (const auto& [id, member] : members_) {
-    if (!refusal(member, query).empty()) continue;
-    const std::int64_t total = std::max<std::int64_t>(1, member.total.memory_mib.value);
-    const std::int64_t left = free_on(member).memory_mib.value * 1'000'000 / total;
-    const std::tuple<bool, std::int64_t> score{!query.avoid.contains(id), left};
-    if (!best || score > best_score) {
-      best = id;
-      best_score = score;
-    }
+  std::optional<HostId> avoided;
+  for (const auto& [room, index] : by_room_) {
+    const Member& member = members_[index];
+    HostId id = member.host->id();
+    const bool avoid = query.avoid.contains(id);
+    if ((avoid && avoided) || !takes(member, query)) continue;
+    if (!avoid) return id;
+    avoided = std::move(id);
   }
-  return best;
+  return avoided;
 }
 
 bool PlacementState::one_takes_all_of(const std::vector<HostId>& lost) const {
@@ -228,11 +277,10 @@ bool PlacementState::one_takes_all_of(const std::vector<HostId>& lost) const {
       sum.memory_mib += demand_of(*vm).memory_mib;
     }
   }
-  return std::any_of(members_.begin(), members_.end(), [&](const auto& entry) {
-    const Member& member = entry.second;
+  return std::any_of(members_.begin(), members_.end(), [&](const Member& member) {
     const Capacity free = free_on(member);
     if (free.memory_mib < sum.memory_mib || free.cpu_millicores < sum.cpu_millicores) return false;
-    if (std::find(lost.begin(), lost.end(), entry.first) != lost.end()) return false;
+    if (std::find(lost.begin(), lost.end(), member.host->id()) != lost.end()) return false;
     return std::all_of(orphans.begin(), orphans.end(), [&](const Vm* vm) {
       return refusal(member, {.vm = vm, .live = false, .avoid = {}}).empty();
     });
@@ -241,8 +289,9 @@ bool PlacementState::one_takes_all_of(const std::vector<HostId>& lost) const {
 
 std::vector<Refusal> PlacementState::explain(const PlacementQuery& query) const {
   std::vector<Refusal> reasons;
-  for (const auto& [id, member] : members_) {
-    if (auto reason = refusal(member, query); !reason.empty()) reasons.push_back({id, reason});
+  for (const Member& member : members_) {
+    auto reason = refusal(member, query);
+    if (!reason.empty()) reasons.push_back({member.host->id(), std::move(reason)});
   }
   return reasons;
 }
@@ -256,37 +305,65 @@ bool restarts_before(const Vm& left, const Vm& right) {
   return left_rank != right_rank ? left_rank < right_rank : left.id() < right.id();
 }
 
-LossPlan plan_loss(const PlacementState& before, const std::vector<HostId>& lost) {
-  LossPlan plan;
-  plan.lost = lost;
-  PlacementState state = before;
-  std::vector<const Vm*> orphans;
-  for (const HostId& host : lost) {
-    for (const Vm* vm : before.carried_by(host)) {
-      if (vm->status.host == host) orphans.push_back(vm);
-      state.remove(*vm, host);
-    }
-    state.exclude(host);
-  }
-  std::sort(orphans.begin(), orphans.end(),
-            [](const Vm* left, const Vm* right) { return restarts_before(*left, *right); });
-  for (const Vm* vm : orphans) {
-    if (vm->spec.restart_priority == RestartPriority::none) continue;
-    const PlacementQuery query{.vm = vm, .live = false, .avoid = {}};
-    const auto target = state.choose(query);
-    if (target) {
-      state.add(*vm, *target);
-      plan.restarts.emplace_back(vm->id(), *target);
-    } else {
-      plan.stranded.emplace_back(vm->id(), state.explain(query));
-    }
-  }
-  return plan;
-}
+namespace {
 
-std::vector<LossPlan> unabsorbed_losses(const PlacementState& state, int count, std::size_t limit) {
-  std::vector<LossPlan> found;
-  if (count <= 0) return found;
+/// Tries a loss on a state and takes everything back.
+class Rehearsal {
+ public:
+  Rehearsal(PlacementState& state, const std::vector<HostId>& lost) : state_(state), lost_(lost) {
+    for (const HostId& host : lost_) {
+      for (const Vm* vm : state_.carried_by(host)) {
+        if (vm->status.host == host) orphans_.push_back(vm);
+        if (state_.remove(*vm, host)) removed_.emplace_back(vm, host);
+      }
+      state_.exclude(host);
+    }
+    std::sort(orphans_.begin(), orphans_.end(),
+              [](const Vm* left, const Vm* right) { return restarts_before(*left, *right); });
+  }
+  ~Rehearsal() {
+    for (const auto& [vm, host] : added_) state_.remove(*vm, host);
+    for (const auto& [vm, host] : removed_) state_.add(*vm, host);
+    for (const HostId& host : lost_) state_.exclude(host, false);
+  }
+  Rehearsal(const Rehearsal&) = delete;
+  Rehearsal& operator=(const Rehearsal&) = delete;
+
+  LossPlan plan(bool explained) {
+    LossPlan plan;
+    plan.lost = lost_;
+    for (const Vm* vm : orphans_) {
+      if (vm->spec.restart_priority == RestartPriority::none) continue;
+      const PlacementQuery query{.vm = vm, .live = false, .avoid = {}};
+      if (const auto target = state_.choose(query)) {
+        if (state_.add(*vm, *target)) added_.emplace_back(vm, *target);
+        plan.restarts.emplace_back(vm->id(), *target);
+      } else if (is_lost(vm->spec.pinned_host)) {
+        plan.pinned.push_back(vm->id());
+      } else {
+        plan.stranded.emplace_back(vm->id(),
+                                   explained ? state_.explain(query) : std::vector<Refusal>());
+      }
+    }
+    return plan;
+  }
+
+ private:
+  bool is_lost(const HostId& host) const {
+    return std::find(lost_.begin(), lost_.end(), host) != lost_.end();
+  }
+
+  PlacementState& state_;
+  const std::vector<HostId>& lost_;
+  std::vector<const Vm*> orphans_;
+  std::vector<std::pair<const Vm*, HostId>> removed_;
+  std::vector<std::pair<const Vm*, HostId>> added_;
+};
+
+/// Combinations of `count` members, those that carry most first, until `stop` says so.
+void each_loss(const PlacementState& state, int count,
+               const std::function<bool(const std::vector<HostId>&)>& stop) {
+  if (count <= 0) return;
   std::vector<HostId> members = state.members();
   std::stable_sort(members.begin(), members.end(), [&](const HostId& left, const HostId& right) {
     return state.carried_by(left).size() > state.carried_by(right).size();
@@ -297,46 +374,61 @@ std::vector<LossPlan> unabsorbed_losses(const PlacementState& state, int count, 
   for (std::size_t index = 0; index < chosen; ++index) pick[index] = index;
   constexpr int kCombinationsMax = 2000;
   const int tries_max = chosen == 1 ? static_cast<int>(size) : kCombinationsMax;
-  for (int tries = 0; tries < tries_max && chosen > 0 && found.size() < limit; ++tries) {
+  for (int tries = 0; tries < tries_max && chosen > 0; ++tries) {
     std::vector<HostId> lost;
     for (const std::size_t index : pick) lost.push_back(members[index]);
-    if (!state.one_takes_all_of(lost)) {
-      LossPlan plan = plan_loss(state, lost);
-      if (!plan.stranded.empty()) found.push_back(std::move(plan));
-    }
+    if (stop(lost)) return;
     std::size_t turn = chosen;
     while (turn > 0 && pick[turn - 1] == size - chosen + turn - 1) --turn;
     if (turn == 0) break;
     ++pick[turn - 1];
     for (std::size_t index = turn; index < chosen; ++index) pick[index] = pick[index - 1] + 1;
   }
-  return found;
 }
 
-std::optional<LossPlan> broken_reserve(const PlacementState& state, int tolerated) {
-  auto losses = unabsorbed_losses(state, std::min(tolerated, state.alive() - 1), 1);
-  if (losses.empty()) return std::nullopt;
-  return std::move(losses.front());
+}  // namespace
+
+LossPlan plan_loss(PlacementState& state, const std::vector<HostId>& lost) {
+  return Rehearsal(state, lost).plan(true);
 }
 
-std::vector<Refusal> refuse_growth(const ClusterView& view, const Vm& before, const Vm& after) {
-  const Capacity had = demand_of(before);
-  const Capacity wants = demand_of(after);
-  const bool grows = wants.cpu_millicores > had.cpu_millicores || wants.memory_mib > had.memory_mib;
-  if (!grows || !counts_on_its_host(before)) return {};
-  PlacementState state(view, after.spec.cluster);
+std::optional<LossPlan> broken_reserve(const PlacementState& before, const PlacementState& after,
+                                       int tolerated) {
+  PlacementState then = after;
+  std::optional<PlacementState> now;
+  std::optional<LossPlan> broken;
+  each_loss(after, std::min(tolerated, after.alive() - 1), [&](const std::vector<HostId>& lost) {
+    if (then.one_takes_all_of(lost)) return false;
+    const auto stranded = Rehearsal(then, lost).plan(false).stranded;
+    if (stranded.empty()) return false;
+    if (!now) now = before;
+    std::set<VmId> already;
+    for (const auto& [vm, reasons] : Rehearsal(*now, lost).plan(false).stranded) already.insert(vm);
+    const auto is_old = [&](const auto& one) { return already.contains(one.first); };
+    if (std::all_of(stranded.begin(), stranded.end(), is_old)) return false;
+    broken = plan_loss(then, lost);
+    std::erase_if(broken->stranded, is_old);
+    return true;
+  });
+  return broken;
+}
+
+std::vector<Refusal> refuse_quota(const ClusterView& view, const Vm& before, const Vm& after) {
+  const Millicores wanted = demand_of(after).cpu_millicores;
+  if (wanted <= demand_of(before).cpu_millicores || !counts_on_its_host(before)) return {};
+  const PlacementState now(view, after.spec.cluster);
+  PlacementState then = now;
   std::vector<Refusal> refusals;
   for (const HostId& host : {before.status.host, before.status.migration.destination}) {
-    if (host.empty()) continue;
-    state.remove(before, host);
-    const std::string reason = room_refusal(state.free_on(host), wants);
-    if (!reason.empty()) refusals.push_back({host, reason});
-    state.add(after, host);
+    if (!then.remove(before, host)) continue;
+    auto reason = quota_refusal(then.free_on(host).cpu_millicores, wanted);
+    if (!reason.empty()) refusals.push_back({host, std::move(reason)});
+    then.add(after, host);
   }
   if (!refusals.empty()) return refusals;
   const Cluster* cluster = view.clusters.find(after.spec.cluster);
   const int tolerated = cluster == nullptr ? 0 : cluster->spec.policy.failures_tolerated;
-  const auto broken = broken_reserve(state, tolerated);
+  const auto broken = broken_reserve(now, then, tolerated);
   if (!broken) return {};
   for (const HostId& host : broken->lost) {
     refusals.push_back({host, fmt::format("with its loss {} would find no room",

@@ -219,7 +219,7 @@ TEST_F(Placement, A1_F5_the_plan_for_a_loss_says_where_each_vm_would_restart) {
   edit_vm(low, [](Vm& changed) { changed.spec.restart_priority = RestartPriority::low; });
   edit_vm(high, [](Vm& changed) { changed.spec.restart_priority = RestartPriority::high; });
   edit_vm(never, [](Vm& changed) { changed.spec.restart_priority = RestartPriority::none; });
-  const PlacementState before = state();
+  PlacementState before = state();
   const LossPlan plan = plan_loss(before, {HostId("a")});
   ASSERT_EQ(plan.restarts.size(), 2U);
   EXPECT_EQ(plan.restarts[0], (std::pair{high, HostId("b")}));
@@ -229,16 +229,63 @@ TEST_F(Placement, A1_F5_the_plan_for_a_loss_says_where_each_vm_would_restart) {
   EXPECT_EQ(plan.stranded[0].second.size(), 3U) << "one reason per host, the lost one included";
 }
 
-TEST_F(Placement, A1_F5_F_B8_losses_that_cannot_be_absorbed_are_found) {
+TEST_F(Placement, A1_F5_F_B8_a_reserve_that_a_change_breaks_is_found) {
   for (const char* name : {"a", "b", "c"}) add_host(name, 600);
+  const PlacementState empty = state();
   for (const char* name : {"a", "b", "c"}) add_vm(std::string("on-") + name, name, 200);
-  EXPECT_TRUE(unabsorbed_losses(state(), 0, 10).empty());
-  EXPECT_TRUE(unabsorbed_losses(state(), 1, 10).empty());
-  const auto two = unabsorbed_losses(state(), 2, 10);
-  EXPECT_EQ(two.size(), 3U) << "264 of 600 MiB each: three do not fit on one host";
-  EXPECT_EQ(unabsorbed_losses(state(), 2, 1).size(), 1U);
-  add_vm("more", "a", 450);
-  EXPECT_EQ(unabsorbed_losses(state(), 1, 10).size(), 1U);
+  EXPECT_FALSE(broken_reserve(empty, state(), 0));
+  EXPECT_FALSE(broken_reserve(empty, state(), 1));
+  EXPECT_TRUE(broken_reserve(empty, state(), 2)) << "264 of 600 MiB: three do not fit on one host";
+  const PlacementState three = state();
+  EXPECT_FALSE(broken_reserve(three, three, 2)) << "it was broken before";
+  const VmId more = add_vm("more", "a", 450);
+  const auto broken = broken_reserve(three, state(), 1);
+  ASSERT_TRUE(broken);
+  EXPECT_EQ(broken->lost, std::vector<HostId>{HostId("a")});
+  ASSERT_EQ(broken->stranded.size(), 1U);
+  EXPECT_EQ(broken->stranded.front().first, more);
+  EXPECT_EQ(broken->stranded.front().second.size(), 3U) << "why not, of each host";
+}
+
+TEST_F(Placement, A1_F5_F_B8_a_vm_that_may_run_nowhere_else_breaks_no_reserve) {
+  for (const char* name : {"a", "b"}) add_host(name);
+  const PlacementState empty = state();
+  const VmId web = add_vm("web", "a");
+  edit_vm(web, [](Vm& changed) { changed.spec.pinned_host = HostId("a"); });
+  EXPECT_FALSE(broken_reserve(empty, state(), 1));
+  PlacementState now = state();
+  EXPECT_EQ(plan_loss(now, {HostId("a")}).pinned, std::vector<VmId>{web});
+  EXPECT_EQ(now.free_on(HostId("a")).memory_mib, state().free_on(HostId("a")).memory_mib)
+      << "all is as before";
+}
+
+TEST_F(Placement, F_B4_F_B8_a_quota_grows_where_there_is_room_and_the_reserve_stays_whole) {
+  add_host("a", 4096, 1000);  // 2,000 to promise
+  add_host("b", 4096, 500);
+  view_.clusters.put([&] {
+    Cluster changed = *view_.clusters.find(ClusterId("c1"));
+    changed.spec.policy.failures_tolerated = 1;
+    return std::make_shared<const Cluster>(changed);
+  }());
+  const VmId web = add_vm("web", "a");
+  edit_vm(web, [](Vm& changed) { changed.spec.cpu_millicores = Millicores{500}; });
+  const auto ask = [&](std::int64_t quota) {
+    Vm after = *vm(web);
+    after.spec.cpu_millicores = Millicores{quota};
+    std::string text;
+    for (const Refusal& one : refuse_quota(view_, *vm(web), after)) {
+      text += one.host.value + " " + one.reason + "\n";
+    }
+    return text;
+  };
+  EXPECT_EQ(ask(1000), "");
+  EXPECT_EQ(ask(1001), "a with its loss acme/web would find no room\n");
+  EXPECT_EQ(ask(2001), "a has 2000 millicores to promise, 2001 are needed\n");
+  edit_host(HostId("a"), [](Host& host) { host.status.capacity = {Millicores{100}, Mib{10}}; });
+  EXPECT_EQ(ask(400), "") << "less is never refused";
+  EXPECT_EQ(ask(501), "a has 200 millicores to promise, 501 are needed\n") << "of memory no word";
+  edit_vm(web, [](Vm& changed) { changed.status.power = VmPower::stopped; });
+  EXPECT_EQ(ask(5000), "") << "is judged when it starts";
 }
 
 TEST_F(Placement, F_B8_what_one_host_could_take_alone_strands_nobody_in_any_order) {
@@ -255,7 +302,7 @@ TEST_F(Placement, F_B8_what_one_host_could_take_alone_strands_nobody_in_any_orde
         if (vms[index].second % 5 == 0) vm.spec.pinned_host = HostId(host(vms[index].second));
       });
     }
-    const PlacementState now = state();
+    PlacementState now = state();
     for (const HostId& lost : now.members()) {
       if (!now.one_takes_all_of({lost})) continue;
       ++answered;

@@ -43,9 +43,9 @@ Refusal check_while_running(const Vm& before, const Vm& after) {
 }
 
 /// A quota that is raised comes out of what its host has left and out of the failure reserve.
-Refusal check_growth(const ClusterView& view, const Vm& before, const Vm& after) {
+Refusal check_quota(const ClusterView& view, const Vm& before, const Vm& after) {
   std::vector<Reason> reasons;
-  for (const auto& [host, reason] : refuse_growth(view, before, after)) {
+  for (const auto& [host, reason] : refuse_quota(view, before, after)) {
     reasons.push_back({"host " + host.value, reason});
   }
   if (reasons.empty()) return std::nullopt;
@@ -217,7 +217,7 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
     if (const Image* image = view.images.find(after.spec.image)) {
       if (auto refused = check_fits_image(*image, after)) return refused;
     }
-    if (auto refused = check_growth(view, *before, after)) return refused;
+    if (auto refused = check_quota(view, *before, after)) return refused;
     return check_pin(view, after);
   }
   if (auto refused = check_image_of(view, after)) return refused;

@@ -259,8 +259,8 @@ bool has(const std::vector<std::string>& features, std::string_view name) {
 bool knows(const Hello& hello, const Command& command) {
   const std::string_view kind = enum_name(command.kind);
   if (has(agent_features(), kind) && !has(hello.features, kind)) return false;
-  const bool seeded =
-      command.launch && command.launch->seed && !command.launch->seed->user_data.empty();
+  const bool seeded = command.kind == CommandKind::start && command.launch &&
+                      command.launch->seed && !command.launch->seed->user_data.empty();
   return !seeded || has(hello.features, "user_data");
 }
 

@@ -155,6 +155,7 @@ TEST_F(Sessions, F_B6_F_F21_an_agent_is_asked_for_nothing_that_its_version_does_
   EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal) << "nothing would be lost";
   launch.seed->user_data = "#cloud-config";
   EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::unsupported) << "it would be lost";
+  EXPECT_EQ(refused(CommandKind::erase, launch).code, Errc::internal) << "needs none of it";
   hello(0, [](Hello& said) { said.features = agent_features(); });
   EXPECT_EQ(refused(CommandKind::change_limits).code, Errc::internal);
   EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal);

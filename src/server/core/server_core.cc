@@ -269,7 +269,7 @@ Result<HostId> ServerCore::foretell_start(const Vm& vm) const {
 }
 
 boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
-  const PlacementState state(view(), cluster);
+  PlacementState state(view(), cluster);
   json::array losses;
   bool all_absorbed = true;
   for (const HostId& host : state.members()) {
@@ -282,10 +282,13 @@ boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
     for (const auto& [vm, refusals] : plan.stranded) {
       stranded.push_back({{"vm", vm.value}, {"reasons", refusals_json(refusals)}});
     }
+    json::array pinned;
+    for (const VmId& vm : plan.pinned) pinned.emplace_back(vm.value);
     all_absorbed = all_absorbed && plan.stranded.empty();
     losses.push_back({{"lost", host.value},
                       {"restarts", std::move(restarts)},
-                      {"stranded", std::move(stranded)}});
+                      {"stranded", std::move(stranded)},
+                      {"pinned", std::move(pinned)}});
   }
   return {{"cluster", cluster.value}, {"absorbed", all_absorbed}, {"losses", std::move(losses)}};
 }
