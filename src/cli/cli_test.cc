@@ -212,6 +212,19 @@ TEST_F(CommandLine, F_B9_F_B11_wait_for_a_cancelled_operation_says_how_it_ended)
   EXPECT_NE(err.find("was not undone: it succeeded"), std::string::npos) << err;
 }
 
+TEST_F(CommandLine, F_B4_F_B11_the_size_of_a_vm_is_set) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  EXPECT_EQ(run("vm", "set", {{"name", {"acme/web"}}, {"millicores", {"500"}}, {"weight", {"50"}}}),
+            0)
+      << err;
+  const VmSpec& spec = view.vms.find(VmId("acme/web"))->spec;
+  EXPECT_EQ(spec.cpu_millicores.value, 500);
+  EXPECT_EQ(spec.cpu_weight, 50);
+  EXPECT_EQ(run("vm", "set", {{"name", {"acme/web"}}}), 2);
+  EXPECT_NE(err.find("nothing is to be changed"), std::string::npos) << err;
+  EXPECT_EQ(run("vm", "set", {{"name", {"acme/none"}}, {"millicores", {"500"}}}), 3);
+}
+
 TEST_F(CommandLine, F_B11_exit_codes_and_advice_are_stable) {
   EXPECT_EQ(run("vm", "get", {{"name", {"acme/web"}}}), 3);
   EXPECT_NE(err.find("there is no vm \"acme/web\""), std::string::npos) << err;

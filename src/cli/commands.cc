@@ -170,22 +170,31 @@ void add_image_and_network_commands(std::vector<Command>& all) {
   add_kind(all, "port", true, VIRGA_CLI_READ_KIND("ports"));
 }
 
+/// What put_vm_size() reads, after `first`.
+std::vector<Argument> with_vm_size(std::vector<Argument> first) {
+  first.push_back(option("cpus", "processors"));
+  first.push_back(option("millicores", "processor quota in thousandths of a core; 0: cpus * 1000"));
+  first.push_back(option("weight", "share of a busy host's processors; default 100"));
+  first.push_back(option("memory-mib", "memory"));
+  first.push_back(option("priority", "restart priority: high, normal, low, none"));
+  return first;
+}
+
 void add_vm_commands(std::vector<Command>& all) {
   add_kind(all, "vm", true, VIRGA_CLI_KIND("vms"));
   all.push_back(
-      {"vm",
-       "create",
-       "make a VM",
-       {name_argument(true), option("image", "image", true),
-        option("cluster", "cluster; default: the only one"), option("cpus", "processors"),
-        option("millicores", "processor quota in thousandths of a core"),
-        option("memory-mib", "memory"), many("network", "a NIC on this network of the tenant"),
-        option("priority", "restart priority: high, normal, low, none"),
-        option("apart", "word: VMs with the same word avoid one another's host"),
-        option("pin", "may run on this host only"), many("parameter", "NAME=VALUE for the guest"),
-        option("user-data", "file for cloud-init in a disk image"), many("label", "NAME=VALUE"),
-        flag("stopped", "do not start it")},
+      {"vm", "create", "make a VM",
+       with_vm_size({name_argument(true), option("image", "image", true),
+                     option("cluster", "cluster; default: the only one"),
+                     many("network", "a NIC on this network of the tenant"),
+                     option("apart", "word: VMs with the same word avoid one another's host"),
+                     option("pin", "may run on this host only"),
+                     many("parameter", "NAME=VALUE for the guest"),
+                     option("user-data", "file for cloud-init in a disk image"),
+                     many("label", "NAME=VALUE"), flag("stopped", "do not start it")}),
        create_vm});
+  all.push_back({"vm", "set", "change its size; of a running VM quota, weight and priority",
+                 with_vm_size({name_argument(true)}), set_vm});
   all.push_back({"vm", "start", "let it run", {name_argument(true)}, VIRGA_CLI_VM("start")});
   all.push_back({"vm", "stop", "let it stop", {name_argument(true)}, VIRGA_CLI_VM("stop")});
   all.push_back({"vm",

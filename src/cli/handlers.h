@@ -18,6 +18,7 @@ int create_machine(Session& session, const Invocation& invocation);
 int create_network(Session& session, const Invocation& invocation);
 int create_image(Session& session, const Invocation& invocation);
 int create_vm(Session& session, const Invocation& invocation);
+int set_vm(Session& session, const Invocation& invocation);
 int act_on_vm(Session& session, const Invocation& invocation, const std::string& action);
 int show_console(Session& session, const Invocation& invocation);
 int show_peers(Session& session, const Invocation& invocation);

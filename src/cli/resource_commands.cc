@@ -85,6 +85,17 @@ Result<json::object> read_pairs(const Invocation& invocation, const std::string&
   return pairs;
 }
 
+/// What of a VM can be chosen when it is made and changed later. Errors: invalid.
+Result<void> put_vm_size(const Invocation& invocation, json::object& spec) {
+  put_text(invocation, "priority", spec, "restart_priority");
+  for (const auto& [option, field] :
+       {std::pair{"cpus", "cpus"}, std::pair{"memory-mib", "memory_mib"},
+        std::pair{"millicores", "cpu_millicores"}, std::pair{"weight", "cpu_weight"}}) {
+    if (auto put = put_number(invocation, option, spec, field); !put.ok()) return put;
+  }
+  return {};
+}
+
 /// POST of a new resource; with --wait a VM is followed until it is as wanted.
 int create(Session& session, const Invocation& invocation, const std::string& plural,
            json::object spec) {
@@ -209,15 +220,9 @@ int create_image(Session& session, const Invocation& invocation) {
 int create_vm(Session& session, const Invocation& invocation) {
   json::object spec;
   for (const char* field : {"cluster", "image"}) put_text(invocation, field, spec, field);
-  put_text(invocation, "priority", spec, "restart_priority");
   put_text(invocation, "apart", spec, "anti_affinity_group");
   put_text(invocation, "pin", spec, "pinned_host");
-  for (const auto& [option, field] :
-       {std::pair{"cpus", "cpus"}, std::pair{"memory-mib", "memory_mib"},
-        std::pair{"millicores", "cpu_millicores"}}) {
-    if (auto put = put_number(invocation, option, spec, field); !put.ok())
-      return fail(session, put.error());
-  }
+  if (auto put = put_vm_size(invocation, spec); !put.ok()) return fail(session, put.error());
   json::array nics;
   for (const std::string& network : invocation.all("network"))
     nics.push_back(json::object{{"network", network}});
@@ -232,6 +237,17 @@ int create_vm(Session& session, const Invocation& invocation) {
   }
   if (invocation.has("stopped")) spec["power"] = "stopped";
   return create(session, invocation, "vms", spec);
+}
+
+int set_vm(Session& session, const Invocation& invocation) {
+  json::object spec;
+  if (auto put = put_vm_size(invocation, spec); !put.ok()) return fail(session, put.error());
+  if (spec.empty()) {
+    return fail(session, make_error(Errc::invalid, "nothing is to be changed; see --help"));
+  }
+  const auto answer = request(session, "PATCH", resource_target("vms", invocation.text("name")),
+                              json::object{{"spec", spec}});
+  return answer.ok() ? show_one(session, "vms", answer->body) : fail(session, answer.error());
 }
 
 int act_on_vm(Session& session, const Invocation& invocation, const std::string& action) {

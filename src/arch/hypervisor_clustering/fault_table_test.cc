@@ -125,7 +125,7 @@ TEST_P(FaultTable, F_B7_each_row_ends_as_stated) {
   const ClusterPlan made = plan();
   EXPECT_EQ(believed(made), row.health) << enum_name(believed(made));
   EXPECT_EQ(proven(made), row.proof) << enum_name(proven(made));
-  const Fencing fencing = made.fences.empty()           ? nothing
+  const Fencing fencing = made.fences.empty()            ? nothing
                           : made.fences.front().ask_only ? asks
                                                          : switches_off;
   EXPECT_EQ(fencing, row.fencing);

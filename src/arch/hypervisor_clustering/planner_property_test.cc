@@ -298,7 +298,7 @@ void check_capacity(const TestCluster& cluster, const ClusterPlan& plan) {
   }
 }
 
-/// Rule 8 for quotas: what is in force on a host, with the plan's raises in it, grows only within what it has.
+/// Rule 8 for quotas: what is in force on a host grows only within what it has.
 void check_quotas(const TestCluster& cluster, const ClusterPlan& plan) {
   const std::int64_t percent =
       cluster.view.clusters.find(cluster.id)->spec.policy.cpu_overcommit_percent;

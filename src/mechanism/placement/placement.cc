@@ -95,21 +95,28 @@ Capacity PlacementState::free_on(const Member& member) {
 
 namespace {
 
-bool comes_before(const Vm* vm, const VmId& id) { return vm->id() < id; }
+/// By tenant and name; ids would have to be put together for each look.
+bool comes_before(const Vm* left, const Vm& right) {
+  return std::tie(left->meta.tenant, left->meta.name) <
+         std::tie(right.meta.tenant, right.meta.name);
+}
+
+bool is_same(const Vm& left, const Vm& right) {
+  return left.meta.tenant == right.meta.tenant && left.meta.name == right.meta.name;
+}
 
 }  // namespace
 
-bool PlacementState::carries(const Member& member, const VmId& vm) {
+bool PlacementState::carries(const Member& member, const Vm& vm) {
   const auto at = std::lower_bound(member.vms.begin(), member.vms.end(), vm, comes_before);
-  return at != member.vms.end() && (*at)->id() == vm;
+  return at != member.vms.end() && is_same(**at, vm);
 }
 
 bool PlacementState::add(const Vm& vm, const HostId& host) {
   Member* member = find(host);
   if (member == nullptr) return false;
-  const VmId id = vm.id();
-  const auto at = std::lower_bound(member->vms.begin(), member->vms.end(), id, comes_before);
-  if (at != member->vms.end() && (*at)->id() == id) return false;
+  const auto at = std::lower_bound(member->vms.begin(), member->vms.end(), vm, comes_before);
+  if (at != member->vms.end() && is_same(**at, vm)) return false;
   member->vms.insert(at, &vm);
   use(*member, demand_of(vm));
   if (!vm.spec.anti_affinity_group.empty()) {
@@ -121,9 +128,8 @@ bool PlacementState::add(const Vm& vm, const HostId& host) {
 bool PlacementState::remove(const Vm& vm, const HostId& host) {
   Member* member = find(host);
   if (member == nullptr) return false;
-  const VmId id = vm.id();
-  const auto at = std::lower_bound(member->vms.begin(), member->vms.end(), id, comes_before);
-  if (at == member->vms.end() || (*at)->id() != id) return false;
+  const auto at = std::lower_bound(member->vms.begin(), member->vms.end(), vm, comes_before);
+  if (at == member->vms.end() || !is_same(**at, vm)) return false;
   member->vms.erase(at);
   const Capacity demand = demand_of(vm);
   use(*member, {Millicores{} - demand.cpu_millicores, Mib{} - demand.memory_mib});
@@ -231,7 +237,7 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   }
   if (query.live && vm.status.host == host.id()) return "runs there now";
   if (auto reason = compatibility_refusal(member, query); !reason.empty()) return reason;
-  const bool own = carries(member, vm.id());
+  const bool own = carries(member, vm);
   if (!vm.spec.anti_affinity_group.empty()) {
     const auto group = member.groups.find({vm.meta.tenant, vm.spec.anti_affinity_group});
     if (group != member.groups.end() && group->second > (own ? 1 : 0)) {
@@ -248,7 +254,7 @@ bool PlacementState::takes(const Member& member, const PlacementQuery& query) co
   const Capacity demand = demand_of(*query.vm);
   const bool fits =
       free.memory_mib >= demand.memory_mib && free.cpu_millicores >= demand.cpu_millicores;
-  if (!fits && !carries(member, query.vm->id())) return false;
+  if (!fits && !carries(member, *query.vm)) return false;
   return refusal(member, query).empty();
 }
 

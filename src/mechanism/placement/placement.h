@@ -57,7 +57,7 @@ class PlacementState {
   /// Takes a host out of consideration (it is lost, or will be), and back.
   void exclude(const HostId& host, bool excluded = true);
 
-  /// The VMs counted on a host, in order of id.
+  /// The VMs counted on a host, in order of tenant and name.
   std::vector<const Vm*> carried_by(const HostId& host) const;
 
   std::vector<HostId> members() const;
@@ -70,7 +70,7 @@ class PlacementState {
     const Host* host = nullptr;
     Capacity total;
     Capacity used;
-    std::vector<const Vm*> vms;                               ///< in order of id
+    std::vector<const Vm*> vms;                               ///< in order of tenant and name
     std::map<std::pair<std::string, std::string>, int> groups;  ///< (tenant, word) -> how many
     bool excluded = false;
   };
@@ -80,7 +80,7 @@ class PlacementState {
   std::int64_t room(const Member& member) const;
   void use(Member& member, const Capacity& more);
   static Capacity free_on(const Member& member);
-  static bool carries(const Member& member, const VmId& vm);
+  static bool carries(const Member& member, const Vm& vm);
   bool takes(const Member& member, const PlacementQuery& query) const;
   std::string refusal(const Member& member, const PlacementQuery& query) const;
   std::string compatibility_refusal(const Member& member, const PlacementQuery& query) const;
@@ -103,9 +103,10 @@ struct LossPlan {
 LossPlan plan_loss(PlacementState& state, const std::vector<HostId>& lost);
 
 /// The failure reserve: the first loss of as many members as `tolerated` (never of all that are alive) that strands a
-/// VM with `after` which it would not strand with `before`, and only such VMs; nothing = what was absorbed still is. For
-/// one host every loss is tried; for more, combinations up to 2,000, largest load first.
-std::optional<LossPlan> broken_reserve(const PlacementState& before, const PlacementState& after, int tolerated);
+/// VM with `after` which it would not strand with `before`, and only such VMs; nothing = what was absorbed still is.
+/// For one host every loss is tried; for more, combinations up to 2,000, largest load first.
+std::optional<LossPlan> broken_reserve(const PlacementState& before, const PlacementState& after,
+                                       int tolerated);
 
 /// Why a VM may not have the processor quota of `after` where it is (at both ends of a move): too little is free there,
 /// or the cluster's failure reserve would be broken. Empty = it may; less than `before` always may, and a VM that is
