@@ -123,8 +123,8 @@ class RunningGuest {
     }
   }
 
-  std::string wait_for(const std::string& words) {
-    console_ += read_until(output_.get(), words);
+  std::string wait_for(const std::string& words, int silence_ms = kBootMsMax) {
+    console_ += read_until(output_.get(), words, silence_ms);
     return console_;
   }
 
@@ -305,11 +305,16 @@ TEST_F(TinyImage, F_B5_ShowsSignsOfLifeOnPortAndDisk) {
   EXPECT_EQ(record.rfind("VIRGA-WITNESS ", 0), 0U) << record;
   EXPECT_NE(record.find(seen.at("boot_id").as_string().c_str()), std::string::npos) << record;
 
-  // A second writer: the guest notices within its next rounds.
+  // A second writer goes on writing, as one would: what comes between the guest's look and its own
+  // write is lost, the next is noticed.
   const Descriptor other(::open(disk.c_str(), O_WRONLY | O_CLOEXEC));
-  ASSERT_EQ(::pwrite(other.get(), "VIRGA-WITNESS 7 somebody-else\n\0", 31, 0), 31);
-  EXPECT_NE(guest.wait_for("DISK-FOREIGN-WRITE /dev/vda").find("DISK-FOREIGN-WRITE /dev/vda"),
-            std::string::npos);
+  const std::string noticed = "DISK-FOREIGN-WRITE /dev/vda";
+  std::string console;
+  for (int round = 0; round < 10 && console.find(noticed) == std::string::npos; ++round) {
+    ASSERT_EQ(::pwrite(other.get(), "VIRGA-WITNESS 7 somebody-else\n\0", 31, 0), 31);
+    console = guest.wait_for(noticed, 5'000);
+  }
+  EXPECT_NE(console.find(noticed), std::string::npos) << console;
 }
 
 TEST_F(TinyImage, F_B5_LeavesADiskWithOtherDataAlone) {
