@@ -13,8 +13,8 @@ namespace virga::api {
 
 namespace {
 
-constexpr int kTriesMax = 16;                        ///< commits of one request
-constexpr Duration kViewWaitMax = seconds(2);        ///< for the view to show a revision
+constexpr int kTriesMax = 16;                  ///< commits of one request
+constexpr Duration kViewWaitMax = seconds(2);  ///< for the view to show a revision
 constexpr Duration kViewPoll = milliseconds(1);
 constexpr Duration kDayLease = std::chrono::hours(25);
 constexpr Duration kDayLeaseFresh = std::chrono::hours(1);  ///< used for new keys so long
@@ -36,6 +36,19 @@ void set_revision(boost::json::value& resource, Revision revision) {
   if (meta != nullptr && meta->is_object()) meta->get_object()["revision"] = revision;
 }
 
+/// The request that an accepted answer is about: an operation's own, else the resource's last. It is an earlier one
+/// when this one was a repetition.
+std::string_view origin_of(const boost::json::value& body) {
+  const auto word = [](const boost::json::value* of) -> std::string_view {
+    const auto* found =
+        of != nullptr && of->is_object() ? of->get_object().if_contains("correlation") : nullptr;
+    return found != nullptr && found->is_string() ? std::string_view(found->get_string()) : "";
+  };
+  const std::string_view own = word(&body);
+  if (!own.empty() || !body.is_object()) return own;
+  return word(body.get_object().if_contains("meta"));
+}
+
 }  // namespace
 
 struct Engine::Attempt {
@@ -43,8 +56,8 @@ struct Engine::Attempt {
   Decide decide;
   Change change;
   int tries = 0;
-  bool had_unknown = false;        ///< an earlier try of this very change may have happened
-  std::string idempotency_key;     ///< store key; empty = none
+  bool had_unknown = false;     ///< an earlier try of this very change may have happened
+  std::string idempotency_key;  ///< store key; empty = none
   std::string request_sha256;
   StoreLeaseId lease = 0;
 };
@@ -65,9 +78,7 @@ std::shared_ptr<void> Claims::take(const std::string& scope, std::uint32_t numbe
 }
 
 Engine::Engine(ApiContext context)
-    : context_(std::move(context)),
-      list_writer_(context_.loop),
-      waiter_timer_(context_.loop) {}
+    : context_(std::move(context)), list_writer_(context_.loop), waiter_timer_(context_.loop) {}
 
 void Engine::close() {
   list_writer_.stop();
@@ -88,11 +99,6 @@ void Engine::count(const CallPtr& call, int status) {
 
 void Engine::answer(const CallPtr& call, HttpResponse response) {
   response.headers["x-request-id"] = call->correlation;
-  if (response.status == 202) {
-    // What it leads to is decided a moment later; ids are made of letters that need no encoding.
-    response.headers["link"] =
-        fmt::format("</v1/operations?correlation={}>; rel=\"monitor\"", call->correlation);
-  }
   response.headers["cache-control"] = "no-store";
   response.headers["x-content-type-options"] = "nosniff";
   count(call, response.status);
@@ -181,8 +187,8 @@ void Engine::try_once(const AttemptPtr& attempt, Revision at_least) {
     return refuse(attempt->call,
                   make_error(Errc::conflict,
                              fmt::format("{} {}: others changed it {} times in a row; try again",
-                                         attempt->call->request.method,
-                                         attempt->call->request.path, kTriesMax)));
+                                         attempt->call->request.method, attempt->call->request.path,
+                                         kTriesMax)));
   }
   const auto self = shared_from_this();
   const auto go = [self, attempt, at_least] {
@@ -203,9 +209,9 @@ void Engine::replay(const AttemptPtr& attempt, const KeyValue& record) {
   auto kept = from_json_text<IdempotencyRecord>(record.value);
   if (!kept.ok()) return refuse(attempt->call, wrap_error("read " + record.key, kept.error()));
   if (kept->request_sha256 != attempt->request_sha256) {
-    return refuse(attempt->call,
-                  make_error(Errc::conflict, "idempotency-key: was used before with another body; "
-                                             "use a new key for a new request"));
+    return refuse(attempt->call, make_error(Errc::conflict,
+                                            "idempotency-key: was used before with another body; "
+                                            "use a new key for a new request"));
   }
   attempt->change = Change{};
   attempt->change.status = kept->status;
@@ -228,6 +234,7 @@ void Engine::decide_and_commit(const AttemptPtr& attempt, const ClusterView& vie
     if (attempt->change.writes.empty()) response.headers["x-virga-unchanged"] = "true";
     if (attempt->call->dry_run) {
       response.status = 200;
+      response.headers.erase("link");
       response.headers["x-virga-dry-run"] = "true";
     }
     return answer(attempt->call, std::move(response));
@@ -250,22 +257,22 @@ void Engine::add_bookkeeping(const AttemptPtr& attempt) {
 }
 
 void Engine::commit(const AttemptPtr& attempt) {
-  context_.store.commit(
-      attempt->change.guards, attempt->change.writes,
-      [self = shared_from_this(), attempt](Result<CommitOutcome> outcome) {
-        if (!outcome.ok()) return self->refuse(attempt->call, outcome.error());
-        switch (outcome->verdict) {
-          case CommitVerdict::committed:
-            return self->committed(attempt, outcome->revision);
-          case CommitVerdict::conflict:
-            if (attempt->had_unknown) return self->resolve_unknown(attempt, *outcome);
-            attempt->change = Change{};
-            return self->try_once(attempt, outcome->revision);
-          case CommitVerdict::unknown:
-            attempt->had_unknown = true;
-            return self->resolve_unknown(attempt, *outcome);
-        }
-      });
+  context_.store.commit(attempt->change.guards, attempt->change.writes,
+                        [self = shared_from_this(), attempt](Result<CommitOutcome> outcome) {
+                          if (!outcome.ok()) return self->refuse(attempt->call, outcome.error());
+                          switch (outcome->verdict) {
+                            case CommitVerdict::committed:
+                              return self->committed(attempt, outcome->revision);
+                            case CommitVerdict::conflict:
+                              if (attempt->had_unknown)
+                                return self->resolve_unknown(attempt, *outcome);
+                              attempt->change = Change{};
+                              return self->try_once(attempt, outcome->revision);
+                            case CommitVerdict::unknown:
+                              attempt->had_unknown = true;
+                              return self->resolve_unknown(attempt, *outcome);
+                          }
+                        });
 }
 
 bool Engine::happened(const Attempt& attempt, const std::optional<KeyValue>& stored) {
@@ -324,10 +331,14 @@ HttpResponse Engine::response_of(const Attempt& attempt, Revision revision) cons
   HttpResponse response = json_response(attempt.change.status, body);
   if (!attempt.change.location.empty()) response.headers["location"] = attempt.change.location;
   const auto* meta = body.is_object() ? body.get_object().if_contains("meta") : nullptr;
-  const auto* shown = meta != nullptr && meta->is_object()
-                          ? meta->get_object().if_contains("revision")
-                          : nullptr;
+  const auto* shown =
+      meta != nullptr && meta->is_object() ? meta->get_object().if_contains("revision") : nullptr;
   if (shown != nullptr) response.headers["etag"] = "\"" + json::serialize(*shown) + "\"";
+  if (response.status == 202) {
+    // What it leads to is decided a moment later; ids are made of letters that need no encoding.
+    response.headers["link"] =
+        fmt::format("</v1/operations?correlation={}>; rel=\"monitor\"", origin_of(body));
+  }
   return response;
 }
 

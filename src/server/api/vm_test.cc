@@ -281,6 +281,17 @@ TEST_F(Vms, F_B11_an_accepted_request_tells_where_its_operations_are_listed) {
   EXPECT_NE(listed.body.find("op-1"), std::string::npos) << listed.body;
   EXPECT_EQ(listed.body.find("op-2"), std::string::npos) << listed.body;
   EXPECT_FALSE(call("GET", "/v1/vms").headers.contains("link"));
+  const std::string link = made.headers.at("link");
+  const auto repeated = call("POST", "/v1/vms/acme/web/start", "", {{"x-request-id", "again"}});
+  EXPECT_EQ(repeated.headers.at("link"), link) << "nothing has changed since";
+  for (const char* id : {"first", "second"}) {
+    const auto kept = call("POST", "/v1/vms", vm_body("db"),
+                           {{"x-request-id", id}, {"idempotency-key", "order-1"}});
+    EXPECT_EQ(kept.headers.at("link"), "</v1/operations?correlation=first>; rel=\"monitor\"");
+  }
+  const auto cancelled = call("POST", "/v1/operations/op-1/cancel", "", {{"x-request-id", "stop"}});
+  EXPECT_EQ(cancelled.status, 202);
+  EXPECT_EQ(cancelled.headers.at("link"), link) << "its own request's";
 }
 
 TEST_F(Vms, F_B5_F_B11_user_data_and_a_root_disk_are_for_disk_images) {
