@@ -36,8 +36,8 @@ void set_revision(boost::json::value& resource, Revision revision) {
   if (meta != nullptr && meta->is_object()) meta->get_object()["revision"] = revision;
 }
 
-/// The request that an accepted answer is about: an operation's own, else the resource's last. It is an earlier one
-/// when this one was a repetition.
+/// The request that an accepted answer is about: an operation's own, else the resource's last. It
+/// is an earlier one when this one was a repetition.
 std::string_view origin_of(const boost::json::value& body) {
   const auto word = [](const boost::json::value* of) -> std::string_view {
     const auto* found =
