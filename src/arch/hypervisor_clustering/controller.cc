@@ -24,11 +24,17 @@ Severity severity_of(HostHealth health) {
 
 ClusterController::ClusterController(Loop& loop, Store& store, StoreMirror& mirror,
                                      HostCommands& commands, NameSource& names)
-    : loop_(loop), store_(store), mirror_(mirror), commands_(commands), names_(names) {}
+    : loop_(loop),
+      store_(store),
+      mirror_(mirror),
+      commands_(commands),
+      names_(names),
+      queue_(loop, store, mirror, "cluster") {}
 
 void ClusterController::start(Observe observe, Options options) {
   observe_ = std::move(observe);
   options_ = options;
+  queue_.start([this](const std::string& key) { run(ClusterId(key)); }, options_.store_full_pause);
   mirror_.listen([this](const std::vector<Change>& changes) { notice(changes); });
   for (const auto& [id, cluster] : mirror_.view().clusters.all()) mark(id);
 }
@@ -90,18 +96,6 @@ void ClusterController::notice_ended(const Operation& operation) {
   });
 }
 
-void ClusterController::mark(const ClusterId& cluster) {
-  Round& round = cluster_rounds_[cluster];
-  if (round.running) {
-    round.again = true;
-    return;
-  }
-  round.running = true;
-  loop_.post([this, cluster, alive = std::weak_ptr(alive_)] {
-    if (!alive.expired()) run(cluster);
-  });
-}
-
 ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
   ClusterEvidence evidence = observe_(cluster);
   for (const auto& [id, retry] : retries_) {
@@ -123,13 +117,7 @@ ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
 }
 
 void ClusterController::run(const ClusterId& cluster) {
-  ++rounds_;
-  Round& round = cluster_rounds_[cluster];
-  round.again = false;
-  round.outstanding = 1;
-  const ClusterPlan plan = plan_cluster(mirror_.view(), cluster, gather(cluster), options_.planner);
-  execute(cluster, plan);
-  finished(cluster);
+  execute(cluster, plan_cluster(mirror_.view(), cluster, gather(cluster), options_.planner));
 }
 
 /// What is believed of hosts is stored before anything is built on it: a start's proof must be
@@ -137,26 +125,26 @@ void ClusterController::run(const ClusterId& cluster) {
 void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& plan) {
   change_hosts(cluster, plan.host_changes);
   if (!plan.host_changes.empty()) {
-    cluster_rounds_[cluster].again = true;
-    return;
+    return queue_.look_again(cluster.value);
   }
+  const auto commit = [&](const WorkQueue::Build& build) { queue_.commit(cluster.value, build); };
   for (const FenceHost& fence : plan.fences) {
-    commit(cluster, [&](Transaction& into) { return begin_fence(into, fence); });
+    commit([&](Transaction& into) { return begin_fence(into, fence); });
   }
   for (const ObserveVm& seen : plan.observations) {
-    commit(cluster, [&](Transaction& into) { return observe_vm(into, seen); });
+    commit([&](Transaction& into) { return observe_vm(into, seen); });
   }
   for (const StartVm& start : plan.starts) {
-    commit(cluster, [&](Transaction& into) { return begin_start(into, start); });
+    commit([&](Transaction& into) { return begin_start(into, start); });
   }
   for (const MoveVm& move : plan.moves) {
-    commit(cluster, [&](Transaction& into) { return begin_move(into, move); });
+    commit([&](Transaction& into) { return begin_move(into, move); });
   }
   for (const StopVm& stop : plan.stops) {
-    commit(cluster, [&](Transaction& into) { return begin_stop(into, stop); });
+    commit([&](Transaction& into) { return begin_stop(into, stop); });
   }
   for (const Unplaced& unplaced : plan.unplaced) {
-    commit(cluster, [&](Transaction& into) { return leave_unplaced(into, unplaced); });
+    commit([&](Transaction& into) { return leave_unplaced(into, unplaced); });
   }
   for (const RevokeCopy& copy : plan.revokes) revoke(copy);
   for (const LimitVm& change : plan.limits) limit(change);
@@ -171,7 +159,7 @@ void ClusterController::change_hosts(const ClusterId& cluster,
       changes.size() <= kHostChangesAlone ? 1 : StoreLimits::kItemsMax / kItemsPerHostChange;
   for (std::size_t begin = 0; begin < changes.size(); begin += together) {
     const std::size_t end = std::min(begin + together, changes.size());
-    commit(cluster, [&](Transaction& into) {
+    queue_.commit(cluster.value, [&](Transaction& into) {
       bool any = false;
       for (std::size_t index = begin; index < end; ++index) {
         any = change_host(into, changes[index]) || any;
@@ -179,45 +167,6 @@ void ClusterController::change_hosts(const ClusterId& cluster,
       return any;
     });
   }
-}
-
-void ClusterController::commit(const ClusterId& cluster, const Build& build) {
-  Transaction transaction;
-  if (!build(transaction)) return;
-  ++cluster_rounds_[cluster].outstanding;
-  store_.commit(transaction.guards(), transaction.writes(),
-                [this, cluster, alive = std::weak_ptr(alive_)](Result<CommitOutcome> done) {
-                  if (alive.expired()) return;
-                  Round& round = cluster_rounds_[cluster];
-                  if (done.ok() && done->verdict == CommitVerdict::committed) {
-                    round.reached = std::max(round.reached, done->revision);
-                  } else {
-                    round.again = true;
-                    if (!done.ok()) log_line(LogLevel::warning, "cluster", done.error().text());
-                    const bool full = !done.ok() && done.error().code == Errc::exhausted;
-                    round.refused = round.refused || full;
-                  }
-                  finished(cluster);
-                });
-}
-
-void ClusterController::finished(const ClusterId& cluster) {
-  Round& round = cluster_rounds_[cluster];
-  if (--round.outstanding > 0) return;
-  mirror_.when_reached(round.reached, [this, cluster, alive = std::weak_ptr(alive_)] {
-    if (alive.expired()) return;
-    if (!std::exchange(cluster_rounds_[cluster].refused, false)) return end_round(cluster);
-    // Asking at once again would only fill the queue anew.
-    loop_.after(options_.store_full_pause, [this, cluster, alive] {
-      if (!alive.expired()) end_round(cluster);
-    });
-  });
-}
-
-void ClusterController::end_round(const ClusterId& cluster) {
-  Round& ended = cluster_rounds_[cluster];
-  ended.running = false;
-  if (ended.again) mark(cluster);
 }
 
 void ClusterController::revoke(const RevokeCopy& copy) {

@@ -11,12 +11,12 @@
 #include "runtime/host_commands.h"
 #include "runtime/store_mirror.h"
 #include "runtime/transaction.h"
+#include "runtime/work_queue.h"
 
 namespace virga {
 
 /// The loop of this room: observe (evidence), decide (plan_cluster), act (operations in the store), record (events in
-/// the same commits). Level-triggered: mark() says "look again", never what to do. One round per cluster at a time;
-/// the next begins when the view contains all that the last one wrote. Loop thread only.
+/// the same commits). Level-triggered, one round per cluster at a time (WorkQueue). Loop thread only.
 class ClusterController {
  public:
   /// The evidence about one cluster at this moment; this controller adds what it knows of failed tries.
@@ -30,8 +30,7 @@ class ClusterController {
     Duration move_retry = seconds(30);
     Duration fence_retry = seconds(5);
     Duration operation_deadline = seconds(600);
-    Duration store_full_pause =
-        milliseconds(250);  ///< until the next round after the store refused a commit
+    Duration store_full_pause = milliseconds(250);  ///< until the next round when the store was full
   };
 
   ClusterController(Loop& loop, Store& store, StoreMirror& mirror, HostCommands& commands,
@@ -41,10 +40,10 @@ class ClusterController {
   void start(Observe observe, Options options);
 
   /// Something about this cluster changed: decide again soon.
-  void mark(const ClusterId& cluster);
+  void mark(const ClusterId& cluster) { queue_.mark(cluster.value); }
 
   /// Rounds that were planned since the start.
-  std::uint64_t rounds() const { return rounds_; }
+  std::uint64_t rounds() const { return queue_.rounds(); }
 
  private:
   struct Retry {
@@ -52,15 +51,6 @@ class ClusterController {
     std::map<OperationKind, Instant> not_before;
     std::set<HostId> hosts;
   };
-  struct Round {
-    int outstanding = 0;
-    Revision reached = 0;
-    bool running = false;
-    bool again = false;
-    bool refused = false;  ///< the store was full: the next round waits
-  };
-  /// How one stored action is put into a transaction; false = it is not valid any more.
-  using Build = std::function<bool(Transaction&)>;
 
   void notice(const std::vector<Change>& changes);
   void notice_ended(const Operation& operation);
@@ -68,9 +58,6 @@ class ClusterController {
   ClusterEvidence gather(const ClusterId& cluster) const;
   void execute(const ClusterId& cluster, const ClusterPlan& plan);
   void change_hosts(const ClusterId& cluster, const std::vector<HostChange>& changes);
-  void commit(const ClusterId& cluster, const Build& build);
-  void finished(const ClusterId& cluster);
-  void end_round(const ClusterId& cluster);
 
   bool change_host(Transaction& transaction, const HostChange& change);
   bool begin_fence(Transaction& transaction, const FenceHost& fence);
@@ -93,11 +80,10 @@ class ClusterController {
   NameSource& names_;
   Observe observe_;
   Options options_;
-  std::map<ClusterId, Round> cluster_rounds_;
   std::map<VmId, Retry> retries_;
   std::map<HostId, Instant> fence_not_before_;
   std::set<std::pair<VmId, HostId>> told_strays_;
-  std::uint64_t rounds_ = 0;
+  WorkQueue queue_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 
