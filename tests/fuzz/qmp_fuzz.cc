@@ -3,7 +3,7 @@
 #include <string_view>
 
 #include "base/check.h"
-#include "driver/qemu/qmp_parser.h"
+#include "driver/qmp/qmp_parser.h"
 
 /// F-F30: any bytes, cut anywhere, end in objects or in one error, and the bound of a line holds.
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {

@@ -10,7 +10,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "driver/qemu/unix_socket.h"
+#include "driver/qmp/unix_socket.h"
 #include "edge/file.h"
 #include "edge/tls.h"
 

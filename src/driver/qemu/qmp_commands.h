@@ -4,7 +4,7 @@
 #include <string>
 
 #include "base/units.h"
-#include "driver/qemu/qmp_client.h"
+#include "driver/qmp/qmp_client.h"
 
 /// The QMP commands that Virga uses, typed. Each has a deadline; errors are those of QmpClient.
 /// Source: qemu/qemu, qapi/*.json of 7.2.

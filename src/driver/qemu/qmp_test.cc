@@ -1,4 +1,4 @@
-#include "driver/qemu/qmp_client.h"
+#include "driver/qmp/qmp_client.h"
 
 #include <gtest/gtest.h>
 #include <rapidcheck.h>

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "driver/hypervisor.h"
-#include "driver/qemu/completion.h"
+#include "edge/completion.h"
 #include "driver/qemu/migration_socket.h"
 #include "driver/qemu/vm_guest.h"
 #include "driver/qemu/vm_migration.h"

@@ -7,7 +7,7 @@
 #include "driver/hypervisor.h"
 #include "driver/process_guard.h"
 #include "driver/qemu/cgroup.h"
-#include "driver/qemu/worker.h"
+#include "edge/worker.h"
 #include "edge/asio_loop.h"
 
 namespace virga {

@@ -10,7 +10,7 @@
 #include <cerrno>
 
 #include "base/reflect.h"
-#include "driver/qemu/unix_socket.h"
+#include "driver/qmp/unix_socket.h"
 #include "edge/file.h"
 
 namespace virga {

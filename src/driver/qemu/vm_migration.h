@@ -5,7 +5,7 @@
 #include <utility>
 
 #include "driver/hypervisor.h"
-#include "driver/qemu/completion.h"
+#include "edge/completion.h"
 #include "driver/qemu/qmp_commands.h"
 #include "driver/qemu/vm_context.h"
 #include "edge/process.h"

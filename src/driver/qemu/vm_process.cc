@@ -10,7 +10,7 @@
 
 #include "base/log.h"
 #include "driver/qemu/kvm_probe.h"
-#include "driver/qemu/unix_socket.h"
+#include "driver/qmp/unix_socket.h"
 #include "edge/file.h"
 
 namespace virga {

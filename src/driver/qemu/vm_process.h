@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "driver/qemu/hardware.h"
-#include "driver/qemu/qmp_client.h"
+#include "driver/qmp/qmp_client.h"
 #include "driver/qemu/vm_context.h"
 #include "driver/qemu/vm_files.h"
 #include "edge/process.h"

@@ -1,4 +1,4 @@
-#include "driver/qemu/qmp_socket.h"
+#include "driver/qmp/qmp_socket.h"
 
 #include <fmt/format.h>
 #include <sys/socket.h>
@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <cstring>
 
-#include "driver/qemu/unix_socket.h"
+#include "driver/qmp/unix_socket.h"
 
 namespace virga {
 

@@ -1,4 +1,4 @@
-#include "driver/qemu/qmp_client.h"
+#include "driver/qmp/qmp_client.h"
 
 #include <fmt/format.h>
 

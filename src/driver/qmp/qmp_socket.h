@@ -6,7 +6,7 @@
 #include <string>
 
 #include "base/result.h"
-#include "driver/qemu/qmp_parser.h"
+#include "driver/qmp/qmp_parser.h"
 #include "edge/asio_loop.h"
 #include "edge/process.h"
 

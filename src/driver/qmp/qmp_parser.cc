@@ -1,4 +1,4 @@
-#include "driver/qemu/qmp_parser.h"
+#include "driver/qmp/qmp_parser.h"
 
 #include <fmt/format.h>
 

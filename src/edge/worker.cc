@@ -1,4 +1,4 @@
-#include "driver/qemu/worker.h"
+#include "edge/worker.h"
 
 namespace virga {
 

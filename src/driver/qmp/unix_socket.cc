@@ -1,4 +1,4 @@
-#include "driver/qemu/unix_socket.h"
+#include "driver/qmp/unix_socket.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>

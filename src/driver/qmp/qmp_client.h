@@ -7,7 +7,7 @@
 #include <memory>
 #include <string>
 
-#include "driver/qemu/qmp_socket.h"
+#include "driver/qmp/qmp_socket.h"
 
 namespace virga {
 
