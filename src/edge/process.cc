@@ -411,7 +411,11 @@ Result<ProcessOutput> run_process(const ProcessOptions& options, Duration deadli
 
   ProcessOutput output;
   const bool ended = follow(child->pidfd.get(), out, err, deadline, output);
-  if (!ended) sys(SYS_pidfd_send_signal, child->pidfd.get(), SIGKILL, nullptr, 0U);
+  if (!ended) {
+    sys(SYS_pidfd_send_signal, child->pidfd.get(), SIGKILL, nullptr, 0U);
+    // Its number is not free before waitid(), so that this group is still its own.
+    if (options.own_session) ::kill(-child->pid, SIGKILL);
+  }
   siginfo_t info{};
   while (::waitid(P_PIDFD, static_cast<id_t>(child->pidfd.get()), &info, WEXITED) != 0 &&
          errno == EINTR) {

@@ -84,7 +84,8 @@ struct ProcessOutput {
   std::string err;
 };
 
-/// Runs a helper program to its end or kills it at the deadline (timeout). Blocking: not on a control loop.
+/// Runs a helper program to its end or kills it at the deadline (timeout), with what it has started in its session.
+/// Blocking: not on a control loop.
 Result<ProcessOutput> run_process(const ProcessOptions& options, Duration deadline);
 
 /// Puts this process above guests: served first and ended last when the host is short of something. Children keep that

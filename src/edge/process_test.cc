@@ -6,6 +6,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <filesystem>
+
 #include "edge/file.h"
 
 namespace virga {
@@ -33,9 +35,23 @@ TEST(ProcessTest, HelperOutputAndExitCodeAreReported) {
 }
 
 TEST(ProcessTest, HelperThatDoesNotEndIsKilledAtItsDeadline) {
-  const auto output = run_process(shell("sleep 60"), milliseconds(100));
+  char folder[] = "/tmp/virga-helper-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const std::string note = std::string(folder) + "/pid";
+  const auto output =
+      run_process(shell("sleep 60 & echo $! > " + note + "; wait"), milliseconds(300));
   ASSERT_FALSE(output.ok());
   EXPECT_EQ(output.error().code, Errc::timeout);
+  const auto pid = read_file(note);
+  ASSERT_TRUE(pid.ok()) << pid.error().text();
+  const std::string stat = "/proc/" + std::to_string(std::stol(*pid)) + "/stat";
+  const auto left = [&] {
+    const auto text = read_file(stat);
+    return text.ok() && text->find(") Z ") == std::string::npos;
+  };
+  for (int tries = 0; tries < 100 && left(); ++tries) ::usleep(20'000);
+  EXPECT_FALSE(left()) << "what it had started goes with it";
+  std::filesystem::remove_all(folder);
 }
 
 TEST(ProcessTest, HelperOutputIsBounded) {
@@ -122,7 +138,7 @@ TEST(ProcessTest, ChildIsFollowedToItsEnd) {
 
 TEST(ProcessTest, SignalEndsAChildThroughItsPidfd) {
   AsioLoop loop;
-  auto process = Process::spawn(loop, shell("sleep 60"));
+  auto process = Process::spawn(loop, shell("exec sleep 60"));
   ASSERT_TRUE(process.ok()) << process.error().text();
   EXPECT_TRUE((*process)->running());
   ProcessExit seen;
@@ -138,7 +154,7 @@ TEST(ProcessTest, SignalEndsAChildThroughItsPidfd) {
 
 TEST(ProcessTest, AdoptionRefusesAReusedPid) {
   AsioLoop loop;
-  auto process = Process::spawn(loop, shell("sleep 60"));
+  auto process = Process::spawn(loop, shell("exec sleep 60"));
   ASSERT_TRUE(process.ok());
   const pid_t pid = (*process)->pid();
   const std::uint64_t ticks = (*process)->start_ticks();
