@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -44,13 +45,11 @@ TEST(ProcessTest, HelperThatDoesNotEndIsKilledAtItsDeadline) {
   EXPECT_EQ(output.error().code, Errc::timeout);
   const auto pid = read_file(note);
   ASSERT_TRUE(pid.ok()) << pid.error().text();
-  const std::string stat = "/proc/" + std::to_string(std::stol(*pid)) + "/stat";
-  const auto left = [&] {
-    const auto text = read_file(stat);
-    return text.ok() && text->find(") Z ") == std::string::npos;
-  };
-  for (int tries = 0; tries < 100 && left(); ++tries) ::usleep(20'000);
-  EXPECT_FALSE(left()) << "what it had started goes with it";
+  const Descriptor child(
+      static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(std::stol(*pid)), 0U)));
+  pollfd ended{child.get(), POLLIN, 0};
+  const bool gone = !child.valid() || ::poll(&ended, 1, 5'000) == 1;
+  EXPECT_TRUE(gone) << "what it had started goes with it";
   std::filesystem::remove_all(folder);
 }
 
