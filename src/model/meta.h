@@ -20,6 +20,7 @@ struct ImageTag {};
 struct MachineTag {};
 struct OperationTag {};
 struct PortTag {};
+struct VolumeTag {};
 
 using HostId = Id<HostTag>;            ///< the host's name
 using VmId = Id<VmTag>;                ///< "tenant/name"
@@ -29,6 +30,7 @@ using ImageId = Id<ImageTag>;          ///< the image's name
 using MachineId = Id<MachineTag>;      ///< the machine's name
 using OperationId = Id<OperationTag>;  ///< "op-" + number, unique in a store's life
 using PortId = Id<PortTag>;            ///< "tenant/vm-index"
+using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
 
 /// Head of every stored resource.
 struct Meta {

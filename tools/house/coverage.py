@@ -3,9 +3,9 @@
 import re
 
 MISSION = "docs/mission-ids.txt"
-FOUNDATION = "docs/fault-ids.txt"
+ISSUES = "docs/fault-ids.txt"
 
-_ID = re.compile(r"(?<![A-Za-z0-9])(A(?:10|[1-9])[_-](?:F[1-9]\d?|\d\d)|F[_-][BF][1-9]\d?)(?![A-Za-z0-9])")
+_ID = re.compile(r"(?<![A-Za-z0-9])(A(?:10|[1-9])[_-](?:F[1-9]\d?|\d\d)|[FR][_-][BF][1-9]\d?)(?![A-Za-z0-9])")
 _GTEST = re.compile(r"^\s*(?:TEST|TEST_F|TEST_P|TYPED_TEST|TYPED_TEST_P|RC_GTEST_PROP|RC_GTEST_FIXTURE_PROP)"
                     r"\(\s*(\w+)\s*,\s*(\w+)", re.MULTILINE)
 _UNITTEST = re.compile(r"^\s*def (test_\w+)\(", re.MULTILINE)
@@ -14,14 +14,14 @@ _PLAYWRIGHT = re.compile(r"^\s*test\(\s*['\"`](.*?)['\"`]\s*,", re.MULTILINE)
 
 def ids_in(text):
     return [found.replace("_", "-") for found in re.findall(
-        _ID, re.sub(r"_(?=A\d|F_[BF]\d)", " ", text).replace(".", " "))]
+        _ID, re.sub(r"_(?=A\d|[FR]_[BF]\d)", " ", text).replace(".", " "))]
 
 
 def tests_of(file):
     """[(name shown, text that carries the ids)]"""
     if file.path.endswith("_fuzz.cc"):
         return [("fuzz target", " ".join(text for line, text in file.comments if line <= 10))]
-    if file.path.endswith("_test.cc") or file.path.startswith("tests/") and file.suffix == ".cc":
+    if file.path.endswith(("_test.cc", "_tests.h")) or file.path.startswith("tests/") and file.suffix == ".cc":
         return [(f"{suite}.{name}", f"{suite} {name}") for suite, name in _GTEST.findall(file.code)]
     if file.path.endswith("_test.py"):
         return [(name, name.removeprefix("test_")) for name in _UNITTEST.findall(file.text)]

@@ -1,0 +1,74 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/loop.h"
+#include "base/reflect.h"
+#include "base/result.h"
+#include "base/units.h"
+#include "model/meta.h"
+
+namespace virga {
+
+/// Where a consumer finds a volume and what lets it in. All of it is secret and valid for one attachment only.
+struct VolumeEndpoint {
+  std::string protocol;     ///< "nbd"
+  std::string address;      ///< IPv4
+  int port = 0;
+  std::string export_name;  ///< volume, epoch and 128 random bits or more
+  std::string user;         ///< of the TLS-PSK
+  std::string key;          ///< hex
+};
+BOOST_DESCRIBE_STRUCT(VolumeEndpoint, (), (protocol, address, port, export_name, user, key))
+
+/// What a device really holds of one volume.
+struct ObservedVolume {
+  VolumeId volume;
+  Mib size_mib;               ///< as the consumer sees it
+  Bytes used_bytes;           ///< on the device
+  Epoch revoked;              ///< attachments up to this epoch are over for ever
+  std::vector<Epoch> epochs;  ///< attached, in order
+  bool served = false;        ///< consumers get answers now
+};
+BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
+                      (volume, size_mib, used_bytes, revoked, epochs, served))
+
+/// The volumes of one storage device. Implementations: NbdStore; one contract suite runs on all.
+///
+/// Every call is idempotent: repeated, it succeeds without a second effect. An attachment is named by (volume, epoch);
+/// an epoch that was revoked is refused for ever, also after a restart: what was refused once is on disk before it is
+/// answered. All calls and completions happen on the Loop; every completion comes within its stated deadline.
+class BlockStore {
+ public:
+  virtual ~BlockStore() = default;
+
+  /// Finds what the device holds and goes on serving what is attached. Once, first. Deadline 30 s.
+  virtual void open(Callback<void> done) = 0;
+
+  /// A volume of zeroes, thin. Errors: conflict (it is there with another size), exhausted, invalid (name, size).
+  /// Deadline 10 s.
+  virtual void create(const VolumeId& volume, Mib size_mib, Callback<void> done) = 0;
+
+  /// Makes it larger, also while consumers use it: they are cut off for a moment and find it again at the same place.
+  /// Errors: not_found, invalid (smaller), exhausted. Deadline 10 s.
+  virtual void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) = 0;
+
+  /// Errors: conflict (is attached). One that is not there counts as erased. Deadline 10 s.
+  virtual void erase(const VolumeId& volume, Callback<void> done) = 0;
+
+  /// Lets one consumer in. `beside`: the attachment that a live move leaves; any other one refuses this call.
+  /// Errors: not_found, fenced (revoked, or older than what is attached), conflict (attached otherwise: revoke that
+  /// first), unavailable. Deadline 10 s.
+  virtual void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
+                      Callback<VolumeEndpoint> done) = 0;
+
+  /// Ends all attachments up to `epoch`. When it completes none of them can write any more: what they had open is cut,
+  /// their key opens nothing. A server that does not obey is killed. Errors: not_found. Deadline 10 s.
+  virtual void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) = 0;
+
+  /// In order of id. Cheap but for one look at each file.
+  virtual std::vector<ObservedVolume> observe() const = 0;
+};
+
+}  // namespace virga

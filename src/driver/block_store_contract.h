@@ -1,0 +1,94 @@
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "driver/block_store.h"
+
+/// The promises of BlockStore as tests. A test program makes a BlockStoreLab for its implementation, includes
+/// block_store_contract_tests.h in one file and instantiates the suite there.
+namespace virga {
+
+/// One device, open, without volumes.
+class BlockStoreLab {
+ public:
+  virtual ~BlockStoreLab() = default;
+
+  virtual BlockStore& store() = 0;
+
+  /// Ends the agent and starts another on the same device; what serves volumes lives on.
+  virtual void restart_agent() = 0;
+  virtual void kill_server(const VolumeId& volume) = 0;
+  virtual void hang_server(const VolumeId& volume) = 0;
+
+  /// A consumer opens the volume and does what `commands` say, in the words of qemu-io. True when all succeeded.
+  virtual bool use(const VolumeEndpoint& at, const std::vector<std::string>& commands) = 0;
+
+  /// The same beside this test; its end is waited for by used().
+  virtual void use_meanwhile(const VolumeEndpoint& at,
+                             const std::vector<std::string>& commands) = 0;
+  virtual bool used() = 0;
+
+  /// The bytes on the device, read from beside.
+  virtual std::string content(const VolumeId& volume) = 0;
+
+  /// What is left of a volume: files, processes. Empty = nothing.
+  virtual std::vector<std::string> leftovers(const VolumeId& volume) = 0;
+
+  virtual bool run_until(const std::function<bool()>& condition, Duration deadline) = 0;
+};
+
+using MakeBlockStoreLab = std::unique_ptr<BlockStoreLab> (*)();
+
+class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
+ protected:
+  template <typename T>
+  Result<T> wait(const std::function<void(Callback<T>)>& call) {
+    auto outcome = std::make_shared<std::optional<Result<T>>>();
+    call([outcome](Result<T> result) {
+      EXPECT_FALSE(outcome->has_value()) << "completed twice";
+      outcome->emplace(std::move(result));
+    });
+    EXPECT_FALSE(outcome->has_value()) << "completed before the call returned";
+    if (!lab->run_until([&] { return outcome->has_value(); }, seconds(10))) {
+      return make_error(Errc::internal, "the call did not complete within its deadline");
+    }
+    return **outcome;
+  }
+
+  Result<void> create(const std::string& name = "acme/data", std::int64_t size_mib = 16) {
+    return wait<void>([&](Callback<void> done) {
+      lab->store().create(VolumeId(name), Mib{size_mib}, std::move(done));
+    });
+  }
+  Result<void> grow(std::int64_t size_mib) {
+    return wait<void>(
+        [&](Callback<void> done) { lab->store().grow(data, Mib{size_mib}, std::move(done)); });
+  }
+  Result<void> erase() {
+    return wait<void>([&](Callback<void> done) { lab->store().erase(data, std::move(done)); });
+  }
+  Result<VolumeEndpoint> attach(std::uint64_t epoch, std::uint64_t beside = 0) {
+    return wait<VolumeEndpoint>([&](Callback<VolumeEndpoint> done) {
+      lab->store().attach(data, {1, epoch}, {1, beside}, std::move(done));
+    });
+  }
+  Result<void> revoke(std::uint64_t epoch) {
+    return wait<void>(
+        [&](Callback<void> done) { lab->store().revoke(data, {1, epoch}, std::move(done)); });
+  }
+  ObservedVolume seen() const {
+    for (const ObservedVolume& one : lab->store().observe()) {
+      if (one.volume == data) return one;
+    }
+    return {};
+  }
+
+  const VolumeId data{"acme/data"};
+  std::unique_ptr<BlockStoreLab> lab = GetParam()();
+};
+
+}  // namespace virga

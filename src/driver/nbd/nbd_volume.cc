@@ -1,0 +1,351 @@
+#include "driver/nbd/nbd_volume.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <filesystem>
+#include <utility>
+
+#include "base/log.h"
+#include "edge/file.h"
+#include "edge/tls.h"
+
+namespace virga {
+namespace {
+
+constexpr std::size_t kWaitingMax = 32;
+constexpr Duration kRestartFirst = milliseconds(100);
+constexpr Duration kRestartMax = seconds(5);
+
+/// The volume, the epoch and what nobody can guess. Without characters that mean something to QEMU.
+AttachmentRecord new_attachment(const VolumeId& volume, const Epoch& epoch) {
+  std::string name = volume.value;
+  std::replace(name.begin(), name.end(), '/', '.');
+  const std::string secret = random_secret();
+  return {epoch, fmt::format("{}-{}-{}", name, to_string(epoch), secret.substr(0, 32)),
+          fmt::format("e{}.{}", epoch.incarnation, epoch.counter), random_secret()};
+}
+
+}  // namespace
+
+NbdVolume::NbdVolume(NbdContext& context, VolumeFolder folder, VolumeRecord record)
+    : context_(context),
+      folder_(std::move(folder)),
+      record_(std::move(record)),
+      obey_(context.loop),
+      restart_(context.loop),
+      restart_pause_(kRestartFirst) {}
+
+NbdVolume::~NbdVolume() = default;
+
+void NbdVolume::enqueue(Step step, Callback<void> done) {
+  if (waiting_.size() >= kWaitingMax) {
+    return context_.loop.post([done, id = record_.volume] {
+      done(make_error(Errc::exhausted, "too many calls wait for volume " + id.value));
+    });
+  }
+  waiting_.push_back([this, step = std::move(step), done = std::move(done)] {
+    step([this, done, alive = std::weak_ptr(alive_)](Result<void> ended) {
+      if (alive.expired()) return;
+      busy_ = false;
+      if (!waiting_.empty())
+        context_.loop.post([this, alive] {
+          if (!alive.expired()) next();
+        });
+      done(std::move(ended));
+    });
+  });
+  context_.loop.post([this, alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) next();
+  });
+}
+
+void NbdVolume::next() {
+  if (busy_ || waiting_.empty()) return;
+  busy_ = true;
+  auto call = std::move(waiting_.front());
+  waiting_.pop_front();
+  call();
+}
+
+void NbdVolume::persist(Callback<void> done) {
+  on_files(
+      [folder = folder_, record = record_] {
+        auto written = write_record(folder, record);
+        return written ? write_keys(folder, record) : written;
+      },
+      std::move(done));
+}
+
+Result<AttachmentRecord*> NbdVolume::admit(const Epoch& epoch, const Epoch& beside) {
+  const std::string what =
+      fmt::format("attach {} with epoch {}", record_.volume.value, to_string(epoch));
+  auto& all = record_.attachments;
+  const auto same = std::find_if(all.begin(), all.end(),
+                                 [&](const AttachmentRecord& one) { return one.epoch == epoch; });
+  if (same != all.end()) return &*same;
+  if (epoch <= record_.revoked) {
+    return make_error(Errc::fenced, fmt::format("{}: all up to {} are revoked", what,
+                                                to_string(record_.revoked)));
+  }
+  if (!all.empty() && epoch < all.back().epoch) {
+    return make_error(Errc::fenced,
+                      fmt::format("{}: epoch {} is attached", what, to_string(all.back().epoch)));
+  }
+  for (const AttachmentRecord& other : all) {
+    if (other.epoch == beside) continue;
+    return make_error(Errc::conflict, fmt::format("{}: epoch {} is attached; revoke it first", what,
+                                                  to_string(other.epoch)));
+  }
+  all.push_back(new_attachment(record_.volume, epoch));
+  return &all.back();
+}
+
+VolumeEndpoint NbdVolume::endpoint_of(const Epoch& epoch) const {
+  for (const AttachmentRecord& one : record_.attachments) {
+    if (one.epoch != epoch) continue;
+    return {"nbd", context_.options.address, record_.port, one.export_name, one.user, one.key};
+  }
+  return {};
+}
+
+void NbdVolume::attach(const Epoch& epoch, const Epoch& beside, Callback<VolumeEndpoint> done) {
+  enqueue(
+      [this, epoch, beside](const Callback<void>& ended) {
+        const VolumeRecord before = record_;
+        const auto admitted = admit(epoch, beside);
+        if (!admitted) return ended(admitted.error());
+        persist([this, before, ended](Result<void> written) {
+          if (!written) {
+            record_ = before;
+            return ended(std::move(written));
+          }
+          serve(ended);
+        });
+      },
+      [this, epoch, done](Result<void> ended) {
+        if (!ended) return done(ended.error());
+        done(endpoint_of(epoch));
+      });
+}
+
+void NbdVolume::take_server() {
+  daemon_ = std::make_unique<StorageDaemon>(context_.loop, context_.options, folder_,
+                                            [this, alive = std::weak_ptr(alive_)] {
+                                              if (!alive.expired()) server_exited();
+                                            });
+}
+
+/// A server that runs, is connected and has the exports of the record, no others. One that does not
+/// do as it is told is replaced; its consumers wait for the same address.
+void NbdVolume::serve(Callback<void> done) {
+  restart_.cancel();
+  serve_once([this, done](Result<void> served) {
+    if (served || daemon_ == nullptr || !daemon_->running()) return done(std::move(served));
+    log_line(LogLevel::warning, "volume",
+             record_.volume.value + ": its server is replaced: " + served.error().text());
+    end_server([this, done](const Result<void>&) { serve_once(done); });
+  });
+}
+
+void NbdVolume::serve_once(Callback<void> done) {
+  if (daemon_ != nullptr && daemon_->running() && daemon_->connected()) return align(done);
+  if (daemon_ == nullptr || !daemon_->running()) {
+    auto listener = listen_tcp(context_.options.address, record_.port);
+    if (!listener) return done(listener.error());
+    take_server();
+    if (auto launched = daemon_->launch(*listener); !launched) return done(std::move(launched));
+    port_changed_ = port_changed_ || record_.port != port_of(*listener);
+    record_.port = port_of(*listener);
+  }
+  daemon_->connect([this, done](Result<void> connected) {
+    if (!connected) return done(std::move(connected));
+    align(done);
+  });
+}
+
+void NbdVolume::align(Callback<void> done) {
+  daemon_->list_exports([this, done](Result<std::vector<std::string>> served) {
+    if (!served) return done(served.error());
+    align_with(*served, [this, done](Result<void> aligned) {
+      served_ = aligned.ok();
+      if (!aligned) return done(std::move(aligned));
+      restart_pause_ = kRestartFirst;
+      if (!std::exchange(port_changed_, false)) return done({});
+      persist(done);  // nobody was told of the port before
+    });
+  });
+}
+
+void NbdVolume::align_with(const std::vector<std::string>& served, Callback<void> done) {
+  const auto wanted = [&](const std::string& name) {
+    return std::any_of(record_.attachments.begin(), record_.attachments.end(),
+                       [&](const AttachmentRecord& one) { return one.export_name == name; });
+  };
+  const auto again = [this, done](Result<void> changed) {
+    if (!changed) return done(std::move(changed));
+    align(done);
+  };
+  for (const std::string& name : served) {
+    if (!wanted(name)) return daemon_->remove_export(name, again);
+  }
+  for (const AttachmentRecord& one : record_.attachments) {
+    if (std::find(served.begin(), served.end(), one.export_name) == served.end()) {
+      return daemon_->add_export(one.export_name, again);
+    }
+  }
+  done({});
+}
+
+void NbdVolume::revoke(const Epoch& epoch, Callback<void> done) {
+  enqueue(
+      [this, epoch](const Callback<void>& ended) {
+        record_.revoked = std::max(record_.revoked, epoch);
+        std::erase_if(record_.attachments,
+                      [&](const AttachmentRecord& one) { return one.epoch <= epoch; });
+        // A record that could not be written refuses in memory all the same; the caller asks again.
+        persist([this, ended](Result<void> written) {
+          cut_off([written, ended](Result<void> cut) {
+            ended(written ? std::move(cut) : Result<void>(written));
+          });
+        });
+      },
+      std::move(done));
+}
+
+/// Ends exports that the record does not know. Who does not obey is killed; what is attached still
+/// is served by another.
+void NbdVolume::cut_off(Callback<void> done) {
+  if (daemon_ == nullptr || !daemon_->running()) return done({});
+  if (record_.attachments.empty()) return end_server(std::move(done));
+  auto once = std::make_shared<Callback<void>>(std::move(done));
+  const auto finish = [this, once](Result<void> aligned) {
+    if (*once == nullptr) return;
+    obey_.cancel();
+    const auto told = std::exchange(*once, nullptr);
+    if (aligned) return told({});
+    log_line(LogLevel::warning, "volume",
+             record_.volume.value +
+                 ": its server does not obey and is killed: " + aligned.error().text());
+    end_server([this, told](const Result<void>&) { serve(told); });
+  };
+  obey_.set_after(context_.options.obey_within, [finish] {
+    finish(make_error(Errc::timeout, "it has not cut off a consumer in time"));
+  });
+  if (!daemon_->connected()) return finish(make_error(Errc::unavailable, "it is not connected"));
+  align(finish);
+}
+
+/// Its end is the proof: a process that is gone writes nothing.
+void NbdVolume::end_server(Callback<void> done) {
+  served_ = false;
+  if (daemon_ == nullptr || !daemon_->running()) return done({});
+  on_exit_ = [done = std::move(done)] { done({}); };
+  daemon_->kill();
+}
+
+void NbdVolume::server_exited() {
+  served_ = false;
+  if (auto told = std::exchange(on_exit_, nullptr)) return told();
+  if (record_.attachments.empty()) return;
+  log_line(LogLevel::warning, "volume", record_.volume.value + ": its server has ended");
+  restart_later();
+}
+
+void NbdVolume::restart_later() {
+  restart_.set_after(restart_pause_, [this] {
+    restart_pause_ = std::min(restart_pause_ * 2, kRestartMax);
+    enqueue([this](const Callback<void>& ended) { serve(ended); },
+            [this](Result<void> served) {
+              if (served) return;
+              log_line(LogLevel::warning, "volume",
+                       record_.volume.value + ": " + served.error().text());
+              restart_later();
+            });
+  });
+}
+
+void NbdVolume::resume(Callback<void> done) {
+  enqueue(
+      [this](const Callback<void>& ended) {
+        take_server();
+        if (!daemon_->adopt()) daemon_ = nullptr;
+        record_.attachments.empty() ? end_server(ended) : serve(ended);
+      },
+      std::move(done));
+}
+
+/// A job on the device's files, on a worker.
+void NbdVolume::on_files(std::function<Result<void>()> job, Callback<void> done) {
+  context_.worker.run<void>(std::move(job),
+                            [done, alive = std::weak_ptr(alive_)](Result<void> ended) {
+                              if (!alive.expired()) done(std::move(ended));
+                            });
+}
+
+void NbdVolume::grow(Mib size_mib, Callback<void> done) {
+  enqueue([this, size_mib](const Callback<void>& ended) { grow_now(size_mib, ended); },
+          std::move(done));
+}
+
+// QEMU 7.2 resizes nothing that is exported; a new server takes less than 0.1 s.
+void NbdVolume::grow_now(Mib size_mib, const Callback<void>& done) {
+  if (size_mib < record_.size_mib) {
+    return done(make_error(Errc::invalid,
+                           fmt::format("size_mib: {} is less than the {} MiB of {}", size_mib.value,
+                                       record_.size_mib.value, record_.volume.value)));
+  }
+  const auto serve_again = [this, done](Result<void> written) {
+    if (!written || record_.attachments.empty()) return done(std::move(written));
+    serve(done);
+  };
+  const auto note = [this, size_mib, serve_again](Result<void> grown) {
+    if (!grown) return serve_again(std::move(grown));
+    record_.size_mib = size_mib;
+    persist(serve_again);
+  };
+  const auto enlarge = [path = folder_.image(),
+                        bytes = to_bytes(size_mib).value]() -> Result<void> {
+    if (::truncate(path.c_str(), bytes) == 0) return {};
+    return errno_error("grow " + path, errno);
+  };
+  end_server([this, enlarge, note](const Result<void>&) { on_files(enlarge, note); });
+}
+
+void NbdVolume::erase(Callback<void> done) {
+  enqueue([this](const Callback<void>& ended) { erase_now(ended); }, std::move(done));
+}
+
+void NbdVolume::erase_now(const Callback<void>& done) {
+  if (!record_.attachments.empty()) {
+    return done(
+        make_error(Errc::conflict,
+                   fmt::format("erase {}: epoch {} is attached; revoke it "
+                               "first",
+                               record_.volume.value, to_string(record_.attachments.back().epoch))));
+  }
+  const auto remove = [path = folder_.path]() -> Result<void> {
+    std::error_code failed;
+    std::filesystem::remove_all(path, failed);
+    if (!failed) return {};
+    return errno_error("remove " + path, failed.value());
+  };
+  end_server([this, remove, done](const Result<void>&) { on_files(remove, done); });
+}
+
+ObservedVolume NbdVolume::observe() const {
+  ObservedVolume seen;
+  seen.volume = record_.volume;
+  seen.size_mib = record_.size_mib;
+  struct stat file {};
+  if (::stat(folder_.image().c_str(), &file) == 0) seen.used_bytes = {file.st_blocks * 512};
+  seen.revoked = record_.revoked;
+  for (const AttachmentRecord& one : record_.attachments) seen.epochs.push_back(one.epoch);
+  seen.served = served_;
+  return seen;
+}
+
+}  // namespace virga

@@ -1,0 +1,189 @@
+#include "driver/nbd/storage_daemon.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <utility>
+
+#include "driver/qmp/unix_socket.h"
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+namespace json = boost::json;
+
+constexpr int kQmpDescriptor = 10;
+constexpr int kListenDescriptor = 11;
+constexpr int kBacklog = 64;
+constexpr Duration kGreeting = seconds(5);
+
+std::string text_of(const json::object& object) { return json::serialize(object); }
+
+/// An address as the kernel takes it.
+Result<sockaddr_in> socket_address(const std::string& address, int port) {
+  sockaddr_in made{};
+  made.sin_family = AF_INET;
+  made.sin_port = htons(static_cast<std::uint16_t>(port));
+  if (::inet_pton(AF_INET, address.c_str(), &made.sin_addr) == 1) return made;
+  return make_error(Errc::invalid, "\"" + address + "\" is no IPv4 address");
+}
+
+}  // namespace
+
+Result<Descriptor> listen_tcp(const std::string& address, int port) {
+  const auto where = socket_address(address, port);
+  if (!where) return where.error();
+  Descriptor listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  const std::string what = "listen on " + address + ":" + std::to_string(port);
+  if (!listener.valid()) return errno_error(what, errno);
+  const int yes = 1;
+  ::setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
+  const auto* generic = reinterpret_cast<const sockaddr*>(&*where);
+  if (::bind(listener.get(), generic, sizeof(sockaddr_in)) != 0 ||
+      ::listen(listener.get(), kBacklog) != 0) {
+    if (errno == EADDRINUSE) return make_error(Errc::conflict, what + ": the port is taken");
+    return errno_error(what, errno);
+  }
+  return listener;
+}
+
+int port_of(const Descriptor& listener) {
+  sockaddr_in bound{};
+  socklen_t size = sizeof bound;
+  if (::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0) return 0;
+  return ntohs(bound.sin_port);
+}
+
+StorageDaemon::StorageDaemon(AsioLoop& loop, const NbdOptions& options, VolumeFolder folder,
+                             Task exited)
+    : loop_(loop), options_(options), folder_(std::move(folder)), exited_(std::move(exited)) {}
+
+StorageDaemon::~StorageDaemon() = default;
+
+Result<void> StorageDaemon::launch(const Descriptor& listener) {
+  auto qmp = listen_unix(folder_.qmp());
+  if (!qmp) return qmp.error();
+  ProcessOptions made;
+  made.arguments = {options_.program,
+                    "--chardev",
+                    "socket,id=qmp,fd=" + std::to_string(kQmpDescriptor) + ",server=on,wait=off",
+                    "--monitor",
+                    "chardev=qmp",
+                    "--object",
+                    "tls-creds-psk,id=tls,endpoint=server,dir=" + folder_.keys(),
+                    "--object",
+                    "throttle-group,id=limits",
+                    "--nbd-server",
+                    "addr.type=fd,addr.str=" + std::to_string(kListenDescriptor) +
+                        ",tls-creds=tls,max-connections=" + std::to_string(options_.consumers_max),
+                    "--blockdev",
+                    text_of({{"driver", "file"},
+                             {"node-name", "file"},
+                             {"filename", folder_.image()},
+                             {"discard", "unmap"}}),
+                    "--blockdev",
+                    text_of({{"driver", "raw"}, {"node-name", "format"}, {"file", "file"}}),
+                    "--blockdev",
+                    text_of({{"driver", "throttle"},
+                             {"node-name", "top"},
+                             {"throttle-group", "limits"},
+                             {"file", "format"}})};
+  made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
+  made.descriptors = {{kQmpDescriptor, qmp->get()}, {kListenDescriptor, listener.get()}};
+  made.output_path = folder_.log();
+  ::unlink(made.output_path.c_str());
+  auto process = Process::spawn(loop_, made);
+  if (!process) return process.error();
+  follow(std::move(*process));
+  const ServerRecord server{read_boot_id(), process_->pid(), process_->start_ticks()};
+  return replace_file(folder_.server(), to_json_text(server), 0600);
+}
+
+Result<void> StorageDaemon::adopt() {
+  const auto text = read_file(folder_.server());
+  if (!text) return text.error();
+  const auto server = from_json_text<ServerRecord>(*text, UnknownFields::ignore);
+  if (!server) return server.error();
+  if (server->boot_id != read_boot_id()) {
+    return make_error(Errc::not_found, "its server ended with an earlier boot");
+  }
+  auto process = Process::adopt(loop_, static_cast<pid_t>(server->pid), server->start_ticks);
+  if (!process) return process.error();
+  follow(std::move(*process));
+  return {};
+}
+
+void StorageDaemon::follow(std::unique_ptr<Process> process) {
+  process_ = std::move(process);
+  process_->on_exit([this](ProcessExit) {
+    open_ = false;
+    // Later: who hears it may replace this object.
+    if (exited_) loop_.post(std::exchange(exited_, nullptr));
+  });
+}
+
+void StorageDaemon::connect(Callback<void> done) {
+  open_ = false;
+  auto socket = connect_unix(folder_.qmp());
+  if (!socket) return loop_.post([done, why = socket.error()] { done(why); });
+  qmp_ = std::make_unique<QmpClient>(loop_, std::make_unique<QmpSocket>(loop_, std::move(*socket)));
+  qmp_->on_closed([this](const Error&) { open_ = false; });
+  qmp_->open(kGreeting, [this, done](Result<void> opened) {
+    open_ = opened.ok();
+    done(std::move(opened));
+  });
+}
+
+void StorageDaemon::execute(const std::string& command, json::object arguments,
+                            Callback<json::value> done) {
+  if (open_) return qmp_->execute(command, std::move(arguments), options_.obey_within, done);
+  loop_.post([done] { done(make_error(Errc::unavailable, "the volume's server is not there")); });
+}
+
+void StorageDaemon::add_export(const std::string& name, Callback<void> done) {
+  execute("block-export-add",
+          {{"type", "nbd"}, {"id", name}, {"node-name", "top"}, {"name", name}, {"writable", true}},
+          [done](Result<json::value> answer) {
+            done(answer ? Result<void>() : Result<void>(answer.error()));
+          });
+}
+
+// The answer to block-export-del comes before the last request has ended; the list knows.
+void StorageDaemon::remove_export(const std::string& name, Callback<void> done) {
+  execute("block-export-del", {{"id", name}, {"mode", "hard"}},
+          [this, name, done](Result<json::value> answer) {
+            if (!answer && answer.error().code != Errc::internal) return done(answer.error());
+            list_exports([this, name, done](Result<std::vector<std::string>> names) {
+              if (!names) return done(names.error());
+              if (std::find(names->begin(), names->end(), name) == names->end()) return done({});
+              loop_.after(milliseconds(2), [this, name, done, alive = std::weak_ptr(alive_)] {
+                if (!alive.expired()) remove_export(name, done);
+              });
+            });
+          });
+}
+
+void StorageDaemon::list_exports(Callback<std::vector<std::string>> done) {
+  execute("query-block-exports", {}, [done](Result<json::value> answer) {
+    if (!answer) return done(answer.error());
+    std::vector<std::string> names;
+    if (!answer->is_array()) return done(make_error(Errc::internal, "no list of exports came"));
+    for (const json::value& one : answer->get_array()) {
+      const auto* id = one.is_object() ? one.get_object().if_contains("id") : nullptr;
+      if (id != nullptr && id->is_string()) names.emplace_back(id->get_string());
+    }
+    done(std::move(names));
+  });
+}
+
+void StorageDaemon::kill() {
+  if (process_ != nullptr) process_->signal(SIGKILL);
+}
+
+}  // namespace virga

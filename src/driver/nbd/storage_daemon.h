@@ -1,0 +1,72 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "driver/nbd/volume_record.h"
+#include "driver/qmp/qmp_client.h"
+#include "edge/process.h"
+
+namespace virga {
+
+struct NbdOptions {
+  std::string program = "/usr/bin/qemu-storage-daemon";
+  std::string directory;              ///< the device: one folder a volume
+  std::string address = "127.0.0.1";  ///< IPv4 that consumers reach
+  int consumers_max = 16;             ///< connections of one volume
+  Duration obey_within = seconds(1);  ///< a server that does not cut a consumer off in this time is killed
+};
+
+/// One qemu-storage-daemon that serves one volume. It outlives this object and is adopted by the next.
+/// Loop thread only.
+class StorageDaemon {
+ public:
+  /// `exited`: once, when the process is gone.
+  StorageDaemon(AsioLoop& loop, const NbdOptions& options, VolumeFolder folder, Task exited);
+  ~StorageDaemon();
+  StorageDaemon(const StorageDaemon&) = delete;
+  StorageDaemon& operator=(const StorageDaemon&) = delete;
+
+  /// Starts it on a socket that listens already; it lets nobody in yet. Errors: of Process::spawn.
+  Result<void> launch(const Descriptor& listener);
+
+  /// Takes over the one that an earlier agent has started. Errors: not_found.
+  Result<void> adopt();
+
+  void connect(Callback<void> done);
+
+  /// Lets consumers in that know the name and a key.
+  void add_export(const std::string& name, Callback<void> done);
+
+  /// Cuts off whoever uses it. Completes when no request of theirs is under way any more; one that is not there counts
+  /// as removed.
+  void remove_export(const std::string& name, Callback<void> done);
+
+  /// Names of the exports that it has now.
+  void list_exports(Callback<std::vector<std::string>> done);
+
+  bool running() const { return process_ != nullptr && process_->running(); }
+  bool connected() const { return open_; }
+  void kill();
+
+ private:
+  void follow(std::unique_ptr<Process> process);
+  void execute(const std::string& command, boost::json::object arguments,
+               Callback<boost::json::value> done);
+
+  AsioLoop& loop_;
+  const NbdOptions& options_;
+  VolumeFolder folder_;
+  Task exited_;
+  std::unique_ptr<Process> process_;
+  std::unique_ptr<QmpClient> qmp_;
+  bool open_ = false;
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+/// Listens on `address`; port 0 = one that is free. Errors: invalid (address), conflict (the port is taken).
+Result<Descriptor> listen_tcp(const std::string& address, int port);
+int port_of(const Descriptor& listener);
+
+}  // namespace virga
