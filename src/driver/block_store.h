@@ -46,9 +46,10 @@ class BlockStore {
   /// Finds what the device holds and goes on serving what is attached. Once, first. Deadline 30 s.
   virtual void open(Callback<void> done) = 0;
 
-  /// A volume of zeroes, thin. Errors: conflict (it is there with another size), exhausted, invalid (name, size).
-  /// Deadline 10 s.
-  virtual void create(const VolumeId& volume, Mib size_mib, Callback<void> done) = 0;
+  /// A volume of zeroes, thin. `revoked`: attachments up to this epoch, of an earlier volume of the name, are refused.
+  /// Errors: conflict (it is there with another size), exhausted, invalid (name, size). Deadline 10 s.
+  virtual void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
+                      Callback<void> done) = 0;
 
   /// Makes it larger, also while consumers use it: they are cut off for a moment and find it again at the same place.
   /// Errors: not_found, invalid (smaller), exhausted. Deadline 10 s.

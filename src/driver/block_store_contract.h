@@ -12,6 +12,24 @@
 /// block_store_contract_tests.h in one file and instantiates the suite there.
 namespace virga {
 
+/// What a consumer does with a volume, one after the other.
+struct ConsumerStep {
+  enum class Kind { read, write, pause };
+  Kind kind = Kind::read;
+  int value = 0;  ///< that fills, or has to fill, all of the range
+  std::int64_t offset = 0;
+  std::int64_t bytes = 0;  ///< whole 64 KiB
+  Duration pause{0};
+
+  static ConsumerStep reads(int value, std::int64_t offset, std::int64_t bytes) {
+    return {Kind::read, value, offset, bytes, Duration(0)};
+  }
+  static ConsumerStep writes(int value, std::int64_t offset, std::int64_t bytes) {
+    return {Kind::write, value, offset, bytes, Duration(0)};
+  }
+  static ConsumerStep pauses(Duration span) { return {Kind::pause, 0, 0, 0, span}; }
+};
+
 /// One device, open, without volumes.
 class BlockStoreLab {
  public:
@@ -24,16 +42,14 @@ class BlockStoreLab {
   virtual void kill_server(const VolumeId& volume) = 0;
   virtual void hang_server(const VolumeId& volume) = 0;
 
-  /// A consumer opens the volume and does what `commands` say, in the words of qemu-io. True when all succeeded.
-  virtual bool use(const VolumeEndpoint& at, const std::vector<std::string>& commands) = 0;
+  /// A consumer opens the volume and takes its steps, beside this test; one at a time.
+  virtual void use_meanwhile(const VolumeEndpoint& at, const std::vector<ConsumerStep>& steps) = 0;
 
-  /// The same beside this test; its end is waited for by used().
-  virtual void use_meanwhile(const VolumeEndpoint& at,
-                             const std::vector<std::string>& commands) = 0;
+  /// Waits for its end. True when all steps succeeded.
   virtual bool used() = 0;
 
-  /// The bytes on the device, read from beside.
-  virtual std::string content(const VolumeId& volume) = 0;
+  /// On the device, read from beside.
+  virtual int first_byte(const VolumeId& volume) = 0;
 
   /// What is left of a volume: files, processes. Empty = nothing.
   virtual std::vector<std::string> leftovers(const VolumeId& volume) = 0;
@@ -59,9 +75,10 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
     return **outcome;
   }
 
-  Result<void> create(const std::string& name = "acme/data", std::int64_t size_mib = 16) {
+  Result<void> create(const std::string& name = "acme/data", std::int64_t size_mib = 16,
+                      std::uint64_t revoked = 0) {
     return wait<void>([&](Callback<void> done) {
-      lab->store().create(VolumeId(name), Mib{size_mib}, std::move(done));
+      lab->store().create(VolumeId(name), Mib{size_mib}, {1, revoked}, std::move(done));
     });
   }
   Result<void> grow(std::int64_t size_mib) {
@@ -87,6 +104,15 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
     return {};
   }
 
+  using Step = ConsumerStep;
+
+  bool use(const VolumeEndpoint& at, const std::vector<ConsumerStep>& steps) {
+    lab->use_meanwhile(at, steps);
+    return lab->used();
+  }
+
+  static constexpr std::int64_t kBlock = 64 << 10;
+  static constexpr std::int64_t kMib = 1 << 20;
   const VolumeId data{"acme/data"};
   std::unique_ptr<BlockStoreLab> lab = GetParam()();
 };

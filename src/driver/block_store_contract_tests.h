@@ -4,16 +4,16 @@
 
 namespace virga {
 
-#define VIRGA_STORE_OK(call)                          \
-  do {                                                \
-    const auto ok_result = (call);                    \
+#define VIRGA_STORE_OK(call)                                 \
+  do {                                                       \
+    const auto ok_result = (call);                           \
     ASSERT_TRUE(ok_result.ok()) << ok_result.error().text(); \
   } while (false)
 
-#define VIRGA_STORE_FAILS(call, expected)                          \
-  do {                                                             \
-    const auto failed_result = (call);                             \
-    ASSERT_FALSE(failed_result.ok());                              \
+#define VIRGA_STORE_FAILS(call, expected)                                            \
+  do {                                                                               \
+    const auto failed_result = (call);                                               \
+    ASSERT_FALSE(failed_result.ok());                                                \
     EXPECT_EQ(failed_result.error().code, expected) << failed_result.error().text(); \
   } while (false)
 
@@ -23,8 +23,8 @@ TEST_P(BlockStoreContract, R_B1_AVolumeIsMadeUsedAndErased) {
   EXPECT_EQ(seen().size_mib, Mib{16});
   const auto at = attach(1);
   VIRGA_STORE_OK(at);
-  EXPECT_TRUE(lab->use(*at, {"read -P 0 0 64k", "write -P 7 64k 64k", "flush"}));
-  EXPECT_TRUE(lab->use(*at, {"read -P 7 64k 64k"}));
+  EXPECT_TRUE(use(*at, {Step::reads(0, 0, kBlock), Step::writes(7, kBlock, kBlock)}));
+  EXPECT_TRUE(use(*at, {Step::reads(7, kBlock, kBlock)}));
   EXPECT_LT(seen().used_bytes.value, 1 << 20) << "thin";
   EXPECT_TRUE(seen().served);
   VIRGA_STORE_FAILS(erase(), Errc::conflict);
@@ -59,20 +59,21 @@ TEST_P(BlockStoreContract, R_B2_A1_06_ARevokedConsumerIsCutOffAndStaysOut) {
   VIRGA_STORE_OK(create());
   const auto at = attach(1);
   VIRGA_STORE_OK(at);
-  lab->use_meanwhile(*at, {"write -P 1 0 1M", "sleep 1500", "write -P 2 0 1M"});
-  ASSERT_TRUE(lab->run_until([&] { return lab->content(data)[0] == 1; }, seconds(10)));
+  lab->use_meanwhile(
+      *at, {Step::writes(1, 0, kMib), Step::pauses(milliseconds(1500)), Step::writes(2, 0, kMib)});
+  ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 1; }, seconds(10)));
   VIRGA_STORE_OK(revoke(1));
-  const std::string frozen = lab->content(data);
   EXPECT_FALSE(lab->used()) << "its second write fails";
-  EXPECT_EQ(lab->content(data), frozen);
+  EXPECT_EQ(lab->first_byte(data), 1);
   const auto next = attach(2);
   VIRGA_STORE_OK(next);
-  EXPECT_FALSE(lab->use(*at, {"write -P 3 0 64k"})) << "its key opens nothing";
+  EXPECT_FALSE(use(*at, {Step::writes(3, 0, kBlock)})) << "its key opens nothing";
   VolumeEndpoint guessed = *at;
   guessed.export_name = next->export_name;
   guessed.port = next->port;
-  EXPECT_FALSE(lab->use(guessed, {"write -P 3 0 64k"})) << "nor does the new name with the old key";
-  EXPECT_TRUE(lab->use(*next, {"read -P 1 0 1M"}));
+  EXPECT_FALSE(use(guessed, {Step::writes(3, 0, kBlock)}))
+      << "nor does the new name with the old key";
+  EXPECT_TRUE(use(*next, {Step::reads(1, 0, kMib)}));
 }
 
 TEST_P(BlockStoreContract, R_B2_WhatWasRevokedStaysRevokedAfterARestart) {
@@ -85,15 +86,22 @@ TEST_P(BlockStoreContract, R_B2_WhatWasRevokedStaysRevokedAfterARestart) {
   VIRGA_STORE_OK(attach(4));
 }
 
+TEST_P(BlockStoreContract, R_B2_AttachmentsOfAnEarlierVolumeOfTheNameAreRefused) {
+  VIRGA_STORE_OK(create("acme/data", 16, 7));
+  VIRGA_STORE_FAILS(attach(7), Errc::fenced);
+  VIRGA_STORE_OK(attach(8));
+}
+
 TEST_P(BlockStoreContract, R_B1_ConsumersGoOnWhileTheAgentIsReplaced) {
   VIRGA_STORE_OK(create());
   const auto at = attach(1);
   VIRGA_STORE_OK(at);
-  lab->use_meanwhile(*at, {"write -P 1 0 64k", "sleep 700", "write -P 2 0 64k", "flush"});
-  ASSERT_TRUE(lab->run_until([&] { return lab->content(data)[0] == 1; }, seconds(10)));
+  lab->use_meanwhile(*at, {Step::writes(1, 0, kBlock), Step::pauses(milliseconds(700)),
+                           Step::writes(2, 0, kBlock)});
+  ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 1; }, seconds(10)));
   lab->restart_agent();
   EXPECT_TRUE(lab->used());
-  EXPECT_EQ(lab->content(data)[0], 2);
+  EXPECT_EQ(lab->first_byte(data), 2);
   const auto again = attach(1);
   VIRGA_STORE_OK(again);
   EXPECT_EQ(to_json_text(*again), to_json_text(*at));
@@ -103,11 +111,11 @@ TEST_P(BlockStoreContract, R_B1_AServerThatEndedIsThereAgainAtTheSamePlace) {
   VIRGA_STORE_OK(create());
   const auto at = attach(1);
   VIRGA_STORE_OK(at);
-  EXPECT_TRUE(lab->use(*at, {"write -P 9 0 64k", "flush"}));
+  EXPECT_TRUE(use(*at, {Step::writes(9, 0, kBlock)}));
   lab->kill_server(data);
   ASSERT_TRUE(lab->run_until([&] { return !seen().served; }, seconds(5)));
   ASSERT_TRUE(lab->run_until([&] { return seen().served; }, seconds(5)));
-  EXPECT_TRUE(lab->use(*at, {"read -P 9 0 64k"}));
+  EXPECT_TRUE(use(*at, {Step::reads(9, 0, kBlock)}));
 }
 
 TEST_P(BlockStoreContract, R_B2_AServerThatHangsIsKilledAndTheRevocationHolds) {
@@ -118,8 +126,8 @@ TEST_P(BlockStoreContract, R_B2_AServerThatHangsIsKilledAndTheRevocationHolds) {
   VIRGA_STORE_OK(revoke(1));
   const auto next = attach(2);
   VIRGA_STORE_OK(next);
-  EXPECT_FALSE(lab->use(*at, {"read 0 64k"}));
-  EXPECT_TRUE(lab->use(*next, {"read 0 64k"}));
+  EXPECT_FALSE(use(*at, {Step::reads(0, 0, kBlock)}));
+  EXPECT_TRUE(use(*next, {Step::reads(0, 0, kBlock)}));
 }
 
 TEST_P(BlockStoreContract, R_B2_AHangingServerIsReplacedWhenSomebodyIsLetIn) {
@@ -128,7 +136,7 @@ TEST_P(BlockStoreContract, R_B2_AHangingServerIsReplacedWhenSomebodyIsLetIn) {
   lab->hang_server(data);
   const auto beside = attach(2, 1);
   VIRGA_STORE_OK(beside);
-  EXPECT_TRUE(lab->use(*beside, {"read 0 64k"}));
+  EXPECT_TRUE(use(*beside, {Step::reads(0, 0, kBlock)}));
 }
 
 TEST_P(BlockStoreContract, R_B2_R_B4_AMoveHasTwoAttachmentsAndEndsWithOne) {
@@ -138,11 +146,12 @@ TEST_P(BlockStoreContract, R_B2_R_B4_AMoveHasTwoAttachmentsAndEndsWithOne) {
   const auto destination = attach(2, 1);
   VIRGA_STORE_OK(destination);
   EXPECT_EQ(seen().epochs.size(), 2U);
-  lab->use_meanwhile(*destination, {"write -P 5 0 64k", "sleep 500", "write -P 6 0 64k", "flush"});
-  ASSERT_TRUE(lab->run_until([&] { return lab->content(data)[0] == 5; }, seconds(10)));
+  lab->use_meanwhile(*destination, {Step::writes(5, 0, kBlock), Step::pauses(milliseconds(500)),
+                                    Step::writes(6, 0, kBlock)});
+  ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 5; }, seconds(10)));
   VIRGA_STORE_OK(revoke(1));
   EXPECT_TRUE(lab->used()) << "the one that stays is not disturbed";
-  EXPECT_FALSE(lab->use(*source, {"read 0 64k"}));
+  EXPECT_FALSE(use(*source, {Step::reads(0, 0, kBlock)}));
   EXPECT_EQ(seen().epochs, (std::vector<Epoch>{{1, 2}}));
 }
 
@@ -152,10 +161,10 @@ TEST_P(BlockStoreContract, R_B1_AVolumeGrowsAlsoWhileItIsAttached) {
   VIRGA_STORE_OK(grow(24));
   const auto at = attach(1);
   VIRGA_STORE_OK(at);
-  EXPECT_TRUE(lab->use(*at, {"write -P 4 23M 64k", "flush"}));
+  EXPECT_TRUE(use(*at, {Step::writes(4, 23 * kMib, kBlock)}));
   VIRGA_STORE_OK(grow(32));
   EXPECT_EQ(seen().size_mib, Mib{32});
-  EXPECT_TRUE(lab->use(*at, {"read -P 4 23M 64k", "write -P 4 31M 64k"}));
+  EXPECT_TRUE(use(*at, {Step::reads(4, 23 * kMib, kBlock), Step::writes(4, 31 * kMib, kBlock)}));
 }
 
 TEST_P(BlockStoreContract, R_B1_WhatIsNoVolumeIsRefusedByName) {

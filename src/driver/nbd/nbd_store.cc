@@ -76,7 +76,8 @@ Result<NbdVolume*> NbdStore::find(const VolumeId& volume) {
   return make_error(Errc::not_found, "there is no volume \"" + volume.value + "\" on this device");
 }
 
-void NbdStore::create(const VolumeId& volume, Mib size_mib, Callback<void> done) {
+void NbdStore::create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
+                      Callback<void> done) {
   const auto refuse = [&](Error why) { loop_.post([done, why = std::move(why)] { done(why); }); };
   const auto folder = folder_of(options_.directory, volume);
   if (!folder) return refuse(folder.error());
@@ -93,6 +94,7 @@ void NbdStore::create(const VolumeId& volume, Mib size_mib, Callback<void> done)
   VolumeRecord record;
   record.volume = volume;
   record.size_mib = size_mib;
+  record.revoked = revoked;
   worker_.run<void>(
       [folder = *folder, record] { return make_files(folder, record); },
       [this, folder = *folder, record, done, alive = std::weak_ptr(alive_)](Result<void> made) {

@@ -18,7 +18,8 @@ class NbdStore : public BlockStore {
   ~NbdStore() override;
 
   void open(Callback<void> done) override;
-  void create(const VolumeId& volume, Mib size_mib, Callback<void> done) override;
+  void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
+              Callback<void> done) override;
   void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) override;
   void erase(const VolumeId& volume, Callback<void> done) override;
   void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,

@@ -1,7 +1,10 @@
 #include "driver/nbd/nbd_store.h"
 
+#include <fcntl.h>
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 #include <signal.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -41,12 +44,7 @@ class NbdLab : public BlockStoreLab {
   void kill_server(const VolumeId& volume) override { signal_server(volume, SIGKILL); }
   void hang_server(const VolumeId& volume) override { signal_server(volume, SIGSTOP); }
 
-  bool use(const VolumeEndpoint& at, const std::vector<std::string>& commands) override {
-    use_meanwhile(at, commands);
-    return used();
-  }
-
-  void use_meanwhile(const VolumeEndpoint& at, const std::vector<std::string>& commands) override {
+  void use_meanwhile(const VolumeEndpoint& at, const std::vector<ConsumerStep>& steps) override {
     const std::string keys = folder_ + "/consumer";
     EXPECT_TRUE(make_folders(keys).ok());
     EXPECT_TRUE(replace_file(keys + "/keys.psk", at.user + ":" + at.key + "\n", 0600).ok());
@@ -56,9 +54,9 @@ class NbdLab : public BlockStoreLab {
                       "--image-opts",
                       "driver=nbd,host=" + at.address + ",port=" + std::to_string(at.port) +
                           ",export=" + at.export_name + ",tls-creds=tls"};
-    for (const std::string& command : commands) {
+    for (const ConsumerStep& step : steps) {
       made.arguments.emplace_back("-c");
-      made.arguments.push_back(command);
+      made.arguments.push_back(words_of(step));
     }
     made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
     made.output_path = folder_ + "/consumer.log";
@@ -80,8 +78,12 @@ class NbdLab : public BlockStoreLab {
     return exit_ && exit_->code == 0 && !failed;
   }
 
-  std::string content(const VolumeId& volume) override {
-    return text_of(options_.directory + "/" + volume.value + "/volume.raw");
+  int first_byte(const VolumeId& volume) override {
+    const std::string path = options_.directory + "/" + volume.value + "/volume.raw";
+    const Descriptor image(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    char byte = 0;
+    EXPECT_EQ(::pread(image.get(), &byte, 1, 0), 1) << path;
+    return byte;
   }
 
   std::vector<std::string> leftovers(const VolumeId& volume) override {
@@ -102,6 +104,13 @@ class NbdLab : public BlockStoreLab {
   }
 
  private:
+  static std::string words_of(const ConsumerStep& step) {
+    const auto range = fmt::format("-P {} {} {}", step.value, step.offset, step.bytes);
+    if (step.kind == ConsumerStep::Kind::read) return "read " + range;
+    if (step.kind == ConsumerStep::Kind::write) return "write " + range;
+    return fmt::format("sleep {}", to_ms(step.pause));
+  }
+
   static std::string text_of(const std::string& path) {
     const auto text = read_file(path, 64 << 20);
     return text.ok() ? *text : std::string();

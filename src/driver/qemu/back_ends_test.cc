@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "driver/nbd/nbd_store.h"
 #include "driver/qemu/boot_sectors.h"
 #include "driver/qemu/hardware.h"
 #include "driver/qmp/unix_socket.h"
@@ -41,10 +42,22 @@ class BackEnds : public testing::Test {
       process->signal(SIGKILL);
       wait([&] { return !process->running(); });
     }
+    if (auto server = volume_server()) {
+      server->signal(SIGKILL);
+      wait([&] { return !server->running(); });
+    }
     std::filesystem::remove_all(folder);
   }
 
   std::string path(const std::string& name) const { return folder + name; }
+
+  /// What serves the volume acme/root of the device in this folder; nullptr = nothing does.
+  std::unique_ptr<Process> volume_server() {
+    const auto server = from_json_text<ServerRecord>(text_of("/device/acme/root/server.json"));
+    if (!server.ok()) return nullptr;
+    auto process = Process::adopt(loop, static_cast<pid_t>(server->pid), server->start_ticks);
+    return process.ok() ? std::move(*process) : nullptr;
+  }
   Descriptor open_file(const std::string& name, int flags) const {
     Descriptor file(::open(path(name).c_str(), flags | O_CLOEXEC, 0600));
     EXPECT_TRUE(file.valid()) << name;
@@ -62,8 +75,9 @@ class BackEnds : public testing::Test {
     lent.push_back(std::move(file));
     return {number};
   }
-  bool wait(const std::function<bool()>& condition) {
-    const Instant end = loop.now() + seconds(30);
+  bool wait(const std::function<bool()>& condition) { return wait_for(seconds(30), condition); }
+  bool wait_for(Duration deadline, const std::function<bool()>& condition) {
+    const Instant end = loop.now() + deadline;
     while (!condition() && loop.now() < end) {
       loop.after(milliseconds(10), [this] { loop.stop(); });
       loop.run();
@@ -111,7 +125,7 @@ class BackEnds : public testing::Test {
     return ntohs(at.sin_port);
   }
 
-  void expect_boots() {
+  void start() {
     auto arguments = command_line(hardware);
     ASSERT_TRUE(arguments.ok()) << arguments.error().text();
     ProcessOptions options;
@@ -121,6 +135,10 @@ class BackEnds : public testing::Test {
     options.arguments.insert(options.arguments.begin(), "/usr/bin/qemu-system-x86_64");
     options.descriptors = map;
     spawn(options);
+  }
+
+  void expect_boots() {
+    start();
     EXPECT_TRUE(wait([&] { return text_of("/console.log").find("up\n") != std::string::npos; }))
         << text_of("/output.log");
   }
@@ -160,8 +178,60 @@ TEST_F(BackEnds, F_B4_a_disk_over_nbd) {
   const std::uint16_t port = free_port();
   serve_disk({"--bind=127.0.0.1", "--port=" + std::to_string(port)},
              [port] { return connect_tcp(port) == 0; });
-  hardware.disks = {{"root", NbdDisk{"127.0.0.1", port, "root"}}};
+  hardware.disks = {{"root", NbdDisk{"127.0.0.1", port, "root", "", ""}}};
   expect_boots();
+}
+
+/// A guest that fills its disk, on a volume of a device.
+TEST_F(BackEnds, R_B1_R_B2_R_F2_R_F4_a_guest_writes_on_while_its_volume_is_served_and_never_after) {
+  NbdOptions options;
+  options.directory = path("/device");
+  NbdStore store(loop, options);
+  const VolumeId id("acme/root");
+  const Epoch first{1, 1};
+  const auto done = [&](const std::function<void(Callback<void>)>& call) {
+    std::optional<Result<void>> outcome;
+    call([&](Result<void> ended) { outcome = std::move(ended); });
+    EXPECT_TRUE(wait([&] { return outcome.has_value(); }));
+    return outcome && outcome->ok();
+  };
+  ASSERT_TRUE(done([&](Callback<void> call) { store.open(std::move(call)); }));
+  ASSERT_TRUE(done([&](Callback<void> call) { store.create(id, Mib{512}, {}, std::move(call)); }));
+  const std::string image = path("/device/acme/root/volume.raw");
+  {
+    const Descriptor file(::open(image.c_str(), O_WRONLY | O_CLOEXEC));
+    const std::string boot = boot_sectors::fill_disk();
+    ASSERT_EQ(::pwrite(file.get(), boot.data(), boot.size(), 0), static_cast<ssize_t>(boot.size()));
+  }
+  std::optional<VolumeEndpoint> at;
+  ASSERT_TRUE(done([&](const Callback<void>& call) {
+    store.attach(id, first, {}, [&, call](Result<VolumeEndpoint> attached) {
+      if (!attached) return call(attached.error());
+      at = *attached;
+      call({});
+    });
+  }));
+  ASSERT_TRUE(make_folders(path("/keys"), 0700).ok());
+  ASSERT_TRUE(
+      write_file_atomically(path("/keys/keys.psk"), at->user + ":" + at->key + "\n", 0600).ok());
+  hardware.disks = {{"root", NbdDisk{at->address, static_cast<std::uint16_t>(at->port),
+                                     at->export_name, at->user, path("/keys")}}};
+  start();
+  const auto used = [&] { return store.observe().front().used_bytes.value; };
+  const auto grows = [&] { return wait([&, now = used()] { return used() > now; }); };
+  ASSERT_TRUE(grows()) << text_of("/output.log");
+  // Its server dies and is there again: the guest waits for it.
+  const auto server = volume_server();
+  ASSERT_NE(server, nullptr);
+  server->signal(SIGKILL);
+  ASSERT_TRUE(wait([&] { return !store.observe().front().served; }));
+  ASSERT_TRUE(wait([&] { return store.observe().front().served; }));
+  EXPECT_TRUE(grows());
+  // Its access is revoked: from the answer on nothing changes, whatever it tries.
+  ASSERT_TRUE(done([&](Callback<void> call) { store.revoke(id, first, std::move(call)); }));
+  const std::int64_t frozen = used();
+  EXPECT_FALSE(wait_for(seconds(3), [&] { return used() != frozen; }));
+  EXPECT_TRUE(processes.back()->running()) << "a zombie that tries";
 }
 
 TEST_F(BackEnds, F_B4_a_disk_that_the_agent_exports_through_a_socket) {

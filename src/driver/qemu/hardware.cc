@@ -162,31 +162,46 @@ void add_file_chain(Arguments& arguments, const std::string& node, const FileDis
   }
 }
 
-void add_nbd(Arguments& arguments, const std::string& node, json::object server,
-             const std::string& export_name) {
-  add_block_node(arguments, {{"driver", "nbd"},
-                             {"node-name", node},
-                             {"server", std::move(server)},
-                             {"export", export_name},
-                             {"discard", "unmap"}});
+json::object nbd_node(const std::string& node, json::object server,
+                      const std::string& export_name) {
+  return {{"driver", "nbd"},
+          {"node-name", node},
+          {"server", std::move(server)},
+          {"export", export_name},
+          {"discard", "unmap"}};
+}
+
+void add_nbd(Arguments& arguments, const std::string& node, const NbdDisk& disk) {
+  constexpr int kReconnectSeconds = 30;
+  json::object made = nbd_node(
+      node, {{"type", "inet"}, {"host", disk.address}, {"port", std::to_string(disk.port)}},
+      disk.export_name);
+  made["reconnect-delay"] = kReconnectSeconds;
+  if (!disk.user.empty()) {
+    const std::string keys = node + "-keys";
+    arguments.add("-object", "{}",
+                  json::serialize(json::object{{"qom-type", "tls-creds-psk"},
+                                               {"id", keys},
+                                               {"endpoint", "client"},
+                                               {"dir", disk.keys_directory},
+                                               {"username", disk.user}}));
+    made["tls-creds"] = keys;
+  }
+  add_block_node(arguments, made);
 }
 
 void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
   const std::string node = fmt::format("disk{}", index);
-  std::visit(
-      Overloaded{
-          [&](const FileDisk& files) { add_file_chain(arguments, node, files); },
-          [&](const NbdDisk& nbd) {
-            add_nbd(arguments, node,
-                    {{"type", "inet"}, {"host", nbd.address}, {"port", std::to_string(nbd.port)}},
-                    nbd.export_name);
-          },
-          [&](const ExportDisk& own) {
-            add_nbd(arguments, node,
-                    {{"type", "fd"}, {"str", std::to_string(own.descriptor.number)}},
-                    own.export_name);
-          }},
-      disk.backend);
+  std::visit(Overloaded{[&](const FileDisk& files) { add_file_chain(arguments, node, files); },
+                        [&](const NbdDisk& nbd) { add_nbd(arguments, node, nbd); },
+                        [&](const ExportDisk& own) {
+                          add_block_node(arguments,
+                                         nbd_node(node,
+                                                  {{"type", "fd"},
+                                                   {"str", std::to_string(own.descriptor.number)}},
+                                                  own.export_name));
+                        }},
+             disk.backend);
   // A serial number has 20 bytes; guests find the disk under /dev/disk/by-id/virtio-NAME.
   // Boot index 0 is left to QEMU's own loader of a directly booted kernel.
   arguments.add("-device",

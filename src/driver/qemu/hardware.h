@@ -26,10 +26,13 @@ struct DiskFile {
 struct FileDisk {
   std::vector<DiskFile> chain;
 };
+/// A server that is lost is awaited for 30 s; longer, and the guest is paused by its failing disk.
 struct NbdDisk {
   std::string address;
   std::uint16_t port = 0;
   std::string export_name;
+  std::string user;            ///< of the TLS-PSK; empty = without TLS
+  std::string keys_directory;  ///< holds keys.psk; readable for QEMU's user
 };
 /// The agent's own NBD export, through a connected socket.
 struct ExportDisk {

@@ -124,7 +124,7 @@ TEST(HardwareTest, F_B4_DevicesDoNotDependOnBackEnds) {
   one.nics.push_back({"52:54:00:00:00:10", 1450, TapNic{{40}}});
   Hardware other = small_vm();
   other.memory = SharedFileMemory{{50}};
-  other.disks.push_back({"root", NbdDisk{"10.0.0.1", 10809, "root"}});
+  other.disks.push_back({"root", NbdDisk{"10.0.0.1", 10809, "root", "", ""}});
   other.disks.push_back({"data", ExportDisk{{51}, "data"}});
   other.nics.push_back({"52:54:00:00:00:10", 1450, DatagramNic{{41}}});
   other.incoming = true;

@@ -1,0 +1,225 @@
+#include "sim/sim_block_store.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace virga::sim {
+namespace {
+
+constexpr Duration kFileTakes = milliseconds(5);
+constexpr Duration kServerTakes = milliseconds(70);
+constexpr Duration kObeyWithin = seconds(1);
+
+Result<void> check_id(const VolumeId& volume) {
+  const std::size_t slash = volume.value.find('/');
+  if (slash == std::string::npos) {
+    return make_error(Errc::invalid, "volume \"" + volume.value + "\" is no TENANT/NAME");
+  }
+  if (auto fine = check_name("tenant", volume.value.substr(0, slash)); !fine) return fine;
+  return check_name("volume", volume.value.substr(slash + 1));
+}
+
+/// A server that has just been started, or has obeyed, lets in whom the record knows.
+void serve(VolumeTruth& truth) {
+  truth.hangs = false;
+  truth.exports = truth.attachments;
+}
+
+}  // namespace
+
+const VolumeTruth* DeviceTruth::admit(const VolumeEndpoint& with, std::int64_t end) const {
+  for (const auto& [id, truth] : volumes) {
+    if (truth.hangs || end > to_bytes(truth.size_mib).value) continue;
+    for (const auto& [epoch, at] : truth.exports) {
+      const bool same = at.port == with.port && at.export_name == with.export_name &&
+                        at.user == with.user && at.key == with.key;
+      if (same) return &truth;
+    }
+  }
+  return nullptr;
+}
+
+bool DeviceTruth::write(const VolumeEndpoint& with, std::int64_t offset, std::int64_t bytes,
+                        int value) {
+  const VolumeTruth* found = admit(with, offset + bytes);
+  if (found == nullptr) return false;
+  for (auto& [id, truth] : volumes) {
+    if (&truth != found) continue;
+    for (std::int64_t at = offset; at < offset + bytes; at += kBlockBytes) {
+      truth.blocks[at / kBlockBytes] = value;
+    }
+  }
+  return true;
+}
+
+std::optional<int> DeviceTruth::read(const VolumeEndpoint& with, std::int64_t offset,
+                                     std::int64_t bytes) const {
+  const VolumeTruth* truth = admit(with, offset + bytes);
+  if (truth == nullptr) return std::nullopt;
+  std::optional<int> all;
+  for (std::int64_t at = offset; at < offset + bytes; at += kBlockBytes) {
+    const auto block = truth->blocks.find(at / kBlockBytes);
+    const int value = block == truth->blocks.end() ? 0 : block->second;
+    if (all.value_or(value) != value) return std::nullopt;
+    all = value;
+  }
+  return all;
+}
+
+void DeviceTruth::kill_server(const VolumeId& volume) {
+  VolumeTruth& truth = volumes.at(volume);
+  truth.hangs = false;
+  truth.exports.clear();
+  if (on_server_ended) on_server_ended(volume);
+}
+
+SimBlockStore::SimBlockStore(Loop& agent, DeviceTruth& device) : agent_(agent), device_(device) {
+  device_.on_server_ended = [this](const VolumeId& volume) {
+    later(volume, kServerTakes, [this, volume] {
+      if (const auto truth = find(volume)) serve(**truth);
+    });
+  };
+}
+
+SimBlockStore::~SimBlockStore() { device_.on_server_ended = nullptr; }
+
+void SimBlockStore::later(const VolumeId& volume, Duration takes, Task task) {
+  Instant& until = busy_until_[volume];
+  until = std::max(until, agent_.now()) + takes;
+  agent_.at(until, [task = std::move(task), alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) task();
+  });
+}
+
+Result<VolumeTruth*> SimBlockStore::find(const VolumeId& volume) {
+  const auto found = device_.volumes.find(volume);
+  if (found != device_.volumes.end()) return &found->second;
+  return make_error(Errc::not_found, "there is no volume \"" + volume.value + "\" on this device");
+}
+
+/// How long a change of whom the server lets in takes: one that hangs is killed after a second.
+Duration SimBlockStore::obedience(const VolumeId& volume) const {
+  const auto found = device_.volumes.find(volume);
+  const bool hangs = found != device_.volumes.end() && found->second.hangs;
+  return kFileTakes + (hangs ? kObeyWithin : Duration(0));
+}
+
+void SimBlockStore::open(Callback<void> done) {
+  later(VolumeId(), kServerTakes, [this, done = std::move(done)] {
+    for (auto& [id, truth] : device_.volumes) {
+      if (!truth.hangs) serve(truth);
+    }
+    done({});
+  });
+}
+
+void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
+                           Callback<void> done) {
+  later(volume, kFileTakes, [this, volume, size_mib, revoked, done = std::move(done)] {
+    if (auto fine = check_id(volume); !fine) return done(std::move(fine));
+    if (size_mib.value < 1) {
+      return done(make_error(
+          Errc::invalid, fmt::format("size_mib: {} is out of range: 1 and more", size_mib.value)));
+    }
+    const auto there = find(volume);
+    if (there && (*there)->size_mib != size_mib) {
+      return done(make_error(Errc::conflict, fmt::format("{} is there with {} MiB", volume.value,
+                                                         (*there)->size_mib.value)));
+    }
+    if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}};
+    done({});
+  });
+}
+
+void SimBlockStore::grow(const VolumeId& volume, Mib size_mib, Callback<void> done) {
+  later(volume, kServerTakes, [this, volume, size_mib, done = std::move(done)] {
+    const auto truth = find(volume);
+    if (!truth) return done(truth.error());
+    if (size_mib < (*truth)->size_mib) {
+      return done(make_error(
+          Errc::invalid, fmt::format("size_mib: {} is less than the {} MiB of {}", size_mib.value,
+                                     (*truth)->size_mib.value, volume.value)));
+    }
+    (*truth)->size_mib = size_mib;
+    serve(**truth);
+    done({});
+  });
+}
+
+void SimBlockStore::erase(const VolumeId& volume, Callback<void> done) {
+  later(volume, kFileTakes, [this, volume, done = std::move(done)] {
+    const auto truth = find(volume);
+    if (truth && !(*truth)->attachments.empty()) {
+      return done(
+          make_error(Errc::conflict, "erase " + volume.value + ": is attached; revoke it first"));
+    }
+    device_.volumes.erase(volume);
+    done({});
+  });
+}
+
+Result<VolumeEndpoint> SimBlockStore::admit(const VolumeId& volume, VolumeTruth& truth,
+                                            const Epoch& epoch, const Epoch& beside) {
+  const std::string what = fmt::format("attach {} with epoch {}", volume.value, to_string(epoch));
+  auto& all = truth.attachments;
+  if (const auto same = all.find(epoch); same != all.end()) return same->second;
+  if (epoch <= truth.revoked || (!all.empty() && epoch < all.rbegin()->first)) {
+    return make_error(Errc::fenced, what + ": a newer one is known");
+  }
+  for (const auto& [other, at] : all) {
+    if (other == beside) continue;
+    return make_error(Errc::conflict, fmt::format("{}: epoch {} is attached; revoke it first", what,
+                                                  to_string(other)));
+  }
+  const std::uint64_t serial = ++device_.serial;
+  const int port = all.empty() ? static_cast<int>(10'000 + serial) : all.begin()->second.port;
+  all[epoch] = {"nbd",
+                "127.0.0.1",
+                port,
+                fmt::format("{}-{}-{:032x}", volume.value, to_string(epoch), serial),
+                fmt::format("e{}", epoch.counter),
+                fmt::format("{:064x}", serial)};
+  return all[epoch];
+}
+
+void SimBlockStore::attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
+                           Callback<VolumeEndpoint> done) {
+  later(volume, kServerTakes + obedience(volume),
+        [this, volume, epoch, beside, done = std::move(done)] {
+          const auto truth = find(volume);
+          if (!truth) return done(truth.error());
+          auto at = admit(volume, **truth, epoch, beside);
+          if (at) serve(**truth);
+          done(std::move(at));
+        });
+}
+
+void SimBlockStore::revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+  later(volume, obedience(volume), [this, volume, epoch, done = std::move(done)] {
+    const auto truth = find(volume);
+    if (!truth) return done(truth.error());
+    (*truth)->revoked = std::max((*truth)->revoked, epoch);
+    std::erase_if((*truth)->attachments, [&](const auto& one) { return one.first <= epoch; });
+    serve(**truth);
+    done({});
+  });
+}
+
+std::vector<ObservedVolume> SimBlockStore::observe() const {
+  std::vector<ObservedVolume> seen;
+  for (const auto& [id, truth] : device_.volumes) {
+    ObservedVolume one;
+    one.volume = id;
+    one.size_mib = truth.size_mib;
+    one.used_bytes = {static_cast<std::int64_t>(truth.blocks.size()) * DeviceTruth::kBlockBytes};
+    one.revoked = truth.revoked;
+    for (const auto& [epoch, at] : truth.attachments) one.epochs.push_back(epoch);
+    one.served = !truth.exports.empty();
+    seen.push_back(std::move(one));
+  }
+  return seen;
+}
+
+}  // namespace virga::sim

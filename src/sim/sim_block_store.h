@@ -1,0 +1,74 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "driver/block_store.h"
+
+namespace virga::sim {
+
+/// One volume as it really is: what stands on the disk and what its server does.
+struct VolumeTruth {
+  Mib size_mib;
+  Epoch revoked;
+  std::map<Epoch, VolumeEndpoint> attachments;  ///< on the disk
+  std::map<Epoch, VolumeEndpoint> exports;      ///< whom the server lets in; empty = there is none
+  bool hangs = false;                           ///< the server lives and answers nobody
+  std::map<std::int64_t, int> blocks;           ///< 64 KiB each: number -> byte that fills it
+};
+
+/// A device of a storage node. It outlives agents and servers. Consumers come to it directly.
+struct DeviceTruth {
+  static constexpr std::int64_t kBlockBytes = 64 << 10;
+
+  /// Fills whole blocks. False when nobody lets this consumer in, or it goes beyond the end.
+  bool write(const VolumeEndpoint& with, std::int64_t offset, std::int64_t bytes, int value);
+
+  /// The byte that fills all of the range; nothing when it is not one, or for whom write() would say no.
+  std::optional<int> read(const VolumeEndpoint& with, std::int64_t offset,
+                          std::int64_t bytes) const;
+
+  /// Ends a volume's server; its agent hears of it.
+  void kill_server(const VolumeId& volume);
+
+  std::map<VolumeId, VolumeTruth> volumes;
+  std::uint64_t serial = 0;                             ///< of secrets and ports
+  std::function<void(const VolumeId&)> on_server_ended;  ///< of the agent that runs now
+
+ private:
+  const VolumeTruth* admit(const VolumeEndpoint& with, std::int64_t end) const;
+};
+
+/// The agent's driver of one simulated device: the same promises as NbdStore, in virtual time.
+class SimBlockStore : public BlockStore {
+ public:
+  SimBlockStore(Loop& agent, DeviceTruth& device);
+  ~SimBlockStore() override;
+
+  void open(Callback<void> done) override;
+  void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
+              Callback<void> done) override;
+  void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) override;
+  void erase(const VolumeId& volume, Callback<void> done) override;
+  void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
+              Callback<VolumeEndpoint> done) override;
+  void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
+  std::vector<ObservedVolume> observe() const override;
+
+ private:
+  void later(const VolumeId& volume, Duration takes, Task task);
+  Result<VolumeTruth*> find(const VolumeId& volume);
+  Duration obedience(const VolumeId& volume) const;
+  Result<VolumeEndpoint> admit(const VolumeId& volume, VolumeTruth& truth, const Epoch& epoch,
+                               const Epoch& beside);
+
+  Loop& agent_;
+  DeviceTruth& device_;
+  std::map<VolumeId, Instant> busy_until_;  ///< calls of one volume end in their order
+  std::shared_ptr<int> alive_ = std::make_shared<int>(0);
+};
+
+}  // namespace virga::sim
