@@ -49,6 +49,14 @@ def show_inventory(cloud):
     say(cloud.cli("vm", "list", text=True).rstrip())
 
 
+def show_answers(cloud, namespace, addresses):
+    """Each guest's own answer over HTTP, through its address."""
+    for name, address in addresses.items():
+        said = cloud.wait(f"{name} answers HTTP", lambda at=address: cloud.http(namespace, at), 60)
+        say(f"{name} answers at {address}: boot {said['boot_id'][:8]}, up {said['uptime_ms'] / 1000:.1f} s, "
+            f"request {said['counter']}")
+
+
 def recovery(cloud, host, lost, began_ms, after, answers):
     """Prints when each VM of a lost host was noticed, fenced, placed, started and answering; returns the slowest."""
     def of(kind, subject):
@@ -152,6 +160,7 @@ def run(cloud, packages, keep):
         namespace = cloud.attach_client(f"{tenant}/{network}", client)
     addresses = {name: cloud.address(name) for name in NAMES}
     show_inventory(cloud)
+    show_answers(cloud, namespace, addresses)
 
     title("live migration under ping, TCP echo and HTTP")
     migrate(cloud, namespace, addresses)

@@ -149,7 +149,7 @@ class Clustering(unittest.TestCase):
             self.assertIn(vm, [r["vm"] for r in loss["restarts"]])
         self.assertTrue(plan["absorbed"])
 
-    def test_07_A1_F1_A1_F4_A1_06_A1_09_power_loss_fence_by_bmc_and_restart_elsewhere(self):
+    def test_07_A1_F1_A1_F4_A1_06_power_loss_fence_by_bmc_and_restart_elsewhere(self):
         vm = VMS[0]
         before, after = self.status(vm), self.cloud.last_event()
         self.cloud.lab("fail", before["host"], "--how", "power")
@@ -200,6 +200,26 @@ class Clustering(unittest.TestCase):
         self.assertTrue(0 < facts["downtime_ms"] < 10_000, facts)
         self.assertGreater(facts["transferred_bytes"], 1 << 20)
         self.cloud.cli("host", "activate", before["host"])
+
+    def test_10_A1_09_F_B8_a_failing_host_that_lives_is_evacuated_alive(self):
+        boots = {name: self.answer(name)["boot_id"] for name in VMS}
+        host, after = self.status(VMS[0])["host"], self.cloud.last_event()
+        health = os.path.join(self.cloud.data, "hosts", host, "degraded")
+        with open(health, "w", encoding="utf-8") as file:
+            file.write("a disk reports reallocated sectors\n")
+        self.addCleanup(lambda: os.path.exists(health) and os.remove(health))
+
+        def empty():
+            return all(v["status"]["host"] != host and not v["status"]["operation"]
+                       for v in self.cloud.vms().values())
+        self.cloud.wait(f"{host} is empty", empty, 90)
+        for name in VMS:
+            self.assertEqual(self.answer(name)["boot_id"], boots[name], "it moved alive, nothing was restarted")
+        told = self.event(after, "host.degraded", f"host/{host}")
+        self.assertIn("reallocated sectors", told["text"])
+        self.assertEqual(self.event(after, "vm.moved", f"vm/{VMS[0]}")["facts"]["source"], host)
+        os.remove(health)
+        self.cloud.wait(f"{host} is well", lambda: self.cloud.hosts()[host]["status"]["health"] == "alive", 30)
 
     def test_11_A1_15_a_switch_that_is_made_or_deleted_is_made_or_deleted_on_every_hypervisor(self):
         hosts = [host["network_namespace"] for host in self.cloud.lab("status")["hosts"]]

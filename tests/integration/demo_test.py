@@ -74,6 +74,8 @@ class Demo(unittest.TestCase):
         self.assert_lost_host(self.section(sections, "power loss of a host"), "bmc_power_off")
         self.assert_lost_host(self.section(sections, "all links of a host are cut"), "lease_and_leash")
         self.assertIn("no VM ran twice", text)
+        answers = re.findall(r"^\S+/web-\d answers at \S+: boot [0-9a-f]{8}, .* request \d+$", text, re.M)
+        self.assertEqual(len(answers), 6, text)
         self.assertRegex(text, r"moved alive from host-\d to host-\d")
 
     def section(self, sections, title):
@@ -87,9 +89,10 @@ class Demo(unittest.TestCase):
         self.assertIsNotNone(carried, section)
         for vm in carried[1].split(", "):
             line = next(line.split() for line in section.splitlines() if line.startswith(vm + " "))
-            detected, _, placed, started, answering = line[1:6]
+            detected, fenced, placed, started, answering = line[1:6]
             self.assertEqual(line[6], proof, section)
-            self.assertLess(float(detected), float(placed), section)
+            self.assertLess(float(detected), float(fenced), section)
+            self.assertLessEqual(float(fenced), float(placed), section)
             self.assertLess(float(placed), float(started), section)
             self.assertLess(float(started), float(answering), section)
 
