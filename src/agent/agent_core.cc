@@ -24,6 +24,7 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
       options_(std::move(options)),
       heartbeat_timer_(on_.loop),
       lease_timer_(on_.loop) {
+  incarnation_ = options_.incarnation;
   probe_.from = options_.hello.host;
   probe_.boot_id = options_.hello.boot_id;
   // Another beginning in each run; 48 bits pass through JSON numbers of all kinds.
@@ -82,7 +83,9 @@ void AgentCore::link_received(const ServerMessage& message) {
                       message.welcome->incarnation, incarnation_));
       return on_.link.reconnect();
     }
+    const bool newer = message.welcome->incarnation > incarnation_;
     incarnation_ = message.welcome->incarnation;
+    if (newer && options_.keep_incarnation) options_.keep_incarnation(incarnation_);
     take_policy(message.welcome->policy);
     welcomed_ = true;
     report_now();

@@ -45,6 +45,8 @@ struct AgentDependencies {
 struct AgentOptions {
   Hello hello;           ///< all but `hypervisor`, which the driver answers
   int probed_peers = 3;  ///< each heartbeat asks the next ones in the ring of names
+  std::uint64_t incarnation = 0;  ///< of the newest server's state that this host has followed in earlier runs
+  std::function<void(std::uint64_t)> keep_incarnation;  ///< for the next run; may be empty
 };
 
 /// The agent without its sockets and processes: leases, epochs, adoption, reports, peer probes, commands. It runs the

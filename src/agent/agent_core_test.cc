@@ -16,11 +16,13 @@ using test::FakeHypervisor;
 using test::FakeLink;
 
 struct Agent {
-  explicit Agent(SimLoop& world, const std::string& name = "a")
+  explicit Agent(SimLoop& world, const std::string& name = "a") : Agent(world, options(name)) {}
+
+  Agent(SimLoop& world, AgentOptions with)
       : loop(world),
         core({world, hypervisor, fabric, guard, link, link, [] { return Capacity(); },
               [] { return std::string(); }},
-             options(name)) {
+             std::move(with)) {
     core.start([](Result<void>) {});
     core.link_opened();
   }
@@ -192,6 +194,23 @@ TEST(AgentCore, F_B6_F_F11_a_server_with_an_older_incarnation_is_not_followed) {
   agent.grant(agent.now_ms());
   agent.start_vm("acme/web");
   EXPECT_EQ(agent.hypervisor.copies.size(), 1U);
+}
+
+TEST(AgentCore, F_B6_F_F11_nor_by_the_next_run_of_the_agent) {
+  SimLoop loop;
+  std::uint64_t kept = 0;
+  const auto options = [&] {
+    AgentOptions made = Agent::options("a");
+    made.incarnation = kept;
+    made.keep_incarnation = [&](std::uint64_t incarnation) { kept = incarnation; };
+    return made;
+  };
+  Agent(loop, options()).welcome(3);
+  EXPECT_EQ(kept, 3U);
+  Agent next(loop, options());
+  next.welcome(2);
+  EXPECT_EQ(next.link.reconnects, 1) << "a server restored from an old backup, by mistake";
+  EXPECT_EQ(kept, 3U);
 }
 
 TEST(AgentCore, F_B6_F_F2_a_restarted_agent_starts_nothing_and_moves_no_guard_unasked) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -84,6 +85,7 @@ class Agent {
 
  private:
   std::string identity_path() const { return arguments_.data + "/identity.json"; }
+  std::string incarnation_path() const { return arguments_.data + "/incarnation"; }
   void join();
   void joined(const Result<HttpResponse>& response);
   void try_join_again(const std::string& why);
@@ -143,6 +145,7 @@ void Agent::joined(const Result<HttpResponse>& response) {
   if (response->status >= 300) return try_join_again("refused: " + response->body.substr(0, 300));
   const auto answer = from_json_text<JoinAnswer>(response->body, UnknownFields::ignore);
   if (!answer) return fail(answer.error());
+  ::unlink(incarnation_path().c_str());  // of another cloud, if there was one
   const Identity identity{answer->certificate, answer->private_key, answer->trusted};
   if (auto kept = write_file_atomically(identity_path(), to_json_text(identity), 0600); !kept) {
     return fail(kept.error());
@@ -210,6 +213,13 @@ Result<void> Agent::begin(const Identity& identity) {
   connection_ = std::make_unique<AgentConnection>(loop_, link, std::stoull(jitter, nullptr, 16));
   AgentOptions core_options;
   core_options.hello = hello();
+  if (const auto kept = read_file(incarnation_path(), 64)) {
+    std::from_chars(kept->data(), kept->data() + kept->size(), core_options.incarnation);
+  }
+  core_options.keep_incarnation = [path = incarnation_path()](std::uint64_t incarnation) {
+    const auto written = write_file_atomically(path, std::to_string(incarnation), 0600);
+    if (!written) log_line(LogLevel::warning, "agent", written.error().text());
+  };
   core_ = std::make_unique<AgentCore>(
       AgentDependencies{loop_, *hypervisor_, *fabric_, guard_, *connection_, peers_,
                         [this] { return facts_.used(); }, [this] { return degraded(); }},

@@ -91,7 +91,7 @@ class Demo(unittest.TestCase):
             line = next(line.split() for line in section.splitlines() if line.startswith(vm + " "))
             detected, fenced, placed, started, answering = line[1:6]
             self.assertEqual(line[6], proof, section)
-            self.assertLess(float(detected), float(fenced), section)
+            self.assertLessEqual(float(detected), float(fenced), section)
             self.assertLessEqual(float(fenced), float(placed), section)
             self.assertLess(float(placed), float(started), section)
             self.assertLess(float(started), float(answering), section)
