@@ -226,7 +226,7 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
 
 Result<std::uint64_t> read_start_ticks(pid_t pid) {
   const auto text = read_file(fmt::format("/proc/{}/stat", pid));
-  if (!text) return make_error(Errc::not_found, fmt::format("process {} does not exist", pid));
+  if (!text) return wrap_error(fmt::format("look at process {}", pid), text.error());
   // The name in parentheses may hold blanks: fields are counted from its end, before field 3.
   std::size_t at = text->rfind(')');
   for (int field = 2; field < 22 && at != std::string::npos; ++field) at = text->find(' ', at + 1);
@@ -371,11 +371,12 @@ Result<std::unique_ptr<Process>> Process::spawn(AsioLoop& loop, const ProcessOpt
 Result<std::unique_ptr<Process>> Process::adopt(AsioLoop& loop, pid_t pid,
                                                 std::uint64_t start_ticks) {
   Descriptor pidfd(static_cast<int>(sys(SYS_pidfd_open, pid, 0U)));
-  if (!pidfd.valid()) {
-    return make_error(Errc::not_found,
-                      fmt::format("adopt process {}: {}", pid, std::strerror(errno)));
+  if (!pidfd.valid() && errno == ESRCH) {
+    return make_error(Errc::not_found, fmt::format("adopt process {}: it has ended", pid));
   }
+  if (!pidfd.valid()) return errno_error(fmt::format("adopt process {}", pid), errno);
   const auto ticks = read_start_ticks(pid);
+  if (!ticks && ticks.error().code != Errc::not_found) return ticks.error();
   if (!ticks || *ticks != start_ticks) {
     return make_error(Errc::not_found,
                       fmt::format("adopt process {}: the pid now belongs to another process", pid));

@@ -65,7 +65,7 @@ class Process {
   static Result<std::unique_ptr<Process>> spawn(AsioLoop& loop, const ProcessOptions& options);
 
   /// Follows a process that is not our child. `start_ticks` (field 22 of /proc/PID/stat) guards against a reused
-  /// pid. Errors: not_found.
+  /// pid. Errors: not_found (it has ended, for certain); any other: nobody knows (exhausted: no descriptor is left).
   static Result<std::unique_ptr<Process>> adopt(AsioLoop& loop, pid_t pid,
                                                 std::uint64_t start_ticks);
 

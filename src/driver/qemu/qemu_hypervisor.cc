@@ -154,8 +154,10 @@ void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info,
                                Callback<HypervisorInfo> done) {
   // Counts the VMs that are being asked, and one for this function itself.
   auto left = std::make_shared<int>(1);
-  auto one_done = [this, left, info, done = std::move(done)] {
+  auto unknown = std::make_shared<std::optional<Error>>();
+  auto one_done = [this, left, unknown, info, done = std::move(done)] {
     if (--*left > 0) return;
+    if (*unknown) return done(**unknown);
     ticker_.set_after(kTick, [this] { tick(); });
     done(*info);
   };
@@ -173,8 +175,12 @@ void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info,
     auto vm = make_vm(*folder, record->launch);
     vms_[id] = vm;
     ++*left;
-    vm->adopt(*record, [this, id, one_done](Result<void> adopted) {
-      if (!adopted) {
+    vm->adopt(*record, [this, id, unknown, one_done](Result<void> adopted) {
+      // Of what may still run nobody says that it has ended: the agent begins anew.
+      const bool ended = !adopted && (adopted.error().code == Errc::not_found ||
+                                      adopted.error().code == Errc::unavailable);
+      if (!adopted && !ended) *unknown = wrap_error("adopt " + id.value, adopted.error());
+      if (ended) {
         log_line(LogLevel::info, "qemu", adopted.error().text());
         vms_.erase(id);
       }

@@ -235,6 +235,8 @@ void QemuVm::reconnect() {
 void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
   incoming_ = record.incoming;
   if (const auto adopted = process_.adopt(record); !adopted) {
+    const bool unknown = !process_.exists() && adopted.error().code != Errc::not_found;
+    if (unknown) return context_.loop.post([done = std::move(done), adopted] { done(adopted); });
     if (process_.exists()) process_.kill();  // a guest never runs unguarded
     stage_ = Stage::ended;
     power_ = VmPower::stopped;
