@@ -7,6 +7,7 @@
 #include <string>
 
 #include "driver/block_store.h"
+#include "driver/contract.h"
 
 /// The promises of BlockStore as tests. A test program makes a BlockStoreLab for its implementation, includes
 /// block_store_contract_tests.h in one file and instantiates the suite there.

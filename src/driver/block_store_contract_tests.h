@@ -4,69 +4,56 @@
 
 namespace virga {
 
-#define VIRGA_STORE_OK(call)                                 \
-  do {                                                       \
-    const auto ok_result = (call);                           \
-    ASSERT_TRUE(ok_result.ok()) << ok_result.error().text(); \
-  } while (false)
-
-#define VIRGA_STORE_FAILS(call, expected)                                            \
-  do {                                                                               \
-    const auto failed_result = (call);                                               \
-    ASSERT_FALSE(failed_result.ok());                                                \
-    EXPECT_EQ(failed_result.error().code, expected) << failed_result.error().text(); \
-  } while (false)
-
 TEST_P(BlockStoreContract, R_B1_AVolumeIsMadeUsedAndErased) {
-  VIRGA_STORE_OK(create());
-  VIRGA_STORE_OK(create());
+  VIRGA_OK(create());
+  VIRGA_OK(create());
   EXPECT_EQ(seen().size_mib, Mib{16});
   const auto at = attach(1);
-  VIRGA_STORE_OK(at);
+  VIRGA_OK(at);
   EXPECT_TRUE(use(*at, {Step::reads(0, 0, kBlock), Step::writes(7, kBlock, kBlock)}));
   EXPECT_TRUE(use(*at, {Step::reads(7, kBlock, kBlock)}));
   EXPECT_LT(seen().used_bytes.value, 1 << 20) << "thin";
   EXPECT_TRUE(seen().served);
-  VIRGA_STORE_FAILS(erase(), Errc::conflict);
-  VIRGA_STORE_OK(revoke(1));
-  VIRGA_STORE_OK(erase());
-  VIRGA_STORE_OK(erase());
+  VIRGA_FAILS(erase(), Errc::conflict);
+  VIRGA_OK(revoke(1));
+  VIRGA_OK(erase());
+  VIRGA_OK(erase());
   EXPECT_TRUE(lab->leftovers(data).empty());
 }
 
 TEST_P(BlockStoreContract, R_B2_AnAttachmentIsNamedByItsEpoch) {
-  VIRGA_STORE_FAILS(attach(1), Errc::not_found);
-  VIRGA_STORE_OK(create());
+  VIRGA_FAILS(attach(1), Errc::not_found);
+  VIRGA_OK(create());
   const auto first = attach(5);
-  VIRGA_STORE_OK(first);
+  VIRGA_OK(first);
   EXPECT_GE(first->export_name.size(), 32U);
   const auto again = attach(5);
-  VIRGA_STORE_OK(again);
+  VIRGA_OK(again);
   EXPECT_EQ(to_json_text(*again), to_json_text(*first));
-  VIRGA_STORE_FAILS(attach(4), Errc::fenced);
-  VIRGA_STORE_FAILS(attach(6), Errc::conflict);
+  VIRGA_FAILS(attach(4), Errc::fenced);
+  VIRGA_FAILS(attach(6), Errc::conflict);
   EXPECT_EQ(seen().epochs, (std::vector<Epoch>{{1, 5}}));
-  VIRGA_STORE_OK(revoke(5));
-  VIRGA_STORE_OK(revoke(5));
-  VIRGA_STORE_FAILS(attach(5), Errc::fenced);
+  VIRGA_OK(revoke(5));
+  VIRGA_OK(revoke(5));
+  VIRGA_FAILS(attach(5), Errc::fenced);
   const auto next = attach(6);
-  VIRGA_STORE_OK(next);
+  VIRGA_OK(next);
   EXPECT_NE(next->key, first->key);
   EXPECT_NE(next->export_name, first->export_name);
 }
 
 TEST_P(BlockStoreContract, R_B2_A1_06_ARevokedConsumerIsCutOffAndStaysOut) {
-  VIRGA_STORE_OK(create());
+  VIRGA_OK(create());
   const auto at = attach(1);
-  VIRGA_STORE_OK(at);
+  VIRGA_OK(at);
   lab->use_meanwhile(
       *at, {Step::writes(1, 0, kMib), Step::pauses(milliseconds(1500)), Step::writes(2, 0, kMib)});
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 1; }, seconds(10)));
-  VIRGA_STORE_OK(revoke(1));
+  VIRGA_OK(revoke(1));
   EXPECT_FALSE(lab->used()) << "its second write fails";
   EXPECT_EQ(lab->first_byte(data), 1);
   const auto next = attach(2);
-  VIRGA_STORE_OK(next);
+  VIRGA_OK(next);
   EXPECT_FALSE(use(*at, {Step::writes(3, 0, kBlock)})) << "its key opens nothing";
   VolumeEndpoint guessed = *at;
   guessed.export_name = next->export_name;
@@ -77,25 +64,25 @@ TEST_P(BlockStoreContract, R_B2_A1_06_ARevokedConsumerIsCutOffAndStaysOut) {
 }
 
 TEST_P(BlockStoreContract, R_B2_WhatWasRevokedStaysRevokedAfterARestart) {
-  VIRGA_STORE_OK(create());
-  VIRGA_STORE_OK(attach(3));
-  VIRGA_STORE_OK(revoke(3));
+  VIRGA_OK(create());
+  VIRGA_OK(attach(3));
+  VIRGA_OK(revoke(3));
   lab->restart_agent();
   EXPECT_EQ(seen().revoked, (Epoch{1, 3}));
-  VIRGA_STORE_FAILS(attach(3), Errc::fenced);
-  VIRGA_STORE_OK(attach(4));
+  VIRGA_FAILS(attach(3), Errc::fenced);
+  VIRGA_OK(attach(4));
 }
 
 TEST_P(BlockStoreContract, R_B2_AttachmentsOfAnEarlierVolumeOfTheNameAreRefused) {
-  VIRGA_STORE_OK(create("acme/data", 16, 7));
-  VIRGA_STORE_FAILS(attach(7), Errc::fenced);
-  VIRGA_STORE_OK(attach(8));
+  VIRGA_OK(create("acme/data", 16, 7));
+  VIRGA_FAILS(attach(7), Errc::fenced);
+  VIRGA_OK(attach(8));
 }
 
 TEST_P(BlockStoreContract, R_B1_ConsumersGoOnWhileTheAgentIsReplaced) {
-  VIRGA_STORE_OK(create());
+  VIRGA_OK(create());
   const auto at = attach(1);
-  VIRGA_STORE_OK(at);
+  VIRGA_OK(at);
   lab->use_meanwhile(*at, {Step::writes(1, 0, kBlock), Step::pauses(milliseconds(700)),
                            Step::writes(2, 0, kBlock)});
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 1; }, seconds(10)));
@@ -103,14 +90,14 @@ TEST_P(BlockStoreContract, R_B1_ConsumersGoOnWhileTheAgentIsReplaced) {
   EXPECT_TRUE(lab->used());
   EXPECT_EQ(lab->first_byte(data), 2);
   const auto again = attach(1);
-  VIRGA_STORE_OK(again);
+  VIRGA_OK(again);
   EXPECT_EQ(to_json_text(*again), to_json_text(*at));
 }
 
 TEST_P(BlockStoreContract, R_B1_AServerThatEndedIsThereAgainAtTheSamePlace) {
-  VIRGA_STORE_OK(create());
+  VIRGA_OK(create());
   const auto at = attach(1);
-  VIRGA_STORE_OK(at);
+  VIRGA_OK(at);
   EXPECT_TRUE(use(*at, {Step::writes(9, 0, kBlock)}));
   lab->kill_server(data);
   ASSERT_TRUE(lab->run_until([&] { return !seen().served; }, seconds(5)));
@@ -119,61 +106,61 @@ TEST_P(BlockStoreContract, R_B1_AServerThatEndedIsThereAgainAtTheSamePlace) {
 }
 
 TEST_P(BlockStoreContract, R_B2_AServerThatHangsIsKilledAndTheRevocationHolds) {
-  VIRGA_STORE_OK(create());
+  VIRGA_OK(create());
   const auto at = attach(1);
-  VIRGA_STORE_OK(at);
+  VIRGA_OK(at);
   lab->hang_server(data);
-  VIRGA_STORE_OK(revoke(1));
+  VIRGA_OK(revoke(1));
   const auto next = attach(2);
-  VIRGA_STORE_OK(next);
+  VIRGA_OK(next);
   EXPECT_FALSE(use(*at, {Step::reads(0, 0, kBlock)}));
   EXPECT_TRUE(use(*next, {Step::reads(0, 0, kBlock)}));
 }
 
 TEST_P(BlockStoreContract, R_B2_AHangingServerIsReplacedWhenSomebodyIsLetIn) {
-  VIRGA_STORE_OK(create());
-  VIRGA_STORE_OK(attach(1));
+  VIRGA_OK(create());
+  VIRGA_OK(attach(1));
   lab->hang_server(data);
   const auto beside = attach(2, 1);
-  VIRGA_STORE_OK(beside);
+  VIRGA_OK(beside);
   EXPECT_TRUE(use(*beside, {Step::reads(0, 0, kBlock)}));
 }
 
 TEST_P(BlockStoreContract, R_B2_R_B4_AMoveHasTwoAttachmentsAndEndsWithOne) {
-  VIRGA_STORE_OK(create());
+  VIRGA_OK(create());
   const auto source = attach(1);
-  VIRGA_STORE_OK(source);
+  VIRGA_OK(source);
   const auto destination = attach(2, 1);
-  VIRGA_STORE_OK(destination);
+  VIRGA_OK(destination);
   EXPECT_EQ(seen().epochs.size(), 2U);
   lab->use_meanwhile(*destination, {Step::writes(5, 0, kBlock), Step::pauses(milliseconds(500)),
                                     Step::writes(6, 0, kBlock)});
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 5; }, seconds(10)));
-  VIRGA_STORE_OK(revoke(1));
+  VIRGA_OK(revoke(1));
   EXPECT_TRUE(lab->used()) << "the one that stays is not disturbed";
   EXPECT_FALSE(use(*source, {Step::reads(0, 0, kBlock)}));
   EXPECT_EQ(seen().epochs, (std::vector<Epoch>{{1, 2}}));
 }
 
 TEST_P(BlockStoreContract, R_B1_AVolumeGrowsAlsoWhileItIsAttached) {
-  VIRGA_STORE_OK(create());
-  VIRGA_STORE_FAILS(grow(8), Errc::invalid);
-  VIRGA_STORE_OK(grow(24));
+  VIRGA_OK(create());
+  VIRGA_FAILS(grow(8), Errc::invalid);
+  VIRGA_OK(grow(24));
   const auto at = attach(1);
-  VIRGA_STORE_OK(at);
+  VIRGA_OK(at);
   EXPECT_TRUE(use(*at, {Step::writes(4, 23 * kMib, kBlock)}));
-  VIRGA_STORE_OK(grow(32));
+  VIRGA_OK(grow(32));
   EXPECT_EQ(seen().size_mib, Mib{32});
   EXPECT_TRUE(use(*at, {Step::reads(4, 23 * kMib, kBlock), Step::writes(4, 31 * kMib, kBlock)}));
 }
 
 TEST_P(BlockStoreContract, R_B1_WhatIsNoVolumeIsRefusedByName) {
-  VIRGA_STORE_FAILS(create("acme/../etc"), Errc::invalid);
-  VIRGA_STORE_FAILS(create("data"), Errc::invalid);
-  VIRGA_STORE_FAILS(create("acme/data", 0), Errc::invalid);
-  VIRGA_STORE_OK(create());
-  VIRGA_STORE_FAILS(create("acme/data", 17), Errc::conflict);
-  VIRGA_STORE_FAILS(grow(1), Errc::invalid);
+  VIRGA_FAILS(create("acme/../etc"), Errc::invalid);
+  VIRGA_FAILS(create("data"), Errc::invalid);
+  VIRGA_FAILS(create("acme/data", 0), Errc::invalid);
+  VIRGA_OK(create());
+  VIRGA_FAILS(create("acme/data", 17), Errc::conflict);
+  VIRGA_FAILS(grow(1), Errc::invalid);
   EXPECT_EQ(lab->store().observe().size(), 1U);
 }
 

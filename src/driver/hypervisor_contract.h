@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "driver/contract.h"
 #include "driver/hypervisor.h"
 
 /// The promises of Hypervisor as tests. A test program makes a HypervisorLab for its implementation, includes
@@ -114,18 +115,5 @@ class HypervisorContract : public testing::TestWithParam<MakeHypervisorLab> {
 
   std::unique_ptr<HypervisorLab> lab = GetParam()();
 };
-
-#define VIRGA_OK(result)                                   \
-  do {                                                     \
-    const auto& outcome_ = (result);                       \
-    ASSERT_TRUE(outcome_.ok()) << outcome_.error().text(); \
-  } while (false)
-
-#define VIRGA_FAILS(result, errc)                                      \
-  do {                                                                 \
-    const auto outcome_ = (result);                                    \
-    ASSERT_FALSE(outcome_.ok());                                       \
-    EXPECT_EQ(outcome_.error().code, errc) << outcome_.error().text(); \
-  } while (false)
 
 }  // namespace virga

@@ -17,11 +17,18 @@ constexpr int kWorkers = 2;
 constexpr std::size_t kJobsMax = 256;
 constexpr std::int64_t kSizeMibMax = 64LL << 20;  // 64 TiB
 
-/// Image first: a volume without a record was never made.
+/// Image first, anew: what an erasure that was cut short has left is nobody's to read. A record that
+/// cannot be read is never replaced: it says who is shut out.
 Result<void> make_files(const VolumeFolder& folder, const VolumeRecord& record) {
   if (auto made = make_folders(folder.path, 0700); !made) return made;
+  const auto there = read_record(folder);
+  if (there && there->size_mib == record.size_mib) return {};  // by a call a moment ago
+  if (there || there.error().code != Errc::not_found) {
+    const std::string why = there ? "it is there with another size" : there.error().text();
+    return make_error(Errc::conflict, "create " + record.volume.value + ": " + why);
+  }
   const std::string path = folder.image();
-  const Descriptor image(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600));
+  const Descriptor image(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600));
   if (!image.valid()) return errno_error("create " + path, errno);
   if (::ftruncate(image.get(), to_bytes(record.size_mib).value) != 0 || ::fsync(image.get()) != 0) {
     return errno_error("create " + path, errno);
@@ -58,7 +65,7 @@ void NbdStore::open(Callback<void> done) {
       });
 }
 
-/// One that cannot be served now is tried again by itself and holds up no other.
+/// One that cannot be served now holds up no other.
 void NbdStore::resume_all(Callback<void> done) {
   auto left = std::make_shared<std::size_t>(volumes_.size());
   if (*left == 0) return done({});

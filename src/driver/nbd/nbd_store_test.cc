@@ -36,6 +36,10 @@ class NbdLab : public BlockStoreLab {
 
   BlockStore& store() override { return *store_; }
 
+  std::string path(const VolumeId& volume, const std::string& name) const {
+    return options_.directory + "/" + volume.value + "/" + name;
+  }
+
   void restart_agent() override {
     store_.reset();
     start();
@@ -165,6 +169,49 @@ class NbdLab : public BlockStoreLab {
 
 std::unique_ptr<BlockStoreLab> make_lab() { return std::make_unique<NbdLab>(); }
 
+class NbdStoreTest : public BlockStoreContract {
+ protected:
+  NbdLab& nbd() { return static_cast<NbdLab&>(*lab); }
+};
+
+TEST_P(NbdStoreTest, R_B2_ADamagedRecordIsNotReplacedAndLetsNobodyIn) {
+  VIRGA_OK(create());
+  VIRGA_OK(attach(3));
+  VIRGA_OK(revoke(3));
+  ASSERT_TRUE(replace_file(nbd().path(data, "volume.json"), "{", 0600).ok());
+  lab->restart_agent();
+  VIRGA_FAILS(attach(3), Errc::not_found);
+  VIRGA_FAILS(create(), Errc::conflict);
+  VIRGA_FAILS(attach(3), Errc::not_found);
+}
+
+TEST_P(NbdStoreTest, R_B1_WhatAnErasureLeftIsNotReadByTheNextOwner) {
+  ASSERT_TRUE(make_folders(nbd().path(data, ""), 0700).ok());
+  ASSERT_TRUE(replace_file(nbd().path(data, "volume.raw"), std::string(1 << 20, 's')).ok());
+  VIRGA_OK(create());
+  EXPECT_EQ(lab->first_byte(data), 0);
+}
+
+TEST_P(NbdStoreTest, R_B2_R_F1_AServerThatNobodyCanLookAtProvesNothing) {
+  VIRGA_OK(create());
+  const auto at = attach(1);
+  VIRGA_OK(at);
+  const std::string record = nbd().path(data, "server.json");
+  fs::rename(record, record + ".aside");
+  fs::create_directory(record);  // reading it fails, and not because it is not there
+  lab->restart_agent();
+  const auto refused = revoke(1);
+  ASSERT_FALSE(refused.ok()) << "its server runs and nobody has ended it";
+  EXPECT_NE(refused.error().code, Errc::not_found);
+  EXPECT_TRUE(use(*at, {Step::writes(1, 0, kBlock)}));
+  fs::remove(record);
+  fs::rename(record + ".aside", record);
+  VIRGA_OK(revoke(1));
+  EXPECT_FALSE(use(*at, {Step::writes(2, 0, kBlock)}));
+  EXPECT_EQ(lab->first_byte(data), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(Nbd, NbdStoreTest, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockStoreContract, testing::Values(&make_lab));
 
 }  // namespace

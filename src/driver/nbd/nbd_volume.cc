@@ -11,14 +11,17 @@
 
 #include "base/log.h"
 #include "edge/file.h"
+#include "edge/listen_tcp.h"
 #include "edge/tls.h"
 
 namespace virga {
 namespace {
 
 constexpr std::size_t kWaitingMax = 32;
+constexpr int kBacklog = 64;
 constexpr Duration kRestartFirst = milliseconds(100);
 constexpr Duration kRestartMax = seconds(5);
+constexpr Duration kExitWithin = seconds(4);
 
 /// The volume, the epoch and what nobody can guess. Without characters that mean something to QEMU.
 AttachmentRecord new_attachment(const VolumeId& volume, const Epoch& epoch) {
@@ -35,7 +38,7 @@ NbdVolume::NbdVolume(NbdContext& context, VolumeFolder folder, VolumeRecord reco
     : context_(context),
       folder_(std::move(folder)),
       record_(std::move(record)),
-      obey_(context.loop),
+      exit_deadline_(context.loop),
       restart_(context.loop),
       restart_pause_(kRestartFirst) {}
 
@@ -48,15 +51,16 @@ void NbdVolume::enqueue(Step step, Callback<void> done) {
     });
   }
   waiting_.push_back([this, step = std::move(step), done = std::move(done)] {
-    step([this, done, alive = std::weak_ptr(alive_)](Result<void> ended) {
+    const auto ended = [this, done, alive = std::weak_ptr(alive_)](Result<void> outcome) {
       if (alive.expired()) return;
       busy_ = false;
-      if (!waiting_.empty())
-        context_.loop.post([this, alive] {
-          if (!alive.expired()) next();
-        });
-      done(std::move(ended));
-    });
+      context_.loop.post([this, alive] {
+        if (!alive.expired()) next();
+      });
+      done(std::move(outcome));
+    };
+    if (auto known = know_server(); !known) return ended(std::move(known));
+    step(ended);
   });
   context_.loop.post([this, alive = std::weak_ptr(alive_)] {
     if (!alive.expired()) next();
@@ -147,14 +151,17 @@ void NbdVolume::serve(Callback<void> done) {
     if (served || daemon_ == nullptr || !daemon_->running()) return done(std::move(served));
     log_line(LogLevel::warning, "volume",
              record_.volume.value + ": its server is replaced: " + served.error().text());
-    end_server([this, done](const Result<void>&) { serve_once(done); });
+    end_server([this, done](Result<void> ended) {
+      if (!ended) return done(std::move(ended));
+      serve_once(done);
+    });
   });
 }
 
 void NbdVolume::serve_once(Callback<void> done) {
   if (daemon_ != nullptr && daemon_->running() && daemon_->connected()) return align(done);
   if (daemon_ == nullptr || !daemon_->running()) {
-    auto listener = listen_tcp(context_.options.address, record_.port);
+    auto listener = listen_tcp(context_.options.address, record_.port, kBacklog);
     if (!listener) return done(listener.error());
     take_server();
     if (auto launched = daemon_->launch(*listener); !launched) return done(std::move(launched));
@@ -220,36 +227,43 @@ void NbdVolume::revoke(const Epoch& epoch, Callback<void> done) {
 /// is served by another.
 void NbdVolume::cut_off(Callback<void> done) {
   if (daemon_ == nullptr || !daemon_->running()) return done({});
-  if (record_.attachments.empty()) return end_server(std::move(done));
-  auto once = std::make_shared<Callback<void>>(std::move(done));
-  const auto finish = [this, once](Result<void> aligned) {
-    if (*once == nullptr) return;
-    obey_.cancel();
-    const auto told = std::exchange(*once, nullptr);
-    if (aligned) return told({});
+  const auto replace = [this, done](const Error& why) {
     log_line(LogLevel::warning, "volume",
-             record_.volume.value +
-                 ": its server does not obey and is killed: " + aligned.error().text());
-    end_server([this, told](const Result<void>&) { serve(told); });
+             record_.volume.value + ": its server does not obey and is killed: " + why.text());
+    end_server([this, done](Result<void> ended) {
+      if (!ended) return done(std::move(ended));
+      serve(done);
+    });
   };
-  obey_.set_after(context_.options.obey_within, [finish] {
-    finish(make_error(Errc::timeout, "it has not cut off a consumer in time"));
+  if (record_.attachments.empty()) return end_server(std::move(done));
+  if (!daemon_->connected()) return replace(make_error(Errc::unavailable, "it is not connected"));
+  align([replace, done](Result<void> aligned) {
+    if (!aligned) return replace(aligned.error());
+    done({});
   });
-  if (!daemon_->connected()) return finish(make_error(Errc::unavailable, "it is not connected"));
-  align(finish);
 }
 
-/// Its end is the proof: a process that is gone writes nothing.
+/// Its end is the proof: a process that is gone writes nothing. One that a device holds back proves
+/// nothing yet.
 void NbdVolume::end_server(Callback<void> done) {
   served_ = false;
   if (daemon_ == nullptr || !daemon_->running()) return done({});
-  on_exit_ = [done = std::move(done)] { done({}); };
+  exit_deadline_.set_after(kExitWithin, [this] {
+    exited_with(make_error(Errc::timeout, "the server of " + record_.volume.value +
+                                              " was killed and has not ended yet"));
+  });
+  on_exit_ = std::move(done);
   daemon_->kill();
+}
+
+void NbdVolume::exited_with(const Result<void>& outcome) {
+  exit_deadline_.cancel();
+  if (auto told = std::exchange(on_exit_, nullptr)) told(outcome);
 }
 
 void NbdVolume::server_exited() {
   served_ = false;
-  if (auto told = std::exchange(on_exit_, nullptr)) return told();
+  if (on_exit_) return exited_with({});
   if (record_.attachments.empty()) return;
   log_line(LogLevel::warning, "volume", record_.volume.value + ": its server has ended");
   restart_later();
@@ -258,24 +272,34 @@ void NbdVolume::server_exited() {
 void NbdVolume::restart_later() {
   restart_.set_after(restart_pause_, [this] {
     restart_pause_ = std::min(restart_pause_ * 2, kRestartMax);
-    enqueue([this](const Callback<void>& ended) { serve(ended); },
-            [this](Result<void> served) {
-              if (served) return;
-              log_line(LogLevel::warning, "volume",
-                       record_.volume.value + ": " + served.error().text());
-              restart_later();
-            });
+    resume([this](Result<void> resumed) {
+      if (resumed) return;
+      log_line(LogLevel::warning, "volume", record_.volume.value + ": " + resumed.error().text());
+    });
   });
 }
 
+/// One that cannot be served now is tried again by itself.
 void NbdVolume::resume(Callback<void> done) {
   enqueue(
       [this](const Callback<void>& ended) {
-        take_server();
-        if (!daemon_->adopt()) daemon_ = nullptr;
         record_.attachments.empty() ? end_server(ended) : serve(ended);
       },
-      std::move(done));
+      [this, done = std::move(done)](Result<void> resumed) {
+        if (!resumed) restart_later();
+        done(std::move(resumed));
+      });
+}
+
+/// Whether an earlier agent has left a server behind. Until that is known nothing is done: a
+/// consumer might still write through it.
+Result<void> NbdVolume::know_server() {
+  if (daemon_ != nullptr) return {};
+  take_server();
+  const auto adopted = daemon_->adopt();
+  if (adopted || adopted.error().code == Errc::not_found) return {};
+  daemon_ = nullptr;
+  return wrap_error("the server of " + record_.volume.value, adopted.error());
 }
 
 /// A job on the device's files, on a worker.
@@ -298,9 +322,10 @@ void NbdVolume::grow_now(Mib size_mib, const Callback<void>& done) {
                            fmt::format("size_mib: {} is less than the {} MiB of {}", size_mib.value,
                                        record_.size_mib.value, record_.volume.value)));
   }
-  const auto serve_again = [this, done](Result<void> written) {
-    if (!written || record_.attachments.empty()) return done(std::move(written));
-    serve(done);
+  // Whatever became of it, consumers that are attached are served again.
+  const auto serve_again = [this, done](Result<void> grown) {
+    if (record_.attachments.empty()) return done(std::move(grown));
+    serve([grown, done](Result<void> served) { done(grown ? std::move(served) : grown); });
   };
   const auto note = [this, size_mib, serve_again](Result<void> grown) {
     if (!grown) return serve_again(std::move(grown));
@@ -312,7 +337,10 @@ void NbdVolume::grow_now(Mib size_mib, const Callback<void>& done) {
     if (::truncate(path.c_str(), bytes) == 0) return {};
     return errno_error("grow " + path, errno);
   };
-  end_server([this, enlarge, note](const Result<void>&) { on_files(enlarge, note); });
+  end_server([this, enlarge, note](Result<void> ended) {
+    if (!ended) return note(std::move(ended));
+    on_files(enlarge, note);
+  });
 }
 
 void NbdVolume::erase(Callback<void> done) {
@@ -333,7 +361,10 @@ void NbdVolume::erase_now(const Callback<void>& done) {
     if (!failed) return {};
     return errno_error("remove " + path, failed.value());
   };
-  end_server([this, remove, done](const Result<void>&) { on_files(remove, done); });
+  end_server([this, remove, done](Result<void> ended) {
+    if (!ended) return done(std::move(ended));
+    on_files(remove, done);
+  });
 }
 
 ObservedVolume NbdVolume::observe() const {

@@ -55,10 +55,12 @@ class NbdVolume {
   void serve(Callback<void> done);
   void serve_once(Callback<void> done);
   void take_server();
+  Result<void> know_server();
   void align(Callback<void> done);
   void align_with(const std::vector<std::string>& served, Callback<void> done);
   void cut_off(Callback<void> done);
   void end_server(Callback<void> done);
+  void exited_with(const Result<void>& outcome);
   void server_exited();
   void restart_later();
 
@@ -70,8 +72,8 @@ class NbdVolume {
   bool busy_ = false;
   bool served_ = false;
   bool port_changed_ = false;
-  Task on_exit_;  ///< who waits for the server's end
-  Timer obey_;
+  Callback<void> on_exit_;  ///< who waits for the server's end
+  Timer exit_deadline_;
   Timer restart_;
   Duration restart_pause_;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);

@@ -1,12 +1,8 @@
 #include "driver/nbd/storage_daemon.h"
 
-#include <arpa/inet.h>
-#include <netinet/in.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <csignal>
 #include <utility>
 
@@ -20,45 +16,11 @@ namespace json = boost::json;
 
 constexpr int kQmpDescriptor = 10;
 constexpr int kListenDescriptor = 11;
-constexpr int kBacklog = 64;
 constexpr Duration kGreeting = seconds(5);
 
 std::string text_of(const json::object& object) { return json::serialize(object); }
 
-/// An address as the kernel takes it.
-Result<sockaddr_in> socket_address(const std::string& address, int port) {
-  sockaddr_in made{};
-  made.sin_family = AF_INET;
-  made.sin_port = htons(static_cast<std::uint16_t>(port));
-  if (::inet_pton(AF_INET, address.c_str(), &made.sin_addr) == 1) return made;
-  return make_error(Errc::invalid, "\"" + address + "\" is no IPv4 address");
-}
-
 }  // namespace
-
-Result<Descriptor> listen_tcp(const std::string& address, int port) {
-  const auto where = socket_address(address, port);
-  if (!where) return where.error();
-  Descriptor listener(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const std::string what = "listen on " + address + ":" + std::to_string(port);
-  if (!listener.valid()) return errno_error(what, errno);
-  const int yes = 1;
-  ::setsockopt(listener.get(), SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-  const auto* generic = reinterpret_cast<const sockaddr*>(&*where);
-  if (::bind(listener.get(), generic, sizeof(sockaddr_in)) != 0 ||
-      ::listen(listener.get(), kBacklog) != 0) {
-    if (errno == EADDRINUSE) return make_error(Errc::conflict, what + ": the port is taken");
-    return errno_error(what, errno);
-  }
-  return listener;
-}
-
-int port_of(const Descriptor& listener) {
-  sockaddr_in bound{};
-  socklen_t size = sizeof bound;
-  if (::getsockname(listener.get(), reinterpret_cast<sockaddr*>(&bound), &size) != 0) return 0;
-  return ntohs(bound.sin_port);
-}
 
 StorageDaemon::StorageDaemon(AsioLoop& loop, const NbdOptions& options, VolumeFolder folder,
                              Task exited)
@@ -154,19 +116,25 @@ void StorageDaemon::add_export(const std::string& name, Callback<void> done) {
           });
 }
 
-// The answer to block-export-del comes before the last request has ended; the list knows.
 void StorageDaemon::remove_export(const std::string& name, Callback<void> done) {
   execute("block-export-del", {{"id", name}, {"mode", "hard"}},
           [this, name, done](Result<json::value> answer) {
+            // One that is not there is refused in QEMU's words; the list tells.
             if (!answer && answer.error().code != Errc::internal) return done(answer.error());
-            list_exports([this, name, done](Result<std::vector<std::string>> names) {
-              if (!names) return done(names.error());
-              if (std::find(names->begin(), names->end(), name) == names->end()) return done({});
-              loop_.after(milliseconds(2), [this, name, done, alive = std::weak_ptr(alive_)] {
-                if (!alive.expired()) remove_export(name, done);
-              });
-            });
+            await_removal(name, loop_.now() + options_.obey_within, done);
           });
+}
+
+/// The answer may come before the last request of its consumers has ended; the list knows.
+void StorageDaemon::await_removal(const std::string& name, Instant until, Callback<void> done) {
+  list_exports([this, name, until, done](Result<std::vector<std::string>> names) {
+    if (!names) return done(names.error());
+    if (std::find(names->begin(), names->end(), name) == names->end()) return done({});
+    if (loop_.now() >= until) return done(make_error(Errc::timeout, "an export does not go away"));
+    loop_.after(milliseconds(2), [this, name, until, done, alive = std::weak_ptr(alive_)] {
+      if (!alive.expired()) await_removal(name, until, done);
+    });
+  });
 }
 
 void StorageDaemon::list_exports(Callback<std::vector<std::string>> done) {

@@ -31,7 +31,8 @@ class StorageDaemon {
   /// Starts it on a socket that listens already; it lets nobody in yet. Errors: of Process::spawn.
   Result<void> launch(const Descriptor& listener);
 
-  /// Takes over the one that an earlier agent has started. Errors: not_found.
+  /// Takes over the one that an earlier agent has started. Errors: not_found (there is none, for certain); after any
+  /// other nobody knows.
   Result<void> adopt();
 
   void connect(Callback<void> done);
@@ -40,7 +41,7 @@ class StorageDaemon {
   void add_export(const std::string& name, Callback<void> done);
 
   /// Cuts off whoever uses it. Completes when no request of theirs is under way any more; one that is not there counts
-  /// as removed.
+  /// as removed. Errors: timeout and others; then kill() is what remains.
   void remove_export(const std::string& name, Callback<void> done);
 
   /// Names of the exports that it has now.
@@ -52,6 +53,7 @@ class StorageDaemon {
 
  private:
   void follow(std::unique_ptr<Process> process);
+  void await_removal(const std::string& name, Instant until, Callback<void> done);
   void execute(const std::string& command, boost::json::object arguments,
                Callback<boost::json::value> done);
 
@@ -64,9 +66,5 @@ class StorageDaemon {
   bool open_ = false;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };
-
-/// Listens on `address`; port 0 = one that is free. Errors: invalid (address), conflict (the port is taken).
-Result<Descriptor> listen_tcp(const std::string& address, int port);
-int port_of(const Descriptor& listener);
 
 }  // namespace virga

@@ -12,6 +12,7 @@
 
 #include "driver/qmp/unix_socket.h"
 #include "edge/file.h"
+#include "edge/listen_tcp.h"
 #include "edge/tls.h"
 
 namespace virga {
@@ -70,16 +71,12 @@ Result<std::unique_ptr<MigrationListener>> MigrationListener::listen(AsioLoop& l
                                                                      const std::string& address,
                                                                      std::string secret,
                                                                      Handler handler) {
-  const auto parsed = parse_address(address, 0);
-  if (!parsed) return parsed.error();
-  Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket.valid()) return errno_error("make a socket", errno);
-  if (::bind(socket.get(), reinterpret_cast<const sockaddr*>(&*parsed), sizeof *parsed) != 0 ||
-      ::listen(socket.get(), 4) != 0) {
-    return errno_error("listen for a migration on " + address, errno);
-  }
+  constexpr int kBacklog = 4;
+  auto socket = listen_tcp(address, 0, kBacklog);
+  if (!socket) return wrap_error("listen for a migration", socket.error());
+  ::fcntl(socket->get(), F_SETFL, ::fcntl(socket->get(), F_GETFL) | O_NONBLOCK);
   return std::unique_ptr<MigrationListener>(
-      new MigrationListener(loop, std::move(socket), std::move(secret), std::move(handler)));
+      new MigrationListener(loop, std::move(*socket), std::move(secret), std::move(handler)));
 }
 
 MigrationListener::MigrationListener(AsioLoop& loop, Descriptor socket, std::string secret,
@@ -88,10 +85,7 @@ MigrationListener::MigrationListener(AsioLoop& loop, Descriptor socket, std::str
       socket_(std::move(socket)),
       secret_(std::move(secret)),
       handler_(std::move(handler)) {
-  sockaddr_in address{};
-  socklen_t size = sizeof address;
-  ::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&address), &size);
-  port_ = ntohs(address.sin_port);
+  port_ = static_cast<std::uint16_t>(port_of(socket_));
   loop_.watch_descriptor(socket_.get(), [this] { accept(); });
 }
 
