@@ -17,8 +17,8 @@ constexpr int kWorkers = 2;
 constexpr std::size_t kJobsMax = 256;
 constexpr std::int64_t kSizeMibMax = 64LL << 20;  // 64 TiB
 
-/// Image first, anew: what an erasure that was cut short has left is nobody's to read. A record that
-/// cannot be read is never replaced: it says who is shut out.
+/// Image first, anew: what an erasure that was cut short has left is nobody's to read. A record
+/// that cannot be read is never replaced: it says who is shut out.
 Result<void> make_files(const VolumeFolder& folder, const VolumeRecord& record) {
   if (auto made = make_folders(folder.path, 0700); !made) return made;
   const auto there = read_record(folder);
