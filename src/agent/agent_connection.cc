@@ -1,9 +1,23 @@
 #include "agent/agent_connection.h"
 
+#include <fmt/format.h>
+
 #include "base/log.h"
 #include "base/reflect.h"
 
 namespace virga {
+namespace {
+
+constexpr const char* kServerName = "virga-server";
+constexpr Duration kUploadDeadline = seconds(8);  // below that of the command which asks for it
+
+}  // namespace
+
+Duration wait_before_retry(const AgentConnectionOptions& options, int failures, Rng& jitter) {
+  Duration wait = options.retry_first * (1 << std::min(failures, 6));
+  wait = std::min(wait, options.retry_max);
+  return milliseconds(jitter.between(to_ms(wait) / 2, to_ms(wait)));
+}
 
 AgentConnection::AgentConnection(AsioLoop& loop, AgentConnectionOptions options,
                                  std::uint64_t jitter_seed)
@@ -22,15 +36,15 @@ void AgentConnection::connect() {
   HttpCall call;
   call.url = options_.server + "/v1/agent";
   call.tls = options_.tls;
-  call.server_name = "virga-server";
+  call.server_name = kServerName;
   call.deadline = seconds(5);
   call.idle_deadline = seconds(8);
-  call.user_timeout = seconds(5);
-  open_message_socket(loop_, std::move(call),
-                      [this, alive = std::weak_ptr(alive_)](
-                          Result<std::shared_ptr<MessageSocket>> socket) {
-                        if (!alive.expired()) connected(std::move(socket));
-                      });
+  call.user_timeout = kLinkUserTimeout;
+  open_message_socket(
+      loop_, std::move(call),
+      [this, alive = std::weak_ptr(alive_)](Result<std::shared_ptr<MessageSocket>> socket) {
+        if (!alive.expired()) connected(std::move(socket));
+      });
 }
 
 void AgentConnection::connected(Result<std::shared_ptr<MessageSocket>> socket) {
@@ -58,12 +72,8 @@ void AgentConnection::connected(Result<std::shared_ptr<MessageSocket>> socket) {
 }
 
 void AgentConnection::lost(const std::string& reason) {
-  Duration wait = options_.retry_first * (1 << std::min(failures_, 6));
-  wait = std::min(wait, options_.retry_max);
-  ++failures_;
-  const std::int64_t shortened = jitter_.between(to_ms(wait) / 2, to_ms(wait));
   log_line(LogLevel::info, "agent", "no session with " + options_.server + ": " + reason);
-  timer_.set_after(milliseconds(shortened), [this] { connect(); });
+  timer_.set_after(wait_before_retry(options_, failures_++, jitter_), [this] { connect(); });
 }
 
 void AgentConnection::send(AgentMessage message) {
@@ -71,6 +81,23 @@ void AgentConnection::send(AgentMessage message) {
   if (auto sent = socket_->send(to_json_text(message)); !sent) {
     log_line(LogLevel::warning, "agent", sent.error().text());
   }
+}
+
+void AgentConnection::upload(std::uint64_t command, std::string text, Callback<void> done) {
+  HttpCall call;
+  call.method = "POST";
+  call.url = fmt::format("https{}{}{}", options_.server.substr(3), kUploads, command);
+  call.headers["content-type"] = "text/plain";
+  call.body = std::move(text);
+  call.tls = options_.tls;
+  call.server_name = kServerName;
+  call.deadline = kUploadDeadline;
+  http_call(loop_, std::move(call), [done = std::move(done)](const Result<HttpResponse>& answer) {
+    if (!answer) return done(answer.error());
+    if (answer->status < 300) return done({});
+    done(make_error(Errc::unavailable, fmt::format("the server does not take it: {} {}",
+                                                   answer->status, answer->body.substr(0, 300))));
+  });
 }
 
 void AgentConnection::reconnect() {

@@ -17,6 +17,9 @@ struct AgentConnectionOptions {
   Duration retry_max = seconds(2);  ///< well below a lease: a server that is back must be found in time
 };
 
+/// How long an agent waits before it tries again after `failures` attempts in a row that failed.
+Duration wait_before_retry(const AgentConnectionOptions& options, int failures, Rng& jitter);
+
 /// The one outbound WebSocket of an agent. Opens again by itself after it was lost, with jitter, so that a restarted
 /// server is not run over. Loop thread only.
 class AgentConnection final : public AgentLink {
@@ -28,6 +31,7 @@ class AgentConnection final : public AgentLink {
   void start(AgentCore& core);
 
   void send(AgentMessage message) override;
+  void upload(std::uint64_t command, std::string text, Callback<void> done) override;
   void reconnect() override;
 
  private:

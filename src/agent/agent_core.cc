@@ -302,11 +302,12 @@ void AgentCore::execute(const Command& command) {
       return reply_to(command.id)(on_.hypervisor.change_limits(*command.launch));
     case CommandKind::console: {
       constexpr std::size_t kTailBytes = 64 << 10;
+      const auto on_failure = reply_to(command.id);
       auto tail = on_.hypervisor.console_tail(command.vm, kTailBytes);
       if (!tail) return reply(command.id, tail.error());
-      CommandResult answer;
-      answer.text = std::move(*tail);
-      return reply(command.id, answer);
+      return on_.link.upload(command.id, std::move(*tail), [on_failure](Result<void> done) {
+        if (!done) on_failure(done);
+      });
     }
     default:
       if (!execute_migration(command)) {

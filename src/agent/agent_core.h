@@ -19,6 +19,9 @@ class AgentLink {
  public:
   virtual ~AgentLink() = default;
   virtual void send(AgentMessage message) = 0;  ///< dropped when not connected
+  /// Sends what `command` asked for on a connection of its own, so that it holds up no report and no grant; when it is
+  /// `done` the server has its answer.
+  virtual void upload(std::uint64_t command, std::string text, Callback<void> done) = 0;
   virtual void
   reconnect() = 0;  ///< ends the session; the link opens a new one by itself, with jitter
 };

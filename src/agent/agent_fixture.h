@@ -89,12 +89,18 @@ inline std::string digest(const std::string& key, const std::string& data) {
 class FakeLink : public AgentLink, public PeerLink {
  public:
   void send(AgentMessage message) override { sent.push_back(std::move(message)); }
+  void upload(std::uint64_t command, std::string text, Callback<void> done) override {
+    uploads.emplace_back(command, std::move(text));
+    done(upload_result);
+  }
   void reconnect() override { ++reconnects; }
   void send(const ClusterMember& to, const PeerProbe& probe, const std::string& key) override {
     datagrams.emplace_back(to.address, encode_probe(probe, key, digest));
   }
   std::vector<AgentMessage> sent;
   std::vector<std::pair<std::string, std::string>> datagrams;
+  std::vector<std::pair<std::uint64_t, std::string>> uploads;
+  Result<void> upload_result;
   int reconnects = 0;
 };
 

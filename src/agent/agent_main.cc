@@ -13,14 +13,17 @@
 #include "agent/agent_connection.h"
 #include "agent/agent_core.h"
 #include "agent/agent_list_main.h"
+#include "agent/directory_look.h"
 #include "agent/host_facts.h"
 #include "agent/leash_client.h"
+#include "agent/storage_watch.h"
 #include "base/log.h"
 #include "driver/net/linux_fabric.h"
 #include "driver/qemu/qemu_hypervisor.h"
 #include "edge/datagram.h"
 #include "edge/file.h"
 #include "edge/process.h"
+#include "edge/worker.h"
 #include "model/join.h"
 
 namespace virga {
@@ -78,6 +81,9 @@ class Agent {
       : arguments_(std::move(arguments)),
         facts_(loop_, arguments_.cgroup_base, arguments_.declared),
         guard_(loop_, arguments_.leash),
+        storage_(loop_, "shared directory " + arguments_.shared,
+                 [this](Callback<void> done) { look_at_storage(std::move(done)); }),
+        looks_(loop_, 1, 1),
         timer_(loop_),
         status_timer_(loop_) {}
 
@@ -92,6 +98,7 @@ class Agent {
   Result<void> begin(const Identity& identity);
   Hello hello() const;
   std::string degraded() const;
+  void look_at_storage(Callback<void> done);
   void write_status();
   void fail(const Error& error);
 
@@ -99,6 +106,9 @@ class Agent {
   AsioLoop loop_;
   HostFacts facts_;
   LeashClient guard_;
+  StorageWatch storage_;
+  Worker looks_;
+  std::uint64_t look_ = 0;
   std::unique_ptr<LinuxFabric> fabric_;
   std::unique_ptr<QemuHypervisor> hypervisor_;
   PeerSocket peers_;
@@ -170,11 +180,18 @@ Hello Agent::hello() const {
   return hello;
 }
 
-/// An operator's or a monitor's word that this host is failing: the first line of the health file.
+/// An operator's or a monitor's word that this host is failing (the first line of the health file),
+/// or that it has lost the shared storage.
 std::string Agent::degraded() const {
   const auto text = read_file(arguments_.health_file, 4096);
-  if (!text) return {};
+  if (!text || text->empty()) return storage_.failing();
   return text->substr(0, std::min<std::size_t>(text->find('\n'), 200));
+}
+
+void Agent::look_at_storage(Callback<void> done) {
+  looks_.run<void>([directory = arguments_.shared, name = arguments_.name,
+                    number = ++look_] { return look_at_directory(directory, name, number); },
+                   std::move(done));
 }
 
 Result<void> Agent::begin(const Identity& identity) {
@@ -226,6 +243,7 @@ Result<void> Agent::begin(const Identity& identity) {
       std::move(core_options));
   core_->start([this](Result<void> started) {
     if (!started) return fail(started.error());
+    storage_.start();
     connection_->start(*core_);
     write_status();
   });

@@ -69,8 +69,8 @@ Capacity HostFacts::capacity() const {
   if (quota && period && *quota > 0 && *period > 0) {
     capacity.cpu_millicores = Millicores{*quota * 1000 / *period};
   }
-  const auto limit = read_number(version_2_ ? path("", "memory.max")
-                                            : path("memory", "memory.limit_in_bytes"));
+  const auto limit =
+      read_number(version_2_ ? path("", "memory.max") : path("memory", "memory.limit_in_bytes"));
   if (limit) capacity.memory_mib = std::min(capacity.memory_mib, Mib{*limit >> 20});
   if (declared_.cpu_millicores > 0) {
     capacity.cpu_millicores = Millicores{declared_.cpu_millicores};

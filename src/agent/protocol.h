@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "driver/fabric.h"
@@ -21,7 +22,20 @@ constexpr int kProtocolVersionMin = 1;
 
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
-inline std::vector<std::string> agent_features() { return {"change_limits", "user_data"}; }
+inline std::vector<std::string> agent_features() {
+  return {"change_limits", "user_data", "upload"};
+}
+
+/// An agent's certificate is made out to this and its host: "agent:host-1".
+constexpr std::string_view kAgentName = "agent:";
+
+/// TCP_USER_TIMEOUT of the link on both sides: one whose packets are not acknowledged ends sooner than any lease
+/// (`policy.lease_ms` begins at a second more), so that an agent looks for another way while its guests still may run.
+constexpr Duration kLinkUserTimeout = seconds(5);
+
+/// Where an agent POSTs what a command of its session asked for and is too long for the link: kUploads + the command's
+/// id. It is the command's answer. On a connection of its own, same port, same certificate.
+constexpr std::string_view kUploads = "/v1/agent/uploads/";
 
 /// First message of an agent.
 struct Hello {
@@ -108,7 +122,7 @@ struct CommandResult {
   std::string error;
   std::optional<MigrationEndpoint> endpoint;
   std::optional<MigrationProgress> progress;
-  std::string text;
+  std::string text;  ///< of a console; comes as an upload
 };
 BOOST_DESCRIBE_STRUCT(CommandResult, (), (id, ok, error_code, error, endpoint, progress, text))
 

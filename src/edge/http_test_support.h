@@ -77,7 +77,7 @@ class HttpTest : public ::testing::Test {
                        const std::string& authority = "own") {
     auto opened = CertificateAuthority::open(folder_ + "/" + authority);
     VIRGA_CHECK(opened.ok());
-    auto issued = opened->issue({name, {"localhost"}, {"127.0.0.1"}, valid});
+    auto issued = opened->issue({name, {"localhost", "virga-server"}, {"127.0.0.1"}, valid});
     VIRGA_CHECK(issued.ok());
     return *issued;
   }

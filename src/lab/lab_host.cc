@@ -5,6 +5,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
@@ -167,21 +168,33 @@ ProcessOptions LabHost::agent_program() const {
                      "--leash",
                      runtime("leash.sock"),
                      "--shared",
-                     paths_.shared(),
+                     runtime("shared"),
                      "--log-level",
                      options_.log_level};
   if (options_.rights == LabRights::whole_machine) {
     agent.arguments.insert(agent.arguments.end(), {"--cgroup-base", cgroup()});
   } else {
-    agent.arguments.insert(agent.arguments.end(),
-                           {"--unlimited", "--cpu-millicores",
-                            std::to_string(options_.limits.cpu_millicores.value), "--memory-mib",
-                            std::to_string(options_.limits.memory_mib.value)});
+    agent.arguments.insert(
+        agent.arguments.end(),
+        {"--unlimited", "--cpu-millicores", std::to_string(options_.limits.cpu_millicores.value),
+         "--memory-mib", std::to_string(options_.limits.memory_mib.value)});
   }
   return agent;
 }
 
+// A host reaches the shared directory by a link of its own, which is gone while its storage network
+// is cut: nothing there can be opened. What is open stays so, the directory being local in the lab.
+Result<void> LabHost::mount_shared() const {
+  const std::string link = runtime("shared");
+  const std::vector<std::string> cut = network_.cuts(index_);
+  if (unlink(link.c_str()) != 0 && errno != ENOENT) return errno_error("unlink " + link, errno);
+  if (std::find(cut.begin(), cut.end(), enum_name(LabNetworkName::storage)) != cut.end()) return {};
+  if (symlink(paths_.shared().c_str(), link.c_str()) == 0) return {};
+  return errno_error("link " + link + " to " + paths_.shared(), errno);
+}
+
 Result<void> LabHost::start_programs() {
+  if (auto mounted = mount_shared(); !mounted) return mounted;
   ProcessOptions leash = leash_program();
   ProcessOptions agent = agent_program();
   for (ProcessOptions* start : {&leash, &agent}) {
@@ -252,8 +265,10 @@ Result<void> LabHost::fail(const LabRequest& fault) {
       return {};
     case LabFault::power:
       return make_error(Errc::internal, "power_off() cuts the power");
-    case LabFault::link:
-      return network_.set_cut(index_, fault.network, true);
+    case LabFault::link: {
+      auto cut = network_.set_cut(index_, fault.network, true);
+      return cut ? mount_shared() : cut;
+    }
     case LabFault::link_oneway:
       return network_.set_one_way(index_, fault.network, true);
     case LabFault::hang: {
@@ -302,6 +317,7 @@ Result<void> LabHost::set_bmc_mode(const std::string& mode) {
 Result<void> LabHost::heal() {
   auto done = network_.set_cut(index_, LabNetworkName::all, false);
   if (done) done = network_.set_one_way(index_, LabNetworkName::all, false);
+  if (done) done = mount_shared();
   if (done) done = set_bmc_mode("answers");
   if (done) done = processes_->thaw();
   if (!done) return done;

@@ -52,6 +52,7 @@ class LabHost {
   ProcessOptions program(const std::string& log_name) const;
   ProcessOptions leash_program() const;
   ProcessOptions agent_program() const;
+  Result<void> mount_shared() const;
   Result<void> start_programs();
   void wait_until_empty(int looks_left, Callback<void> done);
   void finish_power_off();

@@ -1,5 +1,9 @@
 #include "server/agent_listener.h"
 
+#include <fmt/format.h>
+
+#include <charconv>
+
 #include "base/log.h"
 #include "base/reflect.h"
 
@@ -18,18 +22,18 @@ HttpResponse error_response(int status, const std::string& code, const std::stri
 
 Result<void> AgentListener::listen(AsioLoop& loop, HttpServerOptions options, Join join) {
   join_ = std::move(join);
-  auto server = HttpServer::listen(
-      loop, std::move(options),
-      [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
-        handle(std::move(request), reply);
-      });
+  auto server = HttpServer::listen(loop, std::move(options),
+                                   [this](HttpRequest request, std::shared_ptr<HttpReply> reply) {
+                                     handle(std::move(request), reply);
+                                   });
   if (!server) return server.error();
   server_ = std::move(*server);
   return {};
 }
 
 void AgentListener::handle(HttpRequest request, const std::shared_ptr<HttpReply>& reply) {
-  if (request.path != "/v1/agent") return join_(std::move(request), reply);
+  const bool upload = request.path.starts_with(kUploads);
+  if (!upload && request.path != "/v1/agent") return join_(std::move(request), reply);
   if (request.peer_name.empty()) {
     return reply->send(error_response(
         401, "unauthenticated", "a session needs the certificate that joining gave the host"));
@@ -37,6 +41,7 @@ void AgentListener::handle(HttpRequest request, const std::shared_ptr<HttpReply>
   if (sessions_ == nullptr) {
     return reply->send(error_response(503, "unavailable", "the server is still loading its state"));
   }
+  if (upload) return take_upload(std::move(request), reply);
   const auto socket = reply->upgrade();
   if (socket == nullptr) return;
   const SessionId session = ++last_session_;
@@ -46,6 +51,23 @@ void AgentListener::handle(HttpRequest request, const std::shared_ptr<HttpReply>
   socket->on_closed([this, session](const std::string&) {
     if (sockets_.erase(session) > 0 && sessions_ != nullptr) sessions_->closed(session);
   });
+}
+
+void AgentListener::take_upload(HttpRequest request, const std::shared_ptr<HttpReply>& reply) {
+  if (request.method != "POST") {
+    return reply->send(error_response(405, "invalid", "an upload is a POST"));
+  }
+  const std::string_view number = std::string_view(request.path).substr(kUploads.size());
+  std::uint64_t command = 0;
+  const auto [end, failure] =
+      std::from_chars(number.data(), number.data() + number.size(), command);
+  if (failure != std::errc() || end != number.data() + number.size()) {
+    return reply->send(error_response(
+        400, "invalid", fmt::format("\"{}\" is not the number of a command", number)));
+  }
+  const auto taken = sessions_->uploaded(request.peer_name, command, std::move(request.body));
+  if (!taken) return reply->send(error_response(404, "not_found", taken.error().text()));
+  reply->send(HttpResponse{.status = 204});
 }
 
 void AgentListener::received(SessionId session, const std::string& text) {

@@ -9,8 +9,9 @@
 
 namespace virga {
 
-/// The agents' port: mutual TLS, one WebSocket per agent at /v1/agent, and POST /v1/join for hosts that have no
-/// certificate yet. Carries messages between sockets and AgentSessions; decides nothing. Loop thread only.
+/// The agents' port: mutual TLS, one WebSocket per agent at /v1/agent, uploads beside it (kUploads), and POST /v1/join
+/// for hosts that have no certificate yet. Carries messages between sockets and AgentSessions; decides nothing. Loop
+/// thread only.
 class AgentListener final : public HostLinks {
  public:
   using Join = std::function<void(HttpRequest request, std::shared_ptr<HttpReply> reply)>;
@@ -27,6 +28,7 @@ class AgentListener final : public HostLinks {
 
  private:
   void handle(HttpRequest request, const std::shared_ptr<HttpReply>& reply);
+  void take_upload(HttpRequest request, const std::shared_ptr<HttpReply>& reply);
   void received(SessionId session, const std::string& text);
 
   AgentSessions* sessions_ = nullptr;

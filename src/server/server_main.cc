@@ -194,7 +194,7 @@ ApiContext Server::make_context() {
   context.issue_certificate = [this](const HostId& host,
                                      const std::vector<std::string>& addresses) {
     CertificateRequest request;
-    request.common_name = "agent:" + host.value;
+    request.common_name = std::string(kAgentName) + host.value;
     request.addresses = addresses;
     return authority_->issue(request);
   };
@@ -234,6 +234,7 @@ Result<void> Server::open_agent_port() {
   agent_port.port = agents->port;
   agent_port.tls = std::move(*identity);
   agent_port.idle_deadline = seconds(8);
+  agent_port.user_timeout = kLinkUserTimeout;
   auto listening = agents_.listen(loop_, std::move(agent_port),
                                   [this](HttpRequest join, std::shared_ptr<HttpReply> reply) {
                                     api_->handle_agents(std::move(join), std::move(reply));

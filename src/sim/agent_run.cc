@@ -3,11 +3,13 @@
 #include <fmt/format.h>
 
 #include "agent/agent_core.h"
+#include "agent/storage_watch.h"
 
 namespace virga::sim {
 namespace {
 
 constexpr std::uint16_t kProbePort = 7947;
+constexpr Duration kStorageRetry = milliseconds(500);
 
 }  // namespace
 
@@ -22,6 +24,9 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
   void send(AgentMessage message) override {
     if (connected_) parts_.network.send_to_server(parts_.host, std::move(message));
   }
+  void upload(std::uint64_t, std::string, Callback<void> done) override {
+    done(make_error(Errc::unsupported, "nobody reads consoles in the simulator"));
+  }
   void reconnect() override;
   void send(const ClusterMember& to, const PeerProbe& probe, const std::string&) override {
     parts_.network.send_datagram(parts_.host, to.address, probe, probe_key_);
@@ -32,6 +37,8 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
 
  private:
   AgentDependencies dependencies();
+  std::string degraded() const;
+  void look_at_storage(Callback<void> done);
   AgentOptions options() const;
   MessageNetwork::AgentSide network_side();
   void connect_later();
@@ -41,6 +48,7 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
   SimProcess process_;
   GuardClient guard_;
   SimHypervisor hypervisor_;
+  StorageWatch storage_;
   bool connected_ = false;
   bool connecting_ = false;
   const std::string* probe_key_ = nullptr;  ///< core_.probe_key()
@@ -52,6 +60,8 @@ AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
       process_(parts_.world.loop()),
       guard_(parts_.world.loop(), parts_.leash),
       hypervisor_(parts_.world, parts_.migrations, parts_.host, process_, guard_),
+      storage_(process_, "shared storage",
+               [this](Callback<void> done) { look_at_storage(std::move(done)); }),
       core_(dependencies(), options()) {
   process_.follow(clock);
   parts_.host.listener = [this](WorldChange change, const Copy& copy) {
@@ -59,7 +69,9 @@ AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
   };
   parts_.network.agent_up(parts_.host, process_.group(), network_side());
   core_.start([this](const Result<void>& ready) {
-    if (ready.ok()) connect_later();
+    if (!ready.ok()) return;
+    storage_.start();
+    connect_later();
   });
 }
 
@@ -71,7 +83,18 @@ AgentDependencies AgentRun::Impl::dependencies() {
                            *this,
                            *this,
                            [this] { return parts_.host.used(); },
-                           [this] { return parts_.host.disk_full ? "disk full" : std::string(); }};
+                           [this] { return degraded(); }};
+}
+
+std::string AgentRun::Impl::degraded() const {
+  return parts_.host.disk_full ? "disk full" : storage_.failing();
+}
+
+/// As a mount that hangs: the answer comes when the storage is back.
+void AgentRun::Impl::look_at_storage(Callback<void> done) {
+  if (parts_.world.storage_reachable(parts_.host)) return done({});
+  process_.after(kStorageRetry,
+                 [this, done = std::move(done)]() mutable { look_at_storage(std::move(done)); });
 }
 
 AgentOptions AgentRun::Impl::options() const {

@@ -9,6 +9,7 @@ constexpr Duration kStartMax = seconds(20);
 constexpr Duration kKill = milliseconds(30);
 constexpr Duration kOpen = milliseconds(50);
 constexpr Duration kResumeMax = seconds(10);
+constexpr Duration kSwitchMax = seconds(10);
 constexpr Duration kPoll = milliseconds(20);
 constexpr Duration kNoHeartbeat = seconds(10);
 
@@ -238,6 +239,13 @@ void SimHypervisor::switch_over(const VmId& vm, const Epoch& epoch,
   const auto copy = find(vm, epoch);
   if (!copy) return reply(copy.error());
   if ((*copy)->state == CopyState::postmigrate) return reply(MigrationProgress{});
+  if (!world_.storage_reachable(host_)) {  // its QEMU waits for the last writes
+    agent_.after(kSwitchMax, [this, vm, reply = std::move(reply)] {
+      reply(make_error(Errc::timeout,
+                       on_host("switch over", vm, host_) + ": shared storage does not answer"));
+    });
+    return;
+  }
   migrations_.switch_over(**copy, std::move(reply));
 }
 

@@ -90,6 +90,9 @@ class Agent final : public AgentLink, public PeerLink {
     if (message.report) message.report->peers = peers_;
     connection_.send(std::move(message));
   }
+  void upload(std::uint64_t command, std::string text, Callback<void> done) override {
+    connection_.upload(command, std::move(text), std::move(done));
+  }
   void reconnect() override { connection_.reconnect(); }
   void send(const ClusterMember&, const PeerProbe&, const std::string&) override {}
 

@@ -202,12 +202,25 @@ class Clustering(unittest.TestCase):
         self.cloud.cli("host", "activate", before["host"])
 
     def test_10_A1_09_F_B8_a_failing_host_that_lives_is_evacuated_alive(self):
-        boots = {name: self.answer(name)["boot_id"] for name in VMS}
-        host, after = self.status(VMS[0])["host"], self.cloud.last_event()
+        host = self.status(VMS[0])["host"]
         health = os.path.join(self.cloud.data, "hosts", host, "degraded")
-        with open(health, "w", encoding="utf-8") as file:
-            file.write("a disk reports reallocated sectors\n")
+
+        def fail():
+            with open(health, "w", encoding="utf-8") as file:
+                file.write("a disk reports reallocated sectors\n")
         self.addCleanup(lambda: os.path.exists(health) and os.remove(health))
+        self.assert_evacuated_alive(host, fail, lambda: os.remove(health), "reallocated sectors")
+
+    def test_10_A1_09_A1_10_F_B10_a_host_that_loses_the_shared_storage_is_evacuated_alive(self):
+        host = self.status(VMS[0])["host"]
+        self.assert_evacuated_alive(
+            host, lambda: self.cloud.lab("fail", host, "--how", "link", "--network", "storage"),
+            lambda: self.cloud.lab("heal", host), "shared directory")
+
+    def assert_evacuated_alive(self, host, fail, mend, said):
+        boots = {name: self.answer(name)["boot_id"] for name in VMS}
+        after = self.cloud.last_event()
+        fail()
 
         def empty():
             return all(v["status"]["host"] != host and not v["status"]["operation"]
@@ -216,9 +229,9 @@ class Clustering(unittest.TestCase):
         for name in VMS:
             self.assertEqual(self.answer(name)["boot_id"], boots[name], "it moved alive, nothing was restarted")
         told = self.event(after, "host.degraded", f"host/{host}")
-        self.assertIn("reallocated sectors", told["text"])
+        self.assertIn(said, told["text"])
         self.assertEqual(self.event(after, "vm.moved", f"vm/{VMS[0]}")["facts"]["source"], host)
-        os.remove(health)
+        mend()
         self.cloud.wait(f"{host} is well", lambda: self.cloud.hosts()[host]["status"]["health"] == "alive", 30)
 
     def test_11_A1_15_a_switch_that_is_made_or_deleted_is_made_or_deleted_on_every_hypervisor(self):

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "agent/protocol.h"
 #include "model/ipv4.h"
 
 namespace virga::api {
@@ -129,8 +130,8 @@ const std::map<std::string, Range>& ranges() {
       {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
       {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
-      // Longer than a dead link takes to be noticed: TCP_USER_TIMEOUT, 5 s on both ends.
-      {"cluster.policy.lease_ms", {"policy.lease_ms", 6'000, 600'000, "milliseconds"}},
+      {"cluster.policy.lease_ms",
+       {"policy.lease_ms", to_ms(kLinkUserTimeout) + 1'000, 600'000, "milliseconds"}},
       {"cluster.policy.grace_ms", {"policy.grace_ms", 100, 60'000, "milliseconds"}},
       {"cluster.policy.suspect_after_ms",
        {"policy.suspect_after_ms", 100, 300'000, "milliseconds"}},

@@ -26,6 +26,8 @@ void AgentSessions::start(Listener changed, EventSink events) {
   changed_ = std::move(changed);
   events_ = std::move(events);
   leads_since_ = loop_.now();
+  // Above those of the server before: an upload that is late is not taken for another command's.
+  commands_ = static_cast<std::uint64_t>(loop_.wall_now().unix_ms) << 10U;
   // A new leader honours every lease that its predecessor may have granted.
   for (const auto& [id, host] : mirror_.view().hosts.all()) {
     const Cluster* cluster = mirror_.view().clusters.find(host->spec.cluster);
@@ -87,7 +89,8 @@ Result<const Host*> AgentSessions::admit(const Session& session, const Hello& me
         fmt::format("host {} speaks protocol {}; this server speaks {} to {}", message.host.value,
                     message.protocol, kProtocolVersionMin, kProtocolVersion));
   }
-  if (!session.peer_name.empty() && session.peer_name != "agent:" + message.host.value) {
+  if (!session.peer_name.empty() &&
+      session.peer_name != std::string(kAgentName) + message.host.value) {
     return make_error(Errc::denied,
                       fmt::format("the certificate names \"{}\" but the agent says it is host {}",
                                   session.peer_name, message.host.value));
@@ -222,6 +225,24 @@ void AgentSessions::result(SessionId session, CommandResult result) {
   pending.done(std::move(result));
 }
 
+Result<void> AgentSessions::uploaded(const std::string& peer_name, std::uint64_t command,
+                                     std::string text) {
+  const bool agent = peer_name.starts_with(kAgentName);
+  const LiveHost* live = agent ? find(HostId(peer_name.substr(kAgentName.size()))) : nullptr;
+  const auto found = live == nullptr ? pending_.end() : pending_.find({live->session, command});
+  if (found == pending_.end() || found->second.kind != CommandKind::console) {
+    return make_error(
+        Errc::not_found,
+        fmt::format("\"{}\": no command {} of it waits for an upload", peer_name, command));
+  }
+  CommandResult answer;
+  answer.id = command;
+  answer.ok = true;
+  answer.text = std::move(text);
+  result(live->session, std::move(answer));
+  return {};
+}
+
 void AgentSessions::closed(SessionId session) {
   const auto found = sessions_.find(session);
   if (found == sessions_.end()) return;
@@ -259,6 +280,7 @@ bool has(const std::vector<std::string>& features, std::string_view name) {
 bool knows(const Hello& hello, const Command& command) {
   const std::string_view kind = enum_name(command.kind);
   if (has(agent_features(), kind) && !has(hello.features, kind)) return false;
+  if (command.kind == CommandKind::console) return has(hello.features, "upload");
   const bool seeded = command.kind == CommandKind::start && command.launch &&
                       command.launch->seed && !command.launch->seed->user_data.empty();
   return !seeded || has(hello.features, "user_data");
@@ -282,14 +304,15 @@ void AgentSessions::call(const HostId& host, Command command, Duration deadline,
   }
   const SessionId session = live->session;
   int waiting = 0;
-  bool reads_console = false;
+  int consoles = 0;
   for (auto next = pending_.lower_bound({session, 0});
        next != pending_.end() && next->first.first == session; ++next) {
     ++waiting;
-    reads_console = reads_console || next->second.kind == CommandKind::console;
+    consoles += next->second.kind == CommandKind::console ? 1 : 0;
   }
-  if (reads_console && command.kind == CommandKind::console) {
-    return refuse_call(Errc::exhausted, "another console of this host is being read; ask again");
+  if (command.kind == CommandKind::console && consoles >= options_.consoles_per_host_max) {
+    return refuse_call(Errc::exhausted,
+                       fmt::format("{} consoles of it are being read; ask again", consoles));
   }
   if (waiting >= options_.pending_per_host_max) {
     return refuse_call(Errc::exhausted, fmt::format("{} commands wait there already", waiting));

@@ -48,6 +48,7 @@ class AgentSessions final : public HostCommands {
  public:
   struct Options {
     int pending_per_host_max = 1024;  ///< commands without an answer; more are refused as exhausted
+    int consoles_per_host_max = 4;    ///< of them; each is up to 64 KiB in memory here
   };
   /// Told when something arrived that decisions depend on.
   using Listener = std::function<void(const HostId& host)>;
@@ -62,8 +63,11 @@ class AgentSessions final : public HostCommands {
   void received(SessionId session, AgentMessage message);
   void closed(SessionId session);
 
-  /// Of consoles one at a time goes over a host's link: they must not hold up what it reports (ADR 0007). `exhausted`
-  /// for a second one, and for more than `pending_per_host_max` commands.
+  /// The answer to the command with this id came beside the session (kUploads), from who holds the certificate of
+  /// `peer_name`. Errors: not_found (no such command of that host waits for one).
+  Result<void> uploaded(const std::string& peer_name, std::uint64_t command, std::string text);
+
+  /// `exhausted` for more than `pending_per_host_max` commands, of which `consoles_per_host_max` may read consoles.
   void call(const HostId& host, Command command, Duration deadline, Callback<CommandResult> done,
             Progress progressed = nullptr) override;
 

@@ -161,19 +161,46 @@ TEST_F(Sessions, F_B6_F_F21_an_agent_is_asked_for_nothing_that_its_version_does_
   EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal);
 }
 
-TEST_F(Sessions, F_B6_one_console_of_a_host_is_read_at_a_time) {
+TEST_F(Sessions, F_B6_few_consoles_of_a_host_are_read_at_a_time) {
   hello(0);
-  EXPECT_EQ(refused(CommandKind::console).code, Errc::internal);
-  const Error second = refused(CommandKind::console);
-  EXPECT_EQ(second.code, Errc::exhausted);
-  EXPECT_NE(second.text().find("ask again"), std::string::npos);
+  EXPECT_EQ(refused(CommandKind::console).code, Errc::unsupported) << "it cannot upload";
+  hello(0, [](Hello& said) { said.features = agent_features(); });
+  for (int count = 0; count < 4; ++count) {
+    EXPECT_EQ(refused(CommandKind::console).code, Errc::internal);
+  }
+  const std::uint64_t command = last_command_;
+  const Error fifth = refused(CommandKind::console);
+  EXPECT_EQ(fifth.code, Errc::exhausted);
+  EXPECT_NE(fifth.text().find("ask again"), std::string::npos);
   EXPECT_EQ(refused(CommandKind::stop).code, Errc::internal) << "others are not held up";
-  AgentMessage message;
-  message.result = CommandResult();
-  message.result->id = last_command_ - 1;
-  message.result->ok = true;
-  sessions_.received(1, std::move(message));
-  EXPECT_EQ(refused(CommandKind::console).code, Errc::internal) << "the first is over";
+  EXPECT_TRUE(sessions_.uploaded("agent:host-0", command, "login:").ok());
+  EXPECT_EQ(refused(CommandKind::console).code, Errc::internal) << "one is over";
+}
+
+TEST_F(Sessions, F_B6_an_upload_is_taken_once_and_from_its_own_host_only) {
+  const auto all = [](Hello& said) { said.features = agent_features(); };
+  hello(0, all);
+  hello(1, all);
+  Command console;
+  console.kind = CommandKind::console;
+  std::string seen;
+  sessions_.call(HostId(name(0)), console, seconds(5), [&](const Result<CommandResult>& answer) {
+    ASSERT_TRUE(answer.ok()) << answer.error().text();
+    seen += answer->text;
+  });
+  const std::uint64_t command = last_command_;
+  for (const char* stranger :
+       {"agent:host-1", "host-0", "server", "agent:", "agent:host-999", ""}) {
+    EXPECT_EQ(sessions_.uploaded(stranger, command, "forged").error().code, Errc::not_found)
+        << stranger;
+  }
+  EXPECT_EQ(sessions_.uploaded("agent:host-0", command + 1, "late").error().code, Errc::not_found);
+  EXPECT_TRUE(sessions_.uploaded("agent:host-0", command, "login:").ok());
+  EXPECT_EQ(sessions_.uploaded("agent:host-0", command, "twice").error().code, Errc::not_found);
+  EXPECT_EQ(seen, "login:");
+  refused(CommandKind::stop);
+  EXPECT_EQ(sessions_.uploaded("agent:host-0", last_command_, "done").error().code, Errc::not_found)
+      << "not what a stop is answered with";
 }
 
 }  // namespace

@@ -252,7 +252,8 @@ void replay_to_agent(const std::vector<Line>& lines) {
   const auto answered =
       std::count_if(agent.link.sent.begin(), agent.link.sent.end(),
                     [](const AgentMessage& sent) { return sent.result.has_value(); });
-  EXPECT_EQ(static_cast<std::size_t>(answered), commands);
+  EXPECT_EQ(static_cast<std::size_t>(answered) + agent.link.uploads.size(), commands);
+  EXPECT_EQ(agent.link.uploads.size(), 1U) << "the console";
   ASSERT_EQ(agent.hypervisor.launches.size(), 1U);
   EXPECT_EQ(to_json(agent.hypervisor.launches.front()), to_json(a_launch()));
   EXPECT_EQ(agent.link.reconnects, 0);
