@@ -112,6 +112,26 @@ TEST(AgentCore, F_B6_a_grant_counts_from_when_its_report_was_sent) {
   EXPECT_EQ(agent.guard.deadline, end) << "a report of the future was never sent";
 }
 
+TEST(AgentCore, F_B6_F_F18_a_wall_clock_that_jumps_makes_no_lease_longer_or_shorter) {
+  for (const Duration jump : {std::chrono::hours(24 * 365), -std::chrono::hours(24 * 365)}) {
+    SimLoop loop;
+    Agent agent(loop);
+    agent.welcome();
+    agent.grant(agent.now_ms());
+    agent.start_vm("acme/web");
+    const Instant end = agent.guard.deadline;
+    loop.run_for(seconds(4));
+    loop.jump_wall(jump);
+    EXPECT_TRUE(agent.core.lease_valid());
+    agent.grant(agent.now_ms());
+    EXPECT_EQ(agent.guard.deadline, end + seconds(4)) << "counted on the clock of the boot";
+    loop.run_for(milliseconds(9999));
+    EXPECT_EQ(agent.hypervisor.copies.size(), 1U);
+    loop.run_for(milliseconds(2));
+    EXPECT_TRUE(agent.hypervisor.copies.empty()) << "it ended when it was due";
+  }
+}
+
 TEST(AgentCore, F_B6_nothing_starts_without_a_lease) {
   SimLoop loop;
   Agent agent(loop);

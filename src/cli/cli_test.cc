@@ -269,8 +269,12 @@ TEST_F(CommandLine, F_B7_peers_are_shown_from_the_agents_file_when_the_server_is
       ::testing::TempDir() + "virga-status-" + std::to_string(::getpid()) + ".json";
   std::ofstream(path) << R"({"peers":[{"host":"host-2","health":"silent","silent_ms":4200}]})";
   EXPECT_EQ(run("host", "peers", {{"name", {"host-1"}}}), 5);
+  EXPECT_NE(err.find("--agent-status"), std::string::npos) << err;
   EXPECT_EQ(run("host", "peers", {{"name", {"host-1"}}, {"agent-status", {path}}}), 0) << err;
   EXPECT_NE(out.find("host-2  silent  4200"), std::string::npos) << out;
+  down = false;
+  EXPECT_NE(run("host", "peers", {{"name", {"nobody"}}, {"agent-status", {path}}}), 0)
+      << "a server that answers is believed";
   std::remove(path.c_str());
 }
 

@@ -101,8 +101,9 @@ void add_host_commands(std::vector<Command>& all) {
   all.push_back({"host",
                  "peers",
                  "how a host sees the others",
-                 {name_argument(false),
-                  option("agent-status", "the agent's status file, when the server is down")},
+                 {name_argument(false), option("agent-status",
+                                               "the agent's status file, when the server is down;"
+                                               " default /var/lib/virga/agent/run/status.json")},
                  show_peers});
   all.push_back({"host",
                  "maintenance",

@@ -10,6 +10,8 @@
 namespace virga::cli {
 namespace {
 
+constexpr const char* kAgentStatusDefault = "/var/lib/virga/agent/run/status.json";
+
 std::string list_target(const Invocation& invocation, const std::string& plural) {
   std::string target = "/v1/" + plural;
   std::string separator = "?";
@@ -280,6 +282,26 @@ int show_console(Session& session, const Invocation& invocation) {
   return 0;
 }
 
+/// What the agent of this machine wrote, when the server does not answer.
+Result<json::value> peers_without_server(Session& session, const std::string& file,
+                                         const Error& why) {
+  const bool away = why.code == Errc::unavailable || why.code == Errc::timeout;
+  if (!away) return why;
+  const std::string path = file.empty() ? kAgentStatusDefault : file;
+  const auto text = read_file(path);
+  if (!text.ok() && file.empty()) {
+    return wrap_error(fmt::format("no agent has written {} either; run this on a host, or name its "
+                                  "file with --agent-status",
+                                  path),
+                      why);
+  }
+  if (!text.ok()) return text.error();
+  auto parsed = parse_json(*text);
+  if (!parsed.ok()) return wrap_error("read " + path, parsed.error());
+  session.err("the server does not answer; showing what the agent wrote to " + path + "\n");
+  return parsed;
+}
+
 int show_peers(Session& session, const Invocation& invocation) {
   json::value live;
   const auto answer =
@@ -287,14 +309,9 @@ int show_peers(Session& session, const Invocation& invocation) {
   if (answer.ok()) {
     live = answer->body;
   } else {
-    const std::string file = invocation.text("agent-status");
-    if (file.empty()) return fail(session, answer.error());
-    session.err("the server does not answer; showing what the agent wrote to " + file + "\n");
-    const auto text = read_file(file);
-    if (!text.ok()) return fail(session, text.error());
-    auto parsed = parse_json(*text);
-    if (!parsed.ok()) return fail(session, wrap_error("read " + file, parsed.error()));
-    live = std::move(*parsed);
+    auto seen = peers_without_server(session, invocation.text("agent-status"), answer.error());
+    if (!seen.ok()) return fail(session, seen.error());
+    live = std::move(*seen);
   }
   std::vector<json::value> peers;
   const auto* list = live.is_object() ? live.get_object().if_contains("peers") : nullptr;

@@ -13,6 +13,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+from cloud import CloudError  # noqa: E402
 from cloud_case import CloudCase, kill  # noqa: E402
 
 ENDS = ["vm.moved", "vm.move_failed"]
@@ -91,6 +92,33 @@ class Moves(CloudCase):
             with self.subTest(victim=victim, moment=moment):
                 self.assertTrue(any(self.move_and_kill(next(vms), victim, moment) for _ in range(TRIES_MAX)),
                                 f"no kill of {TRIES_MAX} came in the middle")
+
+    def cancelled(self, vm):
+        """False when the move had switched before the cancel reached it."""
+        before, after = self.status(vm), self.cloud.last_event()
+        boot = self.answer(vm)["boot_id"]
+        destination = next(host for host in sorted(self.cloud.hosts()) if host != before["host"])
+        self.cloud.cli("vm", "migrate", vm, "--host", destination)
+        self.catch("the memory goes over", lambda: self.sends(vm) or self.over(vm, after))
+        operation = self.status(vm)["operation"]
+        try:
+            self.cloud.api("POST", f"operations/{operation}/cancel")
+        except CloudError as late:
+            self.assertIn("409" if operation else "404", str(late))
+        ended = self.cloud.wait_event(after, ENDS, f"vm/{vm}")
+        self.settle()
+        self.assertEqual(self.answer(vm)["boot_id"], boot, "the guest did not live through it")
+        if ended["kind"] == "vm.moved":
+            return False
+        self.assertIn("cancelled on request", ended["text"])
+        self.assertEqual(self.cloud.api("GET", f"operations/{operation}")["state"], "cancelled")
+        self.assertEqual(self.status(vm)["host"], before["host"])
+        self.assertEqual(list(self.cloud.copies()[vm]), [before["host"]], "the half made copy is gone")
+        self.assertEqual(self.status(vm)["epoch"], before["epoch"])
+        return True
+
+    def test_F_B9_a_move_under_way_is_cancelled_and_its_guest_runs_on(self):
+        self.assertTrue(any(self.cancelled(vm) for vm in self.vms), "every move was over before its cancel")
 
     def test_F_F8_a_kill_in_the_middle_of_an_evacuation(self):
         for victim in VICTIMS:

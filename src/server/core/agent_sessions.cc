@@ -86,8 +86,10 @@ Result<const Host*> AgentSessions::admit(const Session& session, const Hello& me
   if (message.protocol < kProtocolVersionMin || message.protocol > kProtocolVersion + 1) {
     return make_error(
         Errc::unsupported,
-        fmt::format("host {} speaks protocol {}; this server speaks {} to {}", message.host.value,
-                    message.protocol, kProtocolVersionMin, kProtocolVersion));
+        fmt::format("host {} speaks protocol {}; this server speaks {} to {}, and with agents of "
+                    "protocol {} theirs of before",
+                    message.host.value, message.protocol, kProtocolVersionMin, kProtocolVersion,
+                    kProtocolVersion + 1));
   }
   if (!session.peer_name.empty() &&
       session.peer_name != std::string(kAgentName) + message.host.value) {
