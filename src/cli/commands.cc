@@ -175,6 +175,7 @@ std::vector<Argument> with_vm_size(std::vector<Argument> first) {
   first.push_back(option("cpus", "processors"));
   first.push_back(option("millicores", "processor quota in thousandths of a core; 0: cpus * 1000"));
   first.push_back(option("weight", "share of a busy host's processors; default 100"));
+  first.push_back(option("processes-max", "threads and processes of its hypervisor; default 256"));
   first.push_back(option("memory-mib", "memory"));
   first.push_back(option("priority", "restart priority: high, normal, low, none"));
   return first;
@@ -193,7 +194,8 @@ void add_vm_commands(std::vector<Command>& all) {
                      option("user-data", "file for cloud-init in a disk image"),
                      many("label", "NAME=VALUE"), flag("stopped", "do not start it")}),
        create_vm});
-  all.push_back({"vm", "set", "change its size; of a running VM quota, weight and priority",
+  all.push_back({"vm", "set",
+                 "change its size; of a running VM quota, weight, processes and priority",
                  with_vm_size({name_argument(true)}), set_vm});
   all.push_back({"vm", "start", "let it run", {name_argument(true)}, VIRGA_CLI_VM("start")});
   all.push_back({"vm", "stop", "let it stop", {name_argument(true)}, VIRGA_CLI_VM("stop")});

@@ -90,7 +90,8 @@ Result<void> put_vm_size(const Invocation& invocation, json::object& spec) {
   put_text(invocation, "priority", spec, "restart_priority");
   for (const auto& [option, field] :
        {std::pair{"cpus", "cpus"}, std::pair{"memory-mib", "memory_mib"},
-        std::pair{"millicores", "cpu_millicores"}, std::pair{"weight", "cpu_weight"}}) {
+        std::pair{"millicores", "cpu_millicores"}, std::pair{"weight", "cpu_weight"},
+        std::pair{"processes-max", "processes_max"}}) {
     if (auto put = put_number(invocation, option, spec, field); !put.ok()) return put;
   }
   return {};

@@ -82,7 +82,8 @@ class Hypervisor {
   virtual void stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
                     Callback<void> done) = 0;
 
-  /// Gives a running VM the processor quota and weight of `launch`; all else in it stays as it was started. At once.
+  /// Gives a running VM the processor quota, weight and number of processes of `launch`; all else in it stays as it was
+  /// started. At once.
   /// Errors: not_found, fenced, conflict (it is being started or is ending: ask again), invalid (a limit).
   virtual Result<void> change_limits(const VmLaunch& launch) = 0;
 

@@ -46,6 +46,7 @@ struct VmLaunch {
   int cpus = 1;
   Millicores cpu_millicores;  ///< quota, > 0
   int cpu_weight = 100;
+  int processes_max = 256;
   Mib memory_mib;
   std::string directory;  ///< below the shared directory: "vms/acme/web"
   std::string kernel;     ///< below the shared directory; empty = boots from the root disk
@@ -59,9 +60,9 @@ struct VmLaunch {
   std::string correlation;
 };
 BOOST_DESCRIBE_STRUCT(VmLaunch, (),
-                      (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, memory_mib, directory,
-                       kernel, initrd, command_line, disks, nics, seed, parameters, downtime_ms_max,
-                       correlation))
+                      (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, processes_max,
+                       memory_mib, directory, kernel, initrd, command_line, disks, nics, seed,
+                       parameters, downtime_ms_max, correlation))
 
 // Read and written in one translation unit (model/json.cc): reflection is dear to compile.
 extern template json::value to_json<VmLaunch>(const VmLaunch&);

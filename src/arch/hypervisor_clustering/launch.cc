@@ -63,6 +63,7 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
   launch.cpus = vm.spec.cpus;
   launch.cpu_millicores = demand_of(vm).cpu_millicores;
   launch.cpu_weight = vm.spec.cpu_weight;
+  launch.processes_max = vm.spec.processes_max;
   launch.memory_mib = vm.spec.memory_mib;
   launch.directory = "vms/" + vm.id().value;
   launch.parameters = vm.spec.parameters;

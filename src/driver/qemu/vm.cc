@@ -103,10 +103,9 @@ Result<void> QemuVm::change_limits(const VmLaunch& launch) {
   if (stage_ != Stage::ready) {
     return make_error(Errc::conflict, launch_.vm.value + " is being started or is ending");
   }
-  auto changed = process_.change_limits(launch.cpu_millicores, launch.cpu_weight);
+  auto changed = process_.change_limits(launch);
   if (!changed) return wrap_error("change the limits of " + launch_.vm.value, changed.error());
-  launch_.cpu_millicores = launch.cpu_millicores;
-  launch_.cpu_weight = launch.cpu_weight;
+  take_limits(launch, launch_);
   return {};
 }
 

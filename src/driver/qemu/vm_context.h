@@ -32,8 +32,7 @@ struct QemuOptions {
   int user_count = 1;                ///< more than one: each VM of this host gets its own
   std::uint32_t group = 65534;
   MemoryKind memory = MemoryKind::anonymous;
-  Mib overhead_mib{256};    ///< of QEMU itself, on top of the guest's memory
-  int processes_max = 256;  ///< threads and processes per VM
+  Mib overhead_mib{256};  ///< of QEMU itself, on top of the guest's memory: docs/adr/0014
   std::string cpu_model_tcg = "qemu64-v1";
   std::string cpu_model_kvm = "Westmere-v2";
 };

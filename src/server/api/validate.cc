@@ -120,6 +120,8 @@ const std::map<std::string, Range>& ranges() {
       {"vm.cpu_millicores",
        {"cpu_millicores", 0, 64'000, "thousandths of a core (0 = cpus * 1000)"}},
       {"vm.cpu_weight", {"cpu_weight", 1, 10'000, "shares"}},
+      // QEMU ends when it gets no thread: 64 processors, 64 for its disks and a few of its own.
+      {"vm.processes_max", {"processes_max", 160, 32'768, "threads and processes"}},
       {"vm.memory_mib", {"memory_mib", 32, 4 << 20, "MiB"}},
       {"vm.downtime_ms_max", {"downtime_ms_max", 10, 10'000, "milliseconds"}},
       {"vm.disks", {"disks", 0, 8, "disks"}},
@@ -266,7 +268,8 @@ Result<void> check_vm(const VmSpec& spec) {
   auto checked = all({check_optional_name("spec.cluster", spec.cluster.value),
                       check_name("spec.image", spec.image.value), in("cpus", spec.cpus),
                       in("cpu_millicores", spec.cpu_millicores.value),
-                      in("cpu_weight", spec.cpu_weight), in("memory_mib", spec.memory_mib.value),
+                      in("cpu_weight", spec.cpu_weight), in("processes_max", spec.processes_max),
+                      in("memory_mib", spec.memory_mib.value),
                       in("downtime_ms_max", to_ms(spec.downtime_ms_max)),
                       in("disks", static_cast<std::int64_t>(spec.disks.size())),
                       in("nics", static_cast<std::int64_t>(spec.nics.size())),

@@ -220,6 +220,14 @@ TEST_F(Vms, F_B4_F_B11_the_machine_of_a_running_vm_stays_its_limits_change) {
     EXPECT_NE(refused.body.find("virga --wait vm stop acme/web"), std::string::npos);
   }
   EXPECT_EQ(call("PATCH", "/v1/vms/acme/web", R"({"spec":{"cpu_millicores":250}})").status, 202);
+  EXPECT_EQ(web().spec.processes_max, 256);
+  EXPECT_EQ(call("PATCH", "/v1/vms/acme/web", R"({"spec":{"processes_max":512}})").status, 202);
+  EXPECT_EQ(web().spec.processes_max, 512);
+  const auto few = call("PATCH", "/v1/vms/acme/web", R"({"spec":{"processes_max":159}})");
+  EXPECT_EQ(few.status, 400);
+  EXPECT_NE(few.body.find("spec.processes_max: 159 is out of range: 160 to 32768"),
+            std::string::npos)
+      << few.body;
   Vm stopped = web();
   stopped.status.power = VmPower::stopped;
   put(stopped, keys::of(stopped.id()));
