@@ -92,7 +92,10 @@ spec: {subnet: 10.50.0.0/24}
 ---
 kind: image
 meta: {name: tiny}
-spec: {path: images/tiny}
+spec:
+  path: images/tiny
+  file_bytes: 1000
+  sha256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 ---
 - kind: cluster
   meta: {name: lab}

@@ -73,7 +73,8 @@ class Hypervisor {
   /// Deadline 30 s.
   virtual void open(HypervisorSink& sink, Callback<HypervisorInfo> done) = 0;
 
-  /// Creates missing disks, starts the VM and completes when its processors run. Deadline 20 s.
+  /// Creates missing disks, starts the VM and completes when its processors run. Deadline 20 s. An image whose first
+  /// check takes longer ends it with timeout; the check goes on, and a start after it finds it done.
   /// Errors: fenced; conflict (a disk is locked by another running copy: says where it was seen); exhausted (no
   /// memory, no disk space); invalid (image is not there or broken).
   virtual void start(const VmLaunch& launch, Callback<void> done) = 0;

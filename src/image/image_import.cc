@@ -42,11 +42,11 @@ Result<Source> open_source(const ImageImportOptions& options) {
   if (!S_ISREG(seen.st_mode))
     return make_error(Errc::invalid, options.source_path + " is not a regular file");
   source.size = Bytes{seen.st_size};
-  const Bytes quota = to_bytes(options.size_mib_max);
-  if (source.size > quota) {
+  const Bytes limit = to_bytes(options.size_mib_max);
+  if (source.size > limit) {
     return make_error(Errc::exhausted,
-                      fmt::format("{} has {} bytes; the quota allows {}", options.source_path,
-                                  source.size.value, quota.value));
+                      fmt::format("{} has {} bytes; at most {} are taken (image_mib_max)",
+                                  options.source_path, source.size.value, limit.value));
   }
   return source;
 }
@@ -158,10 +158,11 @@ Result<DiskHeader> judge_copy(const ImageImportOptions& options, const Copy& cop
   }
   auto header = read_disk_header(copy.head, copy.size);
   if (!header) return header.error();
-  const Bytes quota = to_bytes(options.size_mib_max);
-  if (header->virtual_size > quota) {
-    return make_error(Errc::exhausted, fmt::format("its disk has {} bytes; the quota allows {}",
-                                                   header->virtual_size.value, quota.value));
+  const Bytes limit = to_bytes(options.size_mib_max);
+  if (header->virtual_size > limit) {
+    return make_error(Errc::exhausted,
+                      fmt::format("its disk has {} bytes; at most {} are taken (image_mib_max)",
+                                  header->virtual_size.value, limit.value));
   }
   return header;
 }
@@ -185,6 +186,7 @@ Result<ImageManifest> import_into(const ImageImportOptions& options, StagingFold
   manifest.format = header->format;
   constexpr std::int64_t kMib = 1 << 20;
   manifest.size_mib = Mib{(header->virtual_size.value + kMib - 1) / kMib};
+  manifest.file_bytes = copy->size;
   manifest.sha256 = copy->sha256;
   manifest.sources = {std::filesystem::path(options.source_path).filename().string()};
   if (auto done = staging.write_manifest(manifest); !done) return done.error();

@@ -12,8 +12,7 @@ struct ImageImportOptions {
   std::string images_folder;  ///< "<shared>/images"
   std::string name;           ///< see check_name; the image appears as <images_folder>/<name>
   std::string sha256;         ///< of the source file, 64 hexadecimal digits; empty = not checked
-  Mib size_mib_max{40 *
-                   1024};  ///< quota: neither the file nor the disk that it describes may be larger
+  Mib size_mib_max{40 * 1024};  ///< neither the file nor the disk that it describes may be larger
   Duration probe_deadline = seconds(60);  ///< for each of the probes of qemu-img
 };
 

@@ -8,6 +8,7 @@
 #include "driver/process_guard.h"
 #include "driver/qemu/cgroup.h"
 #include "edge/worker.h"
+#include "image/image_checks.h"
 #include "edge/asio_loop.h"
 
 namespace virga {
@@ -45,6 +46,8 @@ struct VmContext {
   Fabric& fabric;
   std::shared_ptr<Cgroups> cgroups;  ///< nullptr: without limits
   Worker& worker;
+  Worker& reader;  ///< for what takes long, so that others' starts do not wait behind it
+  ImageChecks& image_checks;
 };
 
 }  // namespace virga

@@ -130,6 +130,7 @@ const std::map<std::string, Range>& ranges() {
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
       {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
       {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
+      {"image.file_bytes", {"file_bytes", 1, kMibMax << 20, "bytes"}},
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
       // Longer than a dead link takes to be noticed: TCP_USER_TIMEOUT, 5 s on both ends.
       {"cluster.policy.lease_ms", {"policy.lease_ms", 6'000, 600'000, "milliseconds"}},
@@ -142,6 +143,7 @@ const std::map<std::string, Range>& ranges() {
       {"cluster.policy.starts_per_host", {"policy.starts_per_host", 1, 64, "starts"}},
       {"cluster.policy.cpu_overcommit_percent",
        {"policy.cpu_overcommit_percent", 100, 10'000, "percent"}},
+      {"cluster.policy.image_mib_max", {"policy.image_mib_max", 1, kMibMax, "MiB"}},
   };
   return kTable;
 }
@@ -187,7 +189,8 @@ Result<void> check_cluster(const ClusterSpec& spec) {
                       in("policy.failures_tolerated", policy.failures_tolerated),
                       in("policy.moves_per_host", policy.moves_per_host),
                       in("policy.starts_per_host", policy.starts_per_host),
-                      in("policy.cpu_overcommit_percent", policy.cpu_overcommit_percent)});
+                      in("policy.cpu_overcommit_percent", policy.cpu_overcommit_percent),
+                      in("policy.image_mib_max", policy.image_mib_max.value)});
   if (!checked.ok()) return checked;
   const auto text = [](Duration duration) { return std::to_string(to_ms(duration)); };
   if (policy.lease_ms < policy.heartbeat_ms * 3) {
@@ -237,9 +240,13 @@ Result<void> check_image(const ImageSpec& spec) {
     return wrong("spec.size_mib", "0", "a disk image has a size; `virga image import` fills it in");
   }
   const bool hex = spec.sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
-  if (!spec.sha256.empty() && (spec.sha256.size() != 64 || !hex)) {
-    return wrong("spec.sha256", spec.sha256, "64 hexadecimal digits in lower case");
+  if (spec.sha256.size() != 64 || !hex) {
+    return wrong("spec.sha256", spec.sha256,
+                 "64 hexadecimal digits in lower case; `virga image import` and `build` write them "
+                 "into manifest.json");
   }
+  if (auto length = in_range("image", "file_bytes", spec.file_bytes.value); !length.ok())
+    return length;
   if (spec.command_line.size() > kCommandLineMax || !printable(spec.command_line)) {
     return wrong("spec.command_line", spec.command_line, "at most 1024 printable ASCII characters");
   }
