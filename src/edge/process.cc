@@ -77,7 +77,8 @@ struct Plan {
   std::vector<std::pair<int, int>> descriptors;  ///< (number in the child, number here), ordered
   std::vector<int> staged;                       ///< scratch: the copies above all targets
   std::optional<Sandbox> sandbox;
-  int parent = -1;  ///< pidfd: in a process namespace of its own the child knows no number of it
+  /// Pidfd, for die_with_parent: in a process namespace of its own the child knows no number of it.
+  int parent = -1;
   int error_pipe = -1;
 };
 
@@ -207,6 +208,10 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
   if (options.arguments.empty() || options.arguments[0].front() != '/') {
     return make_error(Errc::invalid, "start a process: the program needs an absolute path");
   }
+  if (!options.sandbox.empty() && ::geteuid() == 0 && options.as.user == 0) {
+    return make_error(Errc::invalid, "start " + options.arguments[0] +
+                                         ": root can leave a sandbox; right is another user");
+  }
   Plan plan;
   plan.options = &options;
   std::vector<std::string> arguments = options.arguments;
@@ -227,8 +232,11 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
   const Descriptor read_end(pipe_ends[0]);
   Descriptor write_end(pipe_ends[1]);
   plan.error_pipe = write_end.get();
-  const Descriptor parent(static_cast<int>(bare_call(SYS_pidfd_open, ::getpid(), 0U)));
-  if (!parent.valid()) return errno_error("follow this process", errno);
+  Descriptor parent;
+  if (options.die_with_parent) {
+    parent = Descriptor(static_cast<int>(bare_call(SYS_pidfd_open, ::getpid(), 0U)));
+    if (!parent.valid()) return errno_error("follow this process", errno);
+  }
   plan.parent = parent.get();
   if (!options.sandbox.empty()) plan.sandbox.emplace(options.sandbox);
 
@@ -238,7 +246,10 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
   clone.pidfd = reinterpret_cast<std::uint64_t>(&pidfd);
   clone.exit_signal = SIGCHLD;
   const long pid = bare_call(SYS_clone3, &clone, sizeof clone);
-  if (pid < 0) return errno_error("clone for " + options.arguments[0], errno);
+  if (pid < 0) {
+    const char* needed = plan.sandbox ? " in a sandbox (needs root or user namespaces)" : "";
+    return errno_error("clone for " + options.arguments[0] + needed, errno);
+  }
   if (pid == 0) child_main(plan);
   Child child{static_cast<pid_t>(pid), Descriptor(pidfd)};
   write_end.reset();

@@ -48,8 +48,8 @@ struct ProcessOptions {
   int network_namespace = -1;             ///< descriptor of a netns to enter; -1 = stay
   Credentials as;
   /// Not empty: the child sees these files and folders alone, read-only (name below "/", one part -> path here), and
-  /// has neither network nor sockets, no other process in sight and no way to get rights. See sandbox.h. Needs root or
-  /// user namespaces for everybody: denied or exhausted else.
+  /// has neither network nor sockets, no other process in sight and no way to get rights. See sandbox.h. Needs root,
+  /// who must name another user in `as`, or user namespaces for everybody: denied or exhausted else.
   std::map<std::string, std::string> sandbox;
   bool lowered = false;          ///< gives up what its parent has by rise_above_guests()
   bool own_session = true;       ///< setsid: signals to our group do not reach it

@@ -156,6 +156,10 @@ TEST(ProcessTest, F_B5_ASandboxedChildHasNamespacesOfItsOwnAndEndsAtItsDeadline)
   ProcessOptions options;
   options.arguments = {"/usr/bin/sleep", "60"};
   options.sandbox = {{"usr", "/usr"}, {"lib", "/lib"}, {"lib64", "/lib64"}};
+  if (::geteuid() == 0) {
+    EXPECT_EQ(run_process(options, seconds(20)).error().code, Errc::invalid) << "root can leave";
+    options.as = {65534, 65534, {}};
+  }
   options.die_with_parent = true;
   auto process = Process::spawn(loop, options);
   ASSERT_TRUE(process.ok()) << process.error().text();
