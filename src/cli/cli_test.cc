@@ -92,7 +92,10 @@ spec: {subnet: 10.50.0.0/24}
 ---
 kind: image
 meta: {name: tiny}
-spec: {path: images/tiny}
+spec:
+  path: images/tiny
+  file_bytes: 1000
+  sha256: "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 ---
 - kind: cluster
   meta: {name: lab}
@@ -214,12 +217,17 @@ TEST_F(CommandLine, F_B9_F_B11_wait_for_a_cancelled_operation_says_how_it_ended)
 
 TEST_F(CommandLine, F_B4_F_B11_the_size_of_a_vm_is_set) {
   ASSERT_EQ(apply(kManifest), 0) << err;
-  EXPECT_EQ(run("vm", "set", {{"name", {"acme/web"}}, {"millicores", {"500"}}, {"weight", {"50"}}}),
+  EXPECT_EQ(run("vm", "set",
+                {{"name", {"acme/web"}},
+                 {"millicores", {"500"}},
+                 {"weight", {"50"}},
+                 {"processes-max", {"512"}}}),
             0)
       << err;
   const VmSpec& spec = view.vms.find(VmId("acme/web"))->spec;
   EXPECT_EQ(spec.cpu_millicores.value, 500);
   EXPECT_EQ(spec.cpu_weight, 50);
+  EXPECT_EQ(spec.processes_max, 512);
   EXPECT_EQ(run("vm", "set", {{"name", {"acme/web"}}}), 2);
   EXPECT_NE(err.find("nothing is to be changed"), std::string::npos) << err;
   EXPECT_EQ(run("vm", "set", {{"name", {"acme/none"}}, {"millicores", {"500"}}}), 3);

@@ -72,7 +72,9 @@ void add_cluster_commands(std::vector<Command>& all) {
         option("tenant", "only this tenant's VMs"),
         option("failures-tolerated", "hosts that may be lost"),
         option("lease-ms", "how long a host may run VMs without the server"),
-        option("heartbeat-ms", "between reports of a host"), many("label", "NAME=VALUE")},
+        option("heartbeat-ms", "between reports of a host"),
+        option("image-mib-max", "largest image that is taken; default 40960"),
+        many("label", "NAME=VALUE")},
        create_cluster});
   all.push_back({"cluster",
                  "arm",
@@ -137,9 +139,9 @@ void add_image_and_network_commands(std::vector<Command>& all) {
       {"image",
        "create",
        "register an image that lies in the shared directory",
-       {name_argument(false), option("path", "below the shared directory: images/tiny", true),
-        option("format", "direct, qcow2 or raw"), option("size-mib", "virtual size"),
-        option("sha256", "checksum"), option("command-line", "kernel's, for direct"),
+       {name_argument(false),
+        option("folder", "where it lies, SHARED/images/tiny; its manifest.json is read", true),
+        option("path", "below the shared directory; default: images/ and the folder's name"),
         option("tenant", "only this tenant's VMs"), many("label", "NAME=VALUE")},
        create_image});
   all.push_back({"image",
@@ -157,7 +159,7 @@ void add_image_and_network_commands(std::vector<Command>& all) {
                   option("images-folder", "SHARED/images", true),
                   option("as", "name of the image", true),
                   option("sha256", "expected checksum of the file"),
-                  option("size-mib-max", "quota")},
+                  option("size-mib-max", "limit; the cluster's image_mib_max holds in any case")},
                  import_image_file});
   add_kind(all, "network", true, VIRGA_CLI_KIND("networks"));
   all.push_back(
@@ -176,6 +178,7 @@ std::vector<Argument> with_vm_size(std::vector<Argument> first) {
   first.push_back(option("cpus", "processors"));
   first.push_back(option("millicores", "processor quota in thousandths of a core; 0: cpus * 1000"));
   first.push_back(option("weight", "share of a busy host's processors; default 100"));
+  first.push_back(option("processes-max", "threads and processes of its hypervisor; default 256"));
   first.push_back(option("memory-mib", "memory"));
   first.push_back(option("priority", "restart priority: high, normal, low, none"));
   return first;
@@ -194,7 +197,8 @@ void add_vm_commands(std::vector<Command>& all) {
                      option("user-data", "file for cloud-init in a disk image"),
                      many("label", "NAME=VALUE"), flag("stopped", "do not start it")}),
        create_vm});
-  all.push_back({"vm", "set", "change its size; of a running VM quota, weight and priority",
+  all.push_back({"vm", "set",
+                 "change its size; of a running VM quota, weight, processes and priority",
                  with_vm_size({name_argument(true)}), set_vm});
   all.push_back({"vm", "start", "let it run", {name_argument(true)}, VIRGA_CLI_VM("start")});
   all.push_back({"vm", "stop", "let it stop", {name_argument(true)}, VIRGA_CLI_VM("stop")});

@@ -1,11 +1,14 @@
 #include <fmt/format.h>
 
+#include <filesystem>
+
 #include "base/reflect.h"
 #include "cli/client.h"
 #include "cli/handlers.h"
 #include "cli/output.h"
 #include "cli/wait.h"
 #include "edge/file.h"
+#include "image/image_build.h"
 
 namespace virga::cli {
 namespace {
@@ -92,7 +95,8 @@ Result<void> put_vm_size(const Invocation& invocation, json::object& spec) {
   put_text(invocation, "priority", spec, "restart_priority");
   for (const auto& [option, field] :
        {std::pair{"cpus", "cpus"}, std::pair{"memory-mib", "memory_mib"},
-        std::pair{"millicores", "cpu_millicores"}, std::pair{"weight", "cpu_weight"}}) {
+        std::pair{"millicores", "cpu_millicores"}, std::pair{"weight", "cpu_weight"},
+        std::pair{"processes-max", "processes_max"}}) {
     if (auto put = put_number(invocation, option, spec, field); !put.ok()) return put;
   }
   return {};
@@ -178,7 +182,7 @@ int create_cluster(Session& session, const Invocation& invocation) {
   put_text(invocation, "shared-directory", spec, "shared_directory");
   for (const auto& [option, field] :
        {std::pair{"failures-tolerated", "failures_tolerated"}, std::pair{"lease-ms", "lease_ms"},
-        std::pair{"heartbeat-ms", "heartbeat_ms"}}) {
+        std::pair{"heartbeat-ms", "heartbeat_ms"}, std::pair{"image-mib-max", "image_mib_max"}}) {
     if (auto put = put_number(invocation, option, policy, field); !put.ok())
       return fail(session, put.error());
   }
@@ -211,12 +215,12 @@ int create_network(Session& session, const Invocation& invocation) {
 }
 
 int create_image(Session& session, const Invocation& invocation) {
-  json::object spec;
-  for (const char* field : {"format", "path", "sha256"}) put_text(invocation, field, spec, field);
-  put_text(invocation, "command-line", spec, "command_line");
-  if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
-    return fail(session, put.error());
-  return create(session, invocation, "images", spec);
+  std::filesystem::path folder(invocation.text("folder"));
+  if (!folder.has_filename()) folder = folder.parent_path();
+  const auto manifest = read_image_manifest(folder.string());
+  if (!manifest.ok()) return fail(session, manifest.error());
+  const std::string path = invocation.text("path", "images/" + folder.filename().string());
+  return create(session, invocation, "images", to_json(image_spec(*manifest, path)).as_object());
 }
 
 int create_vm(Session& session, const Invocation& invocation) {

@@ -73,7 +73,8 @@ class Hypervisor {
   /// Deadline 30 s.
   virtual void open(HypervisorSink& sink, Callback<HypervisorInfo> done) = 0;
 
-  /// Creates missing disks, starts the VM and completes when its processors run. Deadline 20 s.
+  /// Creates missing disks, starts the VM and completes when its processors run. Deadline 20 s. An image whose first
+  /// check takes longer ends it with timeout; the check goes on, and a start after it finds it done.
   /// Errors: fenced; conflict (a disk is locked by another running copy: says where it was seen); exhausted (no
   /// memory, no disk space); invalid (image is not there or broken).
   virtual void start(const VmLaunch& launch, Callback<void> done) = 0;
@@ -82,7 +83,8 @@ class Hypervisor {
   virtual void stop(const VmId& vm, const Epoch& epoch, const StopOptions& options,
                     Callback<void> done) = 0;
 
-  /// Gives a running VM the processor quota and weight of `launch`; all else in it stays as it was started. At once.
+  /// Gives a running VM the processor quota, weight and number of processes of `launch`; all else in it stays as it was
+  /// started. At once.
   /// Errors: not_found, fenced, conflict (it is being started or is ending: ask again), invalid (a limit).
   virtual Result<void> change_limits(const VmLaunch& launch) = 0;
 

@@ -21,10 +21,12 @@ TEST_P(HypervisorContract, F_B4_LimitsOfARunningGuestChangeAndOutliveTheAgent) {
   VIRGA_OK(start(0, web));
   web.cpu_millicores = Millicores{300};
   web.cpu_weight = 250;
+  web.processes_max = 300;
   VIRGA_OK(lab->host(0).change_limits(web));
   lab->restart_agent(0);
   EXPECT_EQ(seen(0, web.vm)->cpu_millicores_max, Millicores{300});
   EXPECT_EQ(seen(0, web.vm)->cpu_weight, 250);
+  EXPECT_EQ(seen(0, web.vm)->processes_max, 300);
   web.epoch.counter -= 1;
   VIRGA_FAILS(lab->host(0).change_limits(web), Errc::fenced);
   web.epoch.counter += 1;

@@ -17,8 +17,12 @@
 #include <charconv>
 #include <csignal>
 #include <cstring>
+#include <ctime>
+#include <optional>
 
+#include "edge/bare_call.h"
 #include "edge/file.h"
+#include "edge/sandbox.h"
 
 namespace virga {
 namespace {
@@ -26,7 +30,16 @@ namespace {
 constexpr std::size_t kOutputMax = 1 << 20;
 
 /// Where the child was when it failed; sent through the pipe with errno.
-enum class Step : int { session, cgroup, network, folder, descriptors, privileges, program };
+enum class Step : int {
+  session,
+  cgroup,
+  network,
+  sandbox,
+  folder,
+  descriptors,
+  privileges,
+  program,
+};
 
 const char* text_of(Step step) {
   switch (step) {
@@ -36,6 +49,8 @@ const char* text_of(Step step) {
       return "enter the cgroup";
     case Step::network:
       return "enter the network namespace";
+    case Step::sandbox:
+      return "make its sandbox";
     case Step::folder:
       return "enter the working directory";
     case Step::descriptors:
@@ -61,21 +76,16 @@ struct Plan {
   std::vector<Descriptor> cgroups;
   std::vector<std::pair<int, int>> descriptors;  ///< (number in the child, number here), ordered
   std::vector<int> staged;                       ///< scratch: the copies above all targets
-  pid_t parent = 0;
+  std::optional<Sandbox> sandbox;
+  /// Pidfd, for die_with_parent: in a process namespace of its own the child knows no number of it.
+  int parent = -1;
   int error_pipe = -1;
 };
 
-// The C library's wrappers may hold locks that another thread of the parent had at the moment of
-// clone, and its setuid family signals all threads: the child makes bare system calls only.
-template <typename... Args>
-long sys(long number, Args... args) {
-  return ::syscall(number, args...);
-}
-
 [[noreturn]] void child_fails(const Plan& plan, Step step) {
   const Failure failure{step, errno};
-  sys(SYS_write, plan.error_pipe, &failure, sizeof failure);
-  sys(SYS_exit_group, 127);
+  bare_call(SYS_write, plan.error_pipe, &failure, sizeof failure);
+  bare_call(SYS_exit_group, 127);
   __builtin_unreachable();
 }
 
@@ -88,74 +98,84 @@ void child_resets_signals() {
   };
   const KernelAction standard{SIG_DFL, 0, nullptr, 0};
   for (int number = 1; number <= 64; ++number) {
-    sys(SYS_rt_sigaction, number, &standard, nullptr, sizeof standard.mask);
+    bare_call(SYS_rt_sigaction, number, &standard, nullptr, sizeof standard.mask);
   }
   const unsigned long none = 0;
-  sys(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
+  bare_call(SYS_rt_sigprocmask, SIG_SETMASK, &none, nullptr, sizeof none);
 }
 
 void child_places_descriptors(Plan& plan) {
   const int above = plan.descriptors.empty() ? 3 : plan.descriptors.back().first + 1;
-  plan.error_pipe = static_cast<int>(sys(SYS_fcntl, plan.error_pipe, F_DUPFD_CLOEXEC, above));
+  for (int* kept : {&plan.error_pipe, &plan.parent}) {
+    *kept = static_cast<int>(bare_call(SYS_fcntl, *kept, F_DUPFD_CLOEXEC, above));
+  }
   for (std::size_t index = 0; index < plan.descriptors.size(); ++index) {
-    const long copy = sys(SYS_fcntl, plan.descriptors[index].second, F_DUPFD_CLOEXEC, above);
+    const long copy = bare_call(SYS_fcntl, plan.descriptors[index].second, F_DUPFD_CLOEXEC, above);
     if (copy < 0) child_fails(plan, Step::descriptors);
     plan.staged[index] = static_cast<int>(copy);
   }
   unsigned next = 0;
   for (std::size_t index = 0; index < plan.descriptors.size(); ++index) {
     const auto target = static_cast<unsigned>(plan.descriptors[index].first);
-    if (sys(SYS_dup3, plan.staged[index], target, 0) < 0) child_fails(plan, Step::descriptors);
-    if (target > next) sys(SYS_close_range, next, target - 1, CLOSE_RANGE_CLOEXEC);
+    if (bare_call(SYS_dup3, plan.staged[index], target, 0) < 0)
+      child_fails(plan, Step::descriptors);
+    if (target > next) bare_call(SYS_close_range, next, target - 1, CLOSE_RANGE_CLOEXEC);
     next = target + 1;
   }
-  if (sys(SYS_close_range, next, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
+  if (bare_call(SYS_close_range, next, ~0U, CLOSE_RANGE_CLOEXEC) < 0)
     child_fails(plan, Step::descriptors);
 }
 
 void child_drops_privileges(const Plan& plan) {
   const ProcessOptions& options = *plan.options;
   for (int capability = 0; capability < 64; ++capability) {
-    sys(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
+    bare_call(SYS_prctl, PR_CAPBSET_DROP, capability, 0, 0, 0);
   }
   const Credentials& as = options.as;
-  if (sys(SYS_setgroups, as.groups.size(), as.groups.data()) < 0 ||
-      sys(SYS_setresgid, as.group, as.group, as.group) < 0 ||
-      sys(SYS_setresuid, as.user, as.user, as.user) < 0 ||
-      sys(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
+  if (bare_call(SYS_setgroups, as.groups.size(), as.groups.data()) < 0 ||
+      bare_call(SYS_setresgid, as.group, as.group, as.group) < 0 ||
+      bare_call(SYS_setresuid, as.user, as.user, as.user) < 0 ||
+      bare_call(SYS_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) < 0) {
     child_fails(plan, Step::privileges);
   }
 }
 
 void child_is_lowered() {
-  sys(SYS_setpriority, PRIO_PROCESS, 0, 0);
-  const long score = sys(SYS_openat, AT_FDCWD, "/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  bare_call(SYS_setpriority, PRIO_PROCESS, 0, 0);
+  const char* path = "/proc/self/oom_score_adj";
+  const long score = bare_call(SYS_openat, AT_FDCWD, path, O_WRONLY | O_CLOEXEC);
   if (score < 0) return;
-  sys(SYS_write, score, "0", 1);
-  sys(SYS_close, score);
+  bare_call(SYS_write, score, "0", 1);
+  bare_call(SYS_close, score);
+}
+
+/// After the change of user, which clears it. A parent that died before is noticed by its pidfd.
+void child_dies_with(int parent) {
+  bare_call(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
+  pollfd question{parent, POLLIN, 0};
+  const timespec now{};
+  if (bare_call(SYS_ppoll, &question, 1, &now, nullptr, 0) != 0) bare_call(SYS_exit_group, 127);
 }
 
 [[noreturn]] void child_main(Plan& plan) {
   const ProcessOptions& options = *plan.options;
   child_resets_signals();
   if (options.lowered) child_is_lowered();
-  if (options.own_session && sys(SYS_setsid) < 0) child_fails(plan, Step::session);
+  if (options.own_session && bare_call(SYS_setsid) < 0) child_fails(plan, Step::session);
   for (const Descriptor& cgroup : plan.cgroups) {
-    if (sys(SYS_write, cgroup.get(), "0", 1) < 0) child_fails(plan, Step::cgroup);
+    if (bare_call(SYS_write, cgroup.get(), "0", 1) < 0) child_fails(plan, Step::cgroup);
   }
   if (options.network_namespace >= 0 &&
-      sys(SYS_setns, options.network_namespace, CLONE_NEWNET) < 0) {
+      bare_call(SYS_setns, options.network_namespace, CLONE_NEWNET) < 0) {
     child_fails(plan, Step::network);
   }
-  if (sys(SYS_chdir, options.working_directory.c_str()) < 0) child_fails(plan, Step::folder);
+  if (plan.sandbox && !plan.sandbox->enter()) child_fails(plan, Step::sandbox);
+  if (bare_call(SYS_chdir, options.working_directory.c_str()) < 0) child_fails(plan, Step::folder);
   child_places_descriptors(plan);
   if (options.as.user != 0) child_drops_privileges(plan);
-  if (options.die_with_parent) {
-    // After the change of user, which clears it. A parent that died before is noticed by its pid.
-    sys(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0);
-    if (sys(SYS_getppid) != plan.parent) sys(SYS_exit_group, 127);
-  }
-  sys(SYS_execve, plan.arguments[0], plan.arguments.data(), plan.environment.data());
+  if (options.die_with_parent) child_dies_with(plan.parent);
+  if (plan.sandbox && !plan.sandbox->lock()) child_fails(plan, Step::sandbox);
+  bare_call(SYS_execve, plan.arguments[0], plan.arguments.data(), plan.environment.data());
   child_fails(plan, Step::program);
 }
 
@@ -188,6 +208,10 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
   if (options.arguments.empty() || options.arguments[0].front() != '/') {
     return make_error(Errc::invalid, "start a process: the program needs an absolute path");
   }
+  if (!options.sandbox.empty() && ::geteuid() == 0 && options.as.user == 0) {
+    return make_error(Errc::invalid, "start " + options.arguments[0] +
+                                         ": root can leave a sandbox; right is another user");
+  }
   Plan plan;
   plan.options = &options;
   std::vector<std::string> arguments = options.arguments;
@@ -208,15 +232,24 @@ Result<Child> start_child(const ProcessOptions& options, std::map<int, int> desc
   const Descriptor read_end(pipe_ends[0]);
   Descriptor write_end(pipe_ends[1]);
   plan.error_pipe = write_end.get();
-  plan.parent = ::getpid();
+  Descriptor parent;
+  if (options.die_with_parent) {
+    parent = Descriptor(static_cast<int>(bare_call(SYS_pidfd_open, ::getpid(), 0U)));
+    if (!parent.valid()) return errno_error("follow this process", errno);
+  }
+  plan.parent = parent.get();
+  if (!options.sandbox.empty()) plan.sandbox.emplace(options.sandbox);
 
   int pidfd = -1;
   clone_args clone{};
-  clone.flags = CLONE_PIDFD;
+  clone.flags = CLONE_PIDFD | (plan.sandbox ? plan.sandbox->clone_flags() : 0);
   clone.pidfd = reinterpret_cast<std::uint64_t>(&pidfd);
   clone.exit_signal = SIGCHLD;
-  const long pid = sys(SYS_clone3, &clone, sizeof clone);
-  if (pid < 0) return errno_error("clone for " + options.arguments[0], errno);
+  const long pid = bare_call(SYS_clone3, &clone, sizeof clone);
+  if (pid < 0) {
+    const char* needed = plan.sandbox ? " in a sandbox (needs root or user namespaces)" : "";
+    return errno_error("clone for " + options.arguments[0] + needed, errno);
+  }
   if (pid == 0) child_main(plan);
   Child child{static_cast<pid_t>(pid), Descriptor(pidfd)};
   write_end.reset();
@@ -265,7 +298,7 @@ class PidfdProcess final : public Process {
     return watched_ && ::poll(&question, 1, 0) == 0;
   }
   void signal(int number) override {
-    if (watched_) sys(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0U);
+    if (watched_) bare_call(SYS_pidfd_send_signal, pidfd_.get(), number, nullptr, 0U);
   }
   void on_exit(std::function<void(ProcessExit)> handler) override {
     handler_ = std::move(handler);
@@ -370,7 +403,7 @@ Result<std::unique_ptr<Process>> Process::spawn(AsioLoop& loop, const ProcessOpt
 
 Result<std::unique_ptr<Process>> Process::adopt(AsioLoop& loop, pid_t pid,
                                                 std::uint64_t start_ticks) {
-  Descriptor pidfd(static_cast<int>(sys(SYS_pidfd_open, pid, 0U)));
+  Descriptor pidfd(static_cast<int>(bare_call(SYS_pidfd_open, pid, 0U)));
   if (!pidfd.valid() && errno == ESRCH) {
     return make_error(Errc::not_found, fmt::format("adopt process {}: it has ended", pid));
   }
@@ -413,7 +446,7 @@ Result<ProcessOutput> run_process(const ProcessOptions& options, Duration deadli
   ProcessOutput output;
   const bool ended = follow(child->pidfd.get(), out, err, deadline, output);
   if (!ended) {
-    sys(SYS_pidfd_send_signal, child->pidfd.get(), SIGKILL, nullptr, 0U);
+    bare_call(SYS_pidfd_send_signal, child->pidfd.get(), SIGKILL, nullptr, 0U);
     // Its number is not free before waitid(), so that this group is still its own.
     if (options.own_session) ::kill(-child->pid, SIGKILL);
   }

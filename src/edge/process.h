@@ -41,12 +41,16 @@ struct Credentials {
 struct ProcessOptions {
   std::vector<std::string> arguments;              ///< [0] = absolute path of the program
   std::map<std::string, std::string> environment;  ///< all of it; nothing is inherited
-  std::string working_directory = "/";
+  std::string working_directory = "/";  ///< not with `sandbox`
   std::map<int, int> descriptors;  ///< number in the child -> number here; all others closed
   std::string output_path;         ///< stdout and stderr are appended here; empty = /dev/null
   std::vector<std::string> cgroup_procs;  ///< files that the child's pid is written to before exec
   int network_namespace = -1;             ///< descriptor of a netns to enter; -1 = stay
   Credentials as;
+  /// Not empty: the child sees these files and folders alone, read-only (name below "/", one part -> path here), and
+  /// has neither network nor sockets, no other process in sight and no way to get rights. See sandbox.h. Needs root,
+  /// who must name another user in `as`, or user namespaces for everybody: denied or exhausted else.
+  std::map<std::string, std::string> sandbox;
   bool lowered = false;          ///< gives up what its parent has by rise_above_guests()
   bool own_session = true;       ///< setsid: signals to our group do not reach it
   bool die_with_parent = false;  ///< PR_SET_PDEATHSIG SIGKILL

@@ -151,6 +151,35 @@ TEST(ProcessTest, SignalEndsAChildThroughItsPidfd) {
   EXPECT_EQ(seen.signal, SIGKILL);
 }
 
+TEST(ProcessTest, F_B5_ASandboxedChildHasNamespacesOfItsOwnAndEndsAtItsDeadline) {
+  AsioLoop loop;
+  ProcessOptions options;
+  options.arguments = {"/usr/bin/sleep", "60"};
+  options.sandbox = {{"usr", "/usr"}, {"lib", "/lib"}, {"lib64", "/lib64"}};
+  if (::geteuid() == 0) {
+    EXPECT_EQ(run_process(options, seconds(20)).error().code, Errc::invalid) << "root can leave";
+    options.as = {65534, 65534, {}};
+  }
+  options.die_with_parent = true;
+  auto process = Process::spawn(loop, options);
+  ASSERT_TRUE(process.ok()) << process.error().text();
+  for (const char* kind : {"net", "mnt", "pid", "ipc", "uts", "cgroup"}) {
+    const auto of = [&](const std::string& who) {
+      return std::filesystem::read_symlink("/proc/" + who + "/ns/" + kind).string();
+    };
+    EXPECT_NE(of(std::to_string((*process)->pid())), of("self")) << kind;
+  }
+  (*process)->on_exit([&](ProcessExit) { loop.stop(); });
+  (*process)->signal(SIGKILL);
+  loop.run();
+  EXPECT_EQ(run_process(options, milliseconds(200)).error().code, Errc::timeout);
+  options.sandbox.emplace("none", "/no/such/file");
+  const auto without = run_process(options, seconds(20));
+  ASSERT_FALSE(without.ok());
+  EXPECT_NE(without.error().text().find("make its sandbox"), std::string::npos)
+      << without.error().text();
+}
+
 TEST(ProcessTest, AdoptionRefusesAReusedPid) {
   AsioLoop loop;
   auto process = Process::spawn(loop, shell("exec sleep 60"));

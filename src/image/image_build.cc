@@ -252,7 +252,8 @@ struct LoadOrder {
 }  // namespace
 
 ImageSpec image_spec(const ImageManifest& manifest, const std::string& path) {
-  return {manifest.format, path, manifest.size_mib, manifest.sha256, manifest.command_line};
+  return {manifest.format,     path,            manifest.size_mib,
+          manifest.file_bytes, manifest.sha256, manifest.command_line};
 }
 
 Result<ImageManifest> read_image_manifest(const std::string& image_folder) {
@@ -291,6 +292,7 @@ Result<ImageManifest> build_tiny_image(const TinyImageOptions& options) {
   digest.add(parts->kernel);
   digest.add(*initrd);
   manifest.sha256 = digest.hex();
+  manifest.file_bytes = Bytes{static_cast<std::int64_t>(parts->kernel.size() + initrd->size())};
   manifest.command_line = kCommandLine;
   manifest.sources = {packages->kernel, packages->busybox};
   tell("write " + options.output_folder);

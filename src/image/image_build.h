@@ -13,12 +13,14 @@ namespace virga {
 struct ImageManifest {
   ImageFormat format = ImageFormat::direct;
   Mib size_mib;              ///< virtual size of the disk, rounded up; 0 for direct
+  Bytes file_bytes;          ///< length of the disk file, or of kernel + initrd
   std::string sha256;        ///< of the disk file, or of kernel + initrd one after the other
   std::string command_line;  ///< kernel's, for direct
   std::vector<std::string>
       sources;  ///< file names of the packages or of the disk that it was made of
 };
-BOOST_DESCRIBE_STRUCT(ImageManifest, (), (format, size_mib, sha256, command_line, sources))
+BOOST_DESCRIBE_STRUCT(ImageManifest, (),
+                      (format, size_mib, file_bytes, sha256, command_line, sources))
 
 /// The stored form; `path` is the image's folder below the shared directory, "images/tiny".
 ImageSpec image_spec(const ImageManifest& manifest, const std::string& path);

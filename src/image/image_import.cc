@@ -16,6 +16,7 @@
 #include "image/archive.h"
 #include "image/digest.h"
 #include "image/disk_header.h"
+#include "image/disk_probe.h"
 #include "image/publish.h"
 
 namespace virga {
@@ -23,7 +24,7 @@ namespace {
 
 constexpr std::size_t kHeadBytes = 64 * 1024;
 constexpr std::size_t kBlockBytes = 1 << 20;
-constexpr uid_t kNobody = 65534;
+constexpr const char* kQemuImage = "/usr/bin/qemu-img";
 
 struct Source {
   Descriptor file;
@@ -41,11 +42,11 @@ Result<Source> open_source(const ImageImportOptions& options) {
   if (!S_ISREG(seen.st_mode))
     return make_error(Errc::invalid, options.source_path + " is not a regular file");
   source.size = Bytes{seen.st_size};
-  const Bytes quota = to_bytes(options.size_mib_max);
-  if (source.size > quota) {
+  const Bytes limit = to_bytes(options.size_mib_max);
+  if (source.size > limit) {
     return make_error(Errc::exhausted,
-                      fmt::format("{} has {} bytes; the quota allows {}", options.source_path,
-                                  source.size.value, quota.value));
+                      fmt::format("{} has {} bytes; at most {} are taken (image_mib_max)",
+                                  options.source_path, source.size.value, limit.value));
   }
   return source;
 }
@@ -100,26 +101,12 @@ Result<Copy> copy_source(const Source& source, const std::string& to_path) {
   return copy;
 }
 
-Result<ProcessOutput> run_probe(const ImageImportOptions& options, const std::string& folder,
-                                const std::vector<std::string>& arguments) {
-  ProcessOptions process;
-  process.arguments = {"/usr/bin/prlimit", "--as=1073741824", "--cpu=30",         "--fsize=0",
-                       "--core=0",         "--nofile=64",     "/usr/bin/qemu-img"};
-  process.arguments.insert(process.arguments.end(), arguments.begin(), arguments.end());
-  process.environment = {{"LC_ALL", "C"}};
-  // Entered before the privileges go: the folders above may be closed to others.
-  process.working_directory = folder;
-  if (::geteuid() == 0) {
-    process.as = {kNobody, kNobody, {}};
-  }
-  process.die_with_parent = true;
-  return run_process(process, options.probe_deadline);
-}
-
-Result<void> probe_info(const ImageImportOptions& options, const std::string& folder,
-                        const std::string& file, const DiskHeader& header) {
+Result<void> probe_info(const ImageImportOptions& options, const std::string& disk_path,
+                        const DiskHeader& header) {
   const std::string format(enum_name(header.format));
-  const auto ended = run_probe(options, folder, {"info", "--output=json", "-f", format, file});
+  const auto ended =
+      run_disk_probe(disk_path, {kQemuImage, "info", "--output=json", "-f", format, "/disk"},
+                     options.probe_deadline);
   if (!ended) return ended.error();
   if (ended->exit.code != 0) {
     return make_error(Errc::invalid,
@@ -146,10 +133,10 @@ Result<void> probe_info(const ImageImportOptions& options, const std::string& fo
   return {};
 }
 
-Result<void> probe_check(const ImageImportOptions& options, const std::string& folder,
-                         const std::string& file) {
+Result<void> probe_check(const ImageImportOptions& options, const std::string& disk_path) {
   constexpr int kOnlyLeaks = 3;
-  const auto ended = run_probe(options, folder, {"check", "-f", "qcow2", file});
+  const auto ended = run_disk_probe(disk_path, {kQemuImage, "check", "-f", "qcow2", "/disk"},
+                                    options.probe_deadline);
   if (!ended) return ended.error();
   if (ended->exit.code == 0 || ended->exit.code == kOnlyLeaks) return {};
   constexpr std::size_t kShownMax = 400;
@@ -171,10 +158,11 @@ Result<DiskHeader> judge_copy(const ImageImportOptions& options, const Copy& cop
   }
   auto header = read_disk_header(copy.head, copy.size);
   if (!header) return header.error();
-  const Bytes quota = to_bytes(options.size_mib_max);
-  if (header->virtual_size > quota) {
-    return make_error(Errc::exhausted, fmt::format("its disk has {} bytes; the quota allows {}",
-                                                   header->virtual_size.value, quota.value));
+  const Bytes limit = to_bytes(options.size_mib_max);
+  if (header->virtual_size > limit) {
+    return make_error(Errc::exhausted,
+                      fmt::format("its disk has {} bytes; at most {} are taken (image_mib_max)",
+                                  header->virtual_size.value, limit.value));
   }
   return header;
 }
@@ -187,9 +175,9 @@ Result<ImageManifest> import_into(const ImageImportOptions& options, StagingFold
   if (!copy) return copy.error();
   const auto header = judge_copy(options, *copy);
   if (!header) return header.error();
-  if (auto done = probe_info(options, staging.path(), "disk", *header); !done) return done.error();
+  if (auto done = probe_info(options, copy_path, *header); !done) return done.error();
   if (header->format == ImageFormat::qcow2) {
-    if (auto done = probe_check(options, staging.path(), "disk"); !done) return done.error();
+    if (auto done = probe_check(options, copy_path); !done) return done.error();
   }
   const std::string final_path = copy_path + "." + std::string(enum_name(header->format));
   if (::rename(copy_path.c_str(), final_path.c_str()) != 0)
@@ -198,6 +186,7 @@ Result<ImageManifest> import_into(const ImageImportOptions& options, StagingFold
   manifest.format = header->format;
   constexpr std::int64_t kMib = 1 << 20;
   manifest.size_mib = Mib{(header->virtual_size.value + kMib - 1) / kMib};
+  manifest.file_bytes = copy->size;
   manifest.sha256 = copy->sha256;
   manifest.sources = {std::filesystem::path(options.source_path).filename().string()};
   if (auto done = staging.write_manifest(manifest); !done) return done.error();

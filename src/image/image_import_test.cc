@@ -91,7 +91,10 @@ TEST_F(Import, F_B5_TakesAQcow2) {
   EXPECT_EQ(*read_file(path("images/cloud/disk.qcow2")), *read_file(path("a.qcow2")));
   const auto manifest = read_image_manifest(path("images/cloud"));
   ASSERT_TRUE(manifest.ok()) << manifest.error().text();
-  EXPECT_EQ(image_spec(*manifest, "images/cloud").sha256, wanted.sha256);
+  const ImageSpec spec = image_spec(*manifest, "images/cloud");
+  EXPECT_EQ(spec.sha256, wanted.sha256);
+  EXPECT_EQ(spec.file_bytes.value,
+            static_cast<std::int64_t>(std::filesystem::file_size(path("a.qcow2"))));
 }
 
 TEST_F(Import, F_B5_TakesARawDiskAndKeepsItsHoles) {
@@ -170,11 +173,11 @@ TEST_F(Import, F_B5_RefusesWhatExceedsTheQuota) {
   run({"qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "2G"});
   auto wanted = options("a.qcow2");
   wanted.size_mib_max = Mib{1024};
-  expect_refused(wanted, Errc::exhausted, "quota");
+  expect_refused(wanted, Errc::exhausted, "at most 1073741824 are taken (image_mib_max)");
   ASSERT_TRUE(write_file_atomically(path("a.img"), std::string(3 << 20, 'x')).ok());
   wanted = options("a.img");
   wanted.size_mib_max = Mib{2};
-  expect_refused(wanted, Errc::exhausted, "quota");
+  expect_refused(wanted, Errc::exhausted, "at most 2097152 are taken (image_mib_max)");
 }
 
 TEST_F(Import, F_B5_RefusesAWrongChecksum) {

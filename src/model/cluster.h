@@ -1,6 +1,7 @@
 #pragma once
 
 #include "base/reflect.h"
+#include "base/units.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -17,11 +18,12 @@ struct ClusterPolicy {
   int moves_per_host = 2;      ///< live migrations at once, each direction
   int starts_per_host = 4;     ///< VM starts at once on one host
   int cpu_overcommit_percent = 400;  ///< promised processor time against what the hosts have
+  Mib image_mib_max{40 * 1024};      ///< of an image's file and of the disk that it describes
 };
 BOOST_DESCRIBE_STRUCT(ClusterPolicy, (),
                       (heartbeat_ms, lease_ms, grace_ms, suspect_after_ms, confirm_after_ms,
                        failures_tolerated, ha_armed, moves_per_host, starts_per_host,
-                       cpu_overcommit_percent))
+                       cpu_overcommit_percent, image_mib_max))
 
 struct ClusterSpec {
   ClusterPolicy policy;

@@ -15,14 +15,16 @@ enum class ImageFormat {
 };
 BOOST_DESCRIBE_ENUM(ImageFormat, direct, qcow2, raw)
 
+/// What `virga image import` or `build` found and wrote into the image's manifest.json.
 struct ImageSpec {
   ImageFormat format = ImageFormat::direct;
   std::string path;      ///< below the cluster's shared directory: "images/tiny"
   Mib size_mib;          ///< virtual size of the disk; 0 for direct
-  std::string sha256;    ///< of the disk file, or of kernel + initrd
+  Bytes file_bytes;      ///< length of the disk file, or of kernel + initrd
+  std::string sha256;    ///< of the same; with file_bytes what a host checks before it uses the image
   std::string command_line;  ///< kernel's, for direct
 };
-BOOST_DESCRIBE_STRUCT(ImageSpec, (), (format, path, size_mib, sha256, command_line))
+BOOST_DESCRIBE_STRUCT(ImageSpec, (), (format, path, size_mib, file_bytes, sha256, command_line))
 
 /// What VMs are made from; never changed after it was added.
 struct Image {

@@ -27,6 +27,13 @@ struct LaunchSeed {
 };
 BOOST_DESCRIBE_STRUCT(LaunchSeed, (), (path, user_data))
 
+/// What the image's files must be: its disk, or kernel + initrd.
+struct LaunchImage {
+  Bytes file_bytes;
+  std::string sha256;
+};
+BOOST_DESCRIBE_STRUCT(LaunchImage, (), (file_bytes, sha256))
+
 struct LaunchNic {
   std::string port;     ///< PortId
   std::string network;  ///< NetworkId
@@ -46,11 +53,13 @@ struct VmLaunch {
   int cpus = 1;
   Millicores cpu_millicores;  ///< quota, > 0
   int cpu_weight = 100;
+  int processes_max = 256;
   Mib memory_mib;
   std::string directory;  ///< below the shared directory: "vms/acme/web"
   std::string kernel;     ///< below the shared directory; empty = boots from the root disk
   std::string initrd;
   std::string command_line;  ///< kernel's, complete
+  std::optional<LaunchImage> image;  ///< nothing: registered before this was asked for, not checked
   std::vector<LaunchDisk> disks;
   std::vector<LaunchNic> nics;
   std::optional<LaunchSeed> seed;  ///< of images that boot from a root disk
@@ -59,9 +68,9 @@ struct VmLaunch {
   std::string correlation;
 };
 BOOST_DESCRIBE_STRUCT(VmLaunch, (),
-                      (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, memory_mib, directory,
-                       kernel, initrd, command_line, disks, nics, seed, parameters, downtime_ms_max,
-                       correlation))
+                      (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, processes_max,
+                       memory_mib, directory, kernel, initrd, command_line, image, disks, nics,
+                       seed, parameters, downtime_ms_max, correlation))
 
 // Read and written in one translation unit (model/json.cc): reflection is dear to compile.
 extern template json::value to_json<VmLaunch>(const VmLaunch&);

@@ -27,6 +27,12 @@ TEST(Reflect, a_vm_comes_back_from_its_text_unchanged) {
   EXPECT_EQ(again->status.epoch, vm.status.epoch);
 }
 
+TEST(Reflect, F_B4_what_was_stored_before_a_field_was_there_gets_its_default) {
+  EXPECT_EQ(from_json_text<VmSpec>(R"({"cpus":2})")->processes_max, 256);
+  EXPECT_EQ(from_json_text<VmLaunch>(R"({"cpus":2})")->processes_max, 256);
+  EXPECT_EQ(from_json_text<ObservedVm>(R"({"vm":"a/b"})")->processes_max, 0) << "not told";
+}
+
 TEST(Reflect, errors_name_the_path_the_value_and_what_would_be_right) {
   const auto wrong_type = from_json_text<Vm>(R"({"spec":{"disks":[{"size_mib":"big"}]}})");
   ASSERT_FALSE(wrong_type.ok());

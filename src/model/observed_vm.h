@@ -27,10 +27,11 @@ struct ObservedVm {
   Mib memory_mib_used;             ///< resident
   Millicores cpu_millicores_max;   ///< quota in force
   int cpu_weight = 0;              ///< in force; 0 = not told
+  int processes_max = 0;           ///< in force; 0 = not told
 };
 BOOST_DESCRIBE_STRUCT(ObservedVm, (),
                       (vm, epoch, power, incoming, postmigrate, health, health_reason,
                        heartbeat_age_ms, cpu_millicores_used, memory_mib_used, cpu_millicores_max,
-                       cpu_weight))
+                       cpu_weight, processes_max))
 
 }  // namespace virga

@@ -35,6 +35,7 @@ struct VmSpec {
   int cpus = 1;
   Millicores cpu_millicores{0};  ///< quota in sum; 0 = cpus * 1000
   int cpu_weight = 100;          ///< share under contention, 1..10000
+  int processes_max = 256;       ///< threads and processes of its hypervisor, 160..32768
   Mib memory_mib{128};
   std::vector<VmDisk> disks;  ///< beside the image's root disk, where it has one
   std::vector<VmNic> nics;
@@ -51,9 +52,9 @@ struct VmSpec {
   bool restart = false;  ///< operator's command: stop and start again; cleared when decided
 };
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
-                      (cluster, image, cpus, cpu_millicores, cpu_weight, memory_mib, disks, nics,
-                       power, restart_priority, anti_affinity_group, pinned_host, move_to, restart,
-                       direct_io, downtime_ms_max, parameters, user_data))
+                      (cluster, image, cpus, cpu_millicores, cpu_weight, processes_max, memory_mib,
+                       disks, nics, power, restart_priority, anti_affinity_group, pinned_host,
+                       move_to, restart, direct_io, downtime_ms_max, parameters, user_data))
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };

@@ -58,6 +58,8 @@ void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int clus
   cloud.edit<Image>(ImageId("tiny"), [](Image& image) {
     image.meta.name = "tiny";
     image.spec.path = "images/tiny";
+    image.spec.file_bytes = Bytes{1};
+    image.spec.sha256 = std::string(64, '0');
   });
   for (int number = 1; number <= hosts; ++number) {
     const std::string name = fmt::format("host-{}", number);

@@ -290,6 +290,7 @@ Result<void> SimHypervisor::change_limits(const VmLaunch& launch) {
   if (!copy) return copy.error();
   (*copy)->takes.cpu_millicores = launch.cpu_millicores;
   (*copy)->cpu_weight = launch.cpu_weight;
+  (*copy)->processes_max = launch.processes_max;
   return {};
 }
 
@@ -324,6 +325,7 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   seen.memory_mib_used = copy.takes.memory_mib;
   seen.cpu_millicores_max = copy.takes.cpu_millicores;
   seen.cpu_weight = copy.cpu_weight;
+  seen.processes_max = copy.processes_max;
   return seen;
 }
 

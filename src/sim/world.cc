@@ -70,6 +70,7 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   copy.state = state;
   copy.takes = {launch.cpu_millicores, launch.memory_mib};
   copy.cpu_weight = launch.cpu_weight;
+  copy.processes_max = launch.processes_max;
   copy.serial = next_serial_++;
   hosts_by_serial_[copy.serial] = host.index;
   if (needs_lock(state) && options_.image_locks) stored_[copy.vm].lock = copy.serial;

@@ -50,6 +50,7 @@ struct Copy {
   CopyState state = CopyState::starting;
   Capacity takes;
   int cpu_weight = 100;
+  int processes_max = 256;
   std::uint64_t serial = 0;  ///< unique in the world
   std::uint64_t peer = 0;    ///< incoming: serial of the source that has connected; 0 = none
   bool received = false;     ///< incoming: the last of the state has arrived

@@ -81,6 +81,7 @@ std::vector<Write> contents(const CloudSize& size) {
   Image image;
   image.meta.name = kImage;
   image.spec.path = "images/tiny";
+  image.spec.file_bytes = Bytes{1};
   image.spec.sha256 = std::string(64, '0');
   add(writes, image);
   for (int number = 0; number < size.clusters; ++number) add_cluster(writes, size, number);

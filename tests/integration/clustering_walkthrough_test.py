@@ -273,6 +273,36 @@ class Clustering(unittest.TestCase):
                               (self.status(vm)["host"], "execute cont")):
             self.assertTrue(said(host + ".agent", "qmp: ", command), f"{host}: no line of QMP's {command}")
 
+    def test_13_F_B4_the_limits_of_a_running_guest_change_and_move_with_it(self):
+        vm = VMS[1]
+        boot = self.answer(vm)["boot_id"]
+        self.cloud.cli("vm", "set", vm, "--processes-max", "512", "--millicores", "700", "--weight", "200")
+
+        def limits():
+            """What the kernel holds each process group of the VM to: {host: (processes, quota in us, weight)}."""
+            found = {}
+            for host in self.cloud.copies().get(vm, {}):
+                group = os.path.join("virga-lab", "walk", host, "virga", vm)
+                old = os.path.isdir("/sys/fs/cgroup/pids/" + group)
+                files = (["pids/{}/pids.max", "cpu/{}/cpu.cfs_quota_us", "cpu/{}/cpu.shares"] if old else
+                         ["{}/pids.max", "{}/cpu.max", "{}/cpu.weight"])
+                texts = []
+                try:
+                    for name in files:
+                        with open("/sys/fs/cgroup/" + name.format(group), encoding="utf-8") as file:
+                            texts.append(int(file.read().split()[0]))
+                except OSError:  # the group has just been removed
+                    continue
+                found[host] = (texts[0], texts[1], texts[2] * 100 // 1024 if old else texts[2])
+            return found
+        source = self.status(vm)["host"]
+        self.cloud.wait("the new limits", lambda: limits() == {source: (512, 70000, 200)}, 30)
+        self.assertEqual(self.answer(vm)["boot_id"], boot)
+        self.cloud.cli("--wait", "vm", "migrate", vm)
+        moved = self.status(vm)["host"]
+        self.assertNotEqual(moved, source)
+        self.cloud.wait("the limits where it is now", lambda: limits() == {moved: (512, 70000, 200)}, 30)
+
     def test_10_F_F1_the_server_is_restarted_while_guests_run(self):
         before = {vm: self.status(vm) for vm in VMS}
         boots = {vm: self.answer(vm)["boot_id"] for vm in VMS}

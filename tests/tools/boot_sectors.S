@@ -97,6 +97,75 @@ skip:
     jb more
 #endif
 
+#ifdef SEED_linux           /* reads what the table at 448 names to where it says, then starts a Linux kernel */
+    xor ax, ax
+    mov ds, ax
+    mov es, ax
+    mov ss, ax
+    mov sp, 0x7c00
+    mov di, 0x7c00 + 448    /* four entries: first sector, sectors, address; 32 bits each */
+piece:
+    mov ecx, [di + 4]
+    test ecx, ecx
+    jz piece_done
+    cmp ecx, 64
+    jbe small
+    mov ecx, 64
+small:
+    mov [0x7c00 + buffer - start + 2], cx
+    mov eax, [di]
+    mov [0x7c00 + buffer - start + 8], eax
+    add [di], ecx
+    sub [di + 4], ecx
+    pushad
+    mov ah, 0x42
+    mov dl, 0x80
+    mov si, 0x7c00 + buffer - start
+    int 0x13
+    popad
+    jc idle
+    mov eax, [di + 8]
+    mov [0x7c00 + moved - start + 0x1a], ax
+    shr eax, 16
+    mov [0x7c00 + moved - start + 0x1c], al
+    mov [0x7c00 + moved - start + 0x1f], ah
+    shl ecx, 8              /* 16-bit words of it */
+    pushad
+    mov ah, 0x87
+    mov si, 0x7c00 + moved - start
+    int 0x15
+    popad
+    jc idle
+    lea eax, [ecx + ecx]
+    add [di + 8], eax
+    jmp piece
+piece_done:
+    add di, 12
+    cmp di, 0x7c00 + 496
+    jb piece
+    cli
+    mov ax, 0x9000
+    mov ds, ax
+    mov es, ax
+    mov fs, ax
+    mov gs, ax
+    mov ss, ax
+    mov sp, 0xd000
+    .byte 0xea              /* jmp 0x9020:0 */
+    .word 0, 0x9020
+    .balign 4
+buffer:
+    .word 16, 64, 0, 0x1000
+    .long 0, 0
+moved:
+    .zero 16
+    .word 0xffff, 0
+    .byte 1, 0x93, 0, 0     /* from 0x10000 */
+    .word 0xffff, 0
+    .byte 0, 0x93, 0, 0
+    .zero 16
+#endif
+
 idle:
     hlt
     jmp idle

@@ -166,7 +166,7 @@ class Cloud:
         shared = os.path.join(self.data, "shared", "images", "tiny")
         subprocess.run([*self.prefix, "mkdir", "-p", os.path.dirname(shared)], check=True, timeout=10)
         self.cli("image", "build", "tiny", "--output", shared, "--packages", packages, text=True, deadline=300)
-        self.cli("image", "create", "tiny", "--path", "images/tiny")
+        self.cli("image", "create", "tiny", "--folder", shared)
 
     def apply(self, manifest):
         path = os.path.join(self.data, "manifest.yaml")

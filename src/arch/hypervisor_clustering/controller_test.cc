@@ -23,6 +23,8 @@ class Clustering : public ::testing::Test {
     Image image;
     image.meta.name = "tiny";
     image.spec.path = "images/tiny";
+    image.spec.file_bytes = Bytes{1};
+    image.spec.sha256 = std::string(64, '0');
     seeds.put(image);
     for (const char* name : {"a", "b", "c"}) add_host(seeds, name);
     apply(seeds);

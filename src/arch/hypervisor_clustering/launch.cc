@@ -63,6 +63,7 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
   launch.cpus = vm.spec.cpus;
   launch.cpu_millicores = demand_of(vm).cpu_millicores;
   launch.cpu_weight = vm.spec.cpu_weight;
+  launch.processes_max = vm.spec.processes_max;
   launch.memory_mib = vm.spec.memory_mib;
   launch.directory = "vms/" + vm.id().value;
   launch.parameters = vm.spec.parameters;
@@ -73,6 +74,8 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
                                                    launch.vm.value, vm.spec.image.value));
   }
   if (auto done = add_nics(view, vm, launch); !done) return done.error();
+  if (!image->spec.sha256.empty())
+    launch.image = LaunchImage{image->spec.file_bytes, image->spec.sha256};
   if (image->spec.format == ImageFormat::direct) {
     add_direct_boot(vm, *image, launch);
   } else {

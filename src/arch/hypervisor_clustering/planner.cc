@@ -306,14 +306,18 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
 /// A restart would apply them too; who changes a quota wants it now. Agents of before tell none.
 void Planner::limit(const Vm& vm, const ObservedVm& copy, bool stays) {
   const Millicores quota = demand_of(vm).cpu_millicores;
-  const bool agrees = copy.cpu_millicores_max == quota && copy.cpu_weight == vm.spec.cpu_weight;
+  const bool agrees =
+      copy.cpu_millicores_max == quota && copy.cpu_weight == vm.spec.cpu_weight &&
+      (copy.processes_max == 0 || copy.processes_max == vm.spec.processes_max);
   if (agrees || copy.cpu_weight == 0) {
     if (stays) clear_unplaced(vm);
     return;
   }
   const std::string wanted =
-      fmt::format("{} millicores and weight {} are asked for, {} and {} are in force", quota.value,
-                  vm.spec.cpu_weight, copy.cpu_millicores_max.value, copy.cpu_weight);
+      fmt::format("{} millicores, weight {} and {} processes are asked for, "
+                  "{}, {} and {} are in force",
+                  quota.value, vm.spec.cpu_weight, vm.spec.processes_max,
+                  copy.cpu_millicores_max.value, copy.cpu_weight, copy.processes_max);
   // The API refuses what does not fit. Two that were raised at once, or a host that shrank: who
   // comes first by name takes what is there, the others wait.
   const Millicores more = quota - copy.cpu_millicores_max;

@@ -65,6 +65,7 @@ void shape_vm(TestCluster& cluster, int number, const std::vector<std::string>& 
     ObservedVm& copy = cluster.seen(host).vms.back();
     copy.cpu_millicores_max = Millicores{rng.between(1, 4) * 1000};
     copy.cpu_weight = rng.chance(800'000) ? 100 : 50;
+    copy.processes_max = rng.chance(500'000) ? 0 : 256;
   }
   if (!hosts.empty() && rng.chance(50'000)) {
     const HostId wanted(hosts[rng.below(hosts.size())]);
@@ -219,6 +220,7 @@ class Execution {
       if (copy.vm != change.vm || copy.epoch != vm.status.epoch) continue;
       copy.cpu_millicores_max = demand_of(vm).cpu_millicores;
       copy.cpu_weight = vm.spec.cpu_weight;
+      copy.processes_max = vm.spec.processes_max;
     }
   }
 

@@ -21,8 +21,15 @@ TEST_F(Quotas, F_B4_a_running_copy_gets_the_limits_that_are_asked_for_now) {
   ASSERT_EQ(plan().limits.size(), 1U);
   EXPECT_EQ(plan().limits.front().host, HostId("a"));
   EXPECT_EQ(plan().limits.front().reason,
-            "250 millicores and weight 100 are asked for, 1000 and 100 are in force");
+            "250 millicores, weight 100 and 256 processes are asked for, "
+            "1000, 100 and 0 are in force");
   copy.cpu_millicores_max = Millicores{250};
+  EXPECT_TRUE(plan().empty()) << "an agent of before says nothing of processes";
+  copy.processes_max = 256;
+  EXPECT_TRUE(plan().empty());
+  edit_vm(web, [](Vm& changed) { changed.spec.processes_max = 300; });
+  ASSERT_EQ(plan().limits.size(), 1U);
+  copy.processes_max = 300;
   EXPECT_TRUE(plan().empty());
 }
 

@@ -87,6 +87,7 @@ class FakeHosts {
   static void limit_copy(ObservedVm& copy, const VmLaunch& launch) {
     copy.cpu_millicores_max = launch.cpu_millicores;
     copy.cpu_weight = launch.cpu_weight;
+    copy.processes_max = launch.processes_max;
   }
 
   void run_copy(const HostId& host, const VmId& vm, const Epoch& epoch, VmPower power) {

@@ -86,7 +86,7 @@ struct RevokeCopy {
   std::string reason;
 };
 
-/// A running copy gets the processor limits that are asked for now, at once, without an operation.
+/// A running copy gets the limits that are asked for now, at once, without an operation.
 struct LimitVm {
   VmId vm;
   HostId host;

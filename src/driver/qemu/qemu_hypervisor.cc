@@ -122,10 +122,11 @@ QemuHypervisor::QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard
     : loop_(loop),
       options_(std::move(options)),
       worker_(loop, kWorkers, kQueueMax),
-      context_{loop, options_, guard, fabric, nullptr, worker_},
+      reader_(loop, 1, kQueueMax),
+      context_{loop, options_, guard, fabric, nullptr, worker_, reader_, image_checks_},
       ticker_(loop) {}
 
-QemuHypervisor::~QemuHypervisor() = default;
+QemuHypervisor::~QemuHypervisor() { image_checks_.cancel(); }
 
 void QemuHypervisor::open(HypervisorSink& sink, Callback<HypervisorInfo> done) {
   sink_ = &sink;

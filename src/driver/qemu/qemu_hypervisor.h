@@ -49,7 +49,9 @@ class QemuHypervisor final : public Hypervisor {
 
   AsioLoop& loop_;
   const QemuOptions options_;
+  ImageChecks image_checks_;
   Worker worker_;
+  Worker reader_;
   VmContext context_;
   HypervisorSink* sink_ = nullptr;
   std::map<VmId, EpochRecord> epochs_;

@@ -54,6 +54,21 @@ TEST_F(QemuHypervisorTest, F_B4_PanicPausesTheGuestAndIsReported) {
   EXPECT_EQ(lab.host(0).observe().at(0).health_reason, kGuestPanicked);
 }
 
+TEST_F(QemuHypervisorTest, F_B4_TheLimitsOfTheKernelAreThoseOfTheLaunchAndChangeWithIt) {
+  VmLaunch web = boot(boot_sectors::idle());
+  const auto limit = [&](const char* file) { return lab.group_file(0, web.vm, file); };
+  const bool old = limit("pids.max") == "256" && !limit("memory.limit_in_bytes").empty();
+  const char* memory = old ? "memory.limit_in_bytes" : "memory.max";
+  EXPECT_EQ(limit("pids.max"), "256");
+  EXPECT_EQ(limit(memory), std::to_string((web.memory_mib.value + 256) << 20));
+  web.processes_max = 512;
+  web.cpu_weight = 200;
+  ASSERT_TRUE(lab.host(0).change_limits(web).ok());
+  EXPECT_EQ(limit("pids.max"), "512");
+  EXPECT_EQ(limit(old ? "cpu.shares" : "cpu.weight"), old ? "2048" : "200");
+  EXPECT_EQ(limit(memory), std::to_string((web.memory_mib.value + 256) << 20));
+}
+
 TEST_F(QemuHypervisorTest, F_B4_WatchdogPausesTheGuestAndIsReported) {
   boot(boot_sectors::watchdog());
   EXPECT_TRUE(told([](const ObservedVm& seen) {

@@ -97,6 +97,15 @@ std::int64_t QemuLab::pid(int index, const VmId& vm) const {
   return record && !record->ended ? record->pid : 0;
 }
 
+std::string QemuLab::group_file(int index, const VmId& vm, const std::string& file) const {
+  for (const std::string& controller : {file.substr(0, file.find('.')), std::string()}) {
+    const auto text = read_file(fmt::format("/sys/fs/cgroup/{}/{}/virga/{}/{}", controller,
+                                            group(index), vm.value, file));
+    if (text) return text->substr(0, text->find('\n'));
+  }
+  return {};
+}
+
 void QemuLab::signal(int index, const VmId& vm, int number) {
   const std::int64_t process = pid(index, vm);
   if (process > 0) ::kill(static_cast<pid_t>(process), number);

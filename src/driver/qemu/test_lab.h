@@ -58,6 +58,9 @@ class QemuLab final : public HypervisorLab {
   std::int64_t pid(int index, const VmId& vm) const;
   AsioLoop& loop() { return loop_; }
 
+  /// A file of the VM's control group, whichever hierarchy has it: "pids.max". Empty = there is none.
+  std::string group_file(int index, const VmId& vm, const std::string& file) const;
+
   /// Puts a boot sector onto the root disk of a VM that was not started yet.
   void write_root(const VmLaunch& launch, const std::string& sector);
 

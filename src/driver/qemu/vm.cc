@@ -35,8 +35,12 @@ void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
     fail_start(make_error(Errc::timeout, fmt::format("start {}: not running after {} ms",
                                                      launch_.vm.value, to_ms(kStartDeadline))));
   });
+  open_files_as(user);
+}
+
+void QemuVm::open_files_as(std::uint32_t user) {
   const FileRequest request{launch_, context_.options.shared_directory,
-                            context_.options.image_program, !incoming};
+                            context_.options.image_program, !incoming_, &context_.image_checks};
   context_.worker.run<std::shared_ptr<OpenFiles>>(
       [request]() -> Result<std::shared_ptr<OpenFiles>> {
         auto files = open_files(request);
@@ -45,6 +49,21 @@ void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
       },
       [weak = weak_from_this(), user](Result<std::shared_ptr<OpenFiles>> files) {
         if (const auto self = weak.lock()) self->files_opened(std::move(files), user);
+      });
+}
+
+void QemuVm::check_image(std::shared_ptr<OpenFiles> files, std::uint32_t user) {
+  context_.reader.run<void>(
+      [files, &checks = context_.image_checks, image = *launch_.image] {
+        std::vector<int> numbers;
+        for (const Descriptor& file : files->unchecked) numbers.push_back(file.get());
+        return checks.check(numbers, image);
+      },
+      [weak = weak_from_this(), user](Result<void> sound) {
+        const auto self = weak.lock();
+        if (self == nullptr || self->stage_ != Stage::preparing) return;
+        if (sound) return self->open_files_as(user);
+        self->fail_start(wrap_error("start " + self->launch_.vm.value, sound.error()));
       });
 }
 
@@ -67,6 +86,7 @@ void QemuVm::files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_
   if (stopping_)
     return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
   if (!files) return fail_start(wrap_error("start " + launch_.vm.value, files.error()));
+  if (!(*files)->unchecked.empty()) return check_image(std::move(*files), user);
   stage_ = Stage::launching;
   const auto launched = process_.launch(launch_, **files, incoming_, user);
   if (!launched) return fail_start(wrap_error("start " + launch_.vm.value, launched.error()));
@@ -103,10 +123,9 @@ Result<void> QemuVm::change_limits(const VmLaunch& launch) {
   if (stage_ != Stage::ready) {
     return make_error(Errc::conflict, launch_.vm.value + " is being started or is ending");
   }
-  auto changed = process_.change_limits(launch.cpu_millicores, launch.cpu_weight);
+  auto changed = process_.change_limits(launch);
   if (!changed) return wrap_error("change the limits of " + launch_.vm.value, changed.error());
-  launch_.cpu_millicores = launch.cpu_millicores;
-  launch_.cpu_weight = launch.cpu_weight;
+  take_limits(launch, launch_);
   return {};
 }
 

@@ -63,6 +63,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   enum class Stage { preparing, launching, ready, ended };
 
   // vm.cc: life of the process
+  void open_files_as(std::uint32_t user);
+  void check_image(std::shared_ptr<OpenFiles> files, std::uint32_t user);
   void files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_t user);
   void qmp_opened(Result<void> opened);
   void qmp_lost(const Error& why);

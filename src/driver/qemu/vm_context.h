@@ -8,6 +8,7 @@
 #include "driver/process_guard.h"
 #include "driver/qemu/cgroup.h"
 #include "edge/worker.h"
+#include "image/image_checks.h"
 #include "edge/asio_loop.h"
 
 namespace virga {
@@ -32,8 +33,7 @@ struct QemuOptions {
   int user_count = 1;                ///< more than one: each VM of this host gets its own
   std::uint32_t group = 65534;
   MemoryKind memory = MemoryKind::anonymous;
-  Mib overhead_mib{256};    ///< of QEMU itself, on top of the guest's memory
-  int processes_max = 256;  ///< threads and processes per VM
+  Mib overhead_mib{256};  ///< of QEMU itself, on top of the guest's memory: docs/adr/0014
   std::string cpu_model_tcg = "qemu64-v1";
   std::string cpu_model_kvm = "Westmere-v2";
 };
@@ -46,6 +46,8 @@ struct VmContext {
   Fabric& fabric;
   std::shared_ptr<Cgroups> cgroups;  ///< nullptr: without limits
   Worker& worker;
+  Worker& reader;  ///< for what takes long, so that others' starts do not wait behind it
+  ImageChecks& image_checks;
 };
 
 }  // namespace virga

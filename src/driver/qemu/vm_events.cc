@@ -103,6 +103,7 @@ ObservedVm QemuVm::observed() const {
   seen.memory_mib_used = Mib{usage_.memory.value >> 20};
   seen.cpu_millicores_max = launch_.cpu_millicores;
   seen.cpu_weight = launch_.cpu_weight;
+  seen.processes_max = launch_.processes_max;
   if (const auto sign = guest_.last_sign()) seen.heartbeat_age_ms = context_.loop.now() - *sign;
   if (!failing_.empty() || qmp_silent_) {
     seen.health = VmHealth::failing;

@@ -147,6 +147,34 @@ Result<std::vector<OpenDiskFile>> open_chain(const FileRequest& request, const L
   return chain;
 }
 
+/// What of the image this start is the first to use.
+std::vector<std::string> used_first(const FileRequest& request) {
+  const VmLaunch& launch = request.launch;
+  std::vector<std::string> paths;
+  for (const LaunchDisk& disk : launch.disks) {
+    const std::string path = request.shared_directory + "/" + disk.path;
+    if (!disk.backing.empty() && ::access(path.c_str(), F_OK) != 0) paths.push_back(disk.backing);
+  }
+  for (const std::string* boot : {&launch.kernel, &launch.initrd}) {
+    if (!boot->empty()) paths.push_back(*boot);
+  }
+  return paths;
+}
+
+Result<std::vector<Descriptor>> unchecked_files(const FileRequest& request) {
+  std::vector<Descriptor> files;
+  if (!request.create || !request.launch.image || request.image_checks == nullptr) return files;
+  std::vector<int> numbers;
+  for (const std::string& path : used_first(request)) {
+    auto file = open_below(request.shared_directory, path, O_RDONLY);
+    if (!file) return wrap_error("the image", file.error());
+    numbers.push_back(file->get());
+    files.push_back(std::move(*file));
+  }
+  if (request.image_checks->known(numbers, *request.launch.image)) files.clear();
+  return files;
+}
+
 /// Made at every start: cloud-init acts on what is new in it. It may hold secrets: root's alone.
 Result<void> write_seed(const FileRequest& request) {
   const std::string& path = request.launch.seed->path;
@@ -204,6 +232,10 @@ Result<OpenFiles> open_files(const FileRequest& request) {
   if (auto fine = check_below(launch.directory); !fine) return fine.error();
   if (auto fine = check_shared_epoch(request); !fine) return fine.error();
   OpenFiles files;
+  auto unchecked = unchecked_files(request);
+  if (!unchecked) return unchecked.error();
+  files.unchecked = std::move(*unchecked);
+  if (!files.unchecked.empty()) return files;
   for (const LaunchDisk& disk : launch.disks) {
     if (request.create) {
       if (auto done = create_disk(request, disk); !done) return done.error();

@@ -6,6 +6,7 @@
 
 #include "base/result.h"
 #include "edge/process.h"
+#include "image/image_checks.h"
 #include "model/launch.h"
 
 namespace virga {
@@ -64,6 +65,9 @@ struct OpenFiles {
   Descriptor kernel;
   Descriptor initrd;
   Descriptor seed;  ///< read-only ISO 9660
+  /// Not empty: the image's files, of which nobody knows that they are right. Nothing else was opened or made: check
+  /// these against launch.image, then ask again.
+  std::vector<Descriptor> unchecked;
 };
 
 struct FileRequest {
@@ -71,9 +75,12 @@ struct FileRequest {
   std::string shared_directory;
   std::string image_program;  ///< qemu-img
   bool create = true;  ///< make missing disks, write seed and vm.json; else all must be there
+  const ImageChecks* image_checks = nullptr;  ///< nullptr: images are taken as they are
 };
 
-/// Blocking, at most 15 s of helper programs. Disk formats follow from the names: ".qcow2", all others raw.
+/// A kernel that is to be booted, and a disk that a new one is based on, are first given back as `unchecked` unless
+/// they are known; disks of a VM that has run stand on what was checked when they were made: a recovery reads no whole
+/// image. Blocking, at most 15 s of helper programs. Disk formats follow from the names: ".qcow2", all others raw.
 /// Errors: fenced (vm.json tells of a newer epoch), exhausted (no space), not_found (a file is missing, incoming),
 /// invalid (an image that cannot be used; a path that leaves the shared directory).
 Result<OpenFiles> open_files(const FileRequest& request);

@@ -11,6 +11,7 @@
 #include "driver/qemu/kvm_probe.h"
 #include "driver/qemu/vm_guest.h"
 #include "edge/file.h"
+#include "image/digest.h"
 
 namespace virga {
 namespace {
@@ -28,7 +29,7 @@ class VmFilesTest : public testing::Test {
   ~VmFilesTest() override { std::filesystem::remove_all(folder); }
 
   Result<OpenFiles> open(bool create = true) {
-    return open_files({launch, folder + "/shared", "/usr/bin/qemu-img", create});
+    return open_files({launch, folder + "/shared", "/usr/bin/qemu-img", create, &checks});
   }
   std::string image_info(const std::string& path) {
     ProcessOptions options;
@@ -36,9 +37,76 @@ class VmFilesTest : public testing::Test {
     return run_process(options, seconds(20))->out;
   }
 
+  /// What the driver does with what open_files gives back unchecked.
+  Result<void> check(const OpenFiles& files) {
+    std::vector<int> numbers;
+    for (const Descriptor& file : files.unchecked) numbers.push_back(file.get());
+    return checks.check(numbers, *launch.image);
+  }
+  void write(const std::string& path, const std::string& text) {
+    ASSERT_TRUE(write_file_atomically(folder + "/shared/" + path, text).ok());
+  }
+  static LaunchImage image_of(const std::string& text) {
+    Digest digest;
+    digest.add(text);
+    return {Bytes{static_cast<std::int64_t>(text.size())}, digest.hex()};
+  }
+
   std::string folder;
   VmLaunch launch;
+  ImageChecks checks;
 };
+
+TEST_F(VmFilesTest, F_B5_AKernelIsBootedOnceItIsKnownToBeTheOneThatWasRegistered) {
+  launch.kernel = "images/kernel";
+  launch.initrd = "images/initrd";
+  write("images/kernel", "the kernel, ");
+  write("images/initrd", "its disk");
+  launch.image = image_of("the kernel, its disk");
+  auto files = open();
+  ASSERT_TRUE(files.ok()) << files.error().text();
+  ASSERT_EQ(files->unchecked.size(), 2U);
+  EXPECT_FALSE(files->kernel.valid());
+  EXPECT_FALSE(std::filesystem::exists(folder + "/shared/vms")) << "nothing was made";
+  ASSERT_TRUE(check(*files).ok());
+  files = open();
+  EXPECT_TRUE(files->unchecked.empty());
+  EXPECT_TRUE(files->kernel.valid());
+  write("images/kernel", "another one,");
+  files = open();
+  ASSERT_EQ(files->unchecked.size(), 2U) << "it is another file";
+  EXPECT_EQ(check(*files).error().code, Errc::invalid);
+  EXPECT_NE(check(*files).error().text().find(launch.image->sha256), std::string::npos);
+  EXPECT_TRUE(open(false)->unchecked.empty()) << "what comes by a move has booted long ago";
+  write("images/kernel", "longer than the other");
+  files = open();
+  const auto longer = check(*files);
+  EXPECT_EQ(longer.error().text(),
+            "the image's files have 29 bytes; 20 were registered");
+  checks.cancel();
+  write("images/kernel", "the kernel, ");
+  EXPECT_EQ(check(*open()).error().code, Errc::cancelled);
+  launch.image.reset();
+  EXPECT_TRUE(open()->kernel.valid()) << "registered before checks were asked for";
+}
+
+TEST_F(VmFilesTest, F_B5_AnImageIsCheckedWhenADiskIsMadeFromItAndNotAtARecovery) {
+  const std::string disk(1 << 20, 'd');
+  write("images/base.raw", disk);
+  launch.disks = {{"root", "vms/acme/web/root.qcow2", "images/base.raw", Mib{0}},
+                  {"data", "vms/acme/web/data.raw", "", Mib{3}}};
+  launch.image = image_of(disk);
+  auto files = open();
+  ASSERT_TRUE(files.ok()) << files.error().text();
+  ASSERT_EQ(files->unchecked.size(), 1U);
+  EXPECT_TRUE(files->disks.empty());
+  ASSERT_TRUE(check(*files).ok());
+  ASSERT_EQ(open()->disks.size(), 2U);
+  launch.image->sha256 = std::string(64, '0');
+  EXPECT_TRUE(open()->unchecked.empty()) << "its disk stands on what was checked";
+  std::filesystem::remove(folder + "/shared/images/base.raw");
+  EXPECT_EQ(open().error().code, Errc::not_found);
+}
 
 TEST_F(VmFilesTest, F_B5_TheSeedIsMadeAtEachStartAndGoesWithTheVm) {
   launch.identity.uuid = "6a7b";

@@ -28,7 +28,7 @@ CgroupLimits limits_of(const VmLaunch& launch, const QemuOptions& options) {
       launch.cpu_millicores.value > 0 ? launch.cpu_millicores : Millicores{launch.cpus * 1000};
   limits.cpu_weight = launch.cpu_weight;
   limits.memory_mib_max = launch.memory_mib + options.overhead_mib;
-  limits.processes_max = options.processes_max;
+  limits.processes_max = launch.processes_max;
   return limits;
 }
 
@@ -49,6 +49,12 @@ void remove_group_later(AsioLoop& loop, const std::weak_ptr<Cgroups>& cgroups,
 }
 
 }  // namespace
+
+void take_limits(const VmLaunch& from, VmLaunch& to) {
+  to.cpu_millicores = from.cpu_millicores;
+  to.cpu_weight = from.cpu_weight;
+  to.processes_max = from.processes_max;
+}
 
 /// Descriptors on their way into the child, and the hardware that refers to them.
 struct VmProcess::Inherited {
@@ -268,10 +274,9 @@ void VmProcess::release() {
   }
 }
 
-Result<void> VmProcess::change_limits(Millicores quota, int weight) {
+Result<void> VmProcess::change_limits(const VmLaunch& from) {
   VmLaunch changed = record_.launch;
-  changed.cpu_millicores = quota;
-  changed.cpu_weight = weight;
+  take_limits(from, changed);
   if (context_.cgroups != nullptr) {
     auto set = context_.cgroups->set(group_of(changed), limits_of(changed, context_.options));
     if (!set) return set;

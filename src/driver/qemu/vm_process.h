@@ -13,6 +13,9 @@
 
 namespace virga {
 
+/// Copies what change_limits() of Hypervisor changes, and nothing else.
+void take_limits(const VmLaunch& from, VmLaunch& to);
+
 /// One QEMU process with all that belongs to it on this host: folder, cgroup, taps, guard and QMP connection.
 /// Knows nothing of what its guest does. Loop thread only.
 class VmProcess {
@@ -48,8 +51,8 @@ class VmProcess {
   /// Frees what belonged to a process that has ended.
   void release();
 
-  /// Also of the processes that it has; kept for the next agent.
-  Result<void> change_limits(Millicores quota, int weight);
+  /// Also of the processes that it has; kept for the next agent. See take_limits().
+  Result<void> change_limits(const VmLaunch& from);
   Result<CgroupUsage> usage() const;
 
   /// Last lines of QEMU's own messages.

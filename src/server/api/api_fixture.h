@@ -155,10 +155,16 @@ class ApiTest : public ::testing::Test {
   void make_house() {
     EXPECT_EQ(call("POST", "/v1/clusters", R"({"meta":{"name":"lab"},"spec":{"shared_directory":"/srv/virga"}})")
                   .status, 201);
-    EXPECT_EQ(call("POST", "/v1/images", R"({"meta":{"name":"tiny"},"spec":{"path":"images/tiny"}})").status, 201);
+    EXPECT_EQ(call("POST", "/v1/images", image_body(R"("name":"tiny")", R"("path":"images/tiny")")).status, 201);
     const auto network = call("POST", "/v1/networks",
                               R"({"meta":{"tenant":"acme","name":"front"},"spec":{"subnet":"10.50.0.0/16"}})");
     EXPECT_EQ(network.status, 201) << network.body;
+  }
+
+  /// With what an import would have found.
+  static std::string image_body(const std::string& meta, const std::string& spec) {
+    return R"({"meta":{)" + meta + R"(},"spec":{"file_bytes":1000,"sha256":")" + std::string(64, 'a') + "\"," + spec +
+           "}}";
   }
 
   static std::string vm_body(const std::string& name, const std::string& more = "") {

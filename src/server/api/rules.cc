@@ -115,12 +115,28 @@ Refusal apply_rules(const RuleContext& context, const Host* before, Host& after)
   return std::nullopt;
 }
 
-Refusal apply_rules(const RuleContext&, const Image* before, Image& after) {
-  if (auto sound = check_image(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
-  if (before != nullptr && !same(before->spec, after.spec)) {
+Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cluster& cluster) {
+  const Mib limit = cluster.spec.policy.image_mib_max;
+  if (spec.size_mib <= limit && spec.file_bytes <= to_bytes(limit)) return std::nullopt;
+  return problem(Errc::exhausted,
+                 fmt::format("{}: a disk of {} MiB in a file of {} bytes is too large: cluster "
+                             "\"{}\" takes {} MiB (policy.image_mib_max)",
+                             field, spec.size_mib.value, spec.file_bytes.value, cluster.meta.name,
+                             limit.value));
+}
+
+Refusal apply_rules(const RuleContext& context, const Image* before, Image& after) {
+  if (before != nullptr) {
+    if (same(before->spec, after.spec)) return std::nullopt;
     return fixed("spec", "add an image under another name");
   }
-  return std::nullopt;
+  if (auto sound = check_image(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  Refusal refused;
+  for (const auto& [id, cluster] : context.view.clusters.all()) {
+    refused = check_image_size("spec.size_mib", after.spec, *cluster);
+    if (!refused) return std::nullopt;
+  }
+  return refused;
 }
 
 Refusal apply_rules(const RuleContext& context, const Network* before, Network& after) {

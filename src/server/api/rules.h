@@ -31,6 +31,9 @@ Refusal apply_rules(const RuleContext& context, const Image* before, Image& afte
 Refusal apply_rules(const RuleContext& context, const Network* before, Network& after);
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
 
+/// Whether an image's file and its disk are within what a cluster takes; the refusal begins with `field`.
+Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cluster& cluster);
+
 /// Guards and further keys that belong into the same commit as the resource.
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
                        Change& change);

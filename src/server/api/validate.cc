@@ -121,6 +121,8 @@ const std::map<std::string, Range>& ranges() {
       {"vm.cpu_millicores",
        {"cpu_millicores", 0, 64'000, "thousandths of a core (0 = cpus * 1000)"}},
       {"vm.cpu_weight", {"cpu_weight", 1, 10'000, "shares"}},
+      // QEMU ends when it gets no thread: 64 processors, 64 for its disks and a few of its own.
+      {"vm.processes_max", {"processes_max", 160, 32'768, "threads and processes"}},
       {"vm.memory_mib", {"memory_mib", 32, 4 << 20, "MiB"}},
       {"vm.downtime_ms_max", {"downtime_ms_max", 10, 10'000, "milliseconds"}},
       {"vm.disks", {"disks", 0, 8, "disks"}},
@@ -129,6 +131,7 @@ const std::map<std::string, Range>& ranges() {
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
       {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
       {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
+      {"image.file_bytes", {"file_bytes", 1, kMibMax << 20, "bytes"}},
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
       {"cluster.policy.lease_ms",
        {"policy.lease_ms", to_ms(kLinkUserTimeout) + 1'000, 600'000, "milliseconds"}},
@@ -141,6 +144,7 @@ const std::map<std::string, Range>& ranges() {
       {"cluster.policy.starts_per_host", {"policy.starts_per_host", 1, 64, "starts"}},
       {"cluster.policy.cpu_overcommit_percent",
        {"policy.cpu_overcommit_percent", 100, 10'000, "percent"}},
+      {"cluster.policy.image_mib_max", {"policy.image_mib_max", 1, kMibMax, "MiB"}},
   };
   return kTable;
 }
@@ -186,7 +190,8 @@ Result<void> check_cluster(const ClusterSpec& spec) {
                       in("policy.failures_tolerated", policy.failures_tolerated),
                       in("policy.moves_per_host", policy.moves_per_host),
                       in("policy.starts_per_host", policy.starts_per_host),
-                      in("policy.cpu_overcommit_percent", policy.cpu_overcommit_percent)});
+                      in("policy.cpu_overcommit_percent", policy.cpu_overcommit_percent),
+                      in("policy.image_mib_max", policy.image_mib_max.value)});
   if (!checked.ok()) return checked;
   const auto text = [](Duration duration) { return std::to_string(to_ms(duration)); };
   if (policy.lease_ms < policy.heartbeat_ms * 3) {
@@ -236,9 +241,13 @@ Result<void> check_image(const ImageSpec& spec) {
     return wrong("spec.size_mib", "0", "a disk image has a size; `virga image import` fills it in");
   }
   const bool hex = spec.sha256.find_first_not_of("0123456789abcdef") == std::string::npos;
-  if (!spec.sha256.empty() && (spec.sha256.size() != 64 || !hex)) {
-    return wrong("spec.sha256", spec.sha256, "64 hexadecimal digits in lower case");
+  if (spec.sha256.size() != 64 || !hex) {
+    return wrong("spec.sha256", spec.sha256,
+                 "64 hexadecimal digits in lower case; `virga image import` and `build` write them "
+                 "into manifest.json");
   }
+  if (auto length = in_range("image", "file_bytes", spec.file_bytes.value); !length.ok())
+    return length;
   if (spec.command_line.size() > kCommandLineMax || !printable(spec.command_line)) {
     return wrong("spec.command_line", spec.command_line, "at most 1024 printable ASCII characters");
   }
@@ -267,7 +276,8 @@ Result<void> check_vm(const VmSpec& spec) {
   auto checked = all({check_optional_name("spec.cluster", spec.cluster.value),
                       check_name("spec.image", spec.image.value), in("cpus", spec.cpus),
                       in("cpu_millicores", spec.cpu_millicores.value),
-                      in("cpu_weight", spec.cpu_weight), in("memory_mib", spec.memory_mib.value),
+                      in("cpu_weight", spec.cpu_weight), in("processes_max", spec.processes_max),
+                      in("memory_mib", spec.memory_mib.value),
                       in("downtime_ms_max", to_ms(spec.downtime_ms_max)),
                       in("disks", static_cast<std::int64_t>(spec.disks.size())),
                       in("nics", static_cast<std::int64_t>(spec.nics.size())),

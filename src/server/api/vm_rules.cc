@@ -108,6 +108,15 @@ Refusal check_image_of(const ClusterView& view, const Vm& vm) {
     return problem(Errc::conflict,
                    "spec.image: image \"" + vm.spec.image.value + "\" is being deleted");
   }
+  if (image->spec.sha256.empty()) {
+    return problem(Errc::conflict, "spec.image: image \"" + vm.spec.image.value +
+                                       "\" has no checksum that hosts could check; import it "
+                                       "again under another name");
+  }
+  const Cluster* cluster = view.clusters.find(vm.spec.cluster);
+  if (cluster != nullptr) {
+    if (auto large = check_image_size("spec.image", image->spec, *cluster)) return large;
+  }
   return check_fits_image(*image, vm);
 }
 

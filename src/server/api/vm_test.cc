@@ -220,6 +220,14 @@ TEST_F(Vms, F_B4_F_B11_the_machine_of_a_running_vm_stays_its_limits_change) {
     EXPECT_NE(refused.body.find("virga --wait vm stop acme/web"), std::string::npos);
   }
   EXPECT_EQ(call("PATCH", "/v1/vms/acme/web", R"({"spec":{"cpu_millicores":250}})").status, 202);
+  EXPECT_EQ(web().spec.processes_max, 256);
+  EXPECT_EQ(call("PATCH", "/v1/vms/acme/web", R"({"spec":{"processes_max":512}})").status, 202);
+  EXPECT_EQ(web().spec.processes_max, 512);
+  const auto few = call("PATCH", "/v1/vms/acme/web", R"({"spec":{"processes_max":159}})");
+  EXPECT_EQ(few.status, 400);
+  EXPECT_NE(few.body.find("spec.processes_max: 159 is out of range: 160 to 32768"),
+            std::string::npos)
+      << few.body;
   Vm stopped = web();
   stopped.status.power = VmPower::stopped;
   put(stopped, keys::of(stopped.id()));
@@ -296,12 +304,11 @@ TEST_F(Vms, F_B11_an_accepted_request_tells_where_its_operations_are_listed) {
 
 TEST_F(Vms, F_B5_F_B11_user_data_and_a_root_disk_are_for_disk_images) {
   make_house();
-  ASSERT_EQ(
-      call(
-          "POST", "/v1/images",
-          R"({"meta":{"name":"debian"},"spec":{"path":"images/debian","format":"qcow2","size_mib":2048}})")
-          .status,
-      201);
+  ASSERT_EQ(call("POST", "/v1/images",
+                 image_body(R"("name":"debian")",
+                            R"("path":"images/debian","format":"qcow2","size_mib":2048)"))
+                .status,
+            201);
   const auto body = [](const std::string& name, const std::string& more) {
     return R"({"meta":{"tenant":"acme","name":")" + name + R"("},"spec":{"image":"debian")" + more +
            "}}";
@@ -328,6 +335,43 @@ TEST_F(Vms, F_B5_F_B11_user_data_and_a_root_disk_are_for_disk_images) {
   EXPECT_EQ(call("POST", "/v1/vms", vm_body("db", R"(,"disks":[)" + eight + "]")).status, 202);
 }
 
+TEST_F(Vms, F_B5_F_B11_an_image_is_within_what_its_cluster_takes_and_has_what_hosts_check) {
+  make_house();
+  const auto add = [&](const std::string& name, const std::string& spec) {
+    return call("POST", "/v1/images",
+                image_body("\"name\":\"" + name + "\"",
+                           R"("path":"images/x","format":"qcow2",)" + spec));
+  };
+  const auto refused = add("large", R"("size_mib":40961)");
+  EXPECT_EQ(refused.status, 507);
+  EXPECT_EQ(text_at(parsed(refused), "field"), "spec.size_mib");
+  EXPECT_NE(refused.body.find("40961 MiB"), std::string::npos) << refused.body;
+  EXPECT_NE(refused.body.find("takes 40960 MiB (policy.image_mib_max)"), std::string::npos);
+  const auto limit = [&](int size_mib) {
+    return call("PATCH", "/v1/clusters/lab",
+                fmt::format(R"({{"spec":{{"policy":{{"image_mib_max":{}}}}}}})", size_mib))
+        .status;
+  };
+  EXPECT_EQ(limit(0), 400);
+  ASSERT_EQ(limit(100), 200);
+  EXPECT_EQ(add("long", R"("size_mib":1,"file_bytes":104857601)").status, 507);
+  ASSERT_EQ(add("fits", R"("size_mib":100,"file_bytes":104857600)").status, 201);
+  const std::string vm = R"({"meta":{"tenant":"acme","name":"web"},"spec":{"image":"fits"}})";
+  ASSERT_EQ(limit(99), 200);
+  const auto later = call("POST", "/v1/vms", vm);
+  EXPECT_EQ(later.status, 507) << later.body;
+  EXPECT_EQ(text_at(parsed(later), "field"), "spec.image");
+  ASSERT_EQ(limit(100), 200);
+  Image old = *view.images.find(ImageId("fits"));
+  old.spec.sha256.clear();
+  put(old, keys::of(old.id()));
+  EXPECT_EQ(call("POST", "/v1/vms", vm).status, 409) << "one that was registered before";
+  EXPECT_EQ(call("PATCH", "/v1/images/fits", R"({"meta":{"labels":{"a":"b"}}})").status, 200);
+  old.spec.sha256 = std::string(64, '0');
+  put(old, keys::of(old.id()));
+  EXPECT_EQ(call("POST", "/v1/vms", vm).status, 202);
+}
+
 TEST_F(Vms, A1_13_F_B11_another_tenants_cluster_image_and_network_are_refused) {
   make_house();
   ASSERT_EQ(call("POST", "/v1/clusters",
@@ -335,7 +379,7 @@ TEST_F(Vms, A1_13_F_B11_another_tenants_cluster_image_and_network_are_refused) {
                 .status,
             201);
   ASSERT_EQ(call("POST", "/v1/images",
-                 R"({"meta":{"name":"zeta-os","tenant":"zeta"},"spec":{"path":"images/z"}})")
+                 image_body(R"("name":"zeta-os","tenant":"zeta")", R"("path":"images/z")"))
                 .status,
             201);
   ASSERT_EQ(call("POST", "/v1/networks", R"({"meta":{"name":"back","tenant":"zeta"},

@@ -411,7 +411,7 @@ bool differs(const HostReport& before, const HostReport& after) {
         left.health != right.health || left.health_reason != right.health_reason ||
         left.incoming != right.incoming || left.postmigrate != right.postmigrate ||
         left.cpu_millicores_max != right.cpu_millicores_max ||
-        left.cpu_weight != right.cpu_weight) {
+        left.cpu_weight != right.cpu_weight || left.processes_max != right.processes_max) {
       return true;
     }
   }

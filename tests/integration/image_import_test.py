@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""A disk image as clouds have them, imported and run in the lab: its guest answers, and what is wrong starts none.
+
+VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+from boot_disk import boot_disk  # noqa: E402
+from cloud import Cloud  # noqa: E402
+
+NETWORK = """
+kind: network
+meta: {name: front, tenant: acme}
+spec: {cluster: lab, subnet: 10.50.0.0/24}
+"""
+ADDRESS = "10.50.0.10"  # the first of the network's; the disk brings it along, as nobody tells its guest
+
+
+def read(path):
+    with open(path, "rb") as file:
+        return file.read()
+
+
+class ImportedImage(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.cloud = Cloud(os.environ["VIRGA_BUILD"], "import", hosts=2)
+        try:
+            cls.cloud.wait_hosts(2, 90)
+            cls.images = os.path.join(cls.cloud.data, "shared", "images")
+            cls.disk = cls.make_disk(os.path.join(cls.cloud.data, "cloud"))
+            cls.cloud.apply(NETWORK)
+        except BaseException:
+            cls.cloud.close()
+            raise
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.cloud.close()
+
+    @classmethod
+    def make_disk(cls, path):
+        """The tiny guest on a compressed qcow2 that boots from its own first sector."""
+        cls.cloud.cli("image", "build", "tiny", "--output", path, "--packages", os.environ["VIRGA_PACKAGES"],
+                      text=True, deadline=300)
+        with open(os.path.join(path, "manifest.json"), encoding="utf-8") as file:
+            command_line = json.load(file)["command_line"]
+        kernel, ram_disk = (read(os.path.join(path, name)) for name in ("kernel", "initrd"))
+        with open(path + ".raw", "wb") as file:
+            file.write(boot_disk(kernel, ram_disk, f"{command_line} virga.name=cloud virga.ip={ADDRESS}/24"))
+        subprocess.run(["qemu-img", "convert", "-c", "-O", "qcow2", path + ".raw", path + ".qcow2"],
+                       check=True, timeout=60)
+        return path + ".qcow2"
+
+    def import_as(self, name, check=True):
+        return self.cloud.cli("image", "import", self.disk, "--images-folder", self.images, "--as", name, check=check)
+
+    def start(self, name, image):
+        self.cloud.cli("vm", "create", name, "--image", image, "--network", "front", "--memory-mib", "256")
+
+    def test_1_F_B5_the_guest_of_an_imported_disk_runs_and_answers(self):
+        image = self.import_as("cloud")
+        self.assertEqual(image["spec"]["file_bytes"], os.path.getsize(self.disk))
+        self.start("acme/cloud", "cloud")
+        self.cloud.wait_answering(["acme/cloud"], 180)
+        self.assertEqual(self.cloud.address("acme/cloud"), ADDRESS)
+        client = self.cloud.attach_client("acme/front", "10.50.0.250/24")
+        answer = self.cloud.wait("the guest answers HTTP", lambda: self.cloud.http(client, ADDRESS), 60)
+        self.assertEqual(answer["name"], "cloud")
+        root = os.path.join(self.cloud.data, "shared", "vms", "acme", "cloud", "root.qcow2")
+        self.assertTrue(os.path.exists(root), "it writes onto a disk of its own")
+        self.assertEqual(read(os.path.join(self.images, "cloud", "disk.qcow2")), read(self.disk))
+
+    def test_2_F_B5_a_disk_that_is_not_as_it_was_registered_starts_no_guest(self):
+        self.import_as("damaged")
+        with open(os.path.join(self.images, "damaged", "disk.qcow2"), "r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            last = file.read(1)
+            file.seek(-1, os.SEEK_END)
+            file.write(bytes([last[0] ^ 1]))
+        self.start("acme/damaged", "damaged")
+        said = self.cloud.wait("the refusal of the host", lambda: next(
+            (e["text"] for e in self.cloud.events() if e["subject"] == "vm/acme/damaged" and "SHA-256" in e["text"]),
+            None), 60)
+        self.assertIn("was registered", said)
+        self.assertNotIn("acme/damaged", self.cloud.copies())
+        self.cloud.cli("--wait", "vm", "delete", "acme/damaged", text=True)
+
+    def test_3_F_B5_what_is_larger_than_the_cluster_takes_is_refused_and_leaves_nothing(self):
+        self.cloud.api("PATCH", "clusters/lab", {"spec": {"policy": {"image_mib_max": 5}}})
+        code, said = self.import_as("large", check=False)
+        self.assertNotEqual(code, 0)
+        self.assertIn(f"has {os.path.getsize(self.disk)} bytes; at most {5 << 20} are taken (image_mib_max)", said)
+        self.assertNotIn("large", os.listdir(self.images))
+
+
+if __name__ == "__main__":
+    unittest.main()
