@@ -136,6 +136,17 @@ std::string line_of(const FaultRow& row, bool with_and_without_locks) {
 
 std::span<const FaultRow> fault_table() { return kRows; }
 
+// Without a BMC and without a leash that could be trusted, the host's power is one more thing that
+// nobody can know: as when the leash itself is what was lost.
+const FaultRow& row_of_loss(const Host& host, const Machine* machine) {
+  const bool asked = machine != nullptr && machine->spec.bmc.protocol != BmcProtocol::none;
+  const HostFault fault = asked || host.status.leash_armed ? power : leash;
+  const BmcConduct bmc = asked ? answers : silent;
+  return *std::find_if(std::begin(kRows), std::end(kRows), [&](const FaultRow& row) {
+    return row.fault == fault && row.bmc == bmc && row.locks;
+  });
+}
+
 std::string name_of(const FaultRow& row) {
   std::string name = fmt::format("{}-bmc-{}-locks-{}", enum_name(row.fault), enum_name(row.bmc),
                                  row.locks ? "on" : "off");

@@ -77,6 +77,10 @@ BOOST_DESCRIBE_STRUCT(FaultRow, (),
 /// fault_table_test.py).
 std::span<const FaultRow> fault_table();
 
+/// The row that tells what the loss of this host's power would come to, as it is equipped now. `machine` is its bare
+/// metal; nullptr = not known.
+const FaultRow& row_of_loss(const Host& host, const Machine* machine);
+
 /// "link-out-bmc-lies-locks-off": the row's scenario is scenarios/hypervisor_clustering/NN-NAME.scn.
 std::string name_of(const FaultRow& row);
 

@@ -150,6 +150,19 @@ TEST(FaultTable, F_B7_two_copies_come_of_nothing_but_a_lie_without_locks) {
   }
 }
 
+TEST(FaultTable, F_B7_the_loss_of_a_host_is_foretold_from_how_it_is_equipped) {
+  Machine machine;
+  Host host;
+  host.status.leash_armed = true;
+  EXPECT_EQ(row_of_loss(host, &machine).proof, FenceProof::lease_and_leash);
+  EXPECT_EQ(row_of_loss(host, nullptr).restart, RestartPlace::elsewhere);
+  host.status.leash_armed = false;
+  EXPECT_EQ(row_of_loss(host, nullptr).restart, RestartPlace::after_boot);
+  machine.spec.bmc.protocol = BmcProtocol::redfish;
+  EXPECT_EQ(row_of_loss(host, &machine).proof, FenceProof::bmc_power_off);
+  EXPECT_EQ(row_of_loss(host, &machine).restart, RestartPlace::elsewhere);
+}
+
 TEST(FaultTable, F_B7_the_table_for_readers_is_what_the_program_holds) {
   const std::string path = VIRGA_SOURCE_DIR "/docs/reference/fault-table.md";
   const std::string made = fault_table_markdown();
