@@ -173,10 +173,10 @@ ProcessOptions LabHost::agent_program() const {
   if (options_.rights == LabRights::whole_machine) {
     agent.arguments.insert(agent.arguments.end(), {"--cgroup-base", cgroup()});
   } else {
-    agent.arguments.insert(agent.arguments.end(),
-                           {"--unlimited", "--cpu-millicores",
-                            std::to_string(options_.limits.cpu_millicores.value), "--memory-mib",
-                            std::to_string(options_.limits.memory_mib.value)});
+    agent.arguments.insert(
+        agent.arguments.end(),
+        {"--unlimited", "--cpu-millicores", std::to_string(options_.limits.cpu_millicores.value),
+         "--memory-mib", std::to_string(options_.limits.memory_mib.value)});
   }
   return agent;
 }
@@ -254,8 +254,10 @@ Result<void> LabHost::fail(const LabRequest& fault) {
       return make_error(Errc::internal, "power_off() cuts the power");
     case LabFault::link:
       return network_.set_cut(index_, fault.network, true);
-    case LabFault::link_oneway:
-      return network_.set_one_way(index_, fault.network, true);
+    case LabFault::link_out:
+      return network_.set_one_way(index_, fault.network, LinkDirection::from_host, true);
+    case LabFault::link_in:
+      return network_.set_one_way(index_, fault.network, LinkDirection::to_host, true);
     case LabFault::hang: {
       auto done = processes_->freeze();
       frozen_ = done.ok();
@@ -301,7 +303,9 @@ Result<void> LabHost::set_bmc_mode(const std::string& mode) {
 
 Result<void> LabHost::heal() {
   auto done = network_.set_cut(index_, LabNetworkName::all, false);
-  if (done) done = network_.set_one_way(index_, LabNetworkName::all, false);
+  for (const LinkDirection direction : {LinkDirection::to_host, LinkDirection::from_host}) {
+    if (done) done = network_.set_one_way(index_, LabNetworkName::all, direction, false);
+  }
   if (done) done = set_bmc_mode("answers");
   if (done) done = processes_->thaw();
   if (!done) return done;
@@ -329,7 +333,8 @@ LabHostStatus LabHost::status() const {
     if (one->held()) status.held_down.push_back(one->name());
   }
   status.cut = network_.cuts(index_);
-  status.one_way = network_.one_ways(index_);
+  status.deaf = network_.one_ways(index_, LinkDirection::to_host);
+  status.mute = network_.one_ways(index_, LinkDirection::from_host);
   status.address = network_.plan().management_address(index_);
   status.tenant_address = network_.plan().tenant_address(index_);
   status.network_namespace = network_.plan().host_namespace(index_);
