@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <map>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -23,7 +26,7 @@ class FaultRows : public ::testing::TestWithParam<FaultRow>, protected test::Tes
  protected:
   void set_up() {
     for (const char* name : {"a", "b", "c", "d"}) add_host(name);
-    web_ = add_vm("web", "a");
+    add_vm("web", "a");
     add_bmc("a");
     edit_host("a", [&](Host& host) { host.status.leash_armed = row_.fault != HostFault::leash; });
     seen_ = {row_.fault, row_.bmc, row_.locks, false};
@@ -75,10 +78,12 @@ class FaultRows : public ::testing::TestWithParam<FaultRow>, protected test::Tes
   }
 
   void begin_fence() {
-    const bool slow = row_.bmc == BmcConduct::slow || row_.bmc == BmcConduct::silent;
-    bmc_due_ = silence_ + (row_.bmc == BmcConduct::silent ? seconds(15)
-                           : slow                         ? seconds(6)
-                                                          : milliseconds(500));
+    static const std::map<BmcConduct, Duration> kTakes = {
+        {BmcConduct::answers, milliseconds(500)},
+        {BmcConduct::silent, seconds(15)},  // the deadline of the try
+        {BmcConduct::lies, milliseconds(500)},
+        {BmcConduct::slow, seconds(6)}};
+    bmc_due_ = silence_ + kTakes.at(row_.bmc);
     edit_host("a", [](Host& host) { host.status.operation = OperationId("op-1"); });
   }
 
@@ -102,7 +107,6 @@ class FaultRows : public ::testing::TestWithParam<FaultRow>, protected test::Tes
 
   const FaultRow& row_ = GetParam();
   FaultRow seen_;  ///< as far as a planner can tell
-  VmId web_;
   Duration silence_{};
   std::optional<Duration> bmc_due_;
   bool placed_ = false;
