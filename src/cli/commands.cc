@@ -244,7 +244,7 @@ void add_lab_commands(std::vector<Command>& all) {
        "fail",
        "break a host of the lab",
        {name_argument(false),
-        option("how", "power, hang, link, link-oneway, agent, leash, qemu", true),
+        option("how", "power, hang, link, link-out, link-in, agent, leash, qemu", true),
         option("network", "management, storage, tenant, all"),
         option("bmc", "answers, silent, lies, slow"),
         flag("hold", "agent, leash: stays down until heal"), option("instance", "the lab's name")},

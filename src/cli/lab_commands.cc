@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "cli/client.h"
 #include "cli/handlers.h"
 #include "cli/output.h"
@@ -26,7 +28,7 @@ int show_lab(Session& session, const Invocation& invocation) {
 
 int fail_lab(Session& session, const Invocation& invocation) {
   std::string how = invocation.text("how");
-  if (how == "link-oneway") how = "link_oneway";
+  std::replace(how.begin(), how.end(), '-', '_');
   json::object wanted{{"kind", "fail"}, {"host", invocation.text("name")}, {"how", how}};
   for (const char* field : {"network", "bmc"}) {
     if (invocation.has(field)) wanted[field] = invocation.text(field);

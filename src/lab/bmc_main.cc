@@ -49,7 +49,7 @@ int run(const BmcOptions& options) {
   AsioLoop loop;
   auto machine = LabMachine::open(loop, options.machine);
   if (!machine) return fail(machine.error());
-  BmcService service(loop, {options.machine.host, "virga", *password, seconds(6)}, **machine);
+  BmcService service(loop, {options.machine.host, "virga", *password}, **machine);
   HttpServerOptions http;
   http.address = options.listen.substr(0, colon);
   http.port = static_cast<std::uint16_t>(

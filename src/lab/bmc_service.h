@@ -27,7 +27,7 @@ struct BmcServiceOptions {
   std::string system;  ///< the name in /redfish/v1/Systems/NAME
   std::string user;
   std::string password;
-  Duration slow_answer_ms = seconds(6);
+  Duration slow_answer_ms = seconds(3);
 };
 
 /// The part of Redfish that power needs: service root, Systems, one ComputerSystem and its Reset action, with basic

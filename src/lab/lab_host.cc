@@ -269,8 +269,10 @@ Result<void> LabHost::fail(const LabRequest& fault) {
       auto cut = network_.set_cut(index_, fault.network, true);
       return cut ? mount_shared() : cut;
     }
-    case LabFault::link_oneway:
-      return network_.set_one_way(index_, fault.network, true);
+    case LabFault::link_out:
+      return network_.set_one_way(index_, fault.network, LinkDirection::from_host, true);
+    case LabFault::link_in:
+      return network_.set_one_way(index_, fault.network, LinkDirection::to_host, true);
     case LabFault::hang: {
       auto done = processes_->freeze();
       frozen_ = done.ok();
@@ -316,7 +318,9 @@ Result<void> LabHost::set_bmc_mode(const std::string& mode) {
 
 Result<void> LabHost::heal() {
   auto done = network_.set_cut(index_, LabNetworkName::all, false);
-  if (done) done = network_.set_one_way(index_, LabNetworkName::all, false);
+  for (const LinkDirection direction : {LinkDirection::to_host, LinkDirection::from_host}) {
+    if (done) done = network_.set_one_way(index_, LabNetworkName::all, direction, false);
+  }
   if (done) done = mount_shared();
   if (done) done = set_bmc_mode("answers");
   if (done) done = processes_->thaw();
@@ -345,7 +349,8 @@ LabHostStatus LabHost::status() const {
     if (one->held()) status.held_down.push_back(one->name());
   }
   status.cut = network_.cuts(index_);
-  status.one_way = network_.one_ways(index_);
+  status.deaf = network_.one_ways(index_, LinkDirection::to_host);
+  status.mute = network_.one_ways(index_, LinkDirection::from_host);
   status.address = network_.plan().management_address(index_);
   status.tenant_address = network_.plan().tenant_address(index_);
   status.network_namespace = network_.plan().host_namespace(index_);

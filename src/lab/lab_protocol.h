@@ -15,16 +15,17 @@ constexpr const char* kLabInstanceDefault = "dev";
 
 /// How a host fails.
 enum class LabFault {
-  power,        ///< links down, then every process killed: not one packet leaves
-  hang,         ///< every process frozen, the leash too
-  link,         ///< a network's cable is out
-  link_oneway,  ///< frames to the host are lost, frames from it arrive
-  agent,        ///< the agent killed; started again after 1 s unless held down
-  leash,        ///< the leash killed; likewise
-  qemu,         ///< every hypervisor process killed
-  none,         ///< only the BMC's mode changes
+  power,     ///< links down, then every process killed: not one packet leaves
+  hang,      ///< every process frozen, the leash too
+  link,      ///< a network's cable is out
+  link_out,  ///< frames from the host are lost, frames to it arrive
+  link_in,   ///< frames to the host are lost, frames from it arrive
+  agent,     ///< the agent killed; started again after 1 s unless held down
+  leash,     ///< the leash killed; likewise
+  qemu,      ///< every hypervisor process killed
+  none,      ///< only the BMC's mode changes
 };
-BOOST_DESCRIBE_ENUM(LabFault, power, hang, link, link_oneway, agent, leash, qemu, none)
+BOOST_DESCRIBE_ENUM(LabFault, power, hang, link, link_out, link_in, agent, leash, qemu, none)
 
 enum class LabNetworkName { management, storage, tenant, all };
 BOOST_DESCRIBE_ENUM(LabNetworkName, management, storage, tenant, all)
@@ -34,7 +35,7 @@ enum class BmcMode {
   answers,
   silent,  ///< takes connections and never answers
   lies,    ///< accepts commands, does nothing and says that it is done
-  slow,    ///< every answer takes 6 s
+  slow,    ///< every answer takes 3 s
 };
 BOOST_DESCRIBE_ENUM(BmcMode, answers, silent, lies, slow)
 
@@ -70,7 +71,8 @@ struct LabHostStatus {
   std::int64_t leash_pid = 0;
   std::vector<std::string> held_down;  ///< programs that wait for heal
   std::vector<std::string> cut;        ///< networks without a link
-  std::vector<std::string> one_way;    ///< networks that lose frames to the host
+  std::vector<std::string> deaf;       ///< networks that lose frames to the host
+  std::vector<std::string> mute;       ///< networks that lose frames from the host
   std::string address;
   std::string tenant_address;
   std::string network_namespace;
@@ -78,7 +80,7 @@ struct LabHostStatus {
 };
 BOOST_DESCRIBE_STRUCT(LabHostStatus, (),
                       (name, powered, frozen, boot_id, bmc, agent_pid, leash_pid, held_down, cut,
-                       one_way, address, tenant_address, network_namespace, cgroup))
+                       deaf, mute, address, tenant_address, network_namespace, cgroup))
 
 struct LabStatus {
   std::string instance;

@@ -164,9 +164,7 @@ bool namespace_exists(const std::string& name) {
   return access((std::string(kNamespaceFolder) + "/" + name).c_str(), F_OK) == 0;
 }
 
-bool link_exists(const std::string& name) {
-  return if_nametoindex(name.c_str()) != 0;
-}
+bool link_exists(const std::string& name) { return if_nametoindex(name.c_str()) != 0; }
 
 }  // namespace
 
@@ -285,29 +283,34 @@ Result<void> LabNetwork::set_cut(int index, LabNetworkName network, bool cut) {
   return lines.empty() || !plugged ? Result<void>() : ip_batch(plan_.switch_namespace(), lines);
 }
 
-Result<void> LabNetwork::set_one_way(int index, LabNetworkName network, bool cut) {
-  const std::size_t before = one_way_.size();
+Result<void> LabNetwork::set_one_way(int index, LabNetworkName network, LinkDirection direction,
+                                     bool cut) {
+  Ports& ports = direction == LinkDirection::to_host ? lost_to_host_ : lost_from_host_;
+  const std::size_t before = ports.size();
   for (const LabNetworkName one : expand(network)) {
     if (cut)
-      one_way_.insert({index, one});
+      ports.insert({index, one});
     else
-      one_way_.erase({index, one});
+      ports.erase({index, one});
   }
-  return before == one_way_.size() ? Result<void>() : apply_one_way();
+  return before == ports.size() ? Result<void>() : apply_one_way();
 }
 
-// The rule stands in the switch, where the host's own network stack can neither see nor change it.
+// The rules stand in the switch, where the host's own network stack can neither see nor change
+// them.
 Result<void> LabNetwork::apply_one_way() const {
-  std::string rules = "add table bridge lab; delete table bridge lab;";
-  if (!one_way_.empty()) {
-    std::string ports;
-    for (const auto& [index, network] : one_way_) {
-      ports += (ports.empty() ? "" : ", ") + ("\"" + port_of(index, network) + "\"");
+  std::string drops;
+  for (const auto& [side, ports] :
+       {std::pair("oifname", &lost_to_host_), std::pair("iifname", &lost_from_host_)}) {
+    for (const auto& [index, network] : *ports) {
+      drops += std::string(side) + " \"" + port_of(index, network) + "\" drop; ";
     }
+  }
+  std::string rules = "add table bridge lab; delete table bridge lab;";
+  if (!drops.empty()) {
     rules +=
-        " table bridge lab { chain forward { type filter hook forward priority 0; policy accept; "
-        "oifname { " +
-        ports + " } drop; }; }";
+        " table bridge lab { chain forward { type filter hook forward priority 0; policy accept; " +
+        drops + "}; }";
   }
   auto opened = open_namespace(plan_.switch_namespace());
   if (!opened) return opened.error();

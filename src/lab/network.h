@@ -38,6 +38,8 @@ struct LabPlan {
   }
 };
 
+enum class LinkDirection { to_host, from_host };
+
 /// The lab's cables and switches: a namespace with one bridge a network; hosts, BMCs and the client in namespaces of
 /// their own. Only two links stand in the root namespace: the server's on the management network and on the BMCs'.
 ///
@@ -66,11 +68,13 @@ class LabNetwork {
   /// Ends the host's namespace with all that its kernel held: sockets, taps, bridges.
   Result<void> unplug_host(int index);
 
-  /// Cuts or mends; `one_way` loses only frames to the host.
+  /// Cuts or mends; one way: only frames in that direction are lost.
   Result<void> set_cut(int index, LabNetworkName network, bool cut);
-  Result<void> set_one_way(int index, LabNetworkName network, bool cut);
+  Result<void> set_one_way(int index, LabNetworkName network, LinkDirection direction, bool cut);
   std::vector<std::string> cuts(int index) const { return names(cut_, index); }
-  std::vector<std::string> one_ways(int index) const { return names(one_way_, index); }
+  std::vector<std::string> one_ways(int index, LinkDirection direction) const {
+    return names(lost(direction), index);
+  }
 
   /// A VXLAN end point of the client in tenant network `vni`. It sends each frame to all hosts, so that it finds a
   /// guest wherever it has moved. Idempotent; returns the device.
@@ -86,10 +90,14 @@ class LabNetwork {
   using Ports = std::set<std::pair<int, LabNetworkName>>;
   static std::vector<std::string> names(const Ports& ports, int index);
   Result<void> apply_one_way() const;
+  const Ports& lost(LinkDirection direction) const {
+    return direction == LinkDirection::to_host ? lost_to_host_ : lost_from_host_;
+  }
 
   LabPlan plan_;
   Ports cut_;
-  Ports one_way_;
+  Ports lost_to_host_;
+  Ports lost_from_host_;
 };
 
 /// An open descriptor of a named network namespace; the caller closes it. Errors: not_found.

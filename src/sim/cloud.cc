@@ -53,7 +53,7 @@ void Cloud::start_server() {
   if (server_ != nullptr) return;
   ServerRun::Parts parts{world_, network_, disk_, journal_, rng_.fork(), options_.store};
   parts.switch_power = [this](HostTruth& host, MachinePower to) {
-    to == MachinePower::on ? power_on(host) : power_off(host);
+    to == MachinePower::on ? power_on(host) : power_off(host, kSwitchedOff);
   };
   parts.event = [this](const Event& event) { take_event(event); };
   server_ = std::make_unique<ServerRun>(std::move(parts));
@@ -134,17 +134,17 @@ void Cloud::programs_changed(HostTruth& host) {
   loop_.after(kWatchdog, [this, &host, run] {
     if (programs(host).fed_runs != run) return;
     world_.mix("watchdog resets " + host.id.value);
-    power_off(host);
+    power_off(host, kReset);
     power_on(host);
   });
 }
 
-void Cloud::power_off(HostTruth& host) {
+void Cloud::power_off(HostTruth& host, const std::string& why) {
   ++programs(host).power_runs;
   host.booting = false;
   if (!host.powered) return;
   Programs& here = programs(host);
-  world_.power_off(host);
+  world_.power_off(host, why);
   kill_agent(host);
   here.leash.reset();
   here.fabric = SimFabric();
@@ -194,7 +194,7 @@ void Cloud::apply(const Fault& fault) {
 
 void Cloud::apply_to_machine(HostTruth& host, const Fault& fault) {
   const Link before = host.links[static_cast<std::size_t>(fault.wire)];
-  if (fault.kind == FaultKind::power) power_off(host);
+  if (fault.kind == FaultKind::power) power_off(host, kPowerLost);
   if (fault.kind == FaultKind::hang) world_.set_frozen(host, true);
   if (fault.kind == FaultKind::link) world_.set_links(host, fault.wire, {false, false});
   if (fault.kind == FaultKind::link_out) world_.set_links(host, fault.wire, {before.in, false});

@@ -88,7 +88,7 @@ class Cloud {
   void apply(const Fault& fault);
   /// Everything that apply() and the BMC did to this host is made good; a machine that is off boots.
   void heal(HostTruth& host);
-  void power_off(HostTruth& host);
+  void power_off(HostTruth& host, const std::string& why);
   void power_on(HostTruth& host);  ///< its programs run `host_boot` later
   void kill_vms(HostTruth& host, const VmId& only);
 

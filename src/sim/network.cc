@@ -245,10 +245,13 @@ void MessageNetwork::send_to_server(const HostTruth& host, AgentMessage message)
   push_up(*session, std::move(sent));
 }
 
+// While TCP repeats what was not acknowledged, it sends nothing new: where one direction is lost,
+// the other carries one message more and then no other.
 void MessageNetwork::push_up(Session& session, std::unique_ptr<AgentMessage> message) {
   const HostTruth& host = world_.hosts()[session.host];
+  const bool repeats = session.up.timeout_runs;
   if (!passes_up(host) || !passes_down(host)) watch_up(session);
-  if (!passes_up(host) || !session.up.stuck.empty()) {
+  if (!passes_up(host) || repeats || !session.up.stuck.empty()) {
     session.up.stuck.push_back(std::move(message));
     return;
   }
@@ -284,12 +287,13 @@ void MessageNetwork::send_to_agent(SessionId id, const ServerMessage& message) {
 
 void MessageNetwork::push_down(Session& session, std::unique_ptr<ServerMessage> message) {
   const HostTruth& host = world_.hosts()[session.host];
+  const bool repeats = session.down.timeout_runs;
   if (!passes_up(host) || !passes_down(host)) watch_down(session);
   if (!session.agent_open) {
     watch_down(session);
     return;
   }
-  if (!passes_down(host) || !session.down.stuck.empty()) {
+  if (!passes_down(host) || repeats || !session.down.stuck.empty()) {
     session.down.stuck.push_back(std::move(message));
     return;
   }

@@ -432,13 +432,17 @@ Result<void> Parser::line(const Words& words) {
     return verb == "policy" ? set_member(scenario_.cloud.policy, words[1], words[2])
                             : set_member(scenario_.cloud.network, words[1], words[2]);
   }
+  if (verb == "breaks") {
+    scenario_.breaks.insert(words.begin() + 1, words.end());
+    return {};
+  }
   if (verb == "run") {
     const auto time = parse_time(words[1]);
     if (!time) return time.error();
     scenario_.length = *time;
     return {};
   }
-  return wrong("line", verb, "hosts, vms, vm, policy, network, option, at or run");
+  return wrong("line", verb, "hosts, vms, vm, policy, network, option, at, breaks or run");
 }
 
 Result<Scenario> Parser::parse(std::string_view text) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -35,6 +36,7 @@ struct ScenarioEvent {
 ///   option image-locks off              also: watchdogs, bmc, codec (on|off), supervisor (a time), seed (a number)
 ///   at 10s fail host-2 power            see FaultKind; then a network or a VM; then: bmc answers|silent|lies|slow
 ///   at 40s heal host-2                  or: heal all
+///   breaks two_places                   a rule of the checker that nothing can hold here: it must be broken
 ///   run 60s
 ///   ----
 ///   the expected journal
@@ -49,6 +51,7 @@ struct Scenario {
   bool bmcs = true;
   std::vector<ScenarioVm> vms;
   std::vector<ScenarioEvent> events;
+  std::set<std::string> breaks;  ///< rules that are broken, or play() reports that they are not
   Duration length{};
   std::string head;      ///< the text up to the line ----, that included
   std::string expected;  ///< the text after it
@@ -57,9 +60,17 @@ struct Scenario {
 /// Errors: invalid, naming the line, the word and what would be right. At most 256 KiB, 1,000 hosts, 10,000 VMs, 24 h.
 Result<Scenario> parse_scenario(std::string_view text);
 
+/// A process of a VM that ended, in truth.
+struct EndedCopy {
+  VmId vm;
+  HostId host;
+  std::string why;  ///< see World::end_copy()
+};
+
 struct Rehearsal {
   std::string journal;  ///< what the scenario's expected text is compared with
-  std::vector<Violation> violations;
+  std::vector<Violation> violations;  ///< but those that the scenario announces
+  std::vector<EndedCopy> ended;       ///< in order
   std::uint64_t hash = 0;
 };
 

@@ -49,10 +49,18 @@ class Scenarios : public testing::Test {
   }
 };
 
-TEST_F(Scenarios, A1_06_A1_09_F_B7_every_row_of_the_fault_table_plays_as_written) {
-  int rows = 0;
-  for (const char first : std::string("0123456")) rows += play_all(std::string(1, first));
-  EXPECT_EQ(rows, 63);
+TEST_F(Scenarios, F_B12_a_broken_rule_is_reported_unless_announced_and_an_announced_one_breaks) {
+  const std::string lie =
+      "hosts 3\nvms 3 tenant acme\noption image-locks off\nat 20s fail host-2 link bmc lies\n";
+  const auto rules = [](const std::string& text) {
+    std::set<std::string> found;
+    const Rehearsal rehearsal = play(*parse_scenario(text));
+    for (const Violation& broken : rehearsal.violations) found.insert(broken.rule);
+    return found;
+  };
+  EXPECT_EQ(rules(lie + "run 40s\n"), std::set<std::string>{"two_places"});
+  EXPECT_EQ(rules(lie + "breaks two_places\nrun 40s\n"), std::set<std::string>{});
+  EXPECT_EQ(rules("hosts 3\nbreaks two_places\nrun 10s\n"), std::set<std::string>{"two_places"});
 }
 
 TEST_F(Scenarios, F_B12_the_other_scenarios_play_as_written) {

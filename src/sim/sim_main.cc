@@ -8,7 +8,9 @@
 #include <sstream>
 
 #include "CLI/CLI.hpp"
+#include "arch/hypervisor_clustering/fault_table.h"
 #include "base/log.h"
+#include "base/reflect.h"
 #include "sim/scenario.h"
 #include "sim/swarm.h"
 
@@ -29,6 +31,7 @@ struct Arguments {
   bool twice = false;
   bool verbose = false;
   bool journal = false;
+  bool fault_table = false;
 };
 
 void print_violations(const std::vector<sim::Violation>& violations) {
@@ -126,8 +129,15 @@ bool run_seed(const Arguments& arguments, std::uint64_t seed) {
   return good;
 }
 
+int print_fault_table() {
+  for (const FaultRow& row : fault_table()) fmt::print("{}\n", to_json_text(row));
+  return 0;
+}
+
 void describe(CLI::App& app, Arguments& arguments) {
   app.add_option("scenarios", arguments.files, "scenario files (*.scn) to play");
+  app.add_flag("--fault-table", arguments.fault_table,
+               "print, as JSON, what becomes of a VM at every fault of its host, and do no more");
   app.add_flag("--accept", arguments.accept, "write what was seen as the expected journal");
   app.add_option("--seed", arguments.seed, "seed of the first random life");
   app.add_option("--seeds", arguments.seeds, "how many seeds, counting up")
@@ -159,6 +169,7 @@ int sim_main(int argc, char** argv) {
     return app.exit(error) == 0 ? 0 : 2;
   }
   set_log_sink(drop_line);
+  if (arguments.fault_table) return print_fault_table();
   int result = 0;
   for (const std::string& file : arguments.files) {
     result = std::max(result, play_file(file, arguments.accept));

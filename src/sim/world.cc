@@ -128,9 +128,9 @@ void World::set_guest(HostTruth& host, Copy& copy, bool hung, const std::string&
   tell(WorldChange::guest, host, &copy);
 }
 
-void World::power_off(HostTruth& host) {
+void World::power_off(HostTruth& host, const std::string& why) {
   if (!host.powered) return;
-  while (!host.copies.empty()) end_copy(host, host.copies.begin()->first, "power lost");
+  while (!host.copies.empty()) end_copy(host, host.copies.begin()->first, why);
   loop_.drop(host.group);
   host.powered = false;
   host.frozen = false;

@@ -108,6 +108,11 @@ struct StoredVm {
   std::uint64_t lock = 0;  ///< serial of the copy that holds the image lock; 0 = free
 };
 
+// Why copies end with their machine.
+constexpr const char* kPowerLost = "power lost";
+constexpr const char* kSwitchedOff = "switched off by its BMC";
+constexpr const char* kReset = "reset by its watchdog";
+
 struct WorldOptions {
   bool image_locks =
       true;  ///< shared storage enforces one writer per disk, as QEMU's image locks do
@@ -153,7 +158,7 @@ class World {
   /// The guest hangs or answers again, panics, or its process turns deaf.
   void set_guest(HostTruth& host, Copy& copy, bool hung, const std::string& trouble);
 
-  void power_off(HostTruth& host);
+  void power_off(HostTruth& host, const std::string& why = kPowerLost);
   void power_on(HostTruth& host);  ///< a new boot; its programs are started by who observes
   void set_frozen(HostTruth& host, bool frozen);
   void set_links(HostTruth& host, Wire wire, Link link);

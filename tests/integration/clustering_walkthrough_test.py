@@ -147,6 +147,7 @@ class Clustering(unittest.TestCase):
         for vm in VMS:
             loss = next(l for l in plan["losses"] if l["lost"] == self.status(vm)["host"])
             self.assertIn(vm, [r["vm"] for r in loss["restarts"]])
+            self.assertEqual((loss["proof"], loss["restart"]), ("bmc_power_off", "elsewhere"))
         self.assertTrue(plan["absorbed"])
 
     def test_07_A1_F1_A1_F4_A1_06_power_loss_fence_by_bmc_and_restart_elsewhere(self):

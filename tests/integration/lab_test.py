@@ -276,24 +276,34 @@ class LabTest(unittest.TestCase):
         self.assert_reaches(h1, storage)
         self.assert_reaches(h1, management)
 
-    def test_F_B10_a_one_way_link_loses_frames_to_the_host_only(self):
+    def assert_loses_one_way(self, how, silent, hears):
+        """`silent` and `hears` are hosts: of a ping to the other the request or the answer arrives there, no more."""
         prefix = status("host-1")["address"].rsplit(".", 2)[0]
-        self.assert_reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13")
-        fail("host-3", "link_oneway", network="management")
-        self.assertFalse(reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13"))
+        spaces = {name: f"vg-{INSTANCE}-h{name[-1]}" for name in (silent, hears)}
+        addresses = {name: f"{prefix}.0.{10 + int(name[-1])}" for name in (silent, hears)}
+        self.assert_reaches(spaces[hears], addresses[silent])
+        fail("host-3", how, network="management")
+        self.assertFalse(reaches(spaces[hears], addresses[silent]))
 
         def received():
-            words = ["ip", "netns", "exec", f"vg-{INSTANCE}-h1", "cat", "/proc/net/snmp"]
+            words = ["ip", "netns", "exec", spaces[hears], "cat", "/proc/net/snmp"]
             text = subprocess.run(words, capture_output=True, text=True, timeout=10).stdout
             return int([line for line in text.splitlines() if line.startswith("Icmp:")][1].split()[1])
 
         before = received()
-        # The host's neighbour is still known to it, so that its own packets leave; the answers are what is lost.
-        self.assertFalse(reaches(f"vg-{INSTANCE}-h3", f"{prefix}.0.11"))
+        # Their neighbour is still known to both, so that packets leave; those in one direction are what is lost.
+        self.assertFalse(reaches(spaces[silent], addresses[hears]))
         self.assertGreater(received(), before)
-        self.assertEqual(status("host-3")["one_way"], ["management"])
+        key, other = ("deaf", "mute") if how == "link_in" else ("mute", "deaf")
+        self.assertEqual((status("host-3")[key], status("host-3")[other]), (["management"], []))
         ask(kind="heal", host="host-3")
-        self.assert_reaches(f"vg-{INSTANCE}-h1", f"{prefix}.0.13")
+        self.assert_reaches(spaces[hears], addresses[silent])
+
+    def test_F_B10_a_one_way_link_loses_frames_to_the_host_only(self):
+        self.assert_loses_one_way("link_in", silent="host-3", hears="host-1")
+
+    def test_F_B10_a_one_way_link_loses_frames_from_the_host_only(self):
+        self.assert_loses_one_way("link_out", silent="host-1", hears="host-3")
 
     def test_F_F2_a_killed_agent_comes_back_and_its_guest_never_noticed(self):
         guest = self.lab.wait_for_guest("host-1")

@@ -4,6 +4,7 @@
 
 #include <charconv>
 
+#include "arch/hypervisor_clustering/fault_table.h"
 #include "arch/hypervisor_clustering/operations.h"
 #include "base/log.h"
 #include "base/reflect.h"
@@ -285,7 +286,11 @@ boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
     json::array pinned;
     for (const VmId& vm : plan.pinned) pinned.emplace_back(vm.value);
     all_absorbed = all_absorbed && plan.stranded.empty();
+    const Host& lost = *view().hosts.find(host);
+    const FaultRow& row = row_of_loss(lost, view().machines.find(lost.spec.machine));
     losses.push_back({{"lost", host.value},
+                      {"proof", enum_name(row.proof)},
+                      {"restart", enum_name(row.restart)},
                       {"restarts", std::move(restarts)},
                       {"stranded", std::move(stranded)},
                       {"pinned", std::move(pinned)}});
