@@ -29,6 +29,7 @@ int show_lab(Session& session, const Invocation& invocation) {
 int fail_lab(Session& session, const Invocation& invocation) {
   std::string how = invocation.text("how");
   std::replace(how.begin(), how.end(), '-', '_');
+  if (how == "link_oneway") how = "link_in";
   json::object wanted{{"kind", "fail"}, {"host", invocation.text("name")}, {"how", how}};
   for (const char* field : {"network", "bmc"}) {
     if (invocation.has(field)) wanted[field] = invocation.text(field);
