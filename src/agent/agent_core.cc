@@ -104,7 +104,7 @@ void AgentCore::granted(const LeaseGrant& grant) {
   lease_end_ = end;
   lease_known_ = true;
   lease_over_told_ = false;
-  on_.guard.extend(lease_end_);
+  on_.guard.extend(lease_end_, grant.lease_ms);
   watch_lease();
 }
 
@@ -275,7 +275,7 @@ void AgentCore::start_vm(const Command& command) {
   if (!lease_valid()) {
     return reply(command.id, make_error(Errc::unavailable, "this host holds no valid lease"));
   }
-  on_.guard.extend(lease_end_);
+  on_.guard.extend(lease_end_, policy_.lease_ms);
   on_.hypervisor.start(*command.launch, reply_to(command.id));
 }
 

@@ -76,7 +76,7 @@ class FakeGuard : public ProcessGuard {
  public:
   Result<void> guard(const std::string&, int) override { return {}; }
   void release(const std::string&) override {}
-  void extend(Instant until) override { deadline = until; }
+  void extend(Instant until, Duration) override { deadline = until; }
   bool armed() const override { return true; }
   Instant deadline;
 };

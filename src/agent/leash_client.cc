@@ -45,17 +45,23 @@ Result<void> LeashClient::guard(const std::string& name, int pidfd) {
     return make_error(Errc::exhausted, "guard " + name + ": " + strerror(errno));
   }
   guarded_[name] = Descriptor(own);
-  LeashRequest request{LeashRequestKind::guard, name, 0};
+  LeashRequest request{LeashRequestKind::guard, name};
   if (send(request, own)) return {};
   return make_error(Errc::unavailable, "guard " + name + ": no leash answers on " + socket_path_);
 }
 
 void LeashClient::release(const std::string& name) { guarded_.erase(name); }
 
-void LeashClient::extend(Instant deadline) {
+void LeashClient::extend(Instant deadline, Duration lease) {
   if (deadline <= deadline_) return;
   deadline_ = deadline;
-  send(LeashRequest{LeashRequestKind::extend, "", deadline.time_since_epoch().count()});
+  lease_ = lease;
+  send_deadline();
+}
+
+void LeashClient::send_deadline() {
+  send(LeashRequest{LeashRequestKind::extend, "", deadline_.time_since_epoch().count(),
+                    lease_.count()});
 }
 
 // A process that has ended needs no guard: the leash may have forgotten it before the driver has.
@@ -87,11 +93,9 @@ void LeashClient::connect() {
   socket_ = made;
   loop_.watch_descriptor(socket_, [this] { read_replies(); });
   // The deadline goes first: a leash without one kills what it is given.
-  if (deadline_ > Instant{}) {
-    send(LeashRequest{LeashRequestKind::extend, "", deadline_.time_since_epoch().count()});
-  }
+  if (deadline_ > Instant{}) send_deadline();
   for (const auto& [name, pidfd] : guarded_) {
-    if (!send(LeashRequest{LeashRequestKind::guard, name, 0}, pidfd.get())) return;
+    if (!send(LeashRequest{LeashRequestKind::guard, name}, pidfd.get())) return;
   }
 }
 

@@ -25,7 +25,7 @@ class LeashClient final : public ProcessGuard {
   Result<void> guard(const std::string& name, int pidfd) override;
   /// Stops asking for it. The leash itself lets go only when the process has ended: no guest may run unguarded.
   void release(const std::string& name) override;
-  void extend(Instant deadline) override;
+  void extend(Instant deadline, Duration lease) override;
   bool armed() const override;
 
   /// True while armed and a watchdog stands above the leash: then even a frozen host stops its guests.
@@ -40,12 +40,14 @@ class LeashClient final : public ProcessGuard {
   void connect();
   void disconnect();
   void read_replies();
+  void send_deadline();
   bool send(const LeashRequest& request, int pidfd = -1);
 
   AsioLoop& loop_;
   std::string socket_path_;
   int socket_ = -1;
   Instant deadline_{};
+  Duration lease_{0};
   std::map<std::string, Descriptor> guarded_;
   LeashReply last_reply_;
   Instant replied_at_{};

@@ -19,6 +19,13 @@ class LeashCore {
  public:
   using Kill = std::function<void(const std::string& name)>;
   static constexpr std::size_t kGuardsMax = 256;
+  static constexpr Duration kOverrun = seconds(2);  ///< below every `policy.grace_ms`
+
+  /// Whether a watchdog of this length ends everything by the deadline and kOverrun and yet is fed in time while the
+  /// deadline is moved ahead by `lease` again and again.
+  static constexpr bool suits(Duration watchdog, Duration lease) {
+    return watchdog + seconds(1) <= lease + kOverrun;
+  }
 
   /// `kill` is called once for each guarded name; it may call release().
   LeashCore(Loop& loop, Kill kill);
@@ -32,6 +39,12 @@ class LeashCore {
 
   /// Forgets a name; unknown ones are allowed.
   void release(const std::string& name);
+
+  /// Whether the reset of the host may be put off by `watchdog` from now: while something is guarded never beyond
+  /// kOverrun after the deadline, so that guests also end in time when this process is lost before it.
+  bool may_put_off(Duration watchdog) const {
+    return guarded_.empty() || loop_.now() + watchdog <= deadline_ + kOverrun;
+  }
 
   bool expired() const { return loop_.now() >= deadline_; }
   Instant deadline() const { return deadline_; }

@@ -72,6 +72,32 @@ TEST(LeashCore, F_B6_the_deadline_only_moves_forward) {
   EXPECT_EQ(leash.killed, Names{"a"});
 }
 
+TEST(LeashCore, F_B6_a_reset_is_never_put_off_beyond_what_follows_the_deadline) {
+  Leash leash;
+  EXPECT_TRUE(leash.core.may_put_off(seconds(10))) << "nothing is held: there is nothing to end";
+  leash.core.extend(leash.loop.now() + seconds(10));
+  ASSERT_TRUE(leash.core.guard("a").ok());
+  EXPECT_TRUE(leash.core.may_put_off(seconds(10)));
+  leash.loop.move(seconds(2));
+  EXPECT_TRUE(leash.core.may_put_off(seconds(10))) << "to 2 s after the deadline";
+  leash.loop.move(milliseconds(1));
+  EXPECT_FALSE(leash.core.may_put_off(seconds(10)));
+  leash.core.extend(leash.loop.now() + seconds(10));
+  EXPECT_TRUE(leash.core.may_put_off(seconds(10))) << "the server answers again";
+  leash.loop.move(seconds(10));
+  EXPECT_EQ(leash.killed, Names{"a"});
+  EXPECT_FALSE(leash.core.may_put_off(seconds(10))) << "killed and not ended yet";
+  leash.core.release("a");
+  EXPECT_TRUE(leash.core.may_put_off(seconds(10)));
+}
+
+TEST(LeashCore, F_B6_a_watchdog_that_is_too_slow_for_the_lease_does_not_suit_it) {
+  EXPECT_TRUE(LeashCore::suits(seconds(10), seconds(10)));
+  EXPECT_FALSE(LeashCore::suits(seconds(12), seconds(10)));
+  EXPECT_FALSE(LeashCore::suits(seconds(10), seconds(6)));
+  EXPECT_TRUE(LeashCore::suits(seconds(7), seconds(6)));
+}
+
 TEST(LeashCore, F_B6_a_process_guarded_after_the_deadline_dies_at_once_until_it_is_extended) {
   Leash leash;
   ASSERT_TRUE(leash.core.guard("before-any-lease").ok());

@@ -76,6 +76,7 @@ Result<std::unique_ptr<LeashServer>> LeashServer::open(LeashLoop& loop,
   std::unique_ptr<LeashServer> server(new LeashServer(loop, options, std::move(*table)));
   if (auto opened = server->open_watchdog(); !opened) return opened.error();
   server->adopt_from_table();
+  server->keep_feeding();
   if (auto listening = server->listen(); !listening) return listening.error();
   return server;
 }
@@ -143,7 +144,6 @@ Result<void> LeashServer::open_watchdog() {
     return make_error(Errc::unavailable, "set the watchdog " + options_.watchdog_path + " to " +
                                              std::to_string(timeout) + " s: " + strerror(errno));
   }
-  feed_watchdog();
   return {};
 }
 
@@ -202,6 +202,8 @@ LeashReply LeashServer::handle(const LeashRequest& request, int pidfd) {
   if (request.kind == LeashRequestKind::extend) {
     core_.extend(Instant(Duration(request.deadline_ns)));
     table_.set_deadline(core_.deadline());
+    lease_ = Duration(request.lease_ns);
+    feed_watchdog();
   } else if (request.kind == LeashRequestKind::guard) {
     const auto done = guard(request.name, pidfd);
     if (!done) reply.error = done.error().text();
@@ -210,7 +212,7 @@ LeashReply LeashServer::handle(const LeashRequest& request, int pidfd) {
     if (reply.held.empty() || reply.held.back() != held.name) reply.held.push_back(held.name);
   }
   reply.deadline_ns = core_.deadline().time_since_epoch().count();
-  reply.watchdog = watchdog_ >= 0;
+  reply.watchdog = watchdog_ >= 0 && lease_ > Duration(0) && watchdog_suits();
   return reply;
 }
 
@@ -258,6 +260,7 @@ void LeashServer::forget(const std::string& key) {
   close(found->second.pidfd);
   table_.remove(found->second.name, found->second.pid);
   held_.erase(found);
+  feed_watchdog();
 }
 
 // Nothing is logged here: a log that blocks must not stand between two kills. forget() tells.
@@ -282,9 +285,17 @@ bool LeashServer::killing_is_stuck() const {
   });
 }
 
+void LeashServer::keep_feeding() {
+  feed_watchdog();
+  feeding_.set_after(kFeedEvery, [this] { keep_feeding(); });
+}
+
+// Where the watchdog is too slow for the lease it proves nothing and is fed as long as all is well.
 void LeashServer::feed_watchdog() {
-  if (!killing_is_stuck()) write_byte(watchdog_, '.');
-  feeding_.set_after(kFeedEvery, [this] { feed_watchdog(); });
+  if (watchdog_ < 0) return;
+  const bool too_slow = lease_ > Duration(0) && !watchdog_suits();
+  const bool well = too_slow ? !killing_is_stuck() : core_.may_put_off(options_.watchdog_ms);
+  if (well) write_byte(watchdog_, '.');
 }
 
 }  // namespace virga

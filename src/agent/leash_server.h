@@ -57,7 +57,9 @@ class LeashServer {
   void forget(const std::string& key);
   void kill(const std::string& key);
   void send_reply(const LeashReply& reply);
+  void keep_feeding();
   void feed_watchdog();
+  bool watchdog_suits() const { return LeashCore::suits(options_.watchdog_ms, lease_); }
   bool killing_is_stuck() const;
 
   LeashLoop& loop_;
@@ -68,6 +70,7 @@ class LeashServer {
   int listener_ = -1;
   int client_ = -1;
   int watchdog_ = -1;
+  Duration lease_{0};  ///< as the agent said it; 0 = not yet
   Timer feeding_;
 };
 

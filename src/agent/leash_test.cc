@@ -109,7 +109,7 @@ TEST_F(Leash, F_B6_kills_at_the_deadline_when_the_agent_is_dead) {
   auto client = std::make_unique<LeashClient>(loop_, socket_path());
   ASSERT_TRUE(until([&] { return client->armed(); }));
   const Instant deadline = in(milliseconds(700));
-  client->extend(deadline);
+  client->extend(deadline, seconds(10));
   ASSERT_TRUE(client->guard("acme/web", guest.pidfd()).ok());
   ASSERT_TRUE(until([&] { return client->armed(); }));
   client.reset();
@@ -123,7 +123,7 @@ TEST_F(Leash, F_F2_a_new_agent_gets_back_what_the_former_one_had_guarded) {
   Child web(sleep_for_ever);
   Child shop(sleep_for_ever);
   auto first = std::make_unique<LeashClient>(loop_, socket_path());
-  first->extend(in(seconds(60)));
+  first->extend(in(seconds(60)), seconds(60));
   ASSERT_TRUE(until([&] { return first->armed(); }));
   ASSERT_TRUE(first->guard("acme/web", web.pidfd()).ok());
   ASSERT_TRUE(first->guard("acme/shop", shop.pidfd()).ok());
@@ -143,7 +143,7 @@ TEST_F(Leash, F_F3_a_leash_that_was_killed_holds_the_same_processes_again_withou
   start_leash();
   Child guest(sleep_for_ever);
   auto client = std::make_unique<LeashClient>(loop_, socket_path());
-  client->extend(in(seconds(2)));
+  client->extend(in(seconds(2)), seconds(2));
   ASSERT_TRUE(until([&] { return client->armed(); }));
   ASSERT_TRUE(client->guard("acme/web", guest.pidfd()).ok());
   ASSERT_TRUE(until([&] { return client->held().size() == 1; }));
@@ -157,7 +157,7 @@ TEST_F(Leash, F_F3_the_agent_hands_all_over_again_to_a_leash_without_memory) {
   start_leash();
   Child guest(sleep_for_ever);
   LeashClient client(loop_, socket_path());
-  client.extend(in(seconds(60)));
+  client.extend(in(seconds(60)), seconds(60));
   ASSERT_TRUE(until([&] { return client.armed(); }));
   ASSERT_TRUE(client.guard("acme/web", guest.pidfd()).ok());
   ASSERT_TRUE(until([&] { return client.armed(); }));
@@ -197,7 +197,7 @@ TEST_F(Leash, nonsense_ends_the_connection_and_not_the_guarding) {
   start_leash();
   Child guest(sleep_for_ever);
   auto client = std::make_unique<LeashClient>(loop_, socket_path());
-  client->extend(in(seconds(60)));
+  client->extend(in(seconds(60)), seconds(60));
   ASSERT_TRUE(until([&] { return client->armed(); }));
   ASSERT_TRUE(client->guard("acme/web", guest.pidfd()).ok());
   ASSERT_TRUE(until([&] { return client->held().size() == 1; }));
@@ -226,6 +226,13 @@ TEST_F(Leash, F_B6_feeds_the_watchdog_and_disarms_it_when_nothing_is_held) {
   const Descriptor reader(open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC));
   start_leash({"--watchdog", path});
   LeashClient client(loop_, socket_path());
+  ASSERT_TRUE(until([&] { return client.armed(); }));
+  EXPECT_FALSE(client.watchdog_armed()) << "nobody has said how long a lease is";
+  const Instant soon = in(seconds(6));
+  client.extend(soon, seconds(6));
+  ASSERT_TRUE(until([&] { return client.deadline() == soon; }));
+  EXPECT_FALSE(client.watchdog_armed()) << "10 s are too slow for a lease of 6";
+  client.extend(in(seconds(10)), seconds(10));
   ASSERT_TRUE(until([&] { return client.watchdog_armed(); }));
   std::string fed;
   const auto drain = [&] {

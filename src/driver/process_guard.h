@@ -18,14 +18,16 @@ class ProcessGuard {
   virtual Result<void> guard(const std::string& name, int pidfd) = 0;
   virtual void release(const std::string& name) = 0;
 
-  /// Moves the deadline; only ever forward. CLOCK_BOOTTIME of this host, as Loop::now().
-  virtual void extend(Instant deadline) = 0;
+  /// Moves the deadline; only ever forward. CLOCK_BOOTTIME of this host, as Loop::now(). `lease`: how far ahead of now
+  /// it is moved each time while the server answers.
+  virtual void extend(Instant deadline, Duration lease) = 0;
 
   /// True while the leash has confirmed, within the last 2 s, that it lives and holds what was guarded.
   virtual bool armed() const = 0;
 
-  /// True while, besides, something outside the host (a hardware watchdog) stands above the guard: only
-  /// then does the end of a lease prove anything about a host that may be frozen as a whole.
+  /// True while, besides, something outside the host (a hardware watchdog) stands above the guard and ends its guests
+  /// soon after the deadline when it cannot: only then does the end of a lease prove anything about a host that may
+  /// be frozen as a whole, or have lost agent and guard.
   virtual bool watchdog_armed() const { return armed(); }
 };
 

@@ -2,12 +2,14 @@
 
 #include <fmt/format.h>
 
+#include "agent/leash_core.h"
 #include "base/reflect.h"
 
 namespace virga::sim {
 namespace {
 
 constexpr Duration kLeaseSlack = milliseconds(1500);  // an ordered stop, a drifting clock
+constexpr Duration kWatchdogSlack = LeashCore::kOverrun + milliseconds(200);  // a drifting clock
 constexpr std::size_t kViolationsMax = 20;
 
 }  // namespace
@@ -147,19 +149,23 @@ void Checker::lease_granted(HostTruth& host, Instant until) {
   char& watched = flag(lease_watched_, host.index);
   if (watched != 0) return;
   watched = 1;
-  world_.loop().at(host.lease_until + kLeaseSlack,
-                   [this, index = host.index] { check_lease(index); });
+  world_.loop().at(lease_check_due(host), [this, index = host.index] { check_lease(index); });
+}
+
+Instant Checker::lease_check_due(const HostTruth& host) {
+  const bool watchdog = flag(enders_, host.index) == static_cast<char>(Ender::watchdog);
+  return host.lease_until + (watchdog ? kWatchdogSlack : kLeaseSlack);
 }
 
 void Checker::check_lease(std::size_t index) {
   const HostTruth& host = world_.hosts()[index];
-  const Instant due = host.lease_until + kLeaseSlack;
+  const Instant due = lease_check_due(host);
   if (host.lease_until != Instant{} && due > world_.loop().now()) {
     world_.loop().at(due, [this, index] { check_lease(index); });
     return;
   }
   flag(lease_watched_, index) = 0;
-  if (!host.acts() || flag(excused_, index) != 0) return;
+  if (!host.acts() || flag(enders_, index) == static_cast<char>(Ender::nobody)) return;
   for (const auto& [vm, copy] : host.copies) {
     if (copy.state != CopyState::running) continue;
     report("lease", fmt::format("{} runs on {} whose lease has ended", vm.value, host.id.value));

@@ -34,7 +34,8 @@ struct Violation {
 ///   unrecorded_epoch  no copy exists whose epoch was not stored before
 ///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true
 ///   capacity          a host never holds more than it has, moves in flight included
-///   lease             no guest runs on a host whose lease and slack have ended
+///   lease             no guest runs on a host whose lease and slack have ended: 1.5 s, or what the leash leaves to a
+///                     watchdog (LeashCore::kOverrun) and a drifting clock, where that alone is left
 /// Cost: O(copies of one host) a change, one timer a host.
 class Checker {
  public:
@@ -43,8 +44,15 @@ class Checker {
   /// A grant has reached the agent of `host`: its guests may run until `until`, in true time.
   void lease_granted(HostTruth& host, Instant until);
 
-  /// Guests of this host may outlive their lease: nothing that could stop them is alive, by the scenario's own doing.
-  void excuse_lease(const HostTruth& host, bool excused) { flag(excused_, host.index) = excused; }
+  /// What can end the guests of this host when its lease ends.
+  enum class Ender : char {
+    program,   ///< its agent or its leash
+    watchdog,  ///< that alone: they have the time that the leash leaves it
+    nobody,    ///< by the scenario's own doing: they may outlive their lease
+  };
+  void set_ender(const HostTruth& host, Ender ender) {
+    flag(enders_, host.index) = static_cast<char>(ender);
+  }
 
   /// Promises about liveness are checked by the caller at the end; they are written down here as well.
   void report(const std::string& rule, const std::string& text);
@@ -74,12 +82,13 @@ class Checker {
   void check_places(const VmId& vm);
   void check_proof(const HostTruth& host, const Copy& copy, const History& history);
   void check_capacity(const HostTruth& host);
+  Instant lease_check_due(const HostTruth& host);
   void check_lease(std::size_t host);
 
   World& world_;
   Records records_;
   std::map<VmId, History> histories_;
-  std::vector<char> excused_;        ///< by index of the host
+  std::vector<char> enders_;         ///< by index of the host
   std::vector<char> lease_watched_;  ///< by index of the host
   std::vector<Violation> violations_;
 };

@@ -118,6 +118,14 @@ void Cloud::lease_granted(HostTruth& host, const LeaseGrant& grant) {
   if (until > shown) checker_.lease_granted(host, loop_.now() + (until - shown));
 }
 
+/// When the watchdog that is not fed any more resets the host: the leash has put it off as far as
+/// it may while something is guarded.
+Instant Cloud::watchdog_due(const HostTruth& host) const {
+  const Instant last = loop_.now() + kWatchdog;
+  if (host.copies.empty() || host.lease_until == Instant{}) return last;
+  return std::max(loop_.now(), std::min(last, host.lease_until + LeashCore::kOverrun));
+}
+
 /// Brings what stands still in line with the faults, and lets the watchdog count.
 void Cloud::programs_changed(HostTruth& host) {
   Programs& here = programs(host);
@@ -125,13 +133,15 @@ void Cloud::programs_changed(HostTruth& host) {
   if (here.leash != nullptr) here.leash->set_frozen(host.frozen || here.leash_stopped);
   const bool leash_works = here.leash != nullptr && !here.leash_stopped;
   const bool agent_works = here.agent != nullptr && !here.agent_stopped;
-  checker_.excuse_lease(host, !host.watchdog && !leash_works && !agent_works);
+  checker_.set_ender(host, leash_works || agent_works ? Checker::Ender::program
+                           : host.watchdog            ? Checker::Ender::watchdog
+                                                      : Checker::Ender::nobody);
   const bool fed = !host.powered || (host.acts() && leash_works);
   if (fed == here.fed) return;
   here.fed = fed;
   const std::uint64_t run = ++here.fed_runs;
   if (fed || !host.watchdog) return;
-  loop_.after(kWatchdog, [this, &host, run] {
+  loop_.at(watchdog_due(host), [this, &host, run] {
     if (programs(host).fed_runs != run) return;
     world_.mix("watchdog resets " + host.id.value);
     power_off(host, kReset);

@@ -159,6 +159,7 @@ class Cloud {
   void apply_to_machine(HostTruth& host, const Fault& fault);
   void apply_to_programs(HostTruth& host, FaultKind kind);
   void apply_to_guests(HostTruth& host, const Fault& fault);
+  Instant watchdog_due(const HostTruth& host) const;
   void programs_changed(HostTruth& host);
   void try_write(const std::string& key, const Rewrite& rewrite);
   void lease_granted(HostTruth& host, const LeaseGrant& grant);

@@ -67,7 +67,7 @@ void GuardClient::release(const std::string& name) {
   tell([name](Leash& there) { there.core().release(name); });
 }
 
-void GuardClient::extend(Instant deadline) {
+void GuardClient::extend(Instant deadline, Duration) {
   if (deadline <= deadline_) return;
   deadline_ = deadline;
   tell([deadline](Leash& there) { there.core().extend(deadline); });

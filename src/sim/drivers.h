@@ -46,7 +46,7 @@ class GuardClient : public ProcessGuard {
 
   Result<void> guard(const std::string& name, int pidfd) override;
   void release(const std::string& name) override;
-  void extend(Instant deadline) override;
+  void extend(Instant deadline, Duration lease) override;
   bool armed() const override;
 
   /// A new leash runs: hands everything over again.

@@ -17,7 +17,7 @@ class NoLeash : public ProcessGuard {
  public:
   Result<void> guard(const std::string&, int) override { return {}; }
   void release(const std::string&) override {}
-  void extend(Instant) override {}
+  void extend(Instant, Duration) override {}
   bool armed() const override { return true; }
 };
 

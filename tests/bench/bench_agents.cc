@@ -29,7 +29,7 @@ class Guard final : public ProcessGuard {
 
   Result<void> guard(const std::string&, int) override { return {}; }
   void release(const std::string&) override {}
-  void extend(Instant deadline) override {
+  void extend(Instant deadline, Duration) override {
     if (counted_ != watch_.round) {
       look();
       counted_ = watch_.round;

@@ -18,6 +18,8 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud_case import CloudCase, kill  # noqa: E402
 
+LATE_S = 7  # of a lease of 10 s: the watchdog takes 10 s from when it was fed last
+
 ONLY = os.environ.get("VIRGA_FAULT_ROWS", "").split()  # names as "agent/silent"; none = all
 
 
@@ -108,6 +110,24 @@ class FaultTable(CloudCase):
         """A start that meets the lock of the disk has a process beside the old one, until it is refused."""
         self.assertGreater(watcher.looks, 10)
         self.assertLessEqual(watcher.most[vm], 2 if row["meets"] == "lock" else 1, watcher.history)
+
+    def test_F_B6_F_B7_F_F3_a_host_that_loses_agent_and_leash_in_turn_is_reset_before_its_guests_start_elsewhere(self):
+        vm = self.vms[0]
+        before, after = self.status(vm), self.cloud.last_event()
+        host = before["host"]
+        watcher = self.watch()
+        agent = self.strike(host, {"fault": "agent_stop", "bmc": "silent"})
+        try:
+            time.sleep(LATE_S)
+            self.cloud.lab("fail", host, "--how", "leash", "--hold")
+            now = self.wait_restarted(vm, before)
+            self.assert_ended_by({"fault": "agent_stop", "ended_by": "watchdog"}, host)
+            row = {"restart": "elsewhere", "dead": True, "proof": "lease_and_leash", "meets": "nothing"}
+            self.assert_ended_as(row, vm, host, now, after)
+            self.assert_copies(row, vm, watcher.stop())
+        finally:
+            self.heal(agent)
+        self.settle()
 
     def test_F_B7_F_F3_F_F4_F_F9_F_F14_each_row_ends_with_its_proof_and_one_copy(self):
         rows = rows_of_the_lab()

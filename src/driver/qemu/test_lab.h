@@ -18,7 +18,7 @@ class RememberingGuard final : public ProcessGuard {
     return {};
   }
   void release(const std::string& name) override { guarded.erase(name); }
-  void extend(Instant) override {}
+  void extend(Instant, Duration) override {}
   bool armed() const override { return !refuse; }
 
   std::map<std::string, int> guarded;

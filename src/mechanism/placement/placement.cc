@@ -308,19 +308,21 @@ bool restarts_before(const Vm& left, const Vm& right) {
   };
   const auto left_rank = rank(left);
   const auto right_rank = rank(right);
-  return left_rank != right_rank ? left_rank < right_rank : left.id() < right.id();
+  if (left_rank != right_rank) return left_rank < right_rank;
+  const bool one_tenant = left.meta.tenant == right.meta.tenant;  // then no id is put together
+  return one_tenant ? left.meta.name < right.meta.name : left.id() < right.id();
 }
 
 namespace {
 
-/// Tries a loss on a state and takes everything back.
+/// Tries a loss on a state and takes everything back. The lost are left out, what they carry stays
+/// counted on them.
 class Rehearsal {
  public:
   Rehearsal(PlacementState& state, const std::vector<HostId>& lost) : state_(state), lost_(lost) {
     for (const HostId& host : lost_) {
       for (const Vm* vm : state_.carried_by(host)) {
         if (vm->status.host == host) orphans_.push_back(vm);
-        if (state_.remove(*vm, host)) removed_.emplace_back(vm, host);
       }
       state_.exclude(host);
     }
@@ -329,7 +331,6 @@ class Rehearsal {
   }
   ~Rehearsal() {
     for (const auto& [vm, host] : added_) state_.remove(*vm, host);
-    for (const auto& [vm, host] : removed_) state_.add(*vm, host);
     for (const HostId& host : lost_) state_.exclude(host, false);
   }
   Rehearsal(const Rehearsal&) = delete;
@@ -362,7 +363,6 @@ class Rehearsal {
   PlacementState& state_;
   const std::vector<HostId>& lost_;
   std::vector<const Vm*> orphans_;
-  std::vector<std::pair<const Vm*, HostId>> removed_;
   std::vector<std::pair<const Vm*, HostId>> added_;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <set>
 
+#include "agent/leash_core.h"
 #include "agent/protocol.h"
 #include "model/ipv4.h"
 
@@ -135,7 +136,9 @@ const std::map<std::string, Range>& ranges() {
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
       {"cluster.policy.lease_ms",
        {"policy.lease_ms", to_ms(kLinkUserTimeout) + 1'000, 600'000, "milliseconds"}},
-      {"cluster.policy.grace_ms", {"policy.grace_ms", 100, 60'000, "milliseconds"}},
+      // Longer than what the leash leaves to a watchdog after the end of a lease.
+      {"cluster.policy.grace_ms",
+       {"policy.grace_ms", to_ms(LeashCore::kOverrun) + 500, 60'000, "milliseconds"}},
       {"cluster.policy.suspect_after_ms",
        {"policy.suspect_after_ms", 100, 300'000, "milliseconds"}},
       {"cluster.policy.confirm_after_ms", {"policy.confirm_after_ms", 0, 300'000, "milliseconds"}},
@@ -273,17 +276,17 @@ Result<void> check_vm(const VmSpec& spec) {
   const auto in = [](std::string_view field, std::int64_t value) {
     return in_range("vm", field, value);
   };
-  auto checked = all({check_optional_name("spec.cluster", spec.cluster.value),
-                      check_name("spec.image", spec.image.value), in("cpus", spec.cpus),
-                      in("cpu_millicores", spec.cpu_millicores.value),
-                      in("cpu_weight", spec.cpu_weight), in("processes_max", spec.processes_max),
-                      in("memory_mib", spec.memory_mib.value),
-                      in("downtime_ms_max", to_ms(spec.downtime_ms_max)),
-                      in("disks", static_cast<std::int64_t>(spec.disks.size())),
-                      in("nics", static_cast<std::int64_t>(spec.nics.size())),
-                      check_optional_name("spec.anti_affinity_group", spec.anti_affinity_group),
-                      check_optional_name("spec.pinned_host", spec.pinned_host.value),
-                      check_optional_name("spec.move_to", spec.move_to.value)});
+  auto checked =
+      all({check_optional_name("spec.cluster", spec.cluster.value),
+           check_name("spec.image", spec.image.value), in("cpus", spec.cpus),
+           in("cpu_millicores", spec.cpu_millicores.value), in("cpu_weight", spec.cpu_weight),
+           in("processes_max", spec.processes_max), in("memory_mib", spec.memory_mib.value),
+           in("downtime_ms_max", to_ms(spec.downtime_ms_max)),
+           in("disks", static_cast<std::int64_t>(spec.disks.size())),
+           in("nics", static_cast<std::int64_t>(spec.nics.size())),
+           check_optional_name("spec.anti_affinity_group", spec.anti_affinity_group),
+           check_optional_name("spec.pinned_host", spec.pinned_host.value),
+           check_optional_name("spec.move_to", spec.move_to.value)});
   if (!checked.ok()) return checked;
   for (std::size_t i = 0; i < spec.nics.size(); ++i) {
     auto named = check_name(fmt::format("spec.nics[{}].network", i), spec.nics[i].network);
