@@ -1,10 +1,12 @@
 #include "edge/tls.h"
 
 #include <fmt/format.h>
+#include <openssl/core_names.h>
 #include <openssl/crypto.h>
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/params.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
@@ -295,6 +297,25 @@ Result<std::string> sha256_hex_of_file(const std::string& path) {
   std::array<unsigned char, 32> digest{};
   VIRGA_CHECK(::EVP_DigestFinal_ex(state.get(), digest.data(), nullptr) == 1);
   return hex(digest.data(), digest.size());
+}
+
+std::string dh_parameters_pem() {
+  const std::unique_ptr<EVP_PKEY_CTX, Freer<EVP_PKEY_CTX_free>> maker(
+      ::EVP_PKEY_CTX_new_from_name(nullptr, "DH", nullptr));
+  char group[] = "ffdhe2048";
+  const OSSL_PARAM wanted[] = {
+      ::OSSL_PARAM_construct_utf8_string(OSSL_PKEY_PARAM_GROUP_NAME, group, 0),
+      ::OSSL_PARAM_construct_end()};
+  EVP_PKEY* made = nullptr;
+  VIRGA_CHECK(::EVP_PKEY_paramgen_init(maker.get()) == 1 &&
+              ::EVP_PKEY_CTX_set_params(maker.get(), wanted) == 1 &&
+              ::EVP_PKEY_generate(maker.get(), &made) == 1);
+  const Key parameters(made);
+  const Memory memory(::BIO_new(::BIO_s_mem()));
+  VIRGA_CHECK(::PEM_write_bio_Parameters(memory.get(), parameters.get()) == 1);
+  char* text = nullptr;
+  const long size = BIO_get_mem_data(memory.get(), &text);
+  return {text, static_cast<std::size_t>(size)};
 }
 
 bool equal_in_constant_time(const std::string& left, const std::string& right) {

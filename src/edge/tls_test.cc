@@ -113,6 +113,13 @@ TEST(Tls, F_B6_hashes_agree_with_published_vectors) {
   EXPECT_FALSE(sha256_hex_of_file(folder.path).ok());
 }
 
+TEST(Tls, R_B1_the_group_of_key_exchanges_is_the_published_one) {
+  const std::string pem = dh_parameters_pem();
+  EXPECT_TRUE(pem.starts_with("-----BEGIN DH PARAMETERS-----\nMIIBCAKCAQEA//////////+t+FRYortK"))
+      << pem;
+  EXPECT_NE(pem.find("-----END DH PARAMETERS-----"), std::string::npos);
+}
+
 TEST(Tls, F_B6_secrets_differ_and_comparison_is_exact) {
   const std::string secret = random_secret();
   EXPECT_EQ(secret.size(), 64u);

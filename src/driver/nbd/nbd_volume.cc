@@ -119,15 +119,19 @@ VolumeEndpoint NbdVolume::endpoint_of(const Epoch& epoch) const {
 void NbdVolume::attach(const Epoch& epoch, const Epoch& beside, Callback<VolumeEndpoint> done) {
   enqueue(
       [this, epoch, beside](const Callback<void>& ended) {
-        const VolumeRecord before = record_;
+        const auto before = record_.attachments;
         const auto admitted = admit(epoch, beside);
         if (!admitted) return ended(admitted.error());
-        persist([this, before, ended](Result<void> written) {
-          if (!written) {
-            record_ = before;
-            return ended(std::move(written));
+        // A server without exports lets nobody in: it may start while the record goes to the disk.
+        const auto started = start_server();
+        persist([this, before, started, ended](Result<void> written) {
+          if (written) {
+            port_changed_ = false;
+            return started ? serve(ended) : ended(started);
           }
-          serve(ended);
+          record_.attachments = before;
+          if (!before.empty()) return ended(std::move(written));
+          end_server([written, ended](const Result<void>&) { ended(written); });
         });
       },
       [this, epoch, done](Result<void> ended) {
@@ -141,6 +145,19 @@ void NbdVolume::take_server() {
                                             [this, alive = std::weak_ptr(alive_)] {
                                               if (!alive.expired()) server_exited();
                                             });
+}
+
+/// One that runs, whether it answers already or not.
+Result<void> NbdVolume::start_server() {
+  if (daemon_ != nullptr && daemon_->running()) return {};
+  if (auto written = write_keys(folder_, record_); !written) return written;  // it wants the file
+  auto listener = listen_tcp(context_.options.address, record_.port, kBacklog);
+  if (!listener) return listener.error();
+  take_server();
+  if (auto launched = daemon_->launch(*listener); !launched) return launched;
+  port_changed_ = port_changed_ || record_.port != port_of(*listener);
+  record_.port = port_of(*listener);
+  return {};
 }
 
 /// A server that runs, is connected and has the exports of the record, no others. One that does not
@@ -159,15 +176,8 @@ void NbdVolume::serve(Callback<void> done) {
 }
 
 void NbdVolume::serve_once(Callback<void> done) {
-  if (daemon_ != nullptr && daemon_->running() && daemon_->connected()) return align(done);
-  if (daemon_ == nullptr || !daemon_->running()) {
-    auto listener = listen_tcp(context_.options.address, record_.port, kBacklog);
-    if (!listener) return done(listener.error());
-    take_server();
-    if (auto launched = daemon_->launch(*listener); !launched) return done(std::move(launched));
-    port_changed_ = port_changed_ || record_.port != port_of(*listener);
-    record_.port = port_of(*listener);
-  }
+  if (auto started = start_server(); !started) return done(std::move(started));
+  if (daemon_->connected()) return align(done);
   daemon_->connect([this, done](Result<void> connected) {
     if (!connected) return done(std::move(connected));
     align(done);

@@ -52,6 +52,7 @@ class NbdVolume {
   void erase_now(const Callback<void>& done);
   void on_files(std::function<Result<void>()> job, Callback<void> done);
   void persist(Callback<void> done);
+  Result<void> start_server();
   void serve(Callback<void> done);
   void serve_once(Callback<void> done);
   void take_server();

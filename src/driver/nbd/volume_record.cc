@@ -1,10 +1,13 @@
 #include "driver/nbd/volume_record.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <filesystem>
 
 #include "base/log.h"
 #include "edge/file.h"
+#include "edge/tls.h"
 
 namespace virga {
 
@@ -34,6 +37,10 @@ Result<void> write_record(const VolumeFolder& folder, const VolumeRecord& record
 
 Result<void> write_keys(const VolumeFolder& folder, const VolumeRecord& record) {
   if (auto made = make_folders(folder.keys(), 0700); !made) return made;
+  const std::string group = folder.keys() + "/dh-params.pem";
+  if (::access(group.c_str(), F_OK) != 0) {
+    if (auto made = replace_file(group, dh_parameters_pem(), 0600); !made) return made;
+  }
   std::string lines;
   for (const AttachmentRecord& one : record.attachments) lines += one.user + ":" + one.key + "\n";
   return replace_file(folder.keys() + "/keys.psk", lines, 0600);
