@@ -50,8 +50,8 @@ std::string hmac_sha256(const std::string& key, const std::string& data);
 std::string sha256_hex(const std::string& data);
 Result<std::string> sha256_hex_of_file(const std::string& path);
 
-/// The group ffdhe2048 of RFC 7919 as PEM. Without parameters in a file GnuTLS looks for primes of its own at each start of
-/// a server, for 0.1 to 1 s.
+/// The group ffdhe2048 of RFC 7919 as PEM. Without one in a file QEMU lets GnuTLS look for primes of its own at each
+/// start of a server, for 0.1 to 1 s.
 std::string dh_parameters_pem();
 
 /// Compares without telling by its duration where the difference is.
