@@ -80,8 +80,10 @@ Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(LinuxFabricOptions option
   }
   auto socket = NetlinkSocket::open(options.network_namespace);
   if (!socket) return socket.error();
+  auto filter = PortFilter::open(prefix + "ports", options.network_namespace);
+  if (!filter) return filter.error();
   std::unique_ptr<LinuxFabric> made(
-      new LinuxFabric(std::move(options), std::move(*socket), *local));
+      new LinuxFabric(std::move(options), std::move(*socket), std::move(*filter), *local));
   if (!made->options_.tenant_device.empty()) {
     const auto device = made->link(made->options_.tenant_device);
     if (!device) return wrap_error("tenant device", device.error());
@@ -376,6 +378,7 @@ Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
   const auto bridge = link(bridge_name(nic.vni));
   if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
   OpenPort port{-1, tap_name(nic.port), options_.packet_ports};
+  if (auto done = filter_.set(port.tap_name, nic); !done) return wrap_error(what, done.error());
   auto opened = port.packets ? open_packets(port.tap_name, nic.mtu) : open_tap(port.tap_name);
   if (!opened) return wrap_error(what, opened.error());
   if (auto done = finish_link(port.tap_name, nic.mtu, bridge->index); !done)
@@ -385,7 +388,9 @@ Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
 }
 
 Result<void> LinuxFabric::close_port(const LaunchNic& nic) {
-  return remove_link(tap_name(nic.port));
+  const std::string name = tap_name(nic.port);
+  auto removed = remove_link(name);
+  return removed ? filter_.forget(name) : removed;
 }
 
 Result<void> LinuxFabric::remove_all() {
@@ -397,6 +402,7 @@ Result<void> LinuxFabric::remove_all() {
         is_ours(name, kBridgePart) || is_ours(name, kTunnelPart) || is_ours(name, kTapPart);
     if (ours) keep_first(outcome, remove_link(name));
   }
+  keep_first(outcome, filter_.remove_all());
   version_ = 0;
   return outcome;
 }

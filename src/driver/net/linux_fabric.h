@@ -7,6 +7,7 @@
 
 #include "driver/fabric.h"
 #include "driver/net/netlink.h"
+#include "driver/net/port_filter.h"
 
 namespace virga {
 
@@ -22,7 +23,7 @@ struct LinuxFabricOptions {
 /// Bridge + VXLAN + taps by rtnetlink: per network one bridge `<prefix>br<vni>` and one tunnel device
 /// `<prefix>vx<vni>` (UDP 4789) that floods to every other host and learns who is where; per port one tap
 /// `<prefix>t<hash>`. The names tell what belongs here, so that what a crash left over is found and put right.
-/// The host itself has no address on the tenants' bridges.
+/// The host itself has no address on the tenants' bridges. What a port may send is set before it joins (PortFilter).
 ///
 /// open_port: the descriptor is -1 when another process holds the tap already (a VM that was adopted after a restart of
 /// the agent); the tap is then only put right. A tap lives as long as a process holds it.
@@ -59,8 +60,12 @@ class LinuxFabric final : public Fabric {
   };
   using Links = std::map<std::string, Link>;
 
-  LinuxFabric(LinuxFabricOptions options, NetlinkSocket socket, std::uint32_t local)
-      : options_(std::move(options)), socket_(std::move(socket)), local_(local) {}
+  LinuxFabric(LinuxFabricOptions options, NetlinkSocket socket, PortFilter filter,
+              std::uint32_t local)
+      : options_(std::move(options)),
+        socket_(std::move(socket)),
+        filter_(std::move(filter)),
+        local_(local) {}
 
   static Link parse_link(std::string_view body);
   Result<Links> links();
@@ -80,6 +85,7 @@ class LinuxFabric final : public Fabric {
 
   const LinuxFabricOptions options_;
   NetlinkSocket socket_;
+  PortFilter filter_;
   const std::uint32_t local_;  ///< network byte order
   std::uint64_t version_ = 0;
 };

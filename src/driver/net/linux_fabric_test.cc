@@ -126,16 +126,25 @@ Network network(const std::string& tenant, std::uint32_t vni) {
   return made;
 }
 
-LaunchNic nic(const std::string& port, std::uint32_t vni) {
+const std::string kWeb = "\x52\x54\x01\x01\x01\x01";
+const std::string kDb = "\x52\x54\x02\x02\x02\x02";
+
+LaunchNic nic(const std::string& port, std::uint32_t vni, const std::string& mac = kWeb) {
   LaunchNic made;
   made.port = port;
   made.network = "net";
   made.vni = vni;
+  made.mac =
+      fmt::format("{:02x}", fmt::join(std::vector<unsigned char>(mac.begin(), mac.end()), ":"));
+  made.address = "10.50.0.10/24";
   return made;
 }
 
-std::string frame(const std::string& to, const std::string& from, const std::string& text) {
-  std::string made = std::string(kTapHeaderBytes, '\0') + to + from + "\x88\xb5" + text;
+const std::string kRarp = "\x80\x35";  // every guest may send it, with any text
+
+std::string frame(const std::string& to, const std::string& from, const std::string& text,
+                  const std::string& kind = kRarp) {
+  std::string made = std::string(kTapHeaderBytes, '\0') + to + from + kind + text;
   made.resize(kTapHeaderBytes + 60, '\0');
   return made;
 }
@@ -209,11 +218,9 @@ class LinuxFabricTest : public testing::Test {
 TEST_F(LinuxFabricTest, F_B10_FramesCrossTheTunnelBothWays) {
   apply_both(state(1, {network("acme", 1001)}));
   const Descriptor left = port(*first_, nic("acme/web.0", 1001));
-  const Descriptor right = port(*second_, nic("acme/db.0", 1001));
-  const std::string web = "\x52\x54\x01\x01\x01\x01";
-  const std::string db = "\x52\x54\x02\x02\x02\x02";
-  pass(left.get(), right.get(), frame(kBroadcast, web, "who is there"), "who is there");
-  pass(right.get(), left.get(), frame(web, db, "it is db"), "it is db");
+  const Descriptor right = port(*second_, nic("acme/db.0", 1001, kDb));
+  pass(left.get(), right.get(), frame(kBroadcast, kWeb, "who is there"), "who is there");
+  pass(right.get(), left.get(), frame(kWeb, kDb, "it is db"), "it is db");
   EXPECT_TRUE(one_.tunnel_entries("vgtvx1001").contains("52:54:02:02:02:02 to 10.77.0.2"));
 }
 
@@ -222,15 +229,13 @@ TEST_F(LinuxFabricTest, A1_15_OverlappingSubnetsOfTwoTenantsDoNotMix) {
   const Descriptor acme_left = port(*first_, nic("acme/web.0", 1001));
   const Descriptor bolt_left = port(*first_, nic("bolt/web.0", 1002));
   const Descriptor acme_right = port(*second_, nic("acme/db.0", 1001));
-  const Descriptor bolt_right = port(*second_, nic("bolt/db.0", 1002));
-  const std::string same_mac = "\x52\x54\x01\x01\x01\x01";
-  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, same_mac, "for acme"), "for acme");
+  const Descriptor bolt_right = port(*second_, nic("bolt/db.0", 1002, kDb));
+  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, kWeb, "for acme"), "for acme");
   const auto bolt =
-      pass(bolt_left.get(), bolt_right.get(), frame(kBroadcast, same_mac, "for bolt"), "for bolt");
+      pass(bolt_left.get(), bolt_right.get(), frame(kBroadcast, kWeb, "for bolt"), "for bolt");
   EXPECT_EQ(bolt, std::vector<std::string>{"for bolt"});
-  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, same_mac, "again"), "again");
-  const auto back = pass(bolt_right.get(), bolt_left.get(),
-                         frame(kBroadcast, "\x52\x54\x03\x03\x03\x03", "back"), "back");
+  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, kWeb, "again"), "again");
+  const auto back = pass(bolt_right.get(), bolt_left.get(), frame(kBroadcast, kDb, "back"), "back");
   EXPECT_EQ(back, std::vector<std::string>{"back"});
 }
 
@@ -279,8 +284,8 @@ TEST_F(LinuxFabricTest, F_B10_AnOlderVersionIsIgnored) {
 TEST_F(LinuxFabricTest, F_B10_APeerThatIsGoneIsForgotten) {
   apply_both(state(1, {network("acme", 1001)}));
   const Descriptor left = port(*first_, nic("acme/web.0", 1001));
-  const Descriptor right = port(*second_, nic("acme/db.0", 1001));
-  pass(right.get(), left.get(), frame(kBroadcast, "\x52\x54\x02\x02\x02\x02", "hello"), "hello");
+  const Descriptor right = port(*second_, nic("acme/db.0", 1001, kDb));
+  pass(right.get(), left.get(), frame(kBroadcast, kDb, "hello"), "hello");
   EXPECT_EQ(one_.tunnel_entries("vgtvx1001").size(), 2U);
   ASSERT_TRUE(first_->apply({2, {network("acme", 1001)}, {"10.77.0.9"}}).ok());
   EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
@@ -320,13 +325,11 @@ TEST_F(LinuxFabricTest, F_B10_APortWithoutATapCarriesFramesBothWaysAndEndsWithIt
   apply_both(state(1, {network("acme", 1001)}));
   const auto wanted = nic("acme/web.0", 1001);
   Descriptor packets = port(*first_, wanted);
-  const Descriptor tap = port(*second_, nic("acme/db.0", 1001));
-  const std::string web = "\x52\x54\x01\x01\x01\x01";
-  const std::string hello = frame(kBroadcast, web, "who is there");
+  const Descriptor tap = port(*second_, nic("acme/db.0", 1001, kDb));
+  const std::string hello = frame(kBroadcast, kWeb, "who is there");
   pass(packets.get(), tap.get(), hello.substr(kTapHeaderBytes), "who is there");
-  const std::string answer = frame(web, "\x52\x54\x02\x02\x02\x02", "it is db");
-  ASSERT_EQ(::write(tap.get(), answer.data(), answer.size()),
-            static_cast<ssize_t>(answer.size()));
+  const std::string answer = frame(kWeb, kDb, "it is db");
+  ASSERT_EQ(::write(tap.get(), answer.data(), answer.size()), static_cast<ssize_t>(answer.size()));
   pollfd question{packets.get(), POLLIN, 0};
   ASSERT_EQ(::poll(&question, 1, kDeadlineMs), 1);
   char block[2048];
@@ -345,6 +348,92 @@ TEST_F(LinuxFabricTest, F_B10_APortWithoutATapCarriesFramesBothWaysAndEndsWithIt
     ::poll(nullptr, 0, 1);
   }
   EXPECT_FALSE(one_.devices().contains(device));
+}
+
+std::string arp(const std::string& mac, const std::string& address) {
+  return std::string("\0\x01\x08\0\x06\x04\0\x01", 8) + mac + address + std::string(6, '\0') +
+         "\x0a\x32\0\x01";
+}
+
+/// UDP from one port to another.
+std::string ipv4(const std::string& source, std::uint8_t from, std::uint8_t to) {
+  std::string made("\x45\0\0\x1c\0\0\0\0\x40\x11\0\0", 12);
+  made += source + "\xff\xff\xff\xff";
+  made += {'\0', static_cast<char>(from), '\0', static_cast<char>(to), '\0', '\x08', '\0', '\0'};
+  unsigned sum = 0;
+  for (std::size_t at = 0; at < 20; at += 2) {
+    sum += static_cast<unsigned char>(made[at]) * 256U + static_cast<unsigned char>(made[at + 1]);
+  }
+  sum = ~((sum & 0xffffU) + (sum >> 16U));
+  made[10] = static_cast<char>(sum >> 8U);
+  made[11] = static_cast<char>(sum);
+  return made;
+}
+
+TEST_F(LinuxFabricTest, R_B3_R_F8_R_F9_R_F10_AGuestSendsOnlyAsItself) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const Descriptor left = port(*first_, nic("acme/web.0", 1001));
+  const Descriptor right = port(*second_, nic("acme/db.0", 1001, kDb));
+  pass(left.get(), right.get(), frame(kBroadcast, kWeb, "begin"), "begin");
+  const std::string kArp = "\x08\x06", kIpv4("\x08\0", 2), kIpv6 = "\x86\xdd", kVlan("\x81\0", 2);
+  const std::string own("\x0a\x32\0\x0a", 4), other("\x0a\x32\0\x0b", 4), none(4, '\0');
+  struct Case {
+    const char* what;
+    std::string mac, kind, payload;
+    bool passes;
+  };
+  const Case cases[] = {
+      {"a foreign MAC", kDb, kRarp, "x", false},
+      {"its own ARP", kWeb, kArp, arp(kWeb, own), true},
+      {"ARP that asks whether its address is free", kWeb, kArp, arp(kWeb, none), true},
+      {"ARP for another's address", kWeb, kArp, arp(kWeb, other), false},
+      {"ARP that names another's MAC", kWeb, kArp, arp(kDb, own), false},
+      {"its own IPv4", kWeb, kIpv4, ipv4(own, 7, 7), true},
+      {"IPv4 from another's address", kWeb, kIpv4, ipv4(other, 7, 7), false},
+      {"IPv4 from nowhere", kWeb, kIpv4, ipv4(none, 7, 7), false},
+      {"a question of DHCP", kWeb, kIpv4, ipv4(none, 68, 67), true},
+      {"an answer of DHCP", kWeb, kIpv4, ipv4(other, 67, 68), false},
+      {"IPv6", kWeb, kIpv6, "x", false},
+      {"a VLAN", kWeb, kVlan, "x", false},
+  };
+  for (const Case& one : cases) {
+    const std::string sent = frame(kBroadcast, one.mac, one.payload, one.kind);
+    ASSERT_EQ(::write(left.get(), sent.data(), sent.size()), static_cast<ssize_t>(sent.size()));
+    const auto came = pass(left.get(), right.get(), frame(kBroadcast, kWeb, "end"), "end");
+    EXPECT_EQ(came.size(), one.passes ? 2U : 1U) << one.what;
+  }
+}
+
+TEST_F(LinuxFabricTest, R_B3_WhatAPortMaySendIsChangedWithItAndForgottenWithIt) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const auto rules = [this] {
+    ProcessOptions list;
+    list.arguments = {"/usr/sbin/nft", "list", "table", "bridge", "vgtports"};
+    list.network_namespace = one_.get();
+    const auto ended = run_process(list, seconds(30));
+    EXPECT_TRUE(ended.ok());
+    return ended.ok() ? ended->out : "";
+  };
+  const auto wanted = nic("acme/web.0", 1001);
+  const Descriptor held = port(*first_, wanted);
+  EXPECT_NE(rules().find("52:54:01:01:01:01"), std::string::npos) << rules();
+  ASSERT_TRUE(first_->open_port(nic("acme/web.0", 1001, kDb)).ok());
+  EXPECT_EQ(rules().find("52:54:01:01:01:01"), std::string::npos) << rules();
+  EXPECT_NE(rules().find("52:54:02:02:02:02"), std::string::npos) << rules();
+  const auto restarted = open(one_, "10.77.0.1");
+  EXPECT_NE(rules().find("52:54:02:02:02:02"), std::string::npos) << "it outlives the agent";
+  ASSERT_TRUE(restarted->close_port(wanted).ok());
+  EXPECT_EQ(rules().find("52:54:02:02:02:02"), std::string::npos) << rules();
+  const std::map<std::string, std::string> wrong = {
+      {"52:54:01", "10.50.0.10/24"}, {"", "10.50.0.10/24"}, {"52:54:01:01:01:01", "10.50.0"}};
+  for (const auto& [mac, address] : wrong) {
+    auto bad = wanted;
+    bad.mac = mac;
+    bad.address = address;
+    const auto refused = restarted->open_port(bad);
+    ASSERT_FALSE(refused.ok()) << mac << " " << address;
+    EXPECT_EQ(refused.error().code, Errc::invalid);
+  }
 }
 
 TEST_F(LinuxFabricTest, F_B10_TheHostHasNoAddressInATenantsNetwork) {

@@ -56,11 +56,11 @@ Result<int> bring_far_end_up(int far) {
   auto socket = NetlinkSocket::open(far);
   if (!socket) return socket.error();
   ifinfomsg header{};
-  const auto found = socket->execute(
-      NetlinkMessage(RTM_GETLINK, 0).header(header).text(IFLA_IFNAME, kFarEnd),
-      [&header](std::string_view body) {
-        body.copy(reinterpret_cast<char*>(&header), sizeof header);
-      });
+  const auto found =
+      socket->execute(NetlinkMessage(RTM_GETLINK, 0).header(header).text(IFLA_IFNAME, kFarEnd),
+                      [&header](std::string_view body) {
+                        body.copy(reinterpret_cast<char*>(&header), sizeof header);
+                      });
   if (auto done = found.as_result("look for the cable's far end"); !done) return done.error();
   const int index = header.ifi_index;
   if (auto done = keep_addresses_off(*socket, index, kFarEnd); !done) return done.error();

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "base/result.h"
+#include "model/launch.h"
+
+struct nft_ctx;
+
+namespace virga {
+
+/// What a guest may send: frames of its own MAC that carry IPv4 from its own address, ARP that says no other, what asks
+/// for an address by DHCP, and RARP, by which QEMU tells of a guest that has moved. Everything else is dropped where it
+/// enters the bridge: foreign MACs and addresses, forged ARP, IPv6 and VLANs. By nftables, family bridge, one chain a
+/// port, so that it outlives the agent as the ports do.
+///
+/// Plain calls of a few milliseconds. Errors: denied, internal (the words of nftables).
+class PortFilter {
+ public:
+  /// `table`: name of the table, of nobody else; `network_namespace`: descriptor, -1 = the caller's.
+  static Result<PortFilter> open(const std::string& table, int network_namespace);
+
+  /// Before the port is joined to its network: from now on the device may send this and nothing else. Replaces what was
+  /// said of it before. Errors: invalid (MAC, address).
+  Result<void> set(const std::string& device, const LaunchNic& nic);
+
+  /// A device that is not known counts as forgotten.
+  Result<void> forget(const std::string& device);
+
+  Result<void> remove_all();
+
+ private:
+  struct Free {
+    void operator()(nft_ctx* context) const;
+  };
+
+  PortFilter(std::string table, std::unique_ptr<nft_ctx, Free> context);
+  Result<void> run(const std::string& what, const std::string& commands);
+
+  std::string table_;
+  std::unique_ptr<nft_ctx, Free> context_;
+};
+
+}  // namespace virga
