@@ -19,6 +19,7 @@ namespace virga {
 namespace {
 
 constexpr Duration kTick = milliseconds(500);
+constexpr Duration kRetry = milliseconds(50);
 constexpr Duration kConfirmationValid = seconds(2);
 
 bool has_ended(const Descriptor& pidfd) {
@@ -47,6 +48,8 @@ Result<void> LeashClient::guard(const std::string& name, int pidfd) {
   guarded_[name] = Descriptor(own);
   LeashRequest request{LeashRequestKind::guard, name};
   if (send(request, own)) return {};
+  connect();  // hands over all that is guarded
+  if (socket_ >= 0) return {};
   return make_error(Errc::unavailable, "guard " + name + ": no leash answers on " + socket_path_);
 }
 
@@ -74,8 +77,8 @@ bool LeashClient::armed() const {
 }
 
 void LeashClient::tick() {
-  timer_.set_after(kTick, [this] { tick(); });
   if (socket_ < 0) connect();
+  timer_.set_after(socket_ < 0 ? kRetry : kTick, [this] { tick(); });
   send(LeashRequest{});
 }
 

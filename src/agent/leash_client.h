@@ -12,8 +12,9 @@
 
 namespace virga {
 
-/// The agent's end of the leash. Connects by itself, again every 500 ms after a loss, and then hands over once more
-/// the deadline and all that is guarded. Nothing blocks: a leash that does not read counts as gone.
+/// The agent's end of the leash. Connects by itself, again every 50 ms while there is no leash and at once for a
+/// process to guard, and then hands over once more the deadline and all that is guarded. Nothing blocks: a leash that
+/// does not read counts as gone.
 class LeashClient final : public ProcessGuard {
  public:
   LeashClient(AsioLoop& loop, std::string socket_path);

@@ -1,5 +1,6 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
@@ -151,6 +152,24 @@ TEST_F(Leash, F_F3_a_leash_that_was_killed_holds_the_same_processes_again_withou
   leash_->end(SIGKILL);
   start_leash();
   ASSERT_TRUE(until([&] { return !guest.running(); }));
+}
+
+TEST_F(Leash, F_B4_F_B6_a_process_finds_its_guard_as_soon_as_there_is_one) {
+  LeashClient client(loop_, socket_path());
+  client.extend(in(seconds(60)), seconds(60));
+  Child guest(sleep_for_ever);
+  EXPECT_EQ(client.guard("acme/db", guest.pidfd()).error().code, Errc::unavailable);
+  start_leash();
+  const auto listens = [this] { return ::access(socket_path().c_str(), F_OK) == 0; };
+  while (!listens()) ::poll(nullptr, 0, 1);
+  Result<void> guarded = make_error(Errc::internal, "not tried");
+  for (int tries = 0; tries < 1000 && !guarded; ++tries) {  // between bind and listen none is heard
+    guarded = client.guard("acme/web", guest.pidfd());
+    if (!guarded) ::poll(nullptr, 0, 1);
+  }
+  EXPECT_TRUE(guarded.ok()) << "without a turn of the loop";
+  ASSERT_TRUE(until([&] { return client.held().size() == 2; }));
+  EXPECT_TRUE(client.armed());
 }
 
 TEST_F(Leash, F_F3_the_agent_hands_all_over_again_to_a_leash_without_memory) {
