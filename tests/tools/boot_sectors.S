@@ -66,6 +66,64 @@ next:
     jmp next
 #endif
 
+#ifdef SEED_memory          /* counts up in 128 pages for 5 to 6 s, then only reads them. Each second it says "w" while it
+                               writes and "c" when it compares; "l" = a page has lost what was written, then nothing */
+    cli
+    xor ax, ax
+    mov ds, ax
+    mov bp, ax
+    xor eax, eax
+    mov cx, 6
+    mov bx, 0x1000
+zero:
+    mov es, bx
+    mov es:[16], eax
+    add bx, 0x100
+    cmp bx, 0x9000
+    jne zero
+round:
+    mov esi, eax            /* what each page holds */
+    jcxz compare
+    inc eax                 /* what it gets */
+compare:
+    mov bx, 0x1000
+page:
+    mov es, bx
+    cmp es:[16], esi
+    jne lost
+    jcxz kept
+    mov es:[16], eax
+kept:
+    add bx, 0x100
+    cmp bx, 0x9000
+    jne page
+    mov edi, eax
+    xor ax, ax
+    out 0x70, al
+    in al, 0x71             /* the second of the clock */
+    cmp ax, bp
+    je same
+    mov bp, ax
+    mov dx, 0x3f8
+    mov al, 'c'
+    jcxz say
+    dec cx
+    mov al, 'w'
+say:
+    out dx, al
+    mov al, 10
+    out dx, al
+same:
+    mov eax, edi
+    jmp round
+lost:
+    mov dx, 0x3f8
+    mov al, 'l'
+    out dx, al
+    mov al, 10
+    out dx, al
+#endif
+
 #ifdef SEED_second_disk     /* writes the printable bytes of the second disk's first 256 KiB to the serial port */
     xor ax, ax
     mov ds, ax

@@ -61,6 +61,23 @@ void add_listener(Arguments& arguments, const char* id, InheritedDescriptor sock
   arguments.add("-chardev", "socket,id={},fd={},server=on,wait=off", id, socket.number);
 }
 
+/// The guest's memory. QEMU before 9.0 loses writes of an emulated guest that is moved alive: when it collects the dirty
+/// pages of a block whose length is a multiple of 64 pages, it does not tell the processors' translation buffers, and
+/// they go on writing to such pages unseen (cpu_physical_memory_sync_dirty_bitmap(), mended upstream in March 2024).
+/// Any other length takes the slower path, which does. Follows from the identity: both ends of a move agree.
+std::int64_t memory_kib(const Hardware& hardware) {
+  constexpr std::int64_t kLeftOut = 8;  // the least that QEMU does not round up again
+  const VmIdentity& identity = hardware.identity;
+  const std::int64_t whole = hardware.memory_mib.value * 1024;
+  if (identity.accelerator == Accelerator::kvm) return whole;
+  int release = 0;  // of "pc-q35-7.2"
+  const std::string& machine = identity.machine_type;
+  const std::size_t dash = machine.rfind('-');
+  if (dash != std::string::npos)
+    std::from_chars(machine.data() + dash + 1, machine.data() + machine.size(), release);
+  return release >= 9 ? whole : whole - kLeftOut;
+}
+
 void add_machine(Arguments& arguments, const Hardware& hardware) {
   const VmIdentity& identity = hardware.identity;
   arguments.add("-name", "guest={},debug-threads=on", hardware.name);
@@ -79,7 +96,7 @@ void add_machine(Arguments& arguments, const Hardware& hardware) {
   }
   arguments.add("-cpu", "{}", identity.cpu_model);
   arguments.add("-smp", "cpus={0},sockets=1,cores={0},threads=1", hardware.cpus);
-  arguments.add("-m", "size={}M", hardware.memory_mib.value);
+  arguments.add("-m", "size={}K", memory_kib(hardware));
   arguments.add("-uuid", "{}", identity.uuid);
   arguments.add("-rtc", "base=utc");
   arguments.add("-boot", "menu=off,strict=off");
@@ -89,18 +106,18 @@ void add_machine(Arguments& arguments, const Hardware& hardware) {
 }
 
 void add_memory(Arguments& arguments, const Hardware& hardware) {
-  const std::int64_t size = hardware.memory_mib.value;
+  const std::int64_t size = memory_kib(hardware);
   // One id for all kinds: it names the block of memory in a migration's stream.
   std::visit(Overloaded{[&](const AnonymousMemory&) {
-                          arguments.add("-object", "memory-backend-ram,id=ram0,size={}M", size);
+                          arguments.add("-object", "memory-backend-ram,id=ram0,size={}K", size);
                         },
                         [&](const MemfdMemory&) {
-                          arguments.add("-object", "memory-backend-memfd,id=ram0,size={}M,share=on",
+                          arguments.add("-object", "memory-backend-memfd,id=ram0,size={}K,share=on",
                                         size);
                         },
                         [&](const SharedFileMemory& file) {
                           arguments.add("-object",
-                                        "memory-backend-file,id=ram0,size={}M,share=on,"
+                                        "memory-backend-file,id=ram0,size={}K,share=on,"
                                         "mem-path=/proc/self/fd/{}",
                                         size, file.descriptor.number);
                         }},

@@ -54,13 +54,13 @@ TEST(HardwareTest, F_B4_CommandLineOfADisklessVm) {
 -accel tcg,tb-size=64
 -cpu qemu64-v1
 -smp cpus=2,sockets=1,cores=2,threads=1
--m size=128M
+-m size=131064K
 -uuid 6f3c6a3e-3d5b-4a5c-9d59-5d3f6f1c0a01
 -rtc base=utc
 -boot menu=off,strict=off
 -action panic=pause,watchdog=pause
 -S
--object memory-backend-ram,id=ram0,size=128M
+-object memory-backend-ram,id=ram0,size=131064K
 -chardev socket,id=qmp,fd=20,server=on,wait=off
 -mon chardev=qmp,mode=control
 -add-fd fd=23,set=23
@@ -137,13 +137,29 @@ TEST(HardwareTest, F_B4_DevicesDoNotDependOnBackEnds) {
       "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off");
   const std::string text = text_of(other);
   EXPECT_NE(text.find("-incoming defer"), std::string::npos);
-  EXPECT_NE(text.find("memory-backend-file,id=ram0,size=128M,share=on,mem-path=/proc/self/fd/50"),
+  EXPECT_NE(text.find("memory-backend-file,id=ram0,size=131064K,share=on,mem-path=/proc/self/fd/50"),
             std::string::npos);
   EXPECT_NE(text.find("-netdev dgram,id=net0,local.type=fd,local.str=41"), std::string::npos);
   EXPECT_NE(
       text.find(R"("server":{"type":"inet","host":"10.0.0.1","port":"10809"},"export":"root")"),
       std::string::npos);
   EXPECT_NE(text.find(R"("server":{"type":"fd","str":"51"},"export":"data")"), std::string::npos);
+}
+
+TEST(HardwareTest, F_B9_MemoryIsShortenedOnlyWhereQemuWouldLoseWrites) {
+  Hardware vm = small_vm();
+  const auto memory_of = [&](Accelerator accelerator, const char* machine) {
+    vm.identity.accelerator = accelerator;
+    vm.identity.machine_type = machine;
+    const std::string text = text_of(vm);
+    const std::size_t at = text.find("-m size=");
+    return text.substr(at, text.find('\n', at) - at);
+  };
+  EXPECT_EQ(memory_of(Accelerator::tcg, "pc-q35-7.2"), "-m size=131064K");
+  EXPECT_EQ(memory_of(Accelerator::tcg, "pc-q35-8.2"), "-m size=131064K");
+  EXPECT_EQ(memory_of(Accelerator::tcg, "pc-q35-9.0"), "-m size=131072K");
+  EXPECT_EQ(memory_of(Accelerator::tcg, "pc-q35-10.1"), "-m size=131072K");
+  EXPECT_EQ(memory_of(Accelerator::kvm, "pc-q35-7.2"), "-m size=131072K");
 }
 
 TEST(HardwareTest, F_B4_AddressesOfDevicesAreFixedAndDifferent) {
