@@ -235,13 +235,17 @@ void AgentCore::take_cluster(const ClusterState& state) {
   for (std::size_t index = 0; index < peers_.size(); ++index) {
     if (peers_[index].asked) watched_.push_back(index);
   }
-  if (auto applied = on_.fabric.apply(state.fabric); !applied) {
-    AgentMessage message;
-    message.event =
-        AgentEvent{"host.network_failed", VmId(), applied.error().text(), Severity::alarm};
-    on_.link.send(std::move(message));
-  }
-  report_now();
+  on_.fabric.apply(
+      state.fabric, [this, alive = std::weak_ptr(alive_)](const Result<void>& applied) {
+        if (alive.expired()) return;
+        if (!applied) {
+          AgentMessage message;
+          message.event =
+              AgentEvent{"host.network_failed", VmId(), applied.error().text(), Severity::alarm};
+          on_.link.send(std::move(message));
+        }
+        report_now();  // it names the version in force
+      });
 }
 
 Callback<void> AgentCore::reply_to(std::uint64_t id) {

@@ -10,7 +10,6 @@ namespace virga {
 namespace {
 
 using test::digest;
-using test::FakeFabric;
 using test::FakeGuard;
 using test::FakeHypervisor;
 using test::FakeLink;
@@ -77,7 +76,7 @@ struct Agent {
 
   SimLoop& loop;
   FakeHypervisor hypervisor;
-  FakeFabric fabric;
+  NullFabric fabric{loop};
   FakeGuard guard;
   FakeLink link;
   AgentCore core;

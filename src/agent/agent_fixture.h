@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "agent/agent_core.h"
+#include "driver/null_fabric.h"
 
 /// What an agent core needs around it, at its plainest, for tests: everything succeeds at once and is remembered.
 namespace virga::test {
@@ -62,14 +63,6 @@ class FakeHypervisor : public Hypervisor {
   bool sends_take_long = false;
   Callback<MigrationProgress> sending;  ///< of the last send that takes long: the test ends it
   MigrationProgress sent;
-};
-
-class FakeFabric : public Fabric {
- public:
-  Result<void> apply(const FabricState&) override { return {}; }
-  std::uint64_t version() const override { return 0; }
-  Result<OpenPort> open_port(const LaunchNic&) override { return OpenPort(); }
-  Result<void> close_port(const LaunchNic&) override { return {}; }
 };
 
 class FakeGuard : public ProcessGuard {

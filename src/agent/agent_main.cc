@@ -202,7 +202,7 @@ Result<void> Agent::begin(const Identity& identity) {
     log_line(LogLevel::info, "agent",
              "/dev/net/tun is closed to this user: ports of guests are wires instead of taps");
   }
-  auto fabric = LinuxFabric::open(network);
+  auto fabric = LinuxFabric::open(loop_, network);
   if (!fabric) return fabric.error();
   fabric_ = std::move(*fabric);
   QemuOptions options;

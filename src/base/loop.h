@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 
+#include "base/result.h"
 #include "base/time.h"
 
 namespace virga {
@@ -36,6 +37,12 @@ class Loop {
 
   TimerId after(Duration delay, Task task) { return at(now() + delay, std::move(task)); }
 };
+
+/// Calls `done` with `result` after all that is queued now: for answers that are known before the call returns.
+template <typename T>
+void answer(Loop& loop, Callback<T> done, Result<T> result) {
+  loop.post([done = std::move(done), result = std::move(result)] { done(result); });
+}
 
 /// Owns one timer: cancelled when this goes out of scope, replaced when it is set again.
 class Timer {

@@ -17,7 +17,7 @@ struct FabricState {
 };
 BOOST_DESCRIBE_STRUCT(FabricState, (), (version, networks, peer_addresses))
 
-/// One host's end of a VM's port. The descriptor is owned by the holder; -1 in the simulator.
+/// One host's end of a VM's port. Who is called with it owns the descriptor; -1 in the simulator.
 struct OpenPort {
   int tap_descriptor = -1;
   std::string tap_name;
@@ -26,24 +26,26 @@ struct OpenPort {
 
 /// Networks of one host. Implementations: LinuxFabric (bridge + VXLAN + tap by rtnetlink), SimFabric.
 ///
-/// Idempotent; calls return at once or within 100 ms (kernel calls), so they are plain functions. Errors: denied
-/// (lacks CAP_NET_ADMIN), exhausted, internal (the kernel's words).
+/// Idempotent. Loop thread only; calls return at once and take effect in their order; `done` is called once, on the
+/// loop, never before the call returned. A call takes some milliseconds, and as long as the kernel's lock on networks
+/// is held by others (0.4 s seen while namespaces were removed). Errors: denied (lacks CAP_NET_ADMIN), exhausted (too
+/// many calls wait), internal (the kernel's words).
 class Fabric {
  public:
   virtual ~Fabric() = default;
 
   /// Makes the host's bridges and tunnels equal to `state`; removes those of networks that are gone. A version
   /// older than the one in force is ignored.
-  virtual Result<void> apply(const FabricState& state) = 0;
+  virtual void apply(const FabricState& state, Callback<void> done) = 0;
 
   /// Version in force; 0 = none yet.
   virtual std::uint64_t version() const = 0;
 
   /// Makes the tap of a port, joined to its network, and opens it.
-  virtual Result<OpenPort> open_port(const LaunchNic& nic) = 0;
+  virtual void open_port(const LaunchNic& nic, Callback<OpenPort> done) = 0;
 
   /// Removes the tap; a port that is not there counts as removed.
-  virtual Result<void> close_port(const LaunchNic& nic) = 0;
+  virtual void close_port(const LaunchNic& nic, Callback<void> done) = 0;
 };
 
 }  // namespace virga

@@ -174,7 +174,7 @@ class AgentLinkTest : public HttpTest {
   StoreMirror mirror_;
   AgentSessions sessions_;
   LongConsole hypervisor_;
-  test::FakeFabric fabric_;
+  NullFabric fabric_{loop_};
   test::FakeGuard guard_;
   test::FakeLink peers_;
   std::unique_ptr<AgentConnection> connection_;

@@ -47,6 +47,7 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
   Parts parts_;
   SimProcess process_;
   GuardClient guard_;
+  SimFabric fabric_;
   SimHypervisor hypervisor_;
   StorageWatch storage_;
   bool connected_ = false;
@@ -59,6 +60,7 @@ AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
     : parts_(std::move(parts)),
       process_(parts_.world.loop()),
       guard_(parts_.world.loop(), parts_.leash),
+      fabric_(process_, parts_.networks),
       hypervisor_(parts_.world, parts_.migrations, parts_.host, process_, guard_),
       storage_(process_, "shared storage",
                [this](Callback<void> done) { look_at_storage(std::move(done)); }),
@@ -78,7 +80,7 @@ AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
 AgentDependencies AgentRun::Impl::dependencies() {
   return AgentDependencies{process_,
                            hypervisor_,
-                           parts_.fabric,
+                           fabric_,
                            guard_,
                            *this,
                            *this,

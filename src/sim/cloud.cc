@@ -95,7 +95,7 @@ void Cloud::kill_leash(HostTruth& host) {
 void Cloud::start_agent(HostTruth& host) {
   Programs& here = programs(host);
   if (here.agent != nullptr || !host.powered) return;
-  AgentRun::Parts parts{world_, migrations_, network_, host, here.fabric, rng_.fork()};
+  AgentRun::Parts parts{world_, migrations_, network_, host, here.networks, rng_.fork()};
   parts.leash = [&here] { return here.leash.get(); };
   parts.granted = [this, &host](const LeaseGrant& grant) { lease_granted(host, grant); };
   here.agent_stopped = false;
@@ -157,7 +157,7 @@ void Cloud::power_off(HostTruth& host, const std::string& why) {
   world_.power_off(host, why);
   kill_agent(host);
   here.leash.reset();
-  here.fabric = SimFabric();
+  here.networks = FabricState();
   programs_changed(host);
 }
 

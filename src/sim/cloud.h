@@ -124,7 +124,7 @@ class Cloud {
   const std::vector<Event>& events() const { return events_; }
 
   const FabricState& fabric(const HostTruth& host) const {
-    return programs_[host.index]->fabric.state();
+    return programs_[host.index]->networks;
   }
 
   /// VMs that should run and do not run in exactly one place with the epoch in force; one sentence each.
@@ -138,7 +138,7 @@ class Cloud {
     std::unique_ptr<SimProcess> clock;  ///< the host's; its programs follow it
     std::unique_ptr<Leash> leash;
     std::unique_ptr<AgentRun> agent;
-    SimFabric fabric;
+    FabricState networks;  ///< lost with the power, kept over a restart of the agent
     bool agent_stopped = false;
     bool leash_stopped = false;
     bool fed = true;               ///< its watchdog

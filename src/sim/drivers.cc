@@ -87,19 +87,17 @@ void GuardClient::leash_started() {
   });
 }
 
-Result<void> SimFabric::apply(const FabricState& state) {
-  if (state.version >= state_.version) state_ = state;
-  return {};
+void SimFabric::apply(const FabricState& state, Callback<void> done) {
+  if (state.version >= there_.version) there_ = state;
+  answer<void>(agent_, std::move(done), {});
 }
 
-Result<OpenPort> SimFabric::open_port(const LaunchNic& nic) {
-  ports_.insert(nic.port);
-  return OpenPort{-1, nic.port};
+void SimFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
+  answer<OpenPort>(agent_, std::move(done), OpenPort{-1, nic.port});
 }
 
-Result<void> SimFabric::close_port(const LaunchNic& nic) {
-  ports_.erase(nic.port);
-  return {};
+void SimFabric::close_port(const LaunchNic&, Callback<void> done) {
+  answer<void>(agent_, std::move(done), {});
 }
 
 void SimBmc::power(const Machine& machine, Callback<MachinePower> done) {

@@ -62,18 +62,19 @@ class GuardClient : public ProcessGuard {
   Instant deadline_{};
 };
 
-/// The networks of one host; lost with its power, kept over a restart of its agent.
+/// An agent's hold on the networks of its host, which outlive it: `there`.
 class SimFabric : public Fabric {
  public:
-  Result<void> apply(const FabricState& state) override;
-  std::uint64_t version() const override { return state_.version; }
-  Result<OpenPort> open_port(const LaunchNic& nic) override;
-  Result<void> close_port(const LaunchNic& nic) override;
-  const FabricState& state() const { return state_; }
+  SimFabric(Loop& agent, FabricState& there) : agent_(agent), there_(there) {}
+
+  void apply(const FabricState& state, Callback<void> done) override;
+  std::uint64_t version() const override { return there_.version; }
+  void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
+  void close_port(const LaunchNic& nic, Callback<void> done) override;
 
  private:
-  FabricState state_;
-  std::set<std::string> ports_;
+  Loop& agent_;
+  FabricState& there_;
 };
 
 /// The management controllers of all machines, as the server reaches them. A machine is found by its name, which is

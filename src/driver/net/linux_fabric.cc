@@ -26,6 +26,7 @@ constexpr std::string_view kBridgePart = "br";
 constexpr std::string_view kTunnelPart = "vx";
 constexpr std::string_view kTapPart = "t";
 constexpr std::size_t kMacBytes = 6;
+constexpr std::size_t kCallsMax = 4096;
 const std::string kEveryMac(kMacBytes, '\0');  // VXLAN's flood list stands under the MAC of zeroes
 
 Result<std::uint32_t> parse_address(const std::string& text) {
@@ -67,7 +68,15 @@ ifinfomsg link_header(int index, unsigned flags = 0, unsigned mask = 0) {
 
 }  // namespace
 
-Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(LinuxFabricOptions options) {
+LinuxFabric::LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket socket,
+                         PortFilter filter, std::uint32_t local)
+    : options_(std::move(options)),
+      socket_(std::move(socket)),
+      filter_(std::move(filter)),
+      local_(local),
+      worker_(loop, 1, kCallsMax) {}
+
+Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(Loop& loop, LinuxFabricOptions options) {
   const auto local = parse_address(options.local_address);
   if (!local) return wrap_error("local address of the tenant network", local.error());
   const std::string& prefix = options.name_prefix;
@@ -83,7 +92,7 @@ Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(LinuxFabricOptions option
   auto filter = PortFilter::open(prefix + "ports", options.network_namespace);
   if (!filter) return filter.error();
   std::unique_ptr<LinuxFabric> made(
-      new LinuxFabric(std::move(options), std::move(*socket), std::move(*filter), *local));
+      new LinuxFabric(loop, std::move(options), std::move(*socket), std::move(*filter), *local));
   if (!made->options_.tenant_device.empty()) {
     const auto device = made->link(made->options_.tenant_device);
     if (!device) return wrap_error("tenant device", device.error());
@@ -320,7 +329,23 @@ Result<void> LinuxFabric::ensure_peers(const std::set<int>& tunnels,
   return outcome;
 }
 
-Result<void> LinuxFabric::apply(const FabricState& state) {
+void LinuxFabric::apply(const FabricState& state, Callback<void> done) {
+  worker_.run<void>([this, state] { return make_equal_to(state); }, std::move(done));
+}
+
+void LinuxFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
+  worker_.run<OpenPort>([this, nic] { return make_port(nic); }, std::move(done));
+}
+
+void LinuxFabric::close_port(const LaunchNic& nic, Callback<void> done) {
+  worker_.run<void>([this, nic] { return remove_port(nic); }, std::move(done));
+}
+
+void LinuxFabric::remove_all(Callback<void> done) {
+  worker_.run<void>([this] { return remove_devices(); }, std::move(done));
+}
+
+Result<void> LinuxFabric::make_equal_to(const FabricState& state) {
   if (state.version < version_) return {};
   std::set<std::uint32_t> peers;
   for (const std::string& text : state.peer_addresses) {
@@ -373,7 +398,7 @@ Result<Descriptor> LinuxFabric::open_packets(const std::string& name, int mtu) {
   return held ? Descriptor() : std::move(port);
 }
 
-Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
+Result<OpenPort> LinuxFabric::make_port(const LaunchNic& nic) {
   const std::string what = fmt::format("open port {} on network {}", nic.port, nic.network);
   const auto bridge = link(bridge_name(nic.vni));
   if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
@@ -387,13 +412,13 @@ Result<OpenPort> LinuxFabric::open_port(const LaunchNic& nic) {
   return port;
 }
 
-Result<void> LinuxFabric::close_port(const LaunchNic& nic) {
+Result<void> LinuxFabric::remove_port(const LaunchNic& nic) {
   const std::string name = tap_name(nic.port);
   auto removed = remove_link(name);
   return removed ? filter_.forget(name) : removed;
 }
 
-Result<void> LinuxFabric::remove_all() {
+Result<void> LinuxFabric::remove_devices() {
   const auto present = links();
   if (!present) return present.error();
   Result<void> outcome;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <atomic>
 #include <map>
 #include <memory>
 #include <set>
@@ -8,6 +9,7 @@
 #include "driver/fabric.h"
 #include "driver/net/netlink.h"
 #include "driver/net/port_filter.h"
+#include "edge/worker.h"
 
 namespace virga {
 
@@ -24,6 +26,7 @@ struct LinuxFabricOptions {
 /// `<prefix>vx<vni>` (UDP 4789) that floods to every other host and learns who is where; per port one tap
 /// `<prefix>t<hash>`. The names tell what belongs here, so that what a crash left over is found and put right.
 /// The host itself has no address on the tenants' bridges. What a port may send is set before it joins (PortFilter).
+/// One thread of its own talks to the kernel.
 ///
 /// open_port: the descriptor is -1 when another process holds the tap already (a VM that was adopted after a restart of
 /// the agent); the tap is then only put right. A tap lives as long as a process holds it.
@@ -31,15 +34,15 @@ struct LinuxFabricOptions {
 class LinuxFabric final : public Fabric {
  public:
   /// Errors: invalid (address, prefix), not_found (tenant device), denied.
-  static Result<std::unique_ptr<LinuxFabric>> open(LinuxFabricOptions options);
+  static Result<std::unique_ptr<LinuxFabric>> open(Loop& loop, LinuxFabricOptions options);
 
-  Result<void> apply(const FabricState& state) override;
+  void apply(const FabricState& state, Callback<void> done) override;
   std::uint64_t version() const override { return version_; }
-  Result<OpenPort> open_port(const LaunchNic& nic) override;
-  Result<void> close_port(const LaunchNic& nic) override;
+  void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
+  void close_port(const LaunchNic& nic, Callback<void> done) override;
 
   /// Removes every device with this prefix.
-  Result<void> remove_all();
+  void remove_all(Callback<void> done);
 
   std::string bridge_name(std::uint32_t vni) const;
   std::string tunnel_name(std::uint32_t vni) const;
@@ -60,13 +63,14 @@ class LinuxFabric final : public Fabric {
   };
   using Links = std::map<std::string, Link>;
 
-  LinuxFabric(LinuxFabricOptions options, NetlinkSocket socket, PortFilter filter,
-              std::uint32_t local)
-      : options_(std::move(options)),
-        socket_(std::move(socket)),
-        filter_(std::move(filter)),
-        local_(local) {}
+  LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket socket, PortFilter filter,
+              std::uint32_t local);
 
+  // All below runs on the worker's thread.
+  Result<void> make_equal_to(const FabricState& state);
+  Result<OpenPort> make_port(const LaunchNic& nic);
+  Result<void> remove_port(const LaunchNic& nic);
+  Result<void> remove_devices();
   static Link parse_link(std::string_view body);
   Result<Links> links();
   Result<Link> link(const std::string& name);
@@ -87,7 +91,8 @@ class LinuxFabric final : public Fabric {
   NetlinkSocket socket_;
   PortFilter filter_;
   const std::uint32_t local_;  ///< network byte order
-  std::uint64_t version_ = 0;
+  std::atomic<std::uint64_t> version_ = 0;
+  Worker worker_;  ///< last: its end waits for the call that is under way
 };
 
 }  // namespace virga

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "base/reflect.h"
+#include "edge/asio_loop.h"
 
 namespace virga {
 namespace {
@@ -178,6 +179,50 @@ std::vector<std::string> pass(int from, int to, const std::string& sent, const s
   return all;
 }
 
+/// A LinuxFabric whose calls return when they are done.
+class WaitingFabric {
+ public:
+  static Result<std::unique_ptr<WaitingFabric>> open(const LinuxFabricOptions& options) {
+    auto made = std::make_unique<WaitingFabric>();
+    auto fabric = LinuxFabric::open(made->loop_, options);
+    if (!fabric) return fabric.error();
+    made->fabric_ = std::move(*fabric);
+    return made;
+  }
+  Result<void> apply(const FabricState& state) {
+    return wait<void>([&](Callback<void> done) { fabric_->apply(state, std::move(done)); });
+  }
+  Result<OpenPort> open_port(const LaunchNic& nic) {
+    return wait<OpenPort>(
+        [&](Callback<OpenPort> done) { fabric_->open_port(nic, std::move(done)); });
+  }
+  Result<void> close_port(const LaunchNic& nic) {
+    return wait<void>([&](Callback<void> done) { fabric_->close_port(nic, std::move(done)); });
+  }
+  Result<void> remove_all() {
+    return wait<void>([&](Callback<void> done) { fabric_->remove_all(std::move(done)); });
+  }
+  std::uint64_t version() const { return fabric_->version(); }
+  std::string tap_name(const std::string& port) const { return fabric_->tap_name(port); }
+
+ private:
+  template <typename T>
+  Result<T> wait(const std::function<void(Callback<T>)>& call) {
+    std::optional<Result<T>> outcome;
+    call([&](Result<T> result) {
+      outcome = std::move(result);
+      loop_.stop();
+    });
+    EXPECT_FALSE(outcome.has_value()) << "completed before the call returned";
+    loop_.after(seconds(30), [this] { loop_.stop(); });
+    loop_.run();
+    return outcome ? *outcome : make_error(Errc::timeout, "the call did not complete in 30 s");
+  }
+
+  AsioLoop loop_;
+  std::unique_ptr<LinuxFabric> fabric_;
+};
+
 class LinuxFabricTest : public testing::Test {
  protected:
   LinuxFabricTest() {
@@ -186,8 +231,8 @@ class LinuxFabricTest : public testing::Test {
     second_ = open(two_, "10.77.0.2");
   }
 
-  static std::unique_ptr<LinuxFabric> open(const Namespace& where, const std::string& address) {
-    auto made = LinuxFabric::open({"uplink", address, "vgt", where.get()});
+  static std::unique_ptr<WaitingFabric> open(const Namespace& where, const std::string& address) {
+    auto made = WaitingFabric::open({"uplink", address, "vgt", where.get()});
     EXPECT_TRUE(made.ok()) << made.error().text();
     return std::move(*made);
   }
@@ -203,7 +248,7 @@ class LinuxFabricTest : public testing::Test {
     }
   }
 
-  static Descriptor port(LinuxFabric& fabric, const LaunchNic& wanted) {
+  static Descriptor port(WaitingFabric& fabric, const LaunchNic& wanted) {
     const auto made = fabric.open_port(wanted);
     EXPECT_TRUE(made.ok()) << made.error().text();
     return Descriptor(made.ok() ? made->tap_descriptor : -1);
@@ -211,8 +256,8 @@ class LinuxFabricTest : public testing::Test {
 
   Namespace one_;
   Namespace two_;
-  std::unique_ptr<LinuxFabric> first_;
-  std::unique_ptr<LinuxFabric> second_;
+  std::unique_ptr<WaitingFabric> first_;
+  std::unique_ptr<WaitingFabric> second_;
 };
 
 TEST_F(LinuxFabricTest, F_B10_FramesCrossTheTunnelBothWays) {
@@ -319,7 +364,7 @@ TEST_F(LinuxFabricTest, F_B10_APortIsFoundAgainAndClosedOnce) {
 /// Ports of one host are packet sockets, of the other taps: a frame of a packet socket has no
 /// header of a tap in front.
 TEST_F(LinuxFabricTest, F_B10_APortWithoutATapCarriesFramesBothWaysAndEndsWithItsHolder) {
-  auto made = LinuxFabric::open({"uplink", "10.77.0.1", "vgt", one_.get(), true});
+  auto made = WaitingFabric::open({"uplink", "10.77.0.1", "vgt", one_.get(), true});
   ASSERT_TRUE(made.ok()) << made.error().text();
   first_ = std::move(*made);
   apply_both(state(1, {network("acme", 1001)}));
@@ -461,11 +506,11 @@ TEST_F(LinuxFabricTest, F_B10_ErrorsNameWhatIsMissing) {
   ASSERT_FALSE(no_network.ok());
   EXPECT_EQ(no_network.error().code, Errc::not_found);
   EXPECT_NE(no_network.error().text().find("acme/web.0"), std::string::npos);
-  EXPECT_EQ(LinuxFabric::open({"nowhere", "10.77.0.1", "vgt", one_.get()}).error().code,
+  EXPECT_EQ(WaitingFabric::open({"nowhere", "10.77.0.1", "vgt", one_.get()}).error().code,
             Errc::not_found);
-  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0", "vgt", one_.get()}).error().code,
+  EXPECT_EQ(WaitingFabric::open({"uplink", "10.77.0", "vgt", one_.get()}).error().code,
             Errc::invalid);
-  EXPECT_EQ(LinuxFabric::open({"uplink", "10.77.0.1", "toolong", one_.get()}).error().code,
+  EXPECT_EQ(WaitingFabric::open({"uplink", "10.77.0.1", "toolong", one_.get()}).error().code,
             Errc::invalid);
   EXPECT_EQ(first_->apply({1, {}, {"not-an-address"}}).error().code, Errc::invalid);
 }

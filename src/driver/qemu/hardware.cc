@@ -61,10 +61,11 @@ void add_listener(Arguments& arguments, const char* id, InheritedDescriptor sock
   arguments.add("-chardev", "socket,id={},fd={},server=on,wait=off", id, socket.number);
 }
 
-/// The guest's memory. QEMU before 9.0 loses writes of an emulated guest that is moved alive: when it collects the dirty
-/// pages of a block whose length is a multiple of 64 pages, it does not tell the processors' translation buffers, and
-/// they go on writing to such pages unseen (cpu_physical_memory_sync_dirty_bitmap(), mended upstream in March 2024).
-/// Any other length takes the slower path, which does. Follows from the identity: both ends of a move agree.
+/// The guest's memory. QEMU before 9.0 loses writes of an emulated guest that moves alive: when it
+/// collects the dirty pages of a block whose length is a multiple of 64 pages, it does not tell the
+/// processors' translation buffers, and they go on writing to such pages unseen
+/// (cpu_physical_memory_sync_dirty_bitmap(), mended upstream in March 2024). Any other length takes
+/// the slower path, which does. Follows from the identity: both ends of a move agree.
 std::int64_t memory_kib(const Hardware& hardware) {
   constexpr std::int64_t kLeftOut = 8;  // the least that QEMU does not round up again
   const VmIdentity& identity = hardware.identity;

@@ -137,8 +137,9 @@ TEST(HardwareTest, F_B4_DevicesDoNotDependOnBackEnds) {
       "guest_announce=on,host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off,mq=off");
   const std::string text = text_of(other);
   EXPECT_NE(text.find("-incoming defer"), std::string::npos);
-  EXPECT_NE(text.find("memory-backend-file,id=ram0,size=131064K,share=on,mem-path=/proc/self/fd/50"),
-            std::string::npos);
+  EXPECT_NE(
+      text.find("memory-backend-file,id=ram0,size=131064K,share=on,mem-path=/proc/self/fd/50"),
+      std::string::npos);
   EXPECT_NE(text.find("-netdev dgram,id=net0,local.type=fd,local.str=41"), std::string::npos);
   EXPECT_NE(
       text.find(R"("server":{"type":"inet","host":"10.0.0.1","port":"10809"},"export":"root")"),

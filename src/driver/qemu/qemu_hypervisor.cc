@@ -21,11 +21,6 @@ constexpr std::size_t kQueueMax = 1024;
 constexpr Duration kTick = seconds(1);
 constexpr Duration kAskDeadline = seconds(5);
 
-template <typename T>
-void answer(Loop& loop, Callback<T> done, Result<T> result) {
-  loop.post([done = std::move(done), result = std::move(result)] { done(result); });
-}
-
 Result<std::string> ask_qemu(const std::string& program, std::vector<std::string> arguments) {
   ProcessOptions options;
   options.arguments = std::move(arguments);

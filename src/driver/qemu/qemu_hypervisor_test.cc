@@ -227,7 +227,8 @@ TEST_F(QemuHypervisorTest, F_B9_WhatTheGuestWritesWhileItIsSentArrives) {
   const auto to = wait<MigrationEndpoint>(
       [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
   ASSERT_TRUE(to.ok()) << to.error().text();
-  MigrationLimits slow;  // the guest writes more than this link carries: several passes until it only reads
+  MigrationLimits
+      slow;  // the guest writes more than this link carries: several passes until it only reads
   slow.bytes_per_second_max = 2 << 20;
   const auto sent = wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
     lab.host(0).send(web.vm, web.epoch, *to, slow, done);

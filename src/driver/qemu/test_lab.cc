@@ -54,7 +54,8 @@ void QemuLab::open(int index) {
   options.shared_directory = shared();
   options.cgroup_base = group(index);
   Host& host = hosts_[index];
-  host.hypervisor = std::make_unique<QemuHypervisor>(loop_, options, host.guard, host.fabric);
+  host.fabric = std::make_unique<NullFabric>(loop_);
+  host.hypervisor = std::make_unique<QemuHypervisor>(loop_, options, host.guard, *host.fabric);
   bool opened = false;
   host.hypervisor->open(host.sink, [&](Result<HypervisorInfo> info) {
     EXPECT_TRUE(info.ok()) << info.error().text();
@@ -99,8 +100,8 @@ std::int64_t QemuLab::pid(int index, const VmId& vm) const {
 
 std::string QemuLab::group_file(int index, const VmId& vm, const std::string& file) const {
   for (const std::string& controller : {file.substr(0, file.find('.')), std::string()}) {
-    const auto text = read_file(fmt::format("/sys/fs/cgroup/{}/{}/virga/{}/{}", controller,
-                                            group(index), vm.value, file));
+    const auto text = read_file(
+        fmt::format("/sys/fs/cgroup/{}/{}/virga/{}/{}", controller, group(index), vm.value, file));
     if (text) return text->substr(0, text->find('\n'));
   }
   return {};

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "driver/hypervisor_contract.h"
+#include "driver/null_fabric.h"
 #include "driver/qemu/qemu_hypervisor.h"
 
 namespace virga {
@@ -23,15 +24,6 @@ class RememberingGuard final : public ProcessGuard {
 
   std::map<std::string, int> guarded;
   bool refuse = false;
-};
-
-/// A host without networks.
-class NullFabric final : public Fabric {
- public:
-  Result<void> apply(const FabricState&) override { return {}; }
-  std::uint64_t version() const override { return 0; }
-  Result<OpenPort> open_port(const LaunchNic&) override { return OpenPort{}; }
-  Result<void> close_port(const LaunchNic&) override { return {}; }
 };
 
 /// Two hosts of this machine with real QEMU processes, in a folder of its own. Its end leaves nothing.
@@ -75,7 +67,7 @@ class QemuLab final : public HypervisorLab {
   };
   struct Host {
     RememberingGuard guard;
-    NullFabric fabric;
+    std::unique_ptr<NullFabric> fabric;
     Sink sink;
     std::unique_ptr<QemuHypervisor> hypervisor;
     HypervisorInfo info;

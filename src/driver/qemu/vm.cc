@@ -87,8 +87,18 @@ void QemuVm::files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_
     return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
   if (!files) return fail_start(wrap_error("start " + launch_.vm.value, files.error()));
   if (!(*files)->unchecked.empty()) return check_image(std::move(*files), user);
+  process_.open_ports(launch_, [this, files = std::move(*files), user](const Result<void>& opened) {
+    ports_opened(opened, *files, user);
+  });
+}
+
+void QemuVm::ports_opened(const Result<void>& ports, const OpenFiles& files, std::uint32_t user) {
+  if (stage_ != Stage::preparing) return;
+  if (stopping_)
+    return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
+  if (!ports) return fail_start(wrap_error("start " + launch_.vm.value, ports.error()));
   stage_ = Stage::launching;
-  const auto launched = process_.launch(launch_, **files, incoming_, user);
+  const auto launched = process_.launch(files, incoming_, user);
   if (!launched) return fail_start(wrap_error("start " + launch_.vm.value, launched.error()));
   process_.connect_qmp(kQmpDeadline,
                        [this](Result<void> opened) { qmp_opened(std::move(opened)); });
@@ -224,7 +234,7 @@ void QemuVm::stop(const StopOptions& options, Callback<void> done) {
   const bool ask = !options.force && power_ == VmPower::running && process_.qmp() != nullptr &&
                    options.deadline_ms > 2 * kQuitTime;
   stopping_ = true;
-  if (stage_ == Stage::preparing) return;  // files_opened() notices
+  if (stage_ == Stage::preparing) return;  // files_opened() and ports_opened() notice
   if (stage_ == Stage::launching) {
     return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
   }

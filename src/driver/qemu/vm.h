@@ -66,6 +66,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void open_files_as(std::uint32_t user);
   void check_image(std::shared_ptr<OpenFiles> files, std::uint32_t user);
   void files_opened(Result<std::shared_ptr<OpenFiles>> files, std::uint32_t user);
+  void ports_opened(const Result<void>& ports, const OpenFiles& files, std::uint32_t user);
   void qmp_opened(Result<void> opened);
   void qmp_lost(const Error& why);
   void run_first_time();

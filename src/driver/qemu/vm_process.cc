@@ -76,8 +76,42 @@ struct VmProcess::Inherited {
 VmProcess::VmProcess(VmContext& context, VmFolder folder, Handlers handlers)
     : context_(context), folder_(std::move(folder)), handlers_(std::move(handlers)) {}
 
-Result<void> VmProcess::launch(const VmLaunch& launch, const OpenFiles& files, bool incoming,
-                               std::uint32_t user) {
+void VmProcess::open_ports(const VmLaunch& launch, Callback<void> done) {
+  record_.launch = launch;
+  open_nics_ = launch.nics;
+  struct Outcome {
+    std::size_t left;
+    Result<void> first;
+    Callback<void> done;
+  };
+  auto outcome = std::make_shared<Outcome>(Outcome{launch.nics.size() + 1, {}, std::move(done)});
+  const auto one_done = [outcome](const Result<void>& port) {
+    if (outcome->first.ok()) outcome->first = port;
+    if (--outcome->left == 0) outcome->done(outcome->first);
+  };
+  for (const LaunchNic& nic : launch.nics) {
+    context_.fabric.open_port(
+        nic, [this, nic, one_done, alive = std::weak_ptr<int>(alive_)](Result<OpenPort> port) {
+          Descriptor opened(port ? port->tap_descriptor : -1);
+          if (!alive.expired()) one_done(take_port(nic, std::move(opened), port));
+        });
+  }
+  context_.loop.post([one_done, alive = std::weak_ptr<int>(alive_)] {
+    if (!alive.expired()) one_done({});
+  });
+}
+
+Result<void> VmProcess::take_port(const LaunchNic& nic, Descriptor opened,
+                                  const Result<OpenPort>& port) {
+  if (!port) return wrap_error("port " + nic.port, port.error());
+  if (!opened.valid())
+    return make_error(Errc::internal, "port " + nic.port + ": no tap was opened");
+  ports_[nic.port] = {std::move(opened), port->packets};
+  return {};
+}
+
+Result<void> VmProcess::launch(const OpenFiles& files, bool incoming, std::uint32_t user) {
+  const VmLaunch launch = record_.launch;
   record_ = LaunchRecord{launch, read_boot_id(), 0, 0, user, incoming, false};
   if (auto done = make_folders(folder_.path, 0700); !done) return done;
   if (context_.cgroups != nullptr) {
@@ -102,7 +136,7 @@ Result<void> VmProcess::spawn(const OpenFiles& files) {
   hardware.incoming = record_.incoming;
   if (context_.options.memory == MemoryKind::memfd) hardware.memory = MemfdMemory{};
   add_files(files, inherited);
-  if (auto done = open_nics(inherited); !done) return done;
+  if (auto done = add_nics(inherited); !done) return done;
   if (auto done = open_channels(inherited); !done) return done;
   auto arguments = command_line(hardware);
   if (!arguments) return arguments.error();
@@ -146,20 +180,17 @@ void VmProcess::add_files(const OpenFiles& files, Inherited& inherited) {
   boot.command_line = launch.command_line;
 }
 
-Result<void> VmProcess::open_nics(Inherited& inherited) {
+Result<void> VmProcess::add_nics(Inherited& inherited) {
+  auto ports = std::exchange(ports_, {});
   for (const LaunchNic& nic : record_.launch.nics) {
-    auto port = context_.fabric.open_port(nic);
-    if (!port) return wrap_error("port " + nic.port, port.error());
-    open_nics_.push_back(nic);
-    if (port->tap_descriptor < 0)
-      return make_error(Errc::internal, "port " + nic.port + ": no tap was opened");
-    Descriptor opened(port->tap_descriptor);
-    if (!port->packets) {
+    const auto port = ports.find(nic.port);
+    if (port == ports.end()) return make_error(Errc::internal, "port " + nic.port + " is not open");
+    if (!port->second.packets) {
       inherited.hardware.nics.push_back(
-          {nic.mac, nic.mtu, TapNic{inherited.give(std::move(opened))}});
+          {nic.mac, nic.mtu, TapNic{inherited.give(std::move(port->second.descriptor))}});
       continue;
     }
-    auto wire = lay_wire(opened, inherited);
+    auto wire = lay_wire(port->second.descriptor, inherited);
     if (!wire) return wrap_error("port " + nic.port, wire.error());
     inherited.hardware.nics.push_back({nic.mac, nic.mtu, *wire});
   }
@@ -257,10 +288,12 @@ void VmProcess::release() {
   qmp_open_ = false;
   context_.guard.release(record_.launch.vm.value);
   for (const LaunchNic& nic : open_nics_) {
-    const auto closed = context_.fabric.close_port(nic);
-    if (!closed) log_line(LogLevel::warning, "qemu", closed.error().text());
+    context_.fabric.close_port(nic, [](const Result<void>& closed) {
+      if (!closed) log_line(LogLevel::warning, "qemu", closed.error().text());
+    });
   }
   open_nics_.clear();
+  ports_.clear();
   for (const std::string& path : {folder_.qmp(), folder_.heartbeat(), folder_.guest_agent()}) {
     ::unlink(path.c_str());
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -28,10 +29,12 @@ class VmProcess {
 
   VmProcess(VmContext& context, VmFolder folder, Handlers handlers);
 
-  /// Makes group and taps, starts QEMU with its processors stopped, hands it to the guard and writes the record. A
-  /// process that came into being is followed even when a later step fails: end it, and wait for `exit`.
-  Result<void> launch(const VmLaunch& launch, const OpenFiles& files, bool incoming,
-                      std::uint32_t user);
+  /// Makes the ports of the launch's cards. Next is launch(), or release() for what was made.
+  void open_ports(const VmLaunch& launch, Callback<void> done);
+
+  /// Makes the group, starts QEMU with its processors stopped, hands it to the guard and writes the record. A process
+  /// that came into being is followed even when a later step fails: end it, and wait for `exit`.
+  Result<void> launch(const OpenFiles& files, bool incoming, std::uint32_t user);
 
   /// Takes over a QEMU that an earlier agent started. Errors: not_found (it has ended).
   Result<void> adopt(const LaunchRecord& record);
@@ -64,9 +67,14 @@ class VmProcess {
 
  private:
   struct Inherited;
+  struct Port {
+    Descriptor descriptor;
+    bool packets = false;
+  };
 
+  Result<void> take_port(const LaunchNic& nic, Descriptor opened, const Result<OpenPort>& port);
   Result<void> spawn(const OpenFiles& files);
-  Result<void> open_nics(Inherited& inherited);
+  Result<void> add_nics(Inherited& inherited);
   Result<NicBackend> lay_wire(const Descriptor& port, Inherited& inherited);
   Result<void> open_channels(Inherited& inherited);
   void add_files(const OpenFiles& files, Inherited& inherited);
@@ -81,6 +89,7 @@ class VmProcess {
   std::unique_ptr<QmpClient> qmp_;
   bool qmp_open_ = false;
   std::vector<LaunchNic> open_nics_;
+  std::map<std::string, Port> ports_;  ///< by the card's port, until QEMU has them
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };
 

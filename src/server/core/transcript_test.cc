@@ -68,7 +68,8 @@ class ServerSide : public HostLinks {
 
 struct AgentSide {
   explicit AgentSide(SimLoop& loop)
-      : core({loop, hypervisor, fabric, guard, link, link,
+      : fabric(loop),
+        core({loop, hypervisor, fabric, guard, link, link,
               [] {
                 return Capacity{{100}, {64}};
               },
@@ -92,7 +93,7 @@ struct AgentSide {
   }
 
   test::FakeHypervisor hypervisor;
-  test::FakeFabric fabric;
+  NullFabric fabric;
   test::FakeGuard guard;
   test::FakeLink link;
   AgentCore core;

@@ -1,0 +1,29 @@
+#pragma once
+
+#include <utility>
+
+#include "base/loop.h"
+#include "driver/fabric.h"
+
+namespace virga {
+
+/// A host without networks, for tests of what needs a Fabric.
+class NullFabric final : public Fabric {
+ public:
+  explicit NullFabric(Loop& loop) : loop_(loop) {}
+  void apply(const FabricState&, Callback<void> done) override {
+    answer<void>(loop_, std::move(done), {});
+  }
+  std::uint64_t version() const override { return 0; }
+  void open_port(const LaunchNic&, Callback<OpenPort> done) override {
+    answer<OpenPort>(loop_, std::move(done), OpenPort{});
+  }
+  void close_port(const LaunchNic&, Callback<void> done) override {
+    answer<void>(loop_, std::move(done), {});
+  }
+
+ private:
+  Loop& loop_;
+};
+
+}  // namespace virga
