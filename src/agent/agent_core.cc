@@ -58,6 +58,7 @@ bool AgentCore::lease_valid() const { return lease_known_ && on_.loop.now() < le
 
 void AgentCore::link_opened() {
   welcomed_ = false;
+  places_ = FabricPlaces();
   AgentMessage message;
   message.hello = options_.hello;
   message.hello->features = agent_features();
@@ -94,6 +95,7 @@ void AgentCore::link_received(const ServerMessage& message) {
   if (!welcomed_) return;
   if (message.grant) granted(*message.grant);
   if (message.cluster) take_cluster(*message.cluster);
+  if (message.places) take_places(*message.places);
   if (message.command) execute(*message.command);
 }
 
@@ -235,17 +237,28 @@ void AgentCore::take_cluster(const ClusterState& state) {
   for (std::size_t index = 0; index < peers_.size(); ++index) {
     if (peers_[index].asked) watched_.push_back(index);
   }
-  on_.fabric.apply(
-      state.fabric, [this, alive = std::weak_ptr(alive_)](const Result<void>& applied) {
-        if (alive.expired()) return;
-        if (!applied) {
-          AgentMessage message;
-          message.event =
-              AgentEvent{"host.network_failed", VmId(), applied.error().text(), Severity::alarm};
-          on_.link.send(std::move(message));
-        }
-        report_now();  // it names the version in force
-      });
+  on_.fabric.apply(state.fabric,
+                   [this, alive = std::weak_ptr(alive_)](const Result<void>& applied) {
+                     if (alive.expired()) return;
+                     if (!applied) network_failed(applied.error());
+                     report_now();  // it names the version in force
+                   });
+}
+
+void AgentCore::take_places(FabricPlaces places) {
+  places_.whole.insert(places_.whole.end(), places.whole.begin(), places.whole.end());
+  std::move(places.at.begin(), places.at.end(), std::back_inserter(places_.at));
+  if (places.more) return;
+  on_.fabric.place(std::exchange(places_, {}),
+                   [this, alive = std::weak_ptr(alive_)](const Result<void>& placed) {
+                     if (!alive.expired() && !placed) network_failed(placed.error());
+                   });
+}
+
+void AgentCore::network_failed(const Error& why) {
+  AgentMessage message;
+  message.event = AgentEvent{"host.network_failed", VmId(), why.text(), Severity::alarm};
+  on_.link.send(std::move(message));
 }
 
 Callback<void> AgentCore::reply_to(std::uint64_t id) {

@@ -104,6 +104,8 @@ class AgentCore final : public HypervisorSink {
   void watch_lease();
   void take_policy(const ClusterPolicy& policy);
   void take_cluster(const ClusterState& state);
+  void take_places(FabricPlaces places);
+  void network_failed(const Error& why);
   void execute(const Command& command);
   void start_vm(const Command& command);
   bool execute_migration(const Command& command);
@@ -141,6 +143,7 @@ class AgentCore final : public HypervisorSink {
   std::vector<std::size_t> ring_;     ///< of peers_: those that are asked, in the order of the ring
   std::vector<std::size_t> watched_;  ///< the same in order of host
   bool ring_chosen_ = false;          ///< since the peers changed
+  FabricPlaces places_;               ///< of a message whose rest is on its way
   std::optional<Capacity> free_;      ///< as of the last heartbeat or change
   struct Send {
     VmId vm;

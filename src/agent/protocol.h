@@ -23,7 +23,7 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits", "user_data", "upload"};
+  return {"change_limits", "user_data", "upload", "places"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -196,8 +196,9 @@ struct ServerMessage {
   std::optional<LeaseGrant> grant;
   std::optional<Command> command;
   std::optional<ClusterState> cluster;
+  std::optional<FabricPlaces> places;
   std::optional<SessionRefusal> refusal;  ///< last message before the server closes the connection
 };
-BOOST_DESCRIBE_STRUCT(ServerMessage, (), (welcome, grant, command, cluster, refusal))
+BOOST_DESCRIBE_STRUCT(ServerMessage, (), (welcome, grant, command, cluster, places, refusal))
 
 }  // namespace virga

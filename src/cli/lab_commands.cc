@@ -50,8 +50,22 @@ int attach_lab_client(Session& session, const Invocation& invocation) {
   if (!answer.ok()) return fail(session, answer.error());
   const auto network = from_json<Network>(answer->body, UnknownFields::ignore);
   if (!network.ok()) return fail(session, network.error());
-  return show(session, lab_attach_client(instance_of(invocation), network->spec.vni,
-                                         invocation.text("address")));
+  const std::string address = invocation.text("address");
+  const auto attached = lab_attach_client(instance_of(invocation), network->spec.vni, address);
+  if (!attached.ok()) return show(session, attached);
+  std::vector<OutsidePort> outside = network->spec.outside;
+  const OutsidePort client{attached->at("mac").as_string().c_str(),
+                           address.substr(0, address.find('/')),
+                           attached->at("tunnel_address").as_string().c_str()};
+  std::erase_if(outside, [&](const OutsidePort& one) {
+    return one.mac == client.mac || one.address == client.address;
+  });
+  outside.push_back(client);
+  const json::object change{{"spec", {{"outside", to_json(outside)}}}};
+  const auto told = request(session, "PATCH", resource_target("networks", network->id().value),
+                            json::value(change));
+  if (!told.ok()) return fail(session, told.error());
+  return show(session, attached);
 }
 
 }  // namespace virga::cli

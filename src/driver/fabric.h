@@ -13,9 +13,26 @@ namespace virga {
 struct FabricState {
   std::uint64_t version = 0;  ///< the store's revision that it was made of
   std::vector<Network> networks;
-  std::vector<std::string> peer_addresses;  ///< tenant-network addresses of the other hosts (VXLAN end points)
+  std::vector<std::string> peer_addresses;  ///< tunnel ends of the other hosts; read by agents of before alone
 };
 BOOST_DESCRIBE_STRUCT(FabricState, (), (version, networks, peer_addresses))
+
+/// Where one port is.
+struct PortPlace {
+  std::uint32_t vni = 0;
+  std::string mac;
+  std::string address;       ///< the guest's IPv4, "10.50.0.10"
+  std::string host_address;  ///< tunnel end of its host; empty = nowhere
+};
+BOOST_DESCRIBE_STRUCT(PortPlace, (), (vni, mac, address, host_address))
+
+/// Where the ports of a host's networks are; sent by the server, the whole of a network or what changed of it.
+struct FabricPlaces {
+  std::vector<std::uint32_t> whole;  ///< networks of which `at` names every port
+  std::vector<PortPlace> at;
+  bool more = false;  ///< the rest comes with the next message; nothing is done before
+};
+BOOST_DESCRIBE_STRUCT(FabricPlaces, (), (whole, at, more))
 
 /// One host's end of a VM's port. Who is called with it owns the descriptor; -1 in the simulator.
 struct OpenPort {
@@ -40,6 +57,10 @@ class Fabric {
 
   /// Version in force; 0 = none yet.
   virtual std::uint64_t version() const = 0;
+
+  /// Leads frames to where their receivers are. Told again after a restart of the agent; known places of networks that
+  /// are not here are kept until they are.
+  virtual void place(const FabricPlaces& places, Callback<void> done) = 0;
 
   /// Makes the tap of a port, joined to its network, and opens it.
   virtual void open_port(const LaunchNic& nic, Callback<OpenPort> done) = 0;

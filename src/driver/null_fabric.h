@@ -14,6 +14,9 @@ class NullFabric final : public Fabric {
   void apply(const FabricState&, Callback<void> done) override {
     answer<void>(loop_, std::move(done), {});
   }
+  void place(const FabricPlaces&, Callback<void> done) override {
+    answer<void>(loop_, std::move(done), {});
+  }
   std::uint64_t version() const override { return 0; }
   void open_port(const LaunchNic&, Callback<OpenPort> done) override {
     answer<OpenPort>(loop_, std::move(done), OpenPort{});

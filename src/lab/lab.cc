@@ -106,8 +106,7 @@ Result<void> Lab::start_server() {
                      options_.log_level};
   if (options_.api_descriptor >= 0) {
     constexpr int kThere = 3;
-    start.arguments.insert(start.arguments.end(),
-                           {"--listen-descriptor", std::to_string(kThere)});
+    start.arguments.insert(start.arguments.end(), {"--listen-descriptor", std::to_string(kThere)});
     start.descriptors = {{kThere, options_.api_descriptor}};
   }
   start.environment = lab_environment();
@@ -231,10 +230,12 @@ void Lab::handle(LabRequest request, ControlSocket::Reply reply) {
     case LabRequestKind::heal:
       return reply(reply_of(heal(request.host)));
     case LabRequestKind::attach_client: {
-      auto device = network_->attach_client(request.vni, request.address);
-      if (!device) return reply(reply_of(Result<void>(device.error())));
-      return reply(reply_of(
-          json::object{{"namespace", network_->plan().client_namespace()}, {"device", *device}}));
+      auto port = network_->attach_client(request.vni, request.address);
+      if (!port) return reply(reply_of(Result<void>(port.error())));
+      return reply(reply_of(json::object{{"namespace", network_->plan().client_namespace()},
+                                         {"device", port->device},
+                                         {"mac", port->mac},
+                                         {"tunnel_address", port->tunnel_address}}));
     }
     case LabRequestKind::fail:
       return fail(request, reply);

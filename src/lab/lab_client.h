@@ -31,7 +31,7 @@ Result<json::value> lab_fail(const std::string& instance, const LabRequest& faul
 /// Undoes all faults of a host ("" = of all, and of the server) and powers it on when it is off.
 Result<json::value> lab_heal(const std::string& instance, const std::string& host);
 
-/// Attaches the client namespace to a tenant's network: {"namespace", "device"}.
+/// Attaches the client namespace to a tenant's network: {"namespace", "device", "mac", "tunnel_address"}.
 Result<json::value> lab_attach_client(const std::string& instance, std::uint32_t vni,
                                       const std::string& address);
 

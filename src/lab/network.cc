@@ -326,24 +326,22 @@ std::vector<std::string> LabNetwork::names(const Ports& ports, int index) {
   return found;
 }
 
-Result<std::string> LabNetwork::attach_client(std::uint32_t vni, const std::string& address) {
+Result<LabClientPort> LabNetwork::attach_client(std::uint32_t vni, const std::string& address) {
   if (vni == 0 || vni >= 1u << 24) {
     return make_error(Errc::invalid,
                       "attach the client to VNI " + std::to_string(vni) + ": it is 1 to 16777215");
   }
-  const std::string device = "vx" + std::to_string(vni);
+  const LabClientPort port{
+      "vx" + std::to_string(vni),
+      fmt::format("52:54:ff:{:02x}:{:02x}:{:02x}", vni >> 16, vni >> 8 & 255, vni & 255),
+      plan_.client_address()};
+  const std::string& device = port.device;
   const std::string name_space = plan_.client_namespace();
   [[maybe_unused]] const auto removed = run({"ip", "-n", name_space, "link", "del", device});
-  auto done = ip_batch(name_space,
-                       {"link add " + device + " mtu 1450 type vxlan id " + std::to_string(vni) +
-                            " local " + plan_.client_address() + " dstport 4789 nolearning",
-                        "link set " + device + " up"});
-  // No guest can ask for the client, which is no member of the hosts' networks: it asks often, so
-  // that a guest which has restarted learns of it within a second.
-  if (done) {
-    done = run({"ip", "-n", name_space, "ntable", "change", "name", "arp_cache", "dev", device,
-                "base_reachable", "500", "delay_probe", "500"});
-  }
+  auto done = ip_batch(name_space, {"link add " + device + " mtu 1450 address " + port.mac +
+                                        " type vxlan id " + std::to_string(vni) + " local " +
+                                        plan_.client_address() + " dstport 4789 nolearning",
+                                    "link set " + device + " up"});
   // The caller's text goes to ip as one argument, not into a batch.
   if (done) done = run({"ip", "-n", name_space, "addr", "add", address, "dev", device});
   for (int index = 1; index <= plan_.hosts && done; ++index) {
@@ -351,7 +349,7 @@ Result<std::string> LabNetwork::attach_client(std::uint32_t vni, const std::stri
                 "dst", plan_.tenant_address(index), "self", "permanent"});
   }
   if (!done) return done.error();
-  return device;
+  return port;
 }
 
 std::vector<std::string> LabNetwork::namespaces_of(const std::string& instance) {

@@ -40,6 +40,13 @@ struct LabPlan {
 
 enum class LinkDirection { to_host, from_host };
 
+/// The client's place on a tenant's network.
+struct LabClientPort {
+  std::string device;
+  std::string mac;
+  std::string tunnel_address;
+};
+
 /// The lab's cables and switches: a namespace with one bridge a network; hosts, BMCs and the client in namespaces of
 /// their own. Only two links stand in the root namespace: the server's on the management network and on the BMCs'.
 ///
@@ -77,8 +84,8 @@ class LabNetwork {
   }
 
   /// A VXLAN end point of the client in tenant network `vni`. It sends each frame to all hosts, so that it finds a
-  /// guest wherever it has moved. Idempotent; returns the device.
-  Result<std::string> attach_client(std::uint32_t vni, const std::string& address);
+  /// guest wherever it has moved; for guests to find it, the network names it among its machines outside. Idempotent.
+  Result<LabClientPort> attach_client(std::uint32_t vni, const std::string& address);
 
   /// The names of all namespaces of the instance that exist.
   static std::vector<std::string> namespaces_of(const std::string& instance);

@@ -81,6 +81,7 @@ struct HostStatus {
   std::string health_reason;
   std::string boot_id;
   std::string address;  ///< management address of its agent
+  std::string tenant_address;  ///< its end of tenants' networks
   std::string agent_version;
   Capacity capacity;
   HypervisorInfo hypervisor;
@@ -89,8 +90,8 @@ struct HostStatus {
   OperationId operation;                      ///< the running operation on the host itself
 };
 BOOST_DESCRIBE_STRUCT(HostStatus, (),
-                      (health, health_reason, boot_id, address, agent_version, capacity, hypervisor,
-                       leash_armed, fence_proof, operation))
+                      (health, health_reason, boot_id, address, tenant_address, agent_version,
+                       capacity, hypervisor, leash_armed, fence_proof, operation))
 
 struct Host {
   Meta meta;

@@ -36,6 +36,18 @@ std::optional<std::uint32_t> parse_ipv4(std::string_view text) {
   return address;
 }
 
+bool is_mac(std::string_view text) {
+  constexpr std::size_t kDigits = 17;
+  if (text.size() != kDigits) return false;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const bool colon = at % 3 == 2;
+    if (colon ? text[at] != ':'
+              : std::string_view("0123456789abcdef").find(text[at]) == std::string_view::npos)
+      return false;
+  }
+  return std::string_view("02468ace").find(text[1]) != std::string_view::npos;
+}
+
 std::string ipv4_text(std::uint32_t address) {
   return fmt::format("{}.{}.{}.{}", address >> 24, address >> 16 & 255, address >> 8 & 255,
                      address & 255);

@@ -12,6 +12,9 @@ namespace virga {
 /// The IPv4 address in "10.50.0.10" or "10.50.0.10/24", in host byte order; none when the text is not one.
 std::optional<std::uint32_t> parse_ipv4(std::string_view text);
 
+/// Whether `text` is a card's own MAC: six pairs of lower-case hexadecimal digits with colons, no group's.
+bool is_mac(std::string_view text);
+
 /// "10.50.0.10".
 std::string ipv4_text(std::uint32_t address);
 

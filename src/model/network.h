@@ -2,19 +2,29 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/reflect.h"
 #include "model/meta.h"
 
 namespace virga {
 
+/// A machine that is no VM and takes part in a network by a VXLAN tunnel end of its own: a router, bare metal.
+struct OutsidePort {
+  std::string mac;             ///< "52:54:00:..."
+  std::string address;         ///< IPv4 on the network, "10.50.0.250"; no VM gets it
+  std::string tunnel_address;  ///< IPv4 of its tunnel end on the hosts' tenant network
+};
+BOOST_DESCRIBE_STRUCT(OutsidePort, (), (mac, address, tunnel_address))
+
 struct NetworkSpec {
   ClusterId cluster;
   std::uint32_t vni = 0;  ///< VXLAN network id, 1..2^24-1, unique in the cloud; 0 = the server picks
   std::string subnet;     ///< IPv4, "10.50.0.0/24"; addresses are handed out from .10 on
   int mtu = 1450;         ///< bytes, 1280..9000
+  std::vector<OutsidePort> outside{};  ///< at most 64
 };
-BOOST_DESCRIBE_STRUCT(NetworkSpec, (), (cluster, vni, subnet, mtu))
+BOOST_DESCRIBE_STRUCT(NetworkSpec, (), (cluster, vni, subnet, mtu, outside))
 
 /// A tenant's own layer-2 segment; two tenants may use the same addresses.
 struct Network {

@@ -120,7 +120,7 @@ class AgentLinkTest : public HttpTest {
     sessions_.set_probe_keys([](const ClusterId&) { return "00ff"; });
     mirror_.open([this](const Result<void>& opened) {
       EXPECT_TRUE(opened.ok());
-      sessions_.start([](const HostId&) {}, [](const Event&) {});
+      sessions_.start([](const HostId&) {}, [](const HostId&) {}, [](const Event&) {});
       port_.serve(sessions_);
     });
     HttpServerOptions options;

@@ -18,7 +18,7 @@ class AgentRun {
     Migrations& migrations;
     MessageNetwork& network;
     HostTruth& host;
-    FabricState& networks;
+    HostNetworks& networks;
     Rng rng;
     std::function<Leash*()> leash{};                         ///< the host's leash, or nullptr
     std::function<void(const LeaseGrant& grant)> granted{};  ///< told before the agent reads it

@@ -157,7 +157,7 @@ void Cloud::power_off(HostTruth& host, const std::string& why) {
   world_.power_off(host, why);
   kill_agent(host);
   here.leash.reset();
-  here.networks = FabricState();
+  here.networks = HostNetworks();
   programs_changed(host);
 }
 
@@ -344,8 +344,41 @@ Records Cloud::records() {
   return records;
 }
 
+/// What hosts that carry a network believe of the places of its ports, where it is not so.
+std::vector<std::string> Cloud::misled() {
+  std::map<VmId, std::pair<std::string, std::string>> ports;  // MAC and network
+  for (const Port& port : read_all<Port>(keys::kPort))
+    ports[port.spec.vm] = {port.spec.mac, port.spec.network.value};
+  std::map<std::string, std::uint32_t> vnis;
+  for (const auto& network : read_all<virga::Network>(keys::kNetwork))
+    vnis[network.id().value] = network.spec.vni;
+  std::map<std::uint32_t, std::set<std::size_t>> carriers;
+  std::vector<std::pair<VmId, std::size_t>> placed;
+  for (const auto& [vm, port] : ports) {
+    const auto places = checker_.running_at(vm);
+    if (places.size() != 1) continue;
+    placed.emplace_back(vm, places.front());
+    carriers[vnis[port.second]].insert(places.front());
+  }
+  std::vector<std::string> wrong;
+  for (const auto& [vm, place] : placed) {
+    const auto& [mac, network] = ports[vm];
+    const std::uint32_t vni = vnis[network];
+    const std::string& right = world_.hosts()[place].address;
+    for (const std::size_t host : carriers[vni]) {
+      const auto& known = programs_[host]->networks.places[vni];
+      const auto found = known.find(mac);
+      const std::string believed = found == known.end() ? "nowhere" : found->second;
+      if (believed == right) continue;
+      wrong.push_back(fmt::format("{} leads to {} at {}, which is at {}",
+                                  world_.hosts()[host].id.value, vm.value, believed, right));
+    }
+  }
+  return wrong;
+}
+
 std::vector<std::string> Cloud::unsettled() {
-  std::vector<std::string> open;
+  std::vector<std::string> open = misled();
   for (const Vm& vm : read_all<Vm>(keys::kVm)) {
     const bool should_run = vm.spec.power == DesiredPower::running && !vm.meta.deleting_at;
     const auto places = checker_.running_at(vm.id());

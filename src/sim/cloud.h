@@ -123,22 +123,25 @@ class Cloud {
 
   const std::vector<Event>& events() const { return events_; }
 
-  const FabricState& fabric(const HostTruth& host) const {
+  const HostNetworks& networks(const HostTruth& host) const {
     return programs_[host.index]->networks;
   }
 
-  /// VMs that should run and do not run in exactly one place with the epoch in force; one sentence each.
+  /// VMs that should run and do not run in exactly one place with the epoch in force, and hosts whose networks lead to
+  /// where a VM is not; one sentence each.
   std::vector<std::string> unsettled();
 
   /// Over all that ever changed, all events and the whole stored state.
   std::uint64_t state_hash();
 
  private:
+  std::vector<std::string> misled();
+
   struct Programs {
     std::unique_ptr<SimProcess> clock;  ///< the host's; its programs follow it
     std::unique_ptr<Leash> leash;
     std::unique_ptr<AgentRun> agent;
-    FabricState networks;  ///< lost with the power, kept over a restart of the agent
+    HostNetworks networks;  ///< lost with the power, kept over a restart of the agent
     bool agent_stopped = false;
     bool leash_stopped = false;
     bool fed = true;               ///< its watchdog

@@ -88,7 +88,19 @@ void GuardClient::leash_started() {
 }
 
 void SimFabric::apply(const FabricState& state, Callback<void> done) {
-  if (state.version >= there_.version) there_ = state;
+  if (state.version >= there_.state.version) there_.state = state;
+  answer<void>(agent_, std::move(done), {});
+}
+
+void SimFabric::place(const FabricPlaces& places, Callback<void> done) {
+  for (const std::uint32_t vni : places.whole) there_.places[vni].clear();
+  for (const PortPlace& port : places.at) {
+    if (port.host_address.empty()) {
+      there_.places[port.vni].erase(port.mac);
+    } else {
+      there_.places[port.vni][port.mac] = port.host_address;
+    }
+  }
   answer<void>(agent_, std::move(done), {});
 }
 

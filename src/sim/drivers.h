@@ -62,19 +62,26 @@ class GuardClient : public ProcessGuard {
   Instant deadline_{};
 };
 
+/// The networks of one host and where it believes their ports to be.
+struct HostNetworks {
+  FabricState state;
+  std::map<std::uint32_t, std::map<std::string, std::string>> places;  ///< by VNI: MAC -> tunnel end
+};
+
 /// An agent's hold on the networks of its host, which outlive it: `there`.
 class SimFabric : public Fabric {
  public:
-  SimFabric(Loop& agent, FabricState& there) : agent_(agent), there_(there) {}
+  SimFabric(Loop& agent, HostNetworks& there) : agent_(agent), there_(there) {}
 
   void apply(const FabricState& state, Callback<void> done) override;
-  std::uint64_t version() const override { return there_.version; }
+  void place(const FabricPlaces& places, Callback<void> done) override;
+  std::uint64_t version() const override { return there_.state.version; }
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;
 
  private:
   Loop& agent_;
-  FabricState& there_;
+  HostNetworks& there_;
 };
 
 /// The management controllers of all machines, as the server reaches them. A machine is found by its name, which is

@@ -41,7 +41,7 @@ std::vector<Violation> unannounced(const Scenario& scenario, const std::vector<V
 
 std::string truth_of(const Cloud& cloud, const HostTruth& host) {
   std::string networks;
-  for (const virga::Network& network : cloud.fabric(host).networks)
+  for (const virga::Network& network : cloud.networks(host).state.networks)
     networks += " " + network.id().value;
   return fmt::format("truth host {} {} boot {}{}{}\n", host.id.value,
                      !host.powered ? "off"
@@ -95,6 +95,29 @@ void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int clus
       host.spec.machine = MachineId(name);
     });
   }
+}
+
+void put_network(Cloud& cloud, const ClusterId& cluster) {
+  cloud.edit<virga::Network>(NetworkId("t0/" + cluster.value), [cluster](virga::Network& network) {
+    network.meta.tenant = "t0";
+    network.meta.name = cluster.value;
+    const auto vni = static_cast<std::uint32_t>(std::stoul(cluster.value.substr(1)));
+    network.spec = {cluster, vni, "10.0.0.0/8", 1450};
+  });
+}
+
+void put_port(Cloud& cloud, const ScenarioVm& vm, int number) {
+  const std::string name = vm.id.value + "-0";
+  cloud.edit<Port>(PortId(name), [vm, name, number](Port& port) {
+    port.meta.tenant = name.substr(0, name.find('/'));
+    port.meta.name = name.substr(name.find('/') + 1);
+    port.spec.vm = vm.id;
+    port.spec.network = NetworkId("t0/" + vm.cluster.value);
+    port.spec.mac = fmt::format("52:54:00:{:02x}:{:02x}:{:02x}", number >> 16 & 255,
+                                number >> 8 & 255, number & 255);
+    port.spec.address =
+        fmt::format("10.{}.{}.{}/8", number >> 16 & 255, number >> 8 & 255, number & 255);
+  });
 }
 
 void put_vm(Cloud& cloud, const ScenarioVm& vm) {

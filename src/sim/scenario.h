@@ -82,6 +82,12 @@ Rehearsal play(const Scenario& scenario);
 void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int cluster_hosts);
 void put_vm(Cloud& cloud, const ScenarioVm& vm);
 
+/// One network a cluster, with the number of the cluster's name as VNI.
+void put_network(Cloud& cloud, const ClusterId& cluster);
+
+/// On its cluster's network; `number` is different for each VM.
+void put_port(Cloud& cloud, const ScenarioVm& vm, int number);
+
 /// One line for each event: time, kind, subject and facts; without what was measured or numbered.
 std::string normalised(const Event& event, WallTime start);
 

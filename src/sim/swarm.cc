@@ -96,7 +96,11 @@ void Swarm::found() {
     vm.memory = {256 << rng_.below(3)};
     vm.priority = static_cast<RestartPriority>(rng_.below(3));
     vms_.push_back(vm.id);
-    loop_.after(kHostsJoin, [this, vm] { put_vm(cloud_, vm); });
+    loop_.after(kHostsJoin, [this, vm, number] {
+      put_network(cloud_, vm.cluster);
+      put_port(cloud_, vm, number);
+      put_vm(cloud_, vm);
+    });
   }
 }
 

@@ -105,7 +105,8 @@ void World::end_copy(HostTruth& host, VmId vm, const std::string& why) {
   hosts_by_serial_.erase(ended.serial);
   StoredVm& stored = stored_[vm];
   if (stored.lock == ended.serial) stored.lock = 0;
-  if (ended.trouble.empty()) ended.trouble = why;
+  // A guest that had failed and was then stopped in order has not been lost.
+  if (ended.trouble.empty() || why == "stopped") ended.trouble = why;
   tell(WorldChange::ended, host, &ended);
 }
 

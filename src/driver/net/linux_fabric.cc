@@ -8,6 +8,7 @@
 #include <linux/if_tun.h>
 #include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
+#include <netinet/ether.h>
 #include <sys/ioctl.h>
 
 #include <algorithm>
@@ -25,9 +26,9 @@ constexpr std::uint8_t kTunnelTtl = 64;
 constexpr std::string_view kBridgePart = "br";
 constexpr std::string_view kTunnelPart = "vx";
 constexpr std::string_view kTapPart = "t";
-constexpr std::size_t kMacBytes = 6;
 constexpr std::size_t kCallsMax = 4096;
-const std::string kEveryMac(kMacBytes, '\0');  // VXLAN's flood list stands under the MAC of zeroes
+constexpr std::uint16_t kReplace = NLM_F_CREATE | NLM_F_REPLACE;
+constexpr std::uint16_t kNoFlags = 0;
 
 Result<std::uint32_t> parse_address(const std::string& text) {
   in_addr address{};
@@ -37,10 +38,17 @@ Result<std::uint32_t> parse_address(const std::string& text) {
   return address.s_addr;
 }
 
-std::string show_address(std::uint32_t address) {
-  char text[INET_ADDRSTRLEN] = {};
-  ::inet_ntop(AF_INET, &address, text, sizeof text);
-  return text;
+/// "52:54:00:..." -> 6 bytes.
+Result<std::string> parse_mac(const std::string& text) {
+  const ether_addr* read = ::ether_aton(text.c_str());
+  if (read == nullptr) return make_error(Errc::invalid, fmt::format("\"{}\" is no MAC", text));
+  return std::string(reinterpret_cast<const char*>(read), sizeof *read);
+}
+
+/// Of a change to a table of a tunnel; what is to go may be gone.
+Result<void> changed(const NetlinkAnswer& answer, bool add, const char* what, int tunnel) {
+  if (!add && answer.error == ENOENT) return {};
+  return answer.as_result(fmt::format("{} {}", what, tunnel));
 }
 
 /// FNV-1a: the same on every machine and for ever, so that a restarted agent finds its taps.
@@ -143,6 +151,7 @@ LinuxFabric::Link LinuxFabric::parse_link(std::string_view body) {
   link.local = attribute_number<std::uint32_t>(tunnel, IFLA_VXLAN_LOCAL);
   link.port = attribute_number<std::uint16_t>(tunnel, IFLA_VXLAN_PORT);
   link.lower_index = attribute_number<std::uint32_t>(tunnel, IFLA_VXLAN_LINK);
+  link.learns = attribute_number<std::uint8_t>(tunnel, IFLA_VXLAN_LEARNING) != 0;
   return link;
 }
 
@@ -234,8 +243,8 @@ Result<void> LinuxFabric::ensure_tunnel(const Links& present, const NetworkSpec&
   if (found != present.end()) {
     const Link& now = found->second;
     const bool same = now.kind == "vxlan" && now.vni == spec.vni && now.local == local_ &&
-                      now.port == htons(kTunnelPort) && now.lower_index == lower;
-    if (same) return finish_link(name, spec.mtu, bridge);
+                      now.port == htons(kTunnelPort) && now.lower_index == lower && !now.learns;
+    if (same) return finish_tunnel(name, spec.mtu, bridge);
     if (auto done = remove_link(name); !done) return done;
   }
   NetlinkMessage message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
@@ -244,14 +253,30 @@ Result<void> LinuxFabric::ensure_tunnel(const Links& present, const NetworkSpec&
     info.text(IFLA_INFO_KIND, "vxlan").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
       data.number(IFLA_VXLAN_ID, spec.vni).number(IFLA_VXLAN_LOCAL, local_);
       data.number(IFLA_VXLAN_PORT, htons(kTunnelPort)).number(IFLA_VXLAN_TTL, kTunnelTtl);
-      data.number(IFLA_VXLAN_LEARNING, std::uint8_t{1});
+      data.number(IFLA_VXLAN_LEARNING, std::uint8_t{0});
       if (lower != 0) data.number(IFLA_VXLAN_LINK, lower);
     });
   });
   const auto made = socket_.execute(message);
   if (!made.ok())
     return made.as_result(fmt::format("make tunnel {} from {}", name, options_.local_address));
-  return finish_link(name, spec.mtu, bridge);
+  return finish_tunnel(name, spec.mtu, bridge);
+}
+
+/// Where a guest is the server says, not what came out of the tunnel. The bridge answers ARP for
+/// what is behind it.
+Result<void> LinuxFabric::finish_tunnel(const std::string& name, int mtu, int bridge) {
+  if (auto done = finish_link(name, mtu, bridge); !done) return done;
+  const auto tunnel = link(name);
+  if (!tunnel) return tunnel.error();
+  ifinfomsg header = link_header(tunnel->index);
+  header.ifi_family = AF_BRIDGE;
+  NetlinkMessage message(RTM_SETLINK, 0);
+  message.header(header).nest(IFLA_PROTINFO | NLA_F_NESTED, [](NetlinkMessage& port) {
+    port.number(IFLA_BRPORT_LEARNING, std::uint8_t{0});
+    port.number(IFLA_BRPORT_NEIGH_SUPPRESS, std::uint8_t{1});
+  });
+  return socket_.execute(message).as_result("keep the bridge from learning behind " + name);
 }
 
 Result<void> LinuxFabric::ensure_network(const Links& present, const NetworkSpec& spec) {
@@ -275,62 +300,149 @@ Result<void> LinuxFabric::remove_stale(const Links& present,
   return outcome;
 }
 
-Result<void> LinuxFabric::change_peer(int tunnel, std::uint32_t peer, std::string_view mac,
-                                      bool add) {
+Result<void> LinuxFabric::change_forward(int tunnel, const std::string& mac, std::uint32_t host,
+                                         bool add) {
   ndmsg header{};
   header.ndm_family = AF_BRIDGE;
   header.ndm_ifindex = tunnel;
   header.ndm_state = NUD_PERMANENT;
   header.ndm_flags = NTF_SELF;
-  NetlinkMessage message(add ? RTM_NEWNEIGH : RTM_DELNEIGH,
-                         static_cast<std::uint16_t>(add ? NLM_F_CREATE | NLM_F_APPEND : 0));
-  message.header(header).bytes(NDA_LLADDR, mac).number(NDA_DST, peer);
-  const auto answer = socket_.execute(message);
-  if (!add && answer.error == ENOENT) return {};  // it aged out meanwhile
-  return answer.as_result(
-      fmt::format("{} peer {} of tunnel {}", add ? "add" : "remove", show_address(peer), tunnel));
+  NetlinkMessage message(add ? RTM_NEWNEIGH : RTM_DELNEIGH, add ? kReplace : kNoFlags);
+  message.header(header).bytes(NDA_LLADDR, mac).number(NDA_DST, host);
+  return changed(socket_.execute(message), add, "lead tunnel", tunnel);
 }
 
-Result<void> LinuxFabric::ensure_peers(const std::set<int>& tunnels,
-                                       const std::set<std::uint32_t>& peers) {
-  struct Entry {
-    int tunnel;
-    std::uint32_t peer;
-    std::string mac;
-  };
-  std::vector<Entry> present;
+Result<void> LinuxFabric::change_bridge(int tunnel, const std::string& mac, bool add) {
   ndmsg header{};
   header.ndm_family = AF_BRIDGE;
-  const auto answer =
-      socket_.list(NetlinkMessage(RTM_GETNEIGH, 0).header(header), [&](std::string_view body) {
-        ndmsg seen{};
-        body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
-        const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
-        const auto mac = attributes.find(NDA_LLADDR);
-        const auto peer = attribute_number<std::uint32_t>(attributes, NDA_DST);
-        if (!tunnels.contains(seen.ndm_ifindex) || peer == 0 || mac == attributes.end()) return;
-        present.push_back({seen.ndm_ifindex, peer, std::string(mac->second)});
-      });
-  if (auto done = answer.as_result("list where the tunnels lead"); !done) return done;
+  header.ndm_ifindex = tunnel;
+  header.ndm_state = NUD_NOARP;
+  header.ndm_flags = NTF_MASTER;
+  NetlinkMessage message(add ? RTM_NEWNEIGH : RTM_DELNEIGH, add ? kReplace : kNoFlags);
+  message.header(header).bytes(NDA_LLADDR, mac);
+  return changed(socket_.execute(message), add, "lead the bridge of tunnel", tunnel);
+}
+
+Result<void> LinuxFabric::change_neighbour(int bridge, const std::string& mac,
+                                           const std::string& address, bool add) {
+  ndmsg header{};
+  header.ndm_family = AF_INET;
+  header.ndm_ifindex = bridge;
+  header.ndm_state = NUD_PERMANENT;
+  NetlinkMessage message(add ? RTM_NEWNEIGH : RTM_DELNEIGH, add ? kReplace : kNoFlags);
+  message.header(header).bytes(NDA_DST, address);
+  if (add) message.bytes(NDA_LLADDR, mac);
+  return changed(socket_.execute(message), add, "let answer for a neighbour bridge", bridge);
+}
+
+/// From what is there to what shall be. The way is there before what makes guests use it.
+Result<void> LinuxFabric::lead(const Tunnel& tunnel, const std::string& mac, const Entries& now,
+                               const Place& to) {
+  const bool away = to.host != 0 && to.host != local_;
   Result<void> outcome;
-  std::set<std::pair<int, std::uint32_t>> flooded;
-  for (const Entry& entry : present) {
-    // What was learned about a host that is gone goes too, so that its guests are looked for anew.
-    if (!peers.contains(entry.peer))
-      keep_first(outcome, change_peer(entry.tunnel, entry.peer, entry.mac, false));
-    if (entry.mac == kEveryMac) flooded.insert({entry.tunnel, entry.peer});
+  if (away && now.host != to.host)
+    keep_first(outcome, change_forward(tunnel.index, mac, to.host, true));
+  if (away != now.bridged) keep_first(outcome, change_bridge(tunnel.index, mac, away));
+  for (const std::string& address : now.addresses) {
+    if (!away || address != to.address)
+      keep_first(outcome, change_neighbour(tunnel.bridge, mac, address, false));
   }
-  for (const int tunnel : tunnels) {
-    for (const std::uint32_t peer : peers) {
-      if (!flooded.contains({tunnel, peer}))
-        keep_first(outcome, change_peer(tunnel, peer, kEveryMac, true));
+  if (away && !now.addresses.contains(to.address))
+    keep_first(outcome, change_neighbour(tunnel.bridge, mac, to.address, true));
+  if (!away && now.host != 0)
+    keep_first(outcome, change_forward(tunnel.index, mac, now.host, false));
+  return outcome;
+}
+
+Result<std::map<int, std::map<std::string, LinuxFabric::Entries>>> LinuxFabric::present_entries() {
+  std::map<int, int> tunnel_of;  // itself and its bridge
+  for (const auto& [vni, tunnel] : tunnels_)
+    tunnel_of[tunnel.index] = tunnel_of[tunnel.bridge] = tunnel.index;
+  std::map<int, std::map<std::string, Entries>> found;
+  const auto read = [&](std::string_view body) {
+    ndmsg seen{};
+    body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
+    const auto tunnel = tunnel_of.find(seen.ndm_ifindex);
+    const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
+    const auto mac = attributes.find(NDA_LLADDR);
+    if (tunnel == tunnel_of.end() || mac == attributes.end()) return;
+    const auto to = attributes.find(NDA_DST);
+    const bool bridge = seen.ndm_ifindex != tunnel->second;
+    const bool own = seen.ndm_family == AF_BRIDGE && to != attributes.end();
+    const bool device = seen.ndm_family == AF_BRIDGE && (seen.ndm_state & NUD_PERMANENT) != 0;
+    if (seen.ndm_family == AF_BRIDGE && !own && (bridge || device)) return;
+    Entries& entries = found[tunnel->second][std::string(mac->second)];
+    if (own) {
+      entries.host = attribute_number<std::uint32_t>(attributes, NDA_DST);
+    } else if (seen.ndm_family == AF_BRIDGE) {
+      entries.bridged = true;
+    } else if (bridge && to != attributes.end()) {
+      entries.addresses.insert(std::string(to->second));
+    }
+  };
+  for (const std::uint8_t family : {AF_BRIDGE, AF_INET}) {
+    ndmsg header{};
+    header.ndm_family = family;
+    const auto answer = socket_.list(NetlinkMessage(RTM_GETNEIGH, 0).header(header), read);
+    if (auto done = answer.as_result("list where the tunnels lead"); !done) return done.error();
+  }
+  return found;
+}
+
+/// Makes what leads out of all tunnels equal to the places that were told.
+Result<void> LinuxFabric::ensure_places() {
+  auto present = present_entries();
+  if (!present) return present.error();
+  Result<void> outcome;
+  for (const auto& [vni, tunnel] : tunnels_) {
+    std::map<std::string, Entries>& entries = (*present)[tunnel.index];
+    const Places& wanted = places_[vni];
+    for (const auto& [mac, place] : wanted)
+      keep_first(outcome, lead(tunnel, mac, entries[mac], place));
+    for (const auto& [mac, now] : entries) {
+      if (!wanted.contains(mac)) keep_first(outcome, lead(tunnel, mac, now, Place()));
     }
   }
   return outcome;
 }
 
+Result<void> LinuxFabric::take_places(const FabricPlaces& places) {
+  for (const std::uint32_t vni : places.whole) places_[vni].clear();
+  Result<void> outcome;
+  for (const PortPlace& port : places.at) {
+    const auto mac = parse_mac(port.mac);
+    const auto address = parse_address(port.address);
+    const auto host =
+        port.host_address.empty() ? Result<std::uint32_t>(0) : parse_address(port.host_address);
+    if (!mac || !address || !host) {
+      keep_first(outcome,
+                 make_error(Errc::invalid, fmt::format("port {} {} at {}: cannot be read", port.mac,
+                                                       port.address, port.host_address)));
+      continue;
+    }
+    std::string bytes(reinterpret_cast<const char*>(&*address), sizeof *address);
+    const Place now{std::move(bytes), *host};
+    const auto tunnel = tunnels_.find(port.vni);
+    if (places.whole.empty() && tunnel != tunnels_.end()) {
+      const Place& before = places_[port.vni][*mac];
+      const bool away = before.host != 0 && before.host != local_;
+      const Entries entries{away ? before.host : 0, away,
+                            away ? std::set<std::string>{before.address} : std::set<std::string>()};
+      keep_first(outcome, lead(tunnel->second, *mac, entries, now));
+    }
+    places_[port.vni][*mac] = now;
+    if (*host == 0) places_[port.vni].erase(*mac);
+  }
+  if (!places.whole.empty()) keep_first(outcome, ensure_places());
+  return outcome;
+}
+
 void LinuxFabric::apply(const FabricState& state, Callback<void> done) {
   worker_.run<void>([this, state] { return make_equal_to(state); }, std::move(done));
+}
+
+void LinuxFabric::place(const FabricPlaces& places, Callback<void> done) {
+  worker_.run<void>([this, places] { return take_places(places); }, std::move(done));
 }
 
 void LinuxFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
@@ -347,12 +459,6 @@ void LinuxFabric::remove_all(Callback<void> done) {
 
 Result<void> LinuxFabric::make_equal_to(const FabricState& state) {
   if (state.version < version_) return {};
-  std::set<std::uint32_t> peers;
-  for (const std::string& text : state.peer_addresses) {
-    const auto peer = parse_address(text);
-    if (!peer) return wrap_error("address of a peer host", peer.error());
-    if (*peer != local_) peers.insert(*peer);
-  }
   auto present = links();
   if (!present) return present.error();
   std::set<std::uint32_t> wanted;
@@ -364,12 +470,13 @@ Result<void> LinuxFabric::make_equal_to(const FabricState& state) {
   }
   present = links();
   if (!present) return present.error();
-  std::set<int> tunnels;
+  tunnels_.clear();
   for (const std::uint32_t vni : wanted) {
     const auto tunnel = present->find(tunnel_name(vni));
-    if (tunnel != present->end()) tunnels.insert(tunnel->second.index);
+    if (tunnel != present->end()) tunnels_[vni] = {tunnel->second.index, tunnel->second.master};
   }
-  keep_first(outcome, ensure_peers(tunnels, peers));
+  std::erase_if(places_, [&](const auto& entry) { return !wanted.contains(entry.first); });
+  keep_first(outcome, ensure_places());
   if (outcome.ok()) version_ = state.version;
   return outcome;
 }

@@ -23,8 +23,9 @@ struct LinuxFabricOptions {
 };
 
 /// Bridge + VXLAN + taps by rtnetlink: per network one bridge `<prefix>br<vni>` and one tunnel device
-/// `<prefix>vx<vni>` (UDP 4789) that floods to every other host and learns who is where; per port one tap
-/// `<prefix>t<hash>`. The names tell what belongs here, so that what a crash left over is found and put right.
+/// `<prefix>vx<vni>` (UDP 4789); per port one tap `<prefix>t<hash>`. The names tell what belongs here, so that what a
+/// crash left over is found and put right. A tunnel neither floods nor learns: it leads to the ports that place() told
+/// of, and the bridge answers for them when a guest asks who has their address.
 /// The host itself has no address on the tenants' bridges. What a port may send is set before it joins (PortFilter).
 /// One thread of its own talks to the kernel.
 ///
@@ -37,6 +38,7 @@ class LinuxFabric final : public Fabric {
   static Result<std::unique_ptr<LinuxFabric>> open(Loop& loop, LinuxFabricOptions options);
 
   void apply(const FabricState& state, Callback<void> done) override;
+  void place(const FabricPlaces& places, Callback<void> done) override;
   std::uint64_t version() const override { return version_; }
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;
@@ -60,6 +62,23 @@ class LinuxFabric final : public Fabric {
     std::uint32_t local = 0;        ///< of a tunnel, network byte order
     std::uint16_t port = 0;         ///< of a tunnel, network byte order
     std::uint32_t lower_index = 0;  ///< of a tunnel
+    bool learns = false;            ///< of a tunnel
+  };
+  struct Tunnel {
+    int index = 0;
+    int bridge = 0;  ///< that it is a port of
+  };
+  struct Place {
+    std::string address;     ///< of the guest; network byte order, 4 bytes
+    std::uint32_t host = 0;  ///< tunnel end, network byte order; 0 = nowhere
+  };
+  using Places = std::map<std::string, Place>;  ///< by MAC, 6 bytes
+
+  /// What leads from a tunnel to one port; the part that is not there is empty or 0.
+  struct Entries {
+    std::uint32_t host = 0;  ///< of the tunnel's own table
+    bool bridged = false;    ///< in the bridge's
+    std::set<std::string> addresses;
   };
   using Links = std::map<std::string, Link>;
 
@@ -68,6 +87,7 @@ class LinuxFabric final : public Fabric {
 
   // All below runs on the worker's thread.
   Result<void> make_equal_to(const FabricState& state);
+  Result<void> take_places(const FabricPlaces& places);
   Result<OpenPort> make_port(const LaunchNic& nic);
   Result<void> remove_port(const LaunchNic& nic);
   Result<void> remove_devices();
@@ -80,17 +100,27 @@ class LinuxFabric final : public Fabric {
   Result<int> ensure_bridge(const Links& present, const NetworkSpec& spec);
   Result<void> finish_link(const std::string& name, int mtu, int master);
   Result<void> ensure_tunnel(const Links& present, const NetworkSpec& spec, int bridge);
+  Result<void> finish_tunnel(const std::string& name, int mtu, int bridge);
   Result<Descriptor> open_tap(const std::string& name) const;
   Result<Descriptor> open_packets(const std::string& name, int mtu);
   Result<void> adjust(const Link& now, std::uint32_t mtu, int master);
   Result<void> remove_link(const std::string& name);
-  Result<void> ensure_peers(const std::set<int>& tunnels, const std::set<std::uint32_t>& peers);
-  Result<void> change_peer(int tunnel, std::uint32_t peer, std::string_view mac, bool add);
+  /// By device index of the tunnel, then by MAC.
+  Result<std::map<int, std::map<std::string, Entries>>> present_entries();
+  Result<void> ensure_places();
+  Result<void> lead(const Tunnel& tunnel, const std::string& mac, const Entries& now,
+                    const Place& to);
+  Result<void> change_forward(int tunnel, const std::string& mac, std::uint32_t host, bool add);
+  Result<void> change_bridge(int tunnel, const std::string& mac, bool add);
+  Result<void> change_neighbour(int bridge, const std::string& mac, const std::string& address,
+                                bool add);
 
   const LinuxFabricOptions options_;
   NetlinkSocket socket_;
   PortFilter filter_;
   const std::uint32_t local_;  ///< network byte order
+  std::map<std::uint32_t, Tunnel> tunnels_;  ///< by VNI
+  std::map<std::uint32_t, Places> places_;  ///< by VNI
   std::atomic<std::uint64_t> version_ = 0;
   Worker worker_;  ///< last: its end waits for the call that is under way
 };

@@ -137,7 +137,7 @@ LaunchNic nic(const std::string& port, std::uint32_t vni, const std::string& mac
   made.vni = vni;
   made.mac =
       fmt::format("{:02x}", fmt::join(std::vector<unsigned char>(mac.begin(), mac.end()), ":"));
-  made.address = "10.50.0.10/24";
+  made.address = mac == kDb ? "10.50.0.11/24" : "10.50.0.10/24";
   return made;
 }
 
@@ -148,6 +148,21 @@ std::string frame(const std::string& to, const std::string& from, const std::str
   std::string made = std::string(kTapHeaderBytes, '\0') + to + from + kind + text;
   made.resize(kTapHeaderBytes + 60, '\0');
   return made;
+}
+
+const std::string kArp = "\x08\x06";
+
+/// Payload of ARP, Ethernet and IPv4, between hosts of 10.50.0.0/24.
+std::string arp_payload(char operation, const std::string& mac, char from, const std::string& other,
+                        char to) {
+  const std::string net("\x0a\x32\0", 3);
+  return std::string("\0\x01\x08\0\x06\x04\0", 7) + operation + mac + net + from + other + net + to;
+}
+std::string arp_request(const std::string& mac, char from, char to) {
+  return arp_payload(1, mac, from, std::string(6, '\0'), to);
+}
+std::string arp_answer(const std::string& mac, char from, const std::string& asker, char to) {
+  return arp_payload(2, mac, from, asker, to);
 }
 
 /// The texts that came out of a tap up to the one that is waited for, or to a silence of
@@ -162,6 +177,10 @@ std::vector<std::string> texts_until(int tap, const std::string& wanted, int sil
     if (count <= static_cast<ssize_t>(kTapHeaderBytes + 14)) continue;
     block[count] = '\0';
     texts.emplace_back(block + kTapHeaderBytes + 14);
+    // A text ends at its first zero; what is waited for may have some.
+    if (texts.back().size() < wanted.size() &&
+        count >= static_cast<ssize_t>(kTapHeaderBytes + 14 + wanted.size()))
+      texts.back().assign(block + kTapHeaderBytes + 14, wanted.size());
   }
   return texts;
 }
@@ -191,6 +210,9 @@ class WaitingFabric {
   }
   Result<void> apply(const FabricState& state) {
     return wait<void>([&](Callback<void> done) { fabric_->apply(state, std::move(done)); });
+  }
+  Result<void> place(const FabricPlaces& places) {
+    return wait<void>([&](Callback<void> done) { fabric_->place(places, std::move(done)); });
   }
   Result<OpenPort> open_port(const LaunchNic& nic) {
     return wait<OpenPort>(
@@ -248,7 +270,21 @@ class LinuxFabricTest : public testing::Test {
     }
   }
 
-  static Descriptor port(WaitingFabric& fabric, const LaunchNic& wanted) {
+  static PortPlace place_of(const LaunchNic& nic, const std::string& host) {
+    return {nic.vni, nic.mac, nic.address.substr(0, nic.address.find('/')), host};
+  }
+
+  /// Both hosts hear that a port is there.
+  void place(const LaunchNic& nic, const std::string& host) {
+    for (auto* fabric : {first_.get(), second_.get()}) {
+      const auto done = fabric->place({{}, {place_of(nic, host)}, false});
+      EXPECT_TRUE(done.ok()) << done.error().text();
+    }
+  }
+
+  /// Opened, and known to both.
+  Descriptor port(WaitingFabric& fabric, const LaunchNic& wanted) {
+    place(wanted, &fabric == first_.get() ? "10.77.0.1" : "10.77.0.2");
     const auto made = fabric.open_port(wanted);
     EXPECT_TRUE(made.ok()) << made.error().text();
     return Descriptor(made.ok() ? made->tap_descriptor : -1);
@@ -260,36 +296,38 @@ class LinuxFabricTest : public testing::Test {
   std::unique_ptr<WaitingFabric> second_;
 };
 
-TEST_F(LinuxFabricTest, F_B10_FramesCrossTheTunnelBothWays) {
+TEST_F(LinuxFabricTest, F_B10_R_B3_FramesCrossTheTunnelBothWays) {
   apply_both(state(1, {network("acme", 1001)}));
   const Descriptor left = port(*first_, nic("acme/web.0", 1001));
   const Descriptor right = port(*second_, nic("acme/db.0", 1001, kDb));
-  pass(left.get(), right.get(), frame(kBroadcast, kWeb, "who is there"), "who is there");
+  pass(left.get(), right.get(), frame(kDb, kWeb, "who is there"), "who is there");
   pass(right.get(), left.get(), frame(kWeb, kDb, "it is db"), "it is db");
-  EXPECT_TRUE(one_.tunnel_entries("vgtvx1001").contains("52:54:02:02:02:02 to 10.77.0.2"));
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
+            (std::set<std::string>{"52:54:02:02:02:02 to 10.77.0.2"}));
 }
 
 TEST_F(LinuxFabricTest, A1_15_OverlappingSubnetsOfTwoTenantsDoNotMix) {
   apply_both(state(1, {network("acme", 1001), network("bolt", 1002)}));
   const Descriptor acme_left = port(*first_, nic("acme/web.0", 1001));
   const Descriptor bolt_left = port(*first_, nic("bolt/web.0", 1002));
-  const Descriptor acme_right = port(*second_, nic("acme/db.0", 1001));
+  const Descriptor acme_right = port(*second_, nic("acme/db.0", 1001, kDb));
   const Descriptor bolt_right = port(*second_, nic("bolt/db.0", 1002, kDb));
-  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, kWeb, "for acme"), "for acme");
+  pass(acme_left.get(), acme_right.get(), frame(kDb, kWeb, "for acme"), "for acme");
   const auto bolt =
-      pass(bolt_left.get(), bolt_right.get(), frame(kBroadcast, kWeb, "for bolt"), "for bolt");
+      pass(bolt_left.get(), bolt_right.get(), frame(kDb, kWeb, "for bolt"), "for bolt");
   EXPECT_EQ(bolt, std::vector<std::string>{"for bolt"});
-  pass(acme_left.get(), acme_right.get(), frame(kBroadcast, kWeb, "again"), "again");
-  const auto back = pass(bolt_right.get(), bolt_left.get(), frame(kBroadcast, kDb, "back"), "back");
+  pass(acme_left.get(), acme_right.get(), frame(kDb, kWeb, "again"), "again");
+  const auto back = pass(bolt_right.get(), bolt_left.get(), frame(kWeb, kDb, "back"), "back");
   EXPECT_EQ(back, std::vector<std::string>{"back"});
 }
 
 TEST_F(LinuxFabricTest, F_B10_ApplyingTwiceChangesNothing) {
   const auto wanted = state(3, {network("acme", 1001), network("bolt", 16777215)});
   apply_both(wanted);
+  place(nic("acme/db.0", 1001, kDb), "10.77.0.2");
   const auto before = one_.devices();
   const auto entries = one_.tunnel_entries("vgtvx1001");
-  EXPECT_EQ(entries, (std::set<std::string>{"00:00:00:00:00:00 to 10.77.0.2"}));
+  EXPECT_EQ(entries, (std::set<std::string>{"52:54:02:02:02:02 to 10.77.0.2"}));
   EXPECT_TRUE(before.contains("vgtbr16777215"));
   apply_both(wanted);
   const auto after = one_.devices();
@@ -326,15 +364,60 @@ TEST_F(LinuxFabricTest, F_B10_AnOlderVersionIsIgnored) {
   EXPECT_FALSE(devices.contains("vgtbr1002"));
 }
 
-TEST_F(LinuxFabricTest, F_B10_APeerThatIsGoneIsForgotten) {
+TEST_F(LinuxFabricTest, R_B3_TheBridgeAnswersForGuestsElsewhereAndNothingIsFlooded) {
   apply_both(state(1, {network("acme", 1001)}));
   const Descriptor left = port(*first_, nic("acme/web.0", 1001));
   const Descriptor right = port(*second_, nic("acme/db.0", 1001, kDb));
-  pass(right.get(), left.get(), frame(kBroadcast, kDb, "hello"), "hello");
-  EXPECT_EQ(one_.tunnel_entries("vgtvx1001").size(), 2U);
-  ASSERT_TRUE(first_->apply({2, {network("acme", 1001)}, {"10.77.0.9"}}).ok());
+  pass(left.get(), right.get(), frame(kDb, kWeb, "begin"), "begin");
+  const auto ask = [&](char address) {
+    const std::string sent = frame(kBroadcast, kWeb, arp_request(kWeb, 10, address), kArp);
+    EXPECT_EQ(::write(left.get(), sent.data(), sent.size()), static_cast<ssize_t>(sent.size()));
+    const std::string answer = arp_answer(kDb, address, kWeb, 10);
+    const auto came = texts_until(left.get(), answer, address == 11 ? kDeadlineMs : kResendMs);
+    return !came.empty() && came.back() == answer;
+  };
+  EXPECT_TRUE(ask(11));
+  EXPECT_FALSE(ask(12)) << "nobody has it";
+  const std::string loud = frame(kBroadcast, kWeb, "to all");
+  EXPECT_EQ(::write(left.get(), loud.data(), loud.size()), static_cast<ssize_t>(loud.size()));
+  const auto came = pass(left.get(), right.get(), frame(kDb, kWeb, "end"), "end");
+  EXPECT_EQ(came, std::vector<std::string>{"end"}) << "neither the questions nor what is for all";
+}
+
+TEST_F(LinuxFabricTest, R_B3_APortThatMovesIsReachedWhereItIsAndBackAgain) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const auto web = nic("acme/web.0", 1001);
+  const Descriptor asker = port(*first_, nic("acme/db.0", 1001, kDb));
+  const Descriptor there = port(*second_, web);
+  const Descriptor here(first_->open_port(web)->tap_descriptor);
+  const auto hello = frame(kWeb, kDb, "hello");
+  pass(asker.get(), there.get(), hello, "hello");
+  place(web, "10.77.0.1");
+  pass(asker.get(), here.get(), hello, "hello");
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"), std::set<std::string>());
+  place(web, "10.77.0.2");
+  EXPECT_EQ(pass(asker.get(), there.get(), frame(kWeb, kDb, "again"), "again").back(), "again");
+  EXPECT_TRUE(texts_until(here.get(), "again", kResendMs).empty());
+  place(web, "");
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"), std::set<std::string>());
+  const auto neighbours = one_.ask({"/usr/sbin/ip", "-j", "neigh", "show", "dev", "vgtbr1001"});
+  EXPECT_TRUE(neighbours.empty()) << json::serialize(neighbours);
+}
+
+TEST_F(LinuxFabricTest, R_B3_WhatIsToldWholeReplacesWhatWasThere) {
+  apply_both(state(1, {network("acme", 1001), network("bolt", 1002)}));
+  const auto web = nic("acme/web.0", 1001), db = nic("acme/db.0", 1001, kDb);
+  place(web, "10.77.0.2");
+  place(nic("bolt/web.0", 1002), "10.77.0.2");
+  const auto restarted = open(one_, "10.77.0.1");
+  ASSERT_TRUE(restarted->apply(state(1, {network("acme", 1001), network("bolt", 1002)})).ok());
+  ASSERT_TRUE(restarted->place({{1001, 1002}, {place_of(db, "10.77.0.2")}, false}).ok());
   EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
-            (std::set<std::string>{"00:00:00:00:00:00 to 10.77.0.9"}));
+            (std::set<std::string>{"52:54:02:02:02:02 to 10.77.0.2"}));
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1002"), std::set<std::string>());
+  const auto bad = restarted->place({{}, {{1001, "52:54", "10.50.0.12", "10.77.0.2"}}, false});
+  ASSERT_FALSE(bad.ok());
+  EXPECT_EQ(bad.error().code, Errc::invalid);
 }
 
 TEST_F(LinuxFabricTest, F_B10_APortIsFoundAgainAndClosedOnce) {
@@ -371,7 +454,7 @@ TEST_F(LinuxFabricTest, F_B10_APortWithoutATapCarriesFramesBothWaysAndEndsWithIt
   const auto wanted = nic("acme/web.0", 1001);
   Descriptor packets = port(*first_, wanted);
   const Descriptor tap = port(*second_, nic("acme/db.0", 1001, kDb));
-  const std::string hello = frame(kBroadcast, kWeb, "who is there");
+  const std::string hello = frame(kDb, kWeb, "who is there");
   pass(packets.get(), tap.get(), hello.substr(kTapHeaderBytes), "who is there");
   const std::string answer = frame(kWeb, kDb, "it is db");
   ASSERT_EQ(::write(tap.get(), answer.data(), answer.size()), static_cast<ssize_t>(answer.size()));
@@ -418,9 +501,9 @@ std::string ipv4(const std::string& source, std::uint8_t from, std::uint8_t to) 
 TEST_F(LinuxFabricTest, R_B3_R_F8_R_F9_R_F10_AGuestSendsOnlyAsItself) {
   apply_both(state(1, {network("acme", 1001)}));
   const Descriptor left = port(*first_, nic("acme/web.0", 1001));
-  const Descriptor right = port(*second_, nic("acme/db.0", 1001, kDb));
+  const Descriptor right = port(*first_, nic("acme/db.0", 1001, kDb));
   pass(left.get(), right.get(), frame(kBroadcast, kWeb, "begin"), "begin");
-  const std::string kArp = "\x08\x06", kIpv4("\x08\0", 2), kIpv6 = "\x86\xdd", kVlan("\x81\0", 2);
+  const std::string kIpv4("\x08\0", 2), kIpv6 = "\x86\xdd", kVlan("\x81\0", 2);
   const std::string own("\x0a\x32\0\x0a", 4), other("\x0a\x32\0\x0b", 4), none(4, '\0');
   struct Case {
     const char* what;
@@ -512,7 +595,6 @@ TEST_F(LinuxFabricTest, F_B10_ErrorsNameWhatIsMissing) {
             Errc::invalid);
   EXPECT_EQ(WaitingFabric::open({"uplink", "10.77.0.1", "toolong", one_.get()}).error().code,
             Errc::invalid);
-  EXPECT_EQ(first_->apply({1, {}, {"not-an-address"}}).error().code, Errc::invalid);
 }
 
 }  // namespace

@@ -307,6 +307,28 @@ struct Bad {
   const char* field;
 };
 
+TEST_F(Resources, R_B3_R_F8_a_machine_outside_a_network_is_named_in_full) {
+  const std::pair<const char*, const char*> cases[] = {
+      {R"([{"mac":"52:54:00","address":"10.0.0.9","tunnel_address":"192.0.2.1"}])",
+       "spec.outside[0].mac"},
+      {R"([{"mac":"53:54:00:00:00:01","address":"10.0.0.9","tunnel_address":"192.0.2.1"}])",
+       "spec.outside[0].mac"},
+      {R"([{"mac":"52:54:00:00:00:01","address":"10.0.1.9","tunnel_address":"192.0.2.1"}])",
+       "spec.outside[0].address"},
+      {R"([{"mac":"52:54:00:00:00:01","address":"10.0.0.255","tunnel_address":"192.0.2.1"}])",
+       "spec.outside[0].address"},
+      {R"([{"mac":"52:54:00:00:00:01","address":"10.0.0.9","tunnel_address":"router"}])",
+       "spec.outside[0].tunnel_address"},
+  };
+  for (const auto& [outside, field] : cases) {
+    const auto refused = call("POST", "/v1/networks",
+                              std::string(R"({"meta":{"tenant":"acme","name":"n"},"spec":{)") +
+                                  R"("subnet":"10.0.0.0/24","outside":)" + outside + "}}");
+    EXPECT_EQ(refused.status, 400) << refused.body;
+    EXPECT_NE(refused.body.find(field), std::string::npos) << refused.body;
+  }
+}
+
 TEST_F(Resources,
        F_F21_unknown_fields_F_F22_wrong_types_F_F23_huge_and_nested_json_are_refused_by_name) {
   make_house();

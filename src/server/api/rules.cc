@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "model/ipv4.h"
 #include "server/api/validate.h"
 
 namespace virga::api {
@@ -149,6 +150,13 @@ Refusal apply_rules(const RuleContext& context, const Network* before, Network& 
     if (after.spec.vni != before->spec.vni) return fixed("spec.vni", "make another network");
     if (after.spec.subnet != before->spec.subnet)
       return fixed("spec.subnet", "make another network");
+    for (const OutsidePort& port : after.spec.outside) {
+      if (context.view.addresses_on(before->id()).contains(*parse_ipv4(port.address))) {
+        return problem(
+            Errc::conflict,
+            fmt::format("spec.outside: {} is a VM's; see `virga port list`", port.address));
+      }
+    }
     return std::nullopt;
   }
   const auto cluster = fitting_cluster(context.view, after.meta.tenant, after.spec.cluster);

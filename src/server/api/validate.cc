@@ -15,6 +15,7 @@ namespace {
 constexpr std::size_t kTextMax = 1024;
 constexpr std::size_t kCommandLineMax = 1024;
 constexpr std::size_t kWordMax = 63;
+constexpr std::size_t kOutsideMax = 64;
 
 Error wrong(std::string_view field, std::string_view value, std::string_view right) {
   return make_error(Errc::invalid,
@@ -257,6 +258,35 @@ Result<void> check_image(const ImageSpec& spec) {
   return {};
 }
 
+Result<void> check_outside(const std::vector<OutsidePort>& ports, const Ipv4Subnet& subnet) {
+  if (ports.size() > kOutsideMax) {
+    return wrong("spec.outside", std::to_string(ports.size()), "at most 64 machines");
+  }
+  std::set<std::string> seen;
+  for (std::size_t index = 0; index < ports.size(); ++index) {
+    const OutsidePort& port = ports[index];
+    const std::string field = fmt::format("spec.outside[{}].", index);
+    if (!is_mac(port.mac) || !seen.insert(port.mac).second) {
+      return wrong(field + "mac", port.mac,
+                   "a card's MAC in lower case that is named once; right would be "
+                   "52:54:00:0a:0b:0c");
+    }
+    const bool plain = port.address.find('/') == std::string::npos;
+    const auto address = plain ? parse_ipv4(port.address) : std::nullopt;
+    const bool inside = address && *address > subnet.base && *address < subnet.broadcast();
+    if (!inside || !seen.insert(port.address).second) {
+      return wrong(field + "address", port.address,
+                   fmt::format("an address of the subnet that is named once; right would be {}",
+                               ipv4_text(subnet.broadcast() - 1)));
+    }
+    if (port.tunnel_address.find('/') != std::string::npos || !parse_ipv4(port.tunnel_address)) {
+      return wrong(field + "tunnel_address", port.tunnel_address,
+                   "the IPv4 address of the machine's tunnel end; right would be 198.51.100.7");
+    }
+  }
+  return {};
+}
+
 Result<void> check_network(const NetworkSpec& spec) {
   if (auto named = check_optional_name("spec.cluster", spec.cluster.value); !named.ok())
     return named;
@@ -269,7 +299,7 @@ Result<void> check_network(const NetworkSpec& spec) {
     return wrong("spec.subnet", spec.subnet,
                  "must not be a reserved range; right would be 10.50.0.0/24");
   }
-  return {};
+  return check_outside(spec.outside, *subnet);
 }
 
 Result<void> check_vm(const VmSpec& spec) {

@@ -154,13 +154,16 @@ Result<std::uint32_t> free_address(const RuleContext& context, const Network& ne
   const auto subnet = parse_subnet("spec.subnet", network.spec.subnet);
   if (!subnet.ok()) return wrap_error("network " + network.id().value, subnet.error());
   const std::set<std::uint32_t>& used = context.view.addresses_on(network.id());
+  std::set<std::uint32_t> outside;
+  for (const OutsidePort& port : network.spec.outside)
+    outside.insert(parse_ipv4(port.address).value_or(0));
   std::uint32_t candidate =
       subnet->base + (subnet->size() > 16 ? kFirstAddress : kFirstAddressSmall);
   auto next_used = used.lower_bound(candidate);
   for (; candidate < subnet->broadcast(); ++candidate) {
     while (next_used != used.end() && *next_used < candidate) ++next_used;
     const bool taken = next_used != used.end() && *next_used == candidate;
-    if (taken || avoid.contains(candidate)) continue;
+    if (taken || avoid.contains(candidate) || outside.contains(candidate)) continue;
     if (!context.engine.claims().taken(network.id().value, candidate)) return candidate;
   }
   return make_error(Errc::exhausted, fmt::format("network {}: all addresses of {} are in use",

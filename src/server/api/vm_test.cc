@@ -74,6 +74,22 @@ TEST_F(Vms, F_B11_an_address_whose_key_was_left_behind_does_not_stop_creations) 
   EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.address, "10.50.0.11/16");
 }
 
+TEST_F(Vms, R_B3_R_F8_a_machine_outside_and_a_vm_never_share_an_address) {
+  make_house();
+  const std::string outside =
+      R"([{"mac":"52:54:00:00:00:fe","address":"10.50.0.10","tunnel_address":"192.0.2.7"}])";
+  const std::string body = R"({"spec":{"outside":)" + outside + "}}";
+  ASSERT_EQ(call("PATCH", "/v1/networks/acme/front", body).status, 200);
+  ASSERT_EQ(call("POST", "/v1/vms", vm_body("web")).status, 202);
+  EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.address, "10.50.0.11/16");
+  ASSERT_EQ(call("PATCH", "/v1/networks/acme/front", R"({"spec":{"outside":[]}})").status, 200);
+  ASSERT_EQ(call("POST", "/v1/vms", vm_body("db")).status, 202);
+  EXPECT_EQ(view.ports.find(PortId("acme/db-0"))->spec.address, "10.50.0.10/16");
+  const auto refused = call("PATCH", "/v1/networks/acme/front", body);
+  EXPECT_EQ(refused.status, 409);
+  EXPECT_NE(refused.body.find("10.50.0.10 is a VM's"), std::string::npos) << refused.body;
+}
+
 TEST_F(Vms, F_B11_a_full_network_is_said_to_be_full) {
   make_house();
   ASSERT_EQ(call("POST", "/v1/networks",

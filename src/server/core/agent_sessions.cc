@@ -16,14 +16,16 @@ constexpr Duration kSpreadDelay = milliseconds(100);
 /// A state names all members, so that thousands of hosts that come back at once would otherwise be
 /// told of each other without end.
 constexpr Duration kSpreadPause = milliseconds(1);
+constexpr std::size_t kPlacesPerMessage = 4000;  ///< about 0.4 MiB
 
 }  // namespace
 
 AgentSessions::AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links)
     : loop_(loop), store_(store), mirror_(mirror), links_(links) {}
 
-void AgentSessions::start(Listener changed, EventSink events) {
+void AgentSessions::start(Listener changed, Listener greeted, EventSink events) {
   changed_ = std::move(changed);
+  greeted_ = std::move(greeted);
   events_ = std::move(events);
   leads_since_ = loop_.now();
   // Above those of the server before: an upload that is late is not taken for another command's.
@@ -140,6 +142,7 @@ void AgentSessions::hello(SessionId session, const Hello& message) {
   // This host at once, so that its networks are there before its first VM; the others soon.
   send_state(live, state_of(cluster->id()), 0);
   live.state_sent = 0;
+  if (greeted_) greeted_(message.host);
   spread_soon(cluster->id());
 }
 
@@ -150,6 +153,7 @@ void AgentSessions::record_hello(const HostId& id) {
   Host changed = *stored;
   changed.status.boot_id = live.hello.boot_id;
   changed.status.address = live.hello.address;
+  changed.status.tenant_address = live.hello.tenant_address;
   changed.status.agent_version = live.hello.agent_version;
   changed.status.capacity = live.hello.capacity;
   changed.status.hypervisor = live.hello.hypervisor;
@@ -397,6 +401,23 @@ bool AgentSessions::send_state(LiveHost& live, const ClusterState& state, std::s
   std::erase(message.cluster->fabric.peer_addresses, live.hello.tenant_address);
   links_.send(live.session, message);
   return true;
+}
+
+void AgentSessions::tell_places(const HostId& host, const FabricPlaces& places) {
+  const LiveHost* live = find(host);
+  if (live == nullptr || live->session == 0 || !has(live->hello.features, "places")) return;
+  auto next = places.at.begin();
+  ServerMessage message;
+  message.places = FabricPlaces{places.whole, {}, true};
+  do {
+    const auto left = static_cast<std::size_t>(places.at.end() - next);
+    const auto end = next + static_cast<std::ptrdiff_t>(std::min(left, kPlacesPerMessage));
+    message.places->at.assign(next, end);
+    message.places->more = end != places.at.end();
+    links_.send(live->session, message);
+    message.places->whole.clear();
+    next = end;
+  } while (next != places.at.end());
 }
 
 bool differs(const HostReport& before, const HostReport& after) {

@@ -56,7 +56,8 @@ class AgentSessions final : public HostCommands {
 
   AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links);
 
-  void start(Listener changed, EventSink events);
+  /// `greeted`: a host has (re)connected and was told of its cluster.
+  void start(Listener changed, Listener greeted, EventSink events);
 
   /// A connection whose certificate names `peer_name` ("agent:host-1"); empty in the simulator = not checked.
   void opened(SessionId session, std::string peer_name);
@@ -80,6 +81,9 @@ class AgentSessions final : public HostCommands {
   /// Sends members, keys and networks of all clusters to every connected host that has an older state, at once: a VM's
   /// start that follows must find its network on the host.
   void spread_now();
+
+  /// Does nothing when the host is not connected: it is told all when it comes.
+  void tell_places(const HostId& host, const FabricPlaces& places);
 
   /// The key that authenticates the probes of a cluster's hosts; each has its own.
   void set_probe_keys(std::function<std::string(const ClusterId&)> key_of) {
@@ -120,6 +124,7 @@ class AgentSessions final : public HostCommands {
   StoreMirror& mirror_;
   HostLinks& links_;
   Listener changed_;
+  Listener greeted_;
   EventSink events_;
   Options options_;
   Instant leads_since_;

@@ -33,7 +33,7 @@ class Sessions : public ::testing::Test, public HostLinks {
     mirror_.open([](const Result<void>& opened) { EXPECT_TRUE(opened.ok()); });
     loop_.run_for(milliseconds(100));
     sessions_.set_probe_keys([](const ClusterId& id) { return "00ff" + id.value; });
-    sessions_.start([](const HostId&) {}, [](const Event&) {});
+    sessions_.start([](const HostId&) {}, [](const HostId&) {}, [](const Event&) {});
   }
 
   template <typename T>

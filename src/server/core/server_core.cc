@@ -38,6 +38,10 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
       options_(options),
       mirror_(on_.loop, on_.store),
       sessions_(on_.loop, on_.store, mirror_, on_.links),
+      overlay_(mirror_.view(),
+               [this](const HostId& host, const FabricPlaces& places) {
+                 sessions_.tell_places(host, places);
+               }),
       runner_(on_.loop, on_.store, mirror_, names_),
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
       pump_(on_.loop, on_.store, mirror_, on_.journal),
@@ -99,6 +103,7 @@ void ServerCore::lead(const Callback<void>& ready) {
         const Host* stored = view().hosts.find(host);
         if (stored != nullptr) controller_.mark(stored->spec.cluster);
       },
+      [this](const HostId& host) { overlay_.connected(host); },
       [this](Event event) { journal_event(std::move(event)); });
   // Before the controller's listener, so that networks travel ahead of the VMs that need them.
   mirror_.listen([this](const std::vector<Change>& changes) {
@@ -108,7 +113,9 @@ void ServerCore::lead(const Callback<void>& ready) {
              (key.starts_with(keys::kHost) && one.removed);
     });
     if (known_to_hosts) sessions_.spread_now();
+    overlay_.changed(changes);
   });
+  overlay_.load();
   runner_.start();
   controller_.start([this](const ClusterId& cluster) { return observe(cluster); },
                     options_.controller);

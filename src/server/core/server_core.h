@@ -9,6 +9,7 @@
 #include "runtime/journal_pump.h"
 #include "runtime/operation_runner.h"
 #include "server/core/agent_sessions.h"
+#include "server/core/overlay.h"
 
 namespace virga {
 
@@ -78,6 +79,7 @@ class ServerCore {
   StoreMirror mirror_;
   NameSource names_;
   AgentSessions sessions_;
+  Overlay overlay_;
   OperationRunner runner_;
   ClusterController controller_;
   JournalPump pump_;

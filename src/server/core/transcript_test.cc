@@ -45,7 +45,7 @@ class ServerSide : public HostLinks {
     mirror_.open([](Result<void> opened) { EXPECT_TRUE(opened.ok()); });
     loop.run_for(milliseconds(100));
     sessions_.set_probe_keys([](const ClusterId&) { return std::string("00ff"); });
-    sessions_.start([](const HostId&) {}, [](const Event&) {});
+    sessions_.start([](const HostId&) {}, [](const HostId&) {}, [](const Event&) {});
     sessions_.opened(1, "agent:a");
   }
 

@@ -1,0 +1,172 @@
+#include "server/core/overlay.h"
+
+#include <algorithm>
+
+#include "model/keys.h"
+
+namespace virga {
+namespace {
+
+std::string_view below(std::string_view key, std::string_view kind) {
+  return key.starts_with(kind) ? key.substr(kind.size()) : std::string_view();
+}
+
+HostId host_in_charge(const VmStatus& status) {
+  return status.migration.phase == MigrationPhase::switching ? status.migration.destination
+                                                             : status.host;
+}
+
+}  // namespace
+
+Overlay::OverlayVm Overlay::look_at(const VmId& id) const {
+  OverlayVm seen;
+  const Vm* vm = view_.vms.find(id);
+  if (vm == nullptr) return seen;
+  for (const Port* port : view_.ports_of(id)) {
+    const Network* network = view_.networks.find(port->spec.network);
+    if (network == nullptr) continue;
+    const std::string& address = port->spec.address;
+    seen.ports.push_back({network->spec.vni, port->spec.mac, address.substr(0, address.find('/')),
+                          host_in_charge(vm->status), ""});
+  }
+  for (const HostId& host : {vm->status.host, vm->status.migration.destination}) {
+    if (!host.empty()) seen.carriers.insert(host);
+  }
+  return seen;
+}
+
+void Overlay::enter(const VmId& id, OverlayVm now, std::map<std::uint32_t, News>& news) {
+  OverlayVm& before = vms_[id];
+  if (before == now) return;
+  for (const OverlayPort& port : before.ports) {
+    OverlayNetwork& network = networks_[port.vni];
+    network.ports.erase(port.mac);
+    news[port.vni].changed[port.mac] = {port.vni, port.mac, port.address, HostId(), ""};
+    for (const HostId& host : before.carriers) {
+      if (--network.carriers[host] == 0) network.carriers.erase(host);
+    }
+  }
+  for (const OverlayPort& port : now.ports) {
+    OverlayNetwork& network = networks_[port.vni];
+    network.ports[port.mac] = port;
+    const bool stays =
+        std::find(before.ports.begin(), before.ports.end(), port) != before.ports.end();
+    if (stays) {
+      news[port.vni].changed.erase(port.mac);
+    } else {
+      news[port.vni].changed[port.mac] = port;
+    }
+    for (const HostId& host : now.carriers) {
+      const bool carried = before.carriers.contains(host);
+      if (++network.carriers[host] == 1 && !carried) news[port.vni].begins.insert(host);
+    }
+  }
+  before = std::move(now);
+  if (before.ports.empty()) vms_.erase(id);
+}
+
+void Overlay::enter_outside(const Network& network, std::map<std::uint32_t, News>& news) {
+  const std::uint32_t vni = network.spec.vni;
+  std::vector<OverlayPort> now;
+  for (const OutsidePort& port : network.spec.outside)
+    now.push_back({vni, port.mac, port.address, HostId(), port.tunnel_address});
+  std::vector<OverlayPort>& before = outside_[vni];
+  if (before == now) return;
+  for (const OverlayPort& port : before) {
+    networks_[vni].ports.erase(port.mac);
+    news[vni].changed[port.mac] = {vni, port.mac, port.address, HostId(), ""};
+  }
+  for (const OverlayPort& port : now) {
+    networks_[vni].ports[port.mac] = port;
+    news[vni].changed[port.mac] = port;
+  }
+  before = std::move(now);
+}
+
+void Overlay::load() {
+  vms_.clear();
+  networks_.clear();
+  outside_.clear();
+  std::map<std::uint32_t, News> ignored;
+  for (const auto& [id, network] : view_.networks.all()) enter_outside(*network, ignored);
+  for (const auto& [id, vm] : view_.vms.all()) enter(id, look_at(id), ignored);
+  for (const auto& [id, host] : view_.hosts.all()) addresses_[id] = host->status.tenant_address;
+}
+
+void Overlay::changed(const std::vector<Change>& changes) {
+  std::set<VmId> affected;
+  std::map<std::uint32_t, News> news;
+  for (const Change& change : changes) {
+    const std::string_view key = change.entry.key;
+    if (const auto vm = below(key, keys::kVm); !vm.empty()) affected.insert(VmId(std::string(vm)));
+    if (const auto port = below(key, keys::kPort); !port.empty()) {
+      affected.insert(VmId(std::string(port.substr(0, port.rfind('-')))));
+    }
+    const auto named = below(key, keys::kNetwork);
+    const Network* network =
+        named.empty() ? nullptr : view_.networks.find(NetworkId(std::string(named)));
+    if (network != nullptr) enter_outside(*network, news);
+    const auto host = below(key, keys::kHost);
+    const Host* stored = host.empty() ? nullptr : view_.hosts.find(HostId(std::string(host)));
+    if (stored == nullptr || addresses_[stored->id()] == stored->status.tenant_address) continue;
+    addresses_[stored->id()] = stored->status.tenant_address;
+    for (const auto& [vni, known] : networks_) {
+      for (const auto& [mac, port] : known.ports) {
+        if (port.at == stored->id()) news[vni].changed[mac] = port;
+      }
+    }
+  }
+  for (const VmId& id : affected) enter(id, look_at(id), news);
+  tell(news);
+}
+
+void Overlay::tell(const std::map<std::uint32_t, News>& news) const {
+  std::map<HostId, FabricPlaces> messages;
+  for (const auto& [vni, of_network] : news) {
+    const auto network = networks_.find(vni);
+    if (network == networks_.end()) continue;
+    for (const auto& [host, ports] : network->second.carriers) {
+      FabricPlaces& places = messages[host];
+      if (of_network.begins.contains(host)) {
+        add_all(vni, places);
+        continue;
+      }
+      for (const auto& [mac, port] : of_network.changed) places.at.push_back(place_of(port));
+    }
+  }
+  for (const auto& [host, places] : messages) {
+    if (!places.whole.empty() || !places.at.empty()) tell_(host, places);
+  }
+}
+
+void Overlay::connected(const HostId& host) {
+  const Host* stored = view_.hosts.find(host);
+  if (stored == nullptr) return;
+  FabricPlaces places;
+  for (const Network* network : view_.networks_of(stored->spec.cluster)) {
+    const auto found = networks_.find(network->spec.vni);
+    const bool carried = found != networks_.end() && found->second.carriers.contains(host);
+    if (carried) {
+      add_all(network->spec.vni, places);
+    } else {
+      places.whole.push_back(network->spec.vni);
+    }
+  }
+  if (!places.whole.empty()) tell_(host, places);
+}
+
+void Overlay::add_all(std::uint32_t vni, FabricPlaces& places) const {
+  places.whole.push_back(vni);
+  for (const auto& [mac, port] : networks_.at(vni).ports) {
+    if (!port.at.empty() || !port.tunnel.empty()) places.at.push_back(place_of(port));
+  }
+}
+
+PortPlace Overlay::place_of(const OverlayPort& port) const {
+  if (!port.tunnel.empty()) return {port.vni, port.mac, port.address, port.tunnel};
+  const auto address = addresses_.find(port.at);
+  return {port.vni, port.mac, port.address,
+          address == addresses_.end() ? std::string() : address->second};
+}
+
+}  // namespace virga

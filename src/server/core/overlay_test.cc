@@ -1,0 +1,188 @@
+#include "server/core/overlay.h"
+
+#include <gtest/gtest.h>
+
+#include "model/keys.h"
+
+namespace virga {
+namespace {
+
+/// A view that is changed by hand, and what the hosts were told of it.
+class OverlayTest : public testing::Test {
+ protected:
+  OverlayTest() {
+    for (const char* name : {"a", "b", "c"}) {
+      Host host;
+      host.meta.name = name;
+      host.spec.cluster = ClusterId("main");
+      host.status.tenant_address = std::string("198.51.100.") + name;
+      put(host);
+    }
+    network("acme/front", 1001);
+  }
+
+  template <typename T>
+  void put(const T& resource) {
+    KeyValue entry;
+    entry.key = keys::of(resource.id());
+    entry.value = to_json_text(resource);
+    ASSERT_TRUE(view_.apply({entry, false}).ok());
+    changes_.push_back({entry, false});
+  }
+  void remove(const std::string& key) {
+    KeyValue entry;
+    entry.key = key;
+    ASSERT_TRUE(view_.apply({entry, true}).ok());
+    changes_.push_back({entry, true});
+  }
+  void network(const std::string& id, std::uint32_t vni) {
+    Network made;
+    made.meta.tenant = id.substr(0, id.find('/'));
+    made.meta.name = id.substr(id.find('/') + 1);
+    made.spec.cluster = ClusterId("main");
+    made.spec.vni = vni;
+    put(made);
+  }
+  void port(const std::string& vm, const std::string& mac, const std::string& address) {
+    Port made;
+    made.meta.tenant = vm.substr(0, vm.find('/'));
+    made.meta.name = vm.substr(vm.find('/') + 1) + "-0";
+    made.spec = {VmId(vm), NetworkId("acme/front"), mac, address + "/24"};
+    put(made);
+  }
+  void vm(const std::string& id, const std::string& host, VmMigration migration = {}) {
+    Vm made;
+    made.meta.tenant = id.substr(0, id.find('/'));
+    made.meta.name = id.substr(id.find('/') + 1);
+    made.spec.cluster = ClusterId("main");
+    made.status.host = HostId(host);
+    made.status.migration = std::move(migration);
+    put(made);
+  }
+  /// web on a, db on b.
+  void two_vms() {
+    port("acme/web", "52:54:00:00:00:01", "10.50.0.10");
+    port("acme/db", "52:54:00:00:00:02", "10.50.0.11");
+    vm("acme/web", "a");
+    vm("acme/db", "b");
+    news();
+  }
+
+  /// Tells the overlay of what was put and removed. What it told by host: "10.50.0.10 at
+  /// 198.51.100.a", "whole 1001, ...".
+  std::map<std::string, std::string> news() {
+    told_.clear();
+    overlay_.changed(std::exchange(changes_, {}));
+    return told_;
+  }
+  std::map<std::string, std::string> connect(const std::string& host) {
+    told_.clear();
+    overlay_.connected(HostId(host));
+    return told_;
+  }
+
+  using Told = std::map<std::string, std::string>;
+
+  ClusterView view_;
+  std::vector<Change> changes_;
+  Told told_;
+  Overlay overlay_{view_, [this](const HostId& host, const FabricPlaces& places) {
+                     std::string text;
+                     for (const std::uint32_t vni : places.whole)
+                       text += "whole " + std::to_string(vni) + ", ";
+                     for (const PortPlace& port : places.at)
+                       text += port.address + " at " + port.host_address + ", ";
+                     told_[host.value] += text.substr(0, text.size() - 2);
+                   }};
+};
+
+TEST_F(OverlayTest, R_B3_OnlyHostsThatCarryANetworkAreToldOfItsPorts) {
+  port("acme/web", "52:54:00:00:00:01", "10.50.0.10");
+  vm("acme/web", "a");
+  EXPECT_EQ(news(), (Told{{"a", "whole 1001, 10.50.0.10 at 198.51.100.a"}}));
+  port("acme/db", "52:54:00:00:00:02", "10.50.0.11");
+  vm("acme/db", "b");
+  EXPECT_EQ(news(),
+            (Told{{"a", "10.50.0.11 at 198.51.100.b"},
+                  {"b", "whole 1001, 10.50.0.10 at 198.51.100.a, 10.50.0.11 at 198.51.100.b"}}));
+}
+
+TEST_F(OverlayTest, R_B3_AMoveIsToldWhenBothCopiesArePausedAndTakenBackWithItsRecord) {
+  two_vms();
+  vm("acme/web", "a", {MigrationPhase::prepared, HostId("c"), {}});
+  EXPECT_EQ(news(),
+            (Told{{"c", "whole 1001, 10.50.0.10 at 198.51.100.a, 10.50.0.11 at 198.51.100.b"}}));
+  vm("acme/web", "a", {MigrationPhase::switching, HostId("c"), {}});
+  const std::string there = "10.50.0.10 at 198.51.100.c";
+  EXPECT_EQ(news(), (Told{{"a", there}, {"b", there}, {"c", there}}));
+  vm("acme/web", "a");
+  const std::string back = "10.50.0.10 at 198.51.100.a";
+  EXPECT_EQ(news(), (Told{{"a", back}, {"b", back}}));
+}
+
+TEST_F(OverlayTest, R_B3_ACommittedMoveAndARestartElsewhereAreOneChange) {
+  two_vms();
+  vm("acme/web", "a", {MigrationPhase::switching, HostId("c"), {}});
+  news();
+  vm("acme/web", "c");
+  EXPECT_EQ(news(), Told()) << "they know already";
+  vm("acme/web", "b");
+  EXPECT_EQ(news(), (Told{{"b", "10.50.0.10 at 198.51.100.b"}}));
+}
+
+TEST_F(OverlayTest, R_B3_APortThatGoesIsNowhere) {
+  two_vms();
+  remove("port/acme/web-0");
+  remove("vm/acme/web");
+  EXPECT_EQ(news(), (Told{{"b", "10.50.0.10 at "}}));
+}
+
+TEST_F(OverlayTest, R_B3_AHostThatConnectsIsToldAllThatItCarriesAndNothingElse) {
+  network("bolt/front", 1002);
+  two_vms();
+  const std::string all = "10.50.0.11 at 198.51.100.b";
+  EXPECT_EQ(connect("a"),
+            (Told{{"a", "whole 1001, whole 1002, 10.50.0.10 at 198.51.100.a, " + all}}));
+  EXPECT_EQ(connect("c"), (Told{{"c", "whole 1001, whole 1002"}}));
+  EXPECT_EQ(connect("stranger"), Told());
+}
+
+TEST_F(OverlayTest, R_B3_AHostsNewAddressLeadsToItsPorts) {
+  two_vms();
+  Host moved = *view_.hosts.find(HostId("a"));
+  moved.status.tenant_address = "198.51.100.99";
+  put(moved);
+  const std::string there = "10.50.0.10 at 198.51.100.99";
+  EXPECT_EQ(news(), (Told{{"a", there}, {"b", there}}));
+  moved.status.health = HostHealth::dead;
+  put(moved);
+  EXPECT_EQ(news(), Told()) << "its health leads nowhere";
+}
+
+TEST_F(OverlayTest, R_B3_AMachineOutsideIsWhereItsNetworkSays) {
+  two_vms();
+  Network front = *view_.networks.find(NetworkId("acme/front"));
+  front.spec.outside = {{"52:54:00:00:00:fe", "10.50.0.250", "198.51.100.7"}};
+  put(front);
+  const std::string there = "10.50.0.250 at 198.51.100.7";
+  EXPECT_EQ(news(), (Told{{"a", there}, {"b", there}}));
+  EXPECT_EQ(connect("b")["b"],
+            "whole 1001, 10.50.0.10 at 198.51.100.a, 10.50.0.11 at 198.51.100.b, " + there);
+  front.spec.outside.clear();
+  put(front);
+  EXPECT_EQ(news(), (Told{{"a", "10.50.0.250 at "}, {"b", "10.50.0.250 at "}}));
+}
+
+TEST_F(OverlayTest, R_B3_WhatWasStoredBeforeItBeganIsKnown) {
+  two_vms();
+  Overlay later(view_, [this](const HostId& host, const FabricPlaces& places) {
+    told_[host.value] = std::to_string(places.at.size());
+  });
+  later.load();
+  told_.clear();
+  later.connected(HostId("a"));
+  EXPECT_EQ(told_, (Told{{"a", "2"}}));
+}
+
+}  // namespace
+}  // namespace virga
