@@ -8,11 +8,13 @@ first): same command line, same processor quotas, disks in the same folder.
 """
 
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import time
+from datetime import datetime, timezone
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
@@ -69,6 +71,44 @@ def probed_moves(cloud, options, client, address):
             f"{kind} {lines[kind]['longest_silence_ms']:6.1f}" for kind in ("ping", "echo", "http"))
             + f"  lost {lines['echo']['connections_lost']}  took {parts['total']:.0f}")
     return moves
+
+
+class OverlayWatch:
+    """When the hosts lead elsewhere, by `ip monitor` in their namespaces: of the entries of a place the neighbour of the
+    network's bridge changes last."""
+
+    CHANGE = re.compile(r"^\[(\S+)\] .*\bvgbr\d+\b")
+
+    def __init__(self, instance, hosts):
+        self.monitors = [subprocess.Popen(
+            ["ip", "netns", "exec", f"vg-{instance}-h{number}", "ip", "-ts", "monitor", "neigh"],
+            stdout=subprocess.PIPE, text=True) for number in range(1, len(hosts) + 1)]
+
+    def changes(self):
+        """Ends the watch; the times of all changes of each host, in seconds."""
+        found = []
+        for monitor in self.monitors:
+            monitor.terminate()
+            out, _ = monitor.communicate(timeout=10)
+            times = [self.CHANGE.match(line) for line in out.splitlines()]
+            found.append([datetime.fromisoformat(time[1]).astimezone(timezone.utc).timestamp()
+                          for time in times if time])
+        return found
+
+
+def switch_times(cloud, watch):
+    """Milliseconds from the source's pause until the last host had switched, of each move."""
+    pauses = []
+    for host in HOSTS:
+        with open(os.path.join(cloud.data, "log", host + ".agent.log"), encoding="utf-8") as log:
+            pauses += [wall(line.split(" ", 1)[0]) for line in log if re.search(r"epoch \S+: paused ", line)]
+    hosts = watch.changes()
+    took = []
+    for pause in pauses:
+        after = [[time for time in times if pause - 0.002 <= time < pause + 1] for times in hosts]
+        if all(after):
+            took.append((max(times[0] for times in after) - pause) * 1000)
+    return took
 
 
 def control(cloud, client, address):
@@ -229,7 +269,11 @@ def measure(cloud, options):
     boot = cloud.http(client, address)["boot_id"]
     if options.runs:
         control(cloud, client, address)
+        watch = OverlayWatch(options.instance, HOSTS)
         moves = probed_moves(cloud, options, client, address)
+        switched = switch_times(cloud, watch)
+        if len(switched) < options.runs * 9 // 10:
+            raise CloudError(f"only {len(switched)} of {options.runs} switches of the overlay were seen")
     if options.pairs:
         made = pairs(cloud, options)
     answer = cloud.wait(f"{VM} answers HTTP", lambda: cloud.http(client, address), 60)
@@ -240,6 +284,8 @@ def measure(cloud, options):
         for kind, name in (("ping", "silence"), ("echo", "tcp_echo"), ("http", "http")):
             figure(f"migration_{name}_p95", percentile(silence[kind], 95), "ms")
             median_figure(f"migration_{name}_median", silence[kind], "ms")
+        figure("overlay_switch_p95", round(percentile(switched, 95), 1), "ms")
+        median_figure("overlay_switch_median", [round(one, 1) for one in switched], "ms")
         figure("migration_http_failed", sum(m["http"]["failures"] for m in moves), "requests")
         figure("migration_connections_lost", sum(m["echo"]["connections_lost"] for m in moves), "connections")
     if options.pairs:

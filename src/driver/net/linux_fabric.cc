@@ -60,6 +60,18 @@ std::uint64_t stable_hash(const std::string& text) {
   return hash;
 }
 
+/// A bridge without an address of its own takes one of its ports', and with each change of it the
+/// kernel forgets the bridge's neighbours. The same on all hosts: no host sends from it.
+std::string bridge_mac(std::uint32_t vni) {
+  const char bytes[] = {'\x02',
+                        'v',
+                        'g',
+                        static_cast<char>(vni >> 16),
+                        static_cast<char>(vni >> 8 & 255),
+                        static_cast<char>(vni & 255)};
+  return {bytes, sizeof bytes};
+}
+
 /// Keeps the first error of several independent steps.
 void keep_first(Result<void>& first, Result<void> next) {
   if (first.ok() && !next.ok()) first = std::move(next);
@@ -138,6 +150,8 @@ LinuxFabric::Link LinuxFabric::parse_link(std::string_view body) {
   link.master = attribute_number<int>(attributes, IFLA_MASTER);
   link.mtu = attribute_number<std::uint32_t>(attributes, IFLA_MTU);
   const auto name = attributes.find(IFLA_IFNAME);
+  const auto mac = attributes.find(IFLA_ADDRESS);
+  if (mac != attributes.end()) link.mac = std::string(mac->second);
   if (name != attributes.end()) link.name = name->second.substr(0, name->second.find('\0'));
   const auto nested = attributes.find(IFLA_LINKINFO);
   if (nested == attributes.end()) return link;
@@ -203,6 +217,7 @@ Result<void> LinuxFabric::adjust(const Link& now, std::uint32_t mtu, int master)
 
 Result<int> LinuxFabric::ensure_bridge(const Links& present, const NetworkSpec& spec) {
   const std::string name = bridge_name(spec.vni);
+  const std::string mac = bridge_mac(spec.vni);
   const auto found = present.find(name);
   if (found != present.end() && found->second.kind != "bridge") {
     return make_error(Errc::conflict,
@@ -211,7 +226,7 @@ Result<int> LinuxFabric::ensure_bridge(const Links& present, const NetworkSpec& 
   }
   if (found == present.end()) {
     NetlinkMessage message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
-    message.header(link_header(0)).text(IFLA_IFNAME, name);
+    message.header(link_header(0)).text(IFLA_IFNAME, name).bytes(IFLA_ADDRESS, mac);
     message.nest(IFLA_LINKINFO, [](NetlinkMessage& info) {
       info.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, [](NetlinkMessage& data) {
         data.number(IFLA_BR_FORWARD_DELAY, std::uint32_t{0});
@@ -221,6 +236,12 @@ Result<int> LinuxFabric::ensure_bridge(const Links& present, const NetworkSpec& 
     });
     if (auto done = socket_.execute(message).as_result("make bridge " + name); !done)
       return done.error();
+  }
+  if (found != present.end() && found->second.mac != mac) {
+    NetlinkMessage message(RTM_NEWLINK, 0);
+    message.header(link_header(found->second.index)).bytes(IFLA_ADDRESS, mac);
+    const auto fixed = socket_.execute(message).as_result("fix the address of bridge " + name);
+    if (!fixed) return fixed.error();
   }
   if (auto done = finish_link(name, spec.mtu, 0); !done) return done.error();
   const auto made = link(name);

@@ -55,6 +55,7 @@ class LinuxFabric final : public Fabric {
     int index = 0;
     std::string name;
     std::string kind;
+    std::string mac;
     int master = 0;
     std::uint32_t mtu = 0;
     bool up = false;

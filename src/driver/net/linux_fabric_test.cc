@@ -378,6 +378,12 @@ TEST_F(LinuxFabricTest, R_B3_TheBridgeAnswersForGuestsElsewhereAndNothingIsFlood
   };
   EXPECT_TRUE(ask(11));
   EXPECT_FALSE(ask(12)) << "nobody has it";
+  const auto third = nic("acme/third.0", 1001, "\x52\x54\x03\x03\x03\x03");
+  Descriptor joins = port(*first_, third);
+  EXPECT_TRUE(ask(11)) << "also when a port has joined the bridge";
+  joins.reset();
+  EXPECT_TRUE(first_->close_port(third).ok());
+  EXPECT_TRUE(ask(11)) << "and when one has left it";
   const std::string loud = frame(kBroadcast, kWeb, "to all");
   EXPECT_EQ(::write(left.get(), loud.data(), loud.size()), static_cast<ssize_t>(loud.size()));
   const auto came = pass(left.get(), right.get(), frame(kDb, kWeb, "end"), "end");
