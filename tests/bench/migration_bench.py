@@ -74,7 +74,7 @@ def probed_moves(cloud, options, client, address):
 
 
 class OverlayWatch:
-    """When the hosts lead elsewhere, by `ip monitor` in their namespaces: of the entries of a place the neighbour of the
+    """When the hosts lead elsewhere, by `ip monitor` in their namespaces. Of a place's entries the neighbour of the
     network's bridge changes last."""
 
     CHANGE = re.compile(r"^\[(\S+)\] .*\bvgbr\d+\b")
