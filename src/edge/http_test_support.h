@@ -32,6 +32,19 @@ class RawSocket {
   }
 
   int number() const { return number_; }
+
+  /// Waits for connections on the loopback; returns its port.
+  std::uint16_t listen(int backlog) const {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::bind(number_, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
+    EXPECT_EQ(::listen(number_, backlog), 0);
+    ::getsockname(number_, reinterpret_cast<sockaddr*>(&address), &size);
+    return ntohs(address.sin_port);
+  }
+
   void send(const std::string& text) const {
     std::size_t sent = 0;
     while (sent < text.size()) {

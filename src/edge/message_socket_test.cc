@@ -13,15 +13,7 @@ using SocketTest = HttpTest;
 /// Stands between two ends and passes no more bytes when told to: cut, yet both connections stand.
 class Cutter {
  public:
-  explicit Cutter(std::uint16_t target) : target_(target) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::bind(listener_.number(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(::listen(listener_.number(), 1), 0);
-    ::getsockname(listener_.number(), reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
+  explicit Cutter(std::uint16_t target) : target_(target), port_(listener_.listen(1)) {
     thread_ = std::thread([this] { pass(); });
   }
   ~Cutter() {

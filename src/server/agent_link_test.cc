@@ -17,15 +17,7 @@ namespace {
 /// then stand still, open, until `narrow` ends.
 class Narrows {
  public:
-  explicit Narrows(std::uint16_t target) : target_(target) {
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t size = sizeof address;
-    EXPECT_EQ(::bind(listener_.number(), reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-    EXPECT_EQ(::listen(listener_.number(), 8), 0);
-    ::getsockname(listener_.number(), reinterpret_cast<sockaddr*>(&address), &size);
-    port_ = ntohs(address.sin_port);
+  explicit Narrows(std::uint16_t target) : target_(target), port_(listener_.listen(8)) {
     thread_ = std::thread([this] { pass(); });
   }
   ~Narrows() {

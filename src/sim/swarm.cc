@@ -87,6 +87,7 @@ Swarm::Swarm(SimLoop& loop, const SwarmOptions& options)
 
 void Swarm::found() {
   found_cloud(cloud_, options_.hosts, {{kHostCpu}, {kHostMemory}}, true, options_.cluster_hosts);
+  std::set<ClusterId> networks;
   for (int number = 1; number <= options_.vms; ++number) {
     ScenarioVm vm;
     vm.id = VmId(fmt::format("t{}/vm-{}", number % 5, number));
@@ -96,8 +97,10 @@ void Swarm::found() {
     vm.memory = {256 << rng_.below(3)};
     vm.priority = static_cast<RestartPriority>(rng_.below(3));
     vms_.push_back(vm.id);
+    if (networks.insert(vm.cluster).second) {
+      loop_.after(kHostsJoin, [this, vm] { put_network(cloud_, vm.cluster); });
+    }
     loop_.after(kHostsJoin, [this, vm, number] {
-      put_network(cloud_, vm.cluster);
       put_port(cloud_, vm, number);
       put_vm(cloud_, vm);
     });

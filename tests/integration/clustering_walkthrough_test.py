@@ -15,6 +15,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
+from cloud_case import LabCase  # noqa: E402
 
 MANIFEST = """
 kind: network
@@ -36,24 +37,15 @@ spec: {cluster: lab, image: tiny, memory_mib: 128, disks: [{name: data, size_mib
 VMS = ["acme/one", "acme/two", "acme/three"]
 
 
-class Clustering(unittest.TestCase):
+class Clustering(LabCase):
     @classmethod
-    def setUpClass(cls):
-        cls.cloud = Cloud(os.environ["VIRGA_BUILD"], "walk", options=("--log-level", "debug"))
-        try:
-            cls.cloud.wait_hosts(3, 90)
-            cls.cloud.build_image(os.environ["VIRGA_PACKAGES"])
-            cls.cloud.apply(MANIFEST)
-            cls.cloud.wait_answering(VMS, 180)
-            cls.client = cls.cloud.attach_client("acme/front", "10.50.0.250/24")
-            cls.addresses = {vm: cls.cloud.address(vm) for vm in VMS}
-        except BaseException:
-            cls.cloud.close()
-            raise
+    def make_cloud(cls):
+        return Cloud(os.environ["VIRGA_BUILD"], "walk", options=("--log-level", "debug"))
 
     @classmethod
-    def tearDownClass(cls):
-        cls.cloud.close()
+    def furnish(cls):
+        cls.cloud.wait_hosts(3, 90)
+        cls.bring_in(MANIFEST, VMS, os.environ["VIRGA_PACKAGES"])
 
     def status(self, vm):
         return self.cloud.vms()[vm]["status"]

@@ -13,12 +13,8 @@ import unittest
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from boot_disk import boot_disk  # noqa: E402
 from cloud import Cloud  # noqa: E402
+from cloud_case import NETWORK, LabCase  # noqa: E402
 
-NETWORK = """
-kind: network
-meta: {name: front, tenant: acme}
-spec: {cluster: lab, subnet: 10.50.0.0/24}
-"""
 ADDRESS = "10.50.0.10"  # the first of the network's; the disk brings it along, as nobody tells its guest
 
 
@@ -27,22 +23,17 @@ def read(path):
         return file.read()
 
 
-class ImportedImage(unittest.TestCase):
+class ImportedImage(LabCase):
     @classmethod
-    def setUpClass(cls):
-        cls.cloud = Cloud(os.environ["VIRGA_BUILD"], "import", hosts=2)
-        try:
-            cls.cloud.wait_hosts(2, 90)
-            cls.images = os.path.join(cls.cloud.data, "shared", "images")
-            cls.disk = cls.make_disk(os.path.join(cls.cloud.data, "cloud"))
-            cls.cloud.apply(NETWORK)
-        except BaseException:
-            cls.cloud.close()
-            raise
+    def make_cloud(cls):
+        return Cloud(os.environ["VIRGA_BUILD"], "import", hosts=2)
 
     @classmethod
-    def tearDownClass(cls):
-        cls.cloud.close()
+    def furnish(cls):
+        cls.cloud.wait_hosts(2, 90)
+        cls.images = os.path.join(cls.cloud.data, "shared", "images")
+        cls.disk = cls.make_disk(os.path.join(cls.cloud.data, "cloud"))
+        cls.cloud.apply(NETWORK)
 
     @classmethod
     def make_disk(cls, path):

@@ -16,6 +16,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
+from cloud_case import LabCase  # noqa: E402
 
 USER = 65534
 AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--bounding-set=-all",
@@ -114,24 +115,15 @@ class UserCloud(Cloud):
         self.pid_namespace = namespace_of(entered[entered.index("--target") + 1])
 
 
-class LabOfAUser(unittest.TestCase):
+class LabOfAUser(LabCase):
     @classmethod
-    def setUpClass(cls):
-        cls.cloud = UserCloud()
-        try:
-            cls.cloud.wait_up()
-            cls.cloud.build_image(cls.cloud.packages)
-            cls.cloud.apply(MANIFEST)
-            cls.cloud.wait_answering(VMS, 180)
-            cls.client = cls.cloud.attach_client("acme/front", "10.50.0.250/24")
-            cls.addresses = {vm: cls.cloud.address(vm) for vm in VMS}
-        except BaseException:
-            cls.cloud.close()
-            raise
+    def make_cloud(cls):
+        return UserCloud()
 
     @classmethod
-    def tearDownClass(cls):
-        cls.cloud.close()
+    def furnish(cls):
+        cls.cloud.wait_up()
+        cls.bring_in(MANIFEST, VMS, cls.cloud.packages)
 
     def host_status(self, host):
         return next(one for one in self.cloud.lab("status")["hosts"] if one["name"] == host)

@@ -113,24 +113,14 @@ class Watcher(threading.Thread):
                 before = entry[2]
 
 
-class CloudCase(unittest.TestCase):
-    """One cloud a class, three guests; settle() is the state from which each test starts and to which it returns."""
-
-    INSTANCE = "case"
-    NAMES = ("one", "two", "three")
+class LabCase(unittest.TestCase):
+    """One cloud a class, gone with it: make_cloud() begins it, furnish() brings in what the tests need."""
 
     @classmethod
     def setUpClass(cls):
-        cls.vms = ["acme/" + name for name in cls.NAMES]
-        cls.watcher = None
-        cls.cloud = Cloud(os.environ["VIRGA_BUILD"], cls.INSTANCE)
+        cls.cloud = cls.make_cloud()
         try:
-            cls.cloud.wait_hosts(3, 90)
-            cls.cloud.build_image(os.environ["VIRGA_PACKAGES"])
-            cls.cloud.apply(NETWORK + "".join(manifest_of(name) for name in cls.NAMES))
-            cls.cloud.wait_answering(cls.vms, 180)
-            cls.client = cls.cloud.attach_client("acme/front", "10.50.0.250/24")
-            cls.addresses = {vm: cls.cloud.address(vm) for vm in cls.vms}
+            cls.furnish()
         except BaseException:
             cls.cloud.close()
             raise
@@ -138,6 +128,33 @@ class CloudCase(unittest.TestCase):
     @classmethod
     def tearDownClass(cls):
         cls.cloud.close()
+
+    @classmethod
+    def bring_in(cls, manifest, vms, packages):
+        """The tiny image, the guests of a manifest, and a client on their network who knows their addresses."""
+        cls.cloud.build_image(packages)
+        cls.cloud.apply(manifest)
+        cls.cloud.wait_answering(vms, 180)
+        cls.client = cls.cloud.attach_client("acme/front", "10.50.0.250/24")
+        cls.addresses = {vm: cls.cloud.address(vm) for vm in vms}
+
+
+class CloudCase(LabCase):
+    """Three guests; settle() is the state from which each test starts and to which it returns."""
+
+    INSTANCE = "case"
+    NAMES = ("one", "two", "three")
+
+    @classmethod
+    def make_cloud(cls):
+        return Cloud(os.environ["VIRGA_BUILD"], cls.INSTANCE)
+
+    @classmethod
+    def furnish(cls):
+        cls.vms = ["acme/" + name for name in cls.NAMES]
+        cls.watcher = None
+        cls.cloud.wait_hosts(3, 90)
+        cls.bring_in(NETWORK + "".join(manifest_of(name) for name in cls.NAMES), cls.vms, os.environ["VIRGA_PACKAGES"])
 
     def tearDown(self):
         if self.watcher is not None:

@@ -410,14 +410,17 @@ Result<std::map<int, std::map<std::string, LinuxFabric::Entries>>> LinuxFabric::
   return found;
 }
 
-/// Makes what leads out of all tunnels equal to the places that were told.
+/// Makes what leads out of all tunnels equal to the places that were told. A network of which
+/// nothing was told yet keeps what an earlier agent has made.
 Result<void> LinuxFabric::ensure_places() {
   auto present = present_entries();
   if (!present) return present.error();
   Result<void> outcome;
   for (const auto& [vni, tunnel] : tunnels_) {
+    const auto told = places_.find(vni);
+    if (told == places_.end()) continue;
     std::map<std::string, Entries>& entries = (*present)[tunnel.index];
-    const Places& wanted = places_[vni];
+    const Places& wanted = told->second;
     for (const auto& [mac, place] : wanted)
       keep_first(outcome, lead(tunnel, mac, entries[mac], place));
     for (const auto& [mac, now] : entries) {

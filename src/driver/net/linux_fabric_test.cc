@@ -417,6 +417,9 @@ TEST_F(LinuxFabricTest, R_B3_WhatIsToldWholeReplacesWhatWasThere) {
   place(nic("bolt/web.0", 1002), "10.77.0.2");
   const auto restarted = open(one_, "10.77.0.1");
   ASSERT_TRUE(restarted->apply(state(1, {network("acme", 1001), network("bolt", 1002)})).ok());
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
+            (std::set<std::string>{"52:54:01:01:01:01 to 10.77.0.2"}))
+      << "guests reach one another while the agent is told";
   ASSERT_TRUE(restarted->place({{1001, 1002}, {place_of(db, "10.77.0.2")}, false}).ok());
   EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
             (std::set<std::string>{"52:54:02:02:02:02 to 10.77.0.2"}));
