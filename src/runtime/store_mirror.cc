@@ -4,6 +4,21 @@
 #include "model/keys.h"
 
 namespace virga {
+namespace {
+
+/// What `now` has no more, as changes: their history is gone, so nobody else tells of them.
+template <typename Resources>
+void add_gone(const Resources& before, const Resources& now, std::vector<Change>& changes) {
+  for (const auto& [id, resource] : before.all()) {
+    if (now.find(id) != nullptr) continue;
+    Change gone;
+    gone.entry.key = keys::of(id);
+    gone.removed = true;
+    changes.push_back(std::move(gone));
+  }
+}
+
+}  // namespace
 
 void StoreMirror::open(Callback<void> ready) {
   ready_ = std::move(ready);
@@ -39,6 +54,14 @@ void StoreMirror::load_page(ListRequest request, std::shared_ptr<ClusterView> lo
 
 void StoreMirror::loaded(const std::shared_ptr<ClusterView>& loading, std::vector<Change> seen) {
   loading->incarnation = view_.incarnation;
+  add_gone(view_.machines, loading->machines, seen);
+  add_gone(view_.clusters, loading->clusters, seen);
+  add_gone(view_.hosts, loading->hosts, seen);
+  add_gone(view_.images, loading->images, seen);
+  add_gone(view_.networks, loading->networks, seen);
+  add_gone(view_.ports, loading->ports, seen);
+  add_gone(view_.vms, loading->vms, seen);
+  add_gone(view_.operations, loading->operations, seen);
   view_ = *loading;
   follow();
   take(view_.revision, seen);

@@ -15,7 +15,7 @@ namespace virga {
 /// watch says that history was compacted. Loop thread only.
 class StoreMirror {
  public:
-  /// Told after the view took over one commit's changes.
+  /// Told after the view took over one commit's changes; after a new listing of all that there is and of what is gone.
   using Listener = std::function<void(const std::vector<Change>& changes)>;
 
   StoreMirror(Loop& loop, Store& store) : loop_(loop), store_(store) {}
