@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <set>
+
 #include "model/ipv4.h"
 #include "server/api/validate.h"
 
@@ -179,8 +181,26 @@ Refusal apply_rules(const RuleContext& context, const Network* before, Network& 
   return std::nullopt;
 }
 
+/// Addresses of machines outside have keys as those of ports have, so that no VM that is made in
+/// the same moment gets one.
+void add_outside(const Network* before, const Network& after, Change& change) {
+  std::set<std::string> had;
+  if (before != nullptr) {
+    for (const OutsidePort& port : before->spec.outside) had.insert(port.address);
+  }
+  for (const OutsidePort& port : after.spec.outside) {
+    if (had.erase(port.address) != 0) continue;
+    const std::string key = keys::address(after.id(), port.address);
+    change.guards.push_back({key, 0});
+    change.writes.push_back({key, "outside"});
+  }
+  for (const std::string& address : had)
+    change.writes.push_back({keys::address(after.id(), address), std::nullopt});
+}
+
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
                        Change& change) {
+  add_outside(before, after, change);
   if (before != nullptr) return std::nullopt;
   change.claims = context.engine.claims().take("vni", after.spec.vni);
   change.guards.push_back({keys::vni(after.spec.vni), 0});

@@ -80,14 +80,25 @@ TEST_F(Vms, R_B3_R_F8_a_machine_outside_and_a_vm_never_share_an_address) {
       R"([{"mac":"52:54:00:00:00:fe","address":"10.50.0.10","tunnel_address":"192.0.2.7"}])";
   const std::string body = R"({"spec":{"outside":)" + outside + "}}";
   ASSERT_EQ(call("PATCH", "/v1/networks/acme/front", body).status, 200);
+  EXPECT_EQ(count_keys("address/acme/front/"), 1U);
   ASSERT_EQ(call("POST", "/v1/vms", vm_body("web")).status, 202);
   EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.address, "10.50.0.11/16");
   ASSERT_EQ(call("PATCH", "/v1/networks/acme/front", R"({"spec":{"outside":[]}})").status, 200);
+  EXPECT_EQ(count_keys("address/acme/front/"), 1U) << "that of web";
   ASSERT_EQ(call("POST", "/v1/vms", vm_body("db")).status, 202);
   EXPECT_EQ(view.ports.find(PortId("acme/db-0"))->spec.address, "10.50.0.10/16");
   const auto refused = call("PATCH", "/v1/networks/acme/front", body);
   EXPECT_EQ(refused.status, 409);
   EXPECT_NE(refused.body.find("10.50.0.10 is a VM's"), std::string::npos) << refused.body;
+  ASSERT_EQ(call("POST", "/v1/networks",
+                 R"({"meta":{"tenant":"acme","name":"side"},"spec":{"subnet":"10.50.0.0/24",)"
+                 R"("outside":)" +
+                     outside + "}}")
+                .status,
+            201);
+  EXPECT_EQ(count_keys("address/acme/side/"), 1U);
+  ASSERT_EQ(call("DELETE", "/v1/networks/acme/side").status, 200);
+  EXPECT_EQ(count_keys("address/acme/side/"), 0U);
 }
 
 TEST_F(Vms, F_B11_a_full_network_is_said_to_be_full) {
@@ -354,9 +365,9 @@ TEST_F(Vms, F_B5_F_B11_user_data_and_a_root_disk_are_for_disk_images) {
 TEST_F(Vms, F_B5_F_B11_an_image_is_within_what_its_cluster_takes_and_has_what_hosts_check) {
   make_house();
   const auto add = [&](const std::string& name, const std::string& spec) {
-    return call("POST", "/v1/images",
-                image_body("\"name\":\"" + name + "\"",
-                           R"("path":"images/x","format":"qcow2",)" + spec));
+    return call(
+        "POST", "/v1/images",
+        image_body("\"name\":\"" + name + "\"", R"("path":"images/x","format":"qcow2",)" + spec));
   };
   const auto refused = add("large", R"("size_mib":40961)");
   EXPECT_EQ(refused.status, 507);
