@@ -360,7 +360,8 @@ class LabTest(unittest.TestCase):
                        f"bridge -n {host} fdb append 00:00:00:00:00:00 dev vx77 dst {client} self permanent",
                        shell=True, check=True, timeout=20)
         made = ask(kind="attach_client", vni=77, address="10.50.0.250/24")
-        self.assertEqual(made, {"namespace": f"vg-{INSTANCE}-client", "device": "vx77"})
+        self.assertEqual(made, {"namespace": f"vg-{INSTANCE}-client", "device": "vx77", "mac": "52:54:ff:00:00:4d",
+                                "tunnel_address": client})
         self.assert_reaches(made["namespace"], "10.50.0.10")
 
     def test_F_B10_wrong_requests_are_refused_with_what_would_be_right(self):
