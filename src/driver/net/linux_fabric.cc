@@ -413,6 +413,7 @@ Result<std::map<int, std::map<std::string, LinuxFabric::Entries>>> LinuxFabric::
 /// Makes what leads out of all tunnels equal to the places that were told. A network of which
 /// nothing was told yet keeps what an earlier agent has made.
 Result<void> LinuxFabric::ensure_places() {
+  astray_ = true;
   auto present = present_entries();
   if (!present) return present.error();
   Result<void> outcome;
@@ -427,11 +428,13 @@ Result<void> LinuxFabric::ensure_places() {
       if (!wanted.contains(mac)) keep_first(outcome, lead(tunnel, mac, now, Place()));
     }
   }
+  astray_ = !outcome.ok();
   return outcome;
 }
 
 Result<void> LinuxFabric::take_places(const FabricPlaces& places) {
   for (const std::uint32_t vni : places.whole) places_[vni].clear();
+  bool reconcile = !places.whole.empty() || astray_;
   Result<void> outcome;
   for (const PortPlace& port : places.at) {
     const auto mac = parse_mac(port.mac);
@@ -447,17 +450,17 @@ Result<void> LinuxFabric::take_places(const FabricPlaces& places) {
     std::string bytes(reinterpret_cast<const char*>(&*address), sizeof *address);
     const Place now{std::move(bytes), *host};
     const auto tunnel = tunnels_.find(port.vni);
-    if (places.whole.empty() && tunnel != tunnels_.end()) {
+    if (!reconcile && tunnel != tunnels_.end()) {
       const Place& before = places_[port.vni][*mac];
       const bool away = before.host != 0 && before.host != local_;
       const Entries entries{away ? before.host : 0, away,
                             away ? std::set<std::string>{before.address} : std::set<std::string>()};
-      keep_first(outcome, lead(tunnel->second, *mac, entries, now));
+      reconcile = !lead(tunnel->second, *mac, entries, now).ok();
     }
     places_[port.vni][*mac] = now;
     if (*host == 0) places_[port.vni].erase(*mac);
   }
-  if (!places.whole.empty()) keep_first(outcome, ensure_places());
+  if (reconcile) keep_first(outcome, ensure_places());
   return outcome;
 }
 

@@ -121,7 +121,8 @@ class LinuxFabric final : public Fabric {
   PortFilter filter_;
   const std::uint32_t local_;  ///< network byte order
   std::map<std::uint32_t, Tunnel> tunnels_;  ///< by VNI
-  std::map<std::uint32_t, Places> places_;  ///< by VNI
+  std::map<std::uint32_t, Places> places_;   ///< by VNI
+  bool astray_ = false;  ///< the kernel did not take all of the places; the next call tries again
   std::atomic<std::uint64_t> version_ = 0;
   Worker worker_;  ///< last: its end waits for the call that is under way
 };

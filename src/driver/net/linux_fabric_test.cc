@@ -410,6 +410,20 @@ TEST_F(LinuxFabricTest, R_B3_APortThatMovesIsReachedWhereItIsAndBackAgain) {
   EXPECT_TRUE(neighbours.empty()) << json::serialize(neighbours);
 }
 
+TEST_F(LinuxFabricTest, R_B3_APlaceThatTheKernelDidNotTakeIsAskedForAgain) {
+  apply_both(state(1, {network("acme", 1001)}));
+  ProcessOptions remove;
+  remove.arguments = {"/usr/sbin/ip", "link", "del", "vgtvx1001"};
+  remove.network_namespace = one_.get();
+  ASSERT_EQ(run_process(remove, seconds(30))->exit.code, 0);
+  const auto db = nic("acme/db.0", 1001, kDb);
+  const auto failed = first_->place({{}, {place_of(db, "10.77.0.2")}, false});
+  EXPECT_FALSE(failed.ok());
+  ASSERT_TRUE(first_->apply(state(2, {network("acme", 1001)})).ok());
+  EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
+            (std::set<std::string>{"52:54:02:02:02:02 to 10.77.0.2"}));
+}
+
 TEST_F(LinuxFabricTest, R_B3_WhatIsToldWholeReplacesWhatWasThere) {
   apply_both(state(1, {network("acme", 1001), network("bolt", 1002)}));
   const auto web = nic("acme/web.0", 1001), db = nic("acme/db.0", 1001, kDb);
