@@ -38,8 +38,10 @@ Overlay::OverlayVm Overlay::look_at(const VmId& id) const {
 void Overlay::enter(const VmId& id, OverlayVm now, std::map<std::uint32_t, News>& news) {
   OverlayVm& before = vms_[id];
   if (before == now) return;
+  std::set<std::uint32_t> joined;  // networks that it was on
   for (const OverlayPort& port : before.ports) {
     OverlayNetwork& network = networks_[port.vni];
+    joined.insert(port.vni);
     network.ports.erase(port.mac);
     news[port.vni].changed[port.mac] = {port.vni, port.mac, port.address, HostId(), ""};
     for (const HostId& host : before.carriers) {
@@ -57,7 +59,7 @@ void Overlay::enter(const VmId& id, OverlayVm now, std::map<std::uint32_t, News>
       news[port.vni].changed[port.mac] = port;
     }
     for (const HostId& host : now.carriers) {
-      const bool carried = before.carriers.contains(host);
+      const bool carried = joined.contains(port.vni) && before.carriers.contains(host);
       if (++network.carriers[host] == 1 && !carried) news[port.vni].begins.insert(host);
     }
   }

@@ -130,6 +130,17 @@ TEST_F(OverlayTest, R_B3_ACommittedMoveAndARestartElsewhereAreOneChange) {
   EXPECT_EQ(news(), (Told{{"b", "10.50.0.10 at 198.51.100.b"}}));
 }
 
+TEST_F(OverlayTest, R_B3_AVmThatJoinsANetworkWhereItRunsMakesItsHostACarrier) {
+  vm("acme/web", "a");
+  port("acme/db", "52:54:00:00:00:02", "10.50.0.11");
+  vm("acme/db", "b");
+  news();
+  port("acme/web", "52:54:00:00:00:01", "10.50.0.10");
+  EXPECT_EQ(news(),
+            (Told{{"a", "whole 1001, 10.50.0.10 at 198.51.100.a, 10.50.0.11 at 198.51.100.b"},
+                  {"b", "10.50.0.10 at 198.51.100.a"}}));
+}
+
 TEST_F(OverlayTest, R_B3_APortThatGoesIsNowhere) {
   two_vms();
   remove("port/acme/web-0");
