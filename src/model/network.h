@@ -11,7 +11,7 @@ namespace virga {
 
 /// A machine that is no VM and takes part in a network by a VXLAN tunnel end of its own: a router, bare metal.
 struct OutsidePort {
-  std::string mac;             ///< "52:54:00:..."
+  std::string mac;             ///< "02:00:00:..."; those of VMs begin with 52:54:00
   std::string address;         ///< IPv4 on the network, "10.50.0.250"; no VM gets it
   std::string tunnel_address;  ///< IPv4 of its tunnel end on the hosts' tenant network
 };

@@ -309,15 +309,17 @@ struct Bad {
 
 TEST_F(Resources, R_B3_R_F8_a_machine_outside_a_network_is_named_in_full) {
   const std::pair<const char*, const char*> cases[] = {
+      {R"([{"mac":"52:54:00:00:00:01","address":"10.0.0.9","tunnel_address":"192.0.2.1"}])",
+       "spec.outside[0].mac"},
       {R"([{"mac":"52:54:00","address":"10.0.0.9","tunnel_address":"192.0.2.1"}])",
        "spec.outside[0].mac"},
       {R"([{"mac":"53:54:00:00:00:01","address":"10.0.0.9","tunnel_address":"192.0.2.1"}])",
        "spec.outside[0].mac"},
-      {R"([{"mac":"52:54:00:00:00:01","address":"10.0.1.9","tunnel_address":"192.0.2.1"}])",
+      {R"([{"mac":"02:00:00:00:00:01","address":"10.0.1.9","tunnel_address":"192.0.2.1"}])",
        "spec.outside[0].address"},
-      {R"([{"mac":"52:54:00:00:00:01","address":"10.0.0.255","tunnel_address":"192.0.2.1"}])",
+      {R"([{"mac":"02:00:00:00:00:01","address":"10.0.0.255","tunnel_address":"192.0.2.1"}])",
        "spec.outside[0].address"},
-      {R"([{"mac":"52:54:00:00:00:01","address":"10.0.0.9","tunnel_address":"router"}])",
+      {R"([{"mac":"02:00:00:00:00:01","address":"10.0.0.9","tunnel_address":"router"}])",
        "spec.outside[0].tunnel_address"},
   };
   for (const auto& [outside, field] : cases) {

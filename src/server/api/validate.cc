@@ -266,10 +266,11 @@ Result<void> check_outside(const std::vector<OutsidePort>& ports, const Ipv4Subn
   for (std::size_t index = 0; index < ports.size(); ++index) {
     const OutsidePort& port = ports[index];
     const std::string field = fmt::format("spec.outside[{}].", index);
-    if (!is_mac(port.mac) || !seen.insert(port.mac).second) {
+    const bool a_vms = port.mac.starts_with("52:54:00:");
+    if (!is_mac(port.mac) || a_vms || !seen.insert(port.mac).second) {
       return wrong(field + "mac", port.mac,
-                   "a card's MAC in lower case that is named once; right would be "
-                   "52:54:00:0a:0b:0c");
+                   "a card's MAC in lower case that is named once and does not begin as those of "
+                   "VMs, with 52:54:00; right would be 02:00:00:0a:0b:0c");
     }
     const bool plain = port.address.find('/') == std::string::npos;
     const auto address = plain ? parse_ipv4(port.address) : std::nullopt;

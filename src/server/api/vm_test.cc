@@ -77,7 +77,7 @@ TEST_F(Vms, F_B11_an_address_whose_key_was_left_behind_does_not_stop_creations) 
 TEST_F(Vms, R_B3_R_F8_a_machine_outside_and_a_vm_never_share_an_address) {
   make_house();
   const std::string outside =
-      R"([{"mac":"52:54:00:00:00:fe","address":"10.50.0.10","tunnel_address":"192.0.2.7"}])";
+      R"([{"mac":"02:00:00:00:00:fe","address":"10.50.0.10","tunnel_address":"192.0.2.7"}])";
   const std::string body = R"({"spec":{"outside":)" + outside + "}}";
   ASSERT_EQ(call("PATCH", "/v1/networks/acme/front", body).status, 200);
   EXPECT_EQ(count_keys("address/acme/front/"), 1U);
