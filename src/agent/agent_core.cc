@@ -22,6 +22,7 @@ std::uint32_t mark_of(const HostId& host) {
 AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
     : on_(std::move(dependencies)),
       options_(std::move(options)),
+      devices_(on_.make_device),
       heartbeat_timer_(on_.loop),
       lease_timer_(on_.loop) {
   incarnation_ = options_.incarnation;
@@ -178,6 +179,7 @@ HostReport AgentCore::make_report(std::vector<ObservedVm> vms) {
   report.leash_armed = on_.guard.watchdog_armed();
   report.loop_lag_ms = loop_lag_;
   report.fabric_version = on_.fabric.version();
+  report.devices = devices_.observe();
   report.peers.reserve(watched_.size());
   for (const std::size_t index : watched_) {
     const Peer& peer = peers_[index];
@@ -269,6 +271,12 @@ Callback<void> AgentCore::reply_to(std::uint64_t id) {
   };
 }
 
+Callback<CommandResult> AgentCore::reply_with(std::uint64_t id) {
+  return [this, id, alive = std::weak_ptr(alive_)](Result<CommandResult> result) {
+    if (!alive.expired()) reply(id, result);
+  };
+}
+
 /// A report goes out before every answer, so that the server never holds an answer that its
 /// picture contradicts.
 void AgentCore::reply(std::uint64_t id, const Result<CommandResult>& result) {
@@ -327,7 +335,7 @@ void AgentCore::execute(const Command& command) {
       });
     }
     default:
-      if (!execute_migration(command)) {
+      if (!execute_migration(command) && !devices_.execute(command, reply_with(command.id))) {
         reply(command.id, make_error(Errc::unsupported, "this agent does not know the command"));
       }
   }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/devices.h"
 #include "agent/peer_probe.h"
 #include "agent/protocol.h"
 #include "base/loop.h"
@@ -43,6 +44,7 @@ struct AgentDependencies {
   /// What the host uses now and what is failing on it ("" = nothing); cheap, asked once a heartbeat.
   std::function<Capacity()> used;
   std::function<std::string()> degraded;
+  Devices::Make make_device{};  ///< empty: this host serves no storage device
 };
 
 struct AgentOptions {
@@ -113,6 +115,7 @@ class AgentCore final : public HypervisorSink {
   void tell_progress();
   Callback<void> reply_to(std::uint64_t id);
   Callback<MigrationProgress> reply_with_progress(std::uint64_t id);
+  Callback<CommandResult> reply_with(std::uint64_t id);
   void reply(std::uint64_t id, const Result<CommandResult>& result);
   void probe_peers();
   void choose_watched();
@@ -124,6 +127,7 @@ class AgentCore final : public HypervisorSink {
 
   AgentDependencies on_;
   AgentOptions options_;
+  Devices devices_;
   ClusterPolicy policy_;
   Timer heartbeat_timer_;
   Timer lease_timer_;

@@ -18,6 +18,7 @@
 #include "agent/leash_client.h"
 #include "agent/storage_watch.h"
 #include "base/log.h"
+#include "driver/nbd/nbd_store.h"
 #include "driver/net/linux_fabric.h"
 #include "driver/qemu/qemu_hypervisor.h"
 #include "edge/datagram.h"
@@ -40,6 +41,7 @@ struct AgentArguments {
   std::string name;
   std::string address;
   std::string tenant_address;
+  std::string storage_address;
   std::string leash = "/run/virga/leash.sock";
   std::string shared;
   std::string cgroup_base;
@@ -97,6 +99,7 @@ class Agent {
   void try_join_again(const std::string& why);
   Result<void> begin(const Identity& identity);
   Hello hello() const;
+  Result<std::unique_ptr<BlockStore>> make_device(const std::string& directory);
   std::string degraded() const;
   void look_at_storage(Callback<void> done);
   void write_status();
@@ -194,6 +197,15 @@ void Agent::look_at_storage(Callback<void> done) {
                    std::move(done));
 }
 
+Result<std::unique_ptr<BlockStore>> Agent::make_device(const std::string& directory) {
+  if (auto made = make_folders(directory, 0700); !made) return made.error();
+  NbdOptions options;
+  options.directory = directory;
+  options.address =
+      arguments_.storage_address.empty() ? arguments_.address : arguments_.storage_address;
+  return std::unique_ptr<BlockStore>(std::make_unique<NbdStore>(loop_, options));
+}
+
 Result<void> Agent::begin(const Identity& identity) {
   LinuxFabricOptions network;
   network.local_address = arguments_.tenant_address;
@@ -239,7 +251,8 @@ Result<void> Agent::begin(const Identity& identity) {
   };
   core_ = std::make_unique<AgentCore>(
       AgentDependencies{loop_, *hypervisor_, *fabric_, guard_, *connection_, peers_,
-                        [this] { return facts_.used(); }, [this] { return degraded(); }},
+                        [this] { return facts_.used(); }, [this] { return degraded(); },
+                        [this](const std::string& directory) { return make_device(directory); }},
       std::move(core_options));
   core_->start([this](Result<void> started) {
     if (!started) return fail(started.error());
@@ -287,6 +300,8 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
       ->required();
   app.add_option("--tenant-address", arguments.tenant_address, "end point of tenant networks")
       ->required();
+  app.add_option("--storage-address", arguments.storage_address,
+                 "where others reach the volumes of this host; default: the management address");
   app.add_option("--shared", arguments.shared, "the cluster's shared directory")->required();
   app.add_option("--token-file", arguments.token_file, "one-time token, for the first start");
   app.add_option("--authority", arguments.authority_file,

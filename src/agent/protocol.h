@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "driver/block_store.h"
 #include "driver/fabric.h"
 #include "driver/hypervisor.h"
 #include "model/cluster.h"
@@ -23,7 +24,7 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits", "user_data", "upload", "places"};
+  return {"change_limits", "user_data", "upload", "places", "devices"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -80,10 +81,11 @@ struct HostReport {
       0};                ///< how late the agent's own timers ran: a slow observer suspects itself
   std::string degraded;  ///< what is failing on this host; empty = nothing
   std::uint64_t fabric_version = 0;
+  std::vector<ObservedDevice> devices;  ///< that it was told to serve, in order of id
 };
 BOOST_DESCRIBE_STRUCT(HostReport, (),
                       (sequence, sent_at_ms, vms, peers, used, leash_armed, loop_lag_ms, degraded,
-                       fabric_version))
+                       fabric_version, devices))
 
 enum class CommandKind {
   start,
@@ -96,11 +98,31 @@ enum class CommandKind {
   erase,
   console,
   change_limits,
+  serve_device,
+  release_device,
+  create_volume,
+  grow_volume,
+  erase_volume,
+  attach_volume,
+  detach_volume,
+  revoke_volume,
 };
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
-                    cancel_send, erase, console, change_limits)
+                    cancel_send, erase, console, change_limits, serve_device, release_device,
+                    create_volume, grow_volume, erase_volume, attach_volume, detach_volume,
+                    revoke_volume)
 
-/// Something to do; idempotent by (kind, vm, epoch). Only the fields of its kind are set.
+/// What a command is about that a storage device shall do; see BlockStore.
+struct StorageCommand {
+  DeviceId device;
+  std::string directory;  ///< serve_device
+  VolumeId volume;
+  Mib size_mib;  ///< create_volume, grow_volume
+  Epoch beside;  ///< attach_volume
+};
+BOOST_DESCRIBE_STRUCT(StorageCommand, (), (device, directory, volume, size_mib, beside))
+
+/// Something to do; idempotent by (kind, vm or volume, epoch). Only the fields of its kind are set.
 struct Command {
   std::uint64_t id = 0;  ///< unique in one session; comes back in the result
   CommandKind kind = CommandKind::start;
@@ -111,9 +133,10 @@ struct Command {
   std::optional<MigrationEndpoint> endpoint;
   std::optional<MigrationLimits> limits;
   std::optional<StopOptions> stop;
+  std::optional<StorageCommand> storage;
 };
 BOOST_DESCRIBE_STRUCT(Command, (),
-                      (id, kind, correlation, vm, epoch, launch, endpoint, limits, stop))
+                      (id, kind, correlation, vm, epoch, launch, endpoint, limits, stop, storage))
 
 struct CommandResult {
   std::uint64_t id = 0;
@@ -123,8 +146,10 @@ struct CommandResult {
   std::optional<MigrationEndpoint> endpoint;
   std::optional<MigrationProgress> progress;
   std::string text;  ///< of a console; comes as an upload
+  std::optional<VolumeEndpoint> attached;
 };
-BOOST_DESCRIBE_STRUCT(CommandResult, (), (id, ok, error_code, error, endpoint, progress, text))
+BOOST_DESCRIBE_STRUCT(CommandResult, (),
+                      (id, ok, error_code, error, endpoint, progress, text, attached))
 
 /// A command that takes long goes on; sent with heartbeats, before its result.
 struct CommandProgress {

@@ -173,6 +173,32 @@ void add_image_and_network_commands(std::vector<Command>& all) {
   add_kind(all, "port", true, VIRGA_CLI_READ_KIND("ports"));
 }
 
+void add_storage_commands(std::vector<Command>& all) {
+  add_kind(all, "device", false, VIRGA_CLI_KIND("devices"));
+  all.push_back({"device",
+                 "create",
+                 "register a part of a host's storage that shall hold volumes",
+                 {name_argument(false), option("host", "whose agent serves it", true),
+                  option("directory", "folder on that host; is made when it is not there", true),
+                  option("capacity-mib", "of volumes that it may hold", true),
+                  option("class", "storage class; default standard"), many("label", "NAME=VALUE")},
+                 create_device});
+  add_kind(all, "volume", true, VIRGA_CLI_KIND("volumes"));
+  all.push_back({"volume",
+                 "create",
+                 "make a disk that outlives VMs and hosts",
+                 {name_argument(true), option("size-mib", "size", true),
+                  option("class", "storage class; default standard"),
+                  option("device", "on this device; default: the server chooses"),
+                  option("cluster", "cluster; default: the only one"), many("label", "NAME=VALUE")},
+                 create_volume});
+  all.push_back({"volume",
+                 "grow",
+                 "make it larger, also while a VM uses it",
+                 {name_argument(true), option("size-mib", "new size", true)},
+                 grow_volume});
+}
+
 /// What put_vm_size() reads, after `first`.
 std::vector<Argument> with_vm_size(std::vector<Argument> first) {
   first.push_back(option("cpus", "processors"));
@@ -191,6 +217,7 @@ void add_vm_commands(std::vector<Command>& all) {
        with_vm_size({name_argument(true), option("image", "image", true),
                      option("cluster", "cluster; default: the only one"),
                      many("network", "a NIC on this network of the tenant"),
+                     many("volume", "a disk: this volume of the tenant"),
                      option("apart", "word: VMs with the same word avoid one another's host"),
                      option("pin", "may run on this host only"),
                      many("parameter", "NAME=VALUE for the guest"),
@@ -316,6 +343,7 @@ const std::vector<Command>& commands() {
     add_cluster_commands(all);
     add_host_commands(all);
     add_image_and_network_commands(all);
+    add_storage_commands(all);
     add_vm_commands(all);
     add_work_commands(all);
     add_lab_commands(all);
@@ -333,6 +361,8 @@ const std::map<std::string, std::string>& nouns() {
       {"image", "what VMs are made from"},
       {"network", "tenants' own networks"},
       {"port", "VMs' places on networks"},
+      {"device", "what of hosts' storage holds volumes"},
+      {"volume", "tenants' disks that outlive VMs and hosts"},
       {"vm", "virtual machines"},
       {"operation", "work under way and done"},
       {"event", "the journal"},

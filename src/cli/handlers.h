@@ -16,6 +16,9 @@ int act(Session& session, const Invocation& invocation, const std::string& plura
 int create_cluster(Session& session, const Invocation& invocation);
 int create_machine(Session& session, const Invocation& invocation);
 int create_network(Session& session, const Invocation& invocation);
+int create_device(Session& session, const Invocation& invocation);
+int create_volume(Session& session, const Invocation& invocation);
+int grow_volume(Session& session, const Invocation& invocation);
 int create_image(Session& session, const Invocation& invocation);
 int create_vm(Session& session, const Invocation& invocation);
 int set_vm(Session& session, const Invocation& invocation);

@@ -134,6 +134,22 @@ const Columns& columns_of_resources() {
         {"SUBNET", "spec.subnet"},
         {"VNI", "spec.vni"},
         {"MTU", "spec.mtu", true}}},
+      {"devices",
+       {{"NAME", "meta.name"},
+        {"HOST", "spec.host"},
+        {"CLASS", "spec.storage_class"},
+        {"CAPACITY_MIB", "spec.capacity_mib"},
+        {"AVAILABLE", "status.available"},
+        {"DIRECTORY", "spec.directory", true},
+        {"REASON", "status.reason", true}}},
+      {"volumes",
+       {{"NAME", "meta.tenant+meta.name"},
+        {"CLASS", "spec.storage_class"},
+        {"SIZE_MIB", "status.size_mib"},
+        {"DEVICE", "status.legs.0.device"},
+        {"STATE", "status.legs.0.state"},
+        {"CLUSTER", "spec.cluster", true},
+        {"REASON", "status.reason", true}}},
       {"ports",
        {{"NAME", "meta.tenant+meta.name"},
         {"VM", "spec.vm"},
@@ -201,15 +217,11 @@ std::string text_at(const json::value& from, const std::string& path) {
   if (const std::size_t plus = path.find('+'); plus != std::string::npos) {
     return text_at(from, path.substr(0, plus)) + "/" + text_at(from, path.substr(plus + 1));
   }
-  const json::value* at = &from;
-  std::size_t begin = 0;
-  while (begin <= path.size()) {
-    const std::size_t end = std::min(path.find('.', begin), path.size());
-    if (!at->is_object()) return "-";
-    at = at->get_object().if_contains(path.substr(begin, end - begin));
-    if (at == nullptr) return "-";
-    begin = end + 1;
-  }
+  std::string pointer = "/" + path;
+  std::replace(pointer.begin(), pointer.end(), '.', '/');
+  boost::system::error_code failed;
+  const json::value* at = from.find_pointer(pointer, failed);
+  if (at == nullptr) return "-";
   const std::string text = harmless(scalar_text(*at));
   return text.empty() ? "-" : text;
 }

@@ -105,7 +105,7 @@ Result<void> put_vm_size(const Invocation& invocation, json::object& spec) {
 /// POST of a new resource; with --wait a VM is followed until it is as wanted.
 int create(Session& session, const Invocation& invocation, const std::string& plural,
            json::object spec) {
-  const bool owned = plural == "vms" || plural == "networks";
+  const bool owned = plural == "vms" || plural == "networks" || plural == "volumes";
   auto meta = meta_of(invocation.text("name"), owned);
   if (!meta.ok()) return fail(session, meta.error());
   if (!owned && invocation.has("tenant")) (*meta)["tenant"] = invocation.text("tenant");
@@ -118,6 +118,10 @@ int create(Session& session, const Invocation& invocation, const std::string& pl
   if (session.wait && plural == "vms" && !session.dry_run) {
     const auto settled = wait_for_vm(session, invocation.text("name"), Goal::settled);
     return settled.ok() ? show_one(session, plural, *settled) : fail(session, settled.error());
+  }
+  if (session.wait && plural == "volumes" && !session.dry_run) {
+    const auto ready = wait_for_volume(session, invocation.text("name"), false);
+    return ready.ok() ? show_one(session, plural, *ready) : fail(session, ready.error());
   }
   warn_unplaced(session, made->body);
   return show_one(session, plural, made->body);
@@ -153,6 +157,10 @@ int delete_resource(Session& session, const Invocation& invocation, const std::s
   if (!answer.ok()) return fail(session, answer.error());
   if (session.wait && plural == "vms" && !session.dry_run) {
     const auto gone = wait_for_vm(session, name, Goal::gone);
+    if (!gone.ok()) return fail(session, gone.error());
+  }
+  if (session.wait && plural == "volumes" && !session.dry_run) {
+    const auto gone = wait_for_volume(session, name, true);
     if (!gone.ok()) return fail(session, gone.error());
   }
   session.out(fmt::format("{} {}\n", name,
@@ -214,6 +222,37 @@ int create_network(Session& session, const Invocation& invocation) {
   return create(session, invocation, "networks", spec);
 }
 
+int create_device(Session& session, const Invocation& invocation) {
+  json::object spec;
+  put_text(invocation, "host", spec, "host");
+  put_text(invocation, "directory", spec, "directory");
+  put_text(invocation, "class", spec, "storage_class");
+  if (auto put = put_number(invocation, "capacity-mib", spec, "capacity_mib"); !put.ok())
+    return fail(session, put.error());
+  return create(session, invocation, "devices", spec);
+}
+
+int create_volume(Session& session, const Invocation& invocation) {
+  json::object spec;
+  for (const char* field : {"cluster", "device"}) put_text(invocation, field, spec, field);
+  put_text(invocation, "class", spec, "storage_class");
+  if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
+    return fail(session, put.error());
+  return create(session, invocation, "volumes", spec);
+}
+
+int grow_volume(Session& session, const Invocation& invocation) {
+  json::object spec;
+  if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
+    return fail(session, put.error());
+  const auto answer = request(session, "PATCH", resource_target("volumes", invocation.text("name")),
+                              json::object{{"spec", spec}});
+  if (!answer.ok()) return fail(session, answer.error());
+  if (!session.wait || session.dry_run) return show_one(session, "volumes", answer->body);
+  const auto grown = wait_for_volume(session, invocation.text("name"), false);
+  return grown.ok() ? show_one(session, "volumes", *grown) : fail(session, grown.error());
+}
+
 int create_image(Session& session, const Invocation& invocation) {
   std::filesystem::path folder(invocation.text("folder"));
   if (!folder.has_filename()) folder = folder.parent_path();
@@ -233,6 +272,10 @@ int create_vm(Session& session, const Invocation& invocation) {
   for (const std::string& network : invocation.all("network"))
     nics.push_back(json::object{{"network", network}});
   if (!nics.empty()) spec["nics"] = nics;
+  json::array disks;
+  for (const std::string& volume : invocation.all("volume"))
+    disks.push_back(json::object{{"name", volume}, {"volume", volume}});
+  if (!disks.empty()) spec["disks"] = disks;
   auto parameters = read_pairs(invocation, "parameter");
   if (!parameters.ok()) return fail(session, parameters.error());
   if (!parameters->empty()) spec["parameters"] = *parameters;

@@ -81,6 +81,29 @@ Result<json::value> wait_for_vm(Session& session, const std::string& name, Goal 
   }
 }
 
+Result<json::value> wait_for_volume(Session& session, const std::string& name, bool gone) {
+  const Instant deadline = session.transport.now() + session.deadline;
+  json::value last;
+  while (true) {
+    const auto answer = request(session, "GET", resource_target("volumes", name));
+    if (!answer.ok() && gone && answer.error().code == Errc::not_found) return last;
+    if (!answer.ok()) return answer.error();
+    last = answer->body;
+    const bool ready = text_at(last, "status.legs.0.state") == "in_sync" &&
+                       text_at(last, "status.size_mib") == text_at(last, "spec.size_mib");
+    if (ready && !gone) return last;
+    if (session.transport.now() >= deadline) {
+      const std::string reason = text_at(last, "status.reason");
+      return make_error(
+          Errc::timeout,
+          fmt::format("volume {} is {} with {} MiB after {} ms{}", name,
+                      text_at(last, "status.legs.0.state"), text_at(last, "status.size_mib"),
+                      to_ms(session.deadline), reason == "-" ? "" : ": " + reason));
+    }
+    session.transport.pause(kPollInterval);
+  }
+}
+
 Result<void> wait_for_empty_host(Session& session, const std::string& host) {
   const Instant deadline = session.transport.now() + session.deadline;
   std::size_t told = 0;

@@ -1,38 +1,13 @@
 #pragma once
 
-#include <string>
 #include <vector>
 
 #include "base/loop.h"
-#include "base/reflect.h"
 #include "base/result.h"
-#include "base/units.h"
-#include "model/meta.h"
+#include "model/launch.h"
+#include "model/observed_volume.h"
 
 namespace virga {
-
-/// Where a consumer finds a volume and what lets it in. All of it is secret and valid for one attachment only.
-struct VolumeEndpoint {
-  std::string protocol;     ///< "nbd"
-  std::string address;      ///< IPv4
-  int port = 0;
-  std::string export_name;  ///< volume, epoch and 128 random bits or more
-  std::string user;         ///< of the TLS-PSK
-  std::string key;          ///< hex
-};
-BOOST_DESCRIBE_STRUCT(VolumeEndpoint, (), (protocol, address, port, export_name, user, key))
-
-/// What a device really holds of one volume.
-struct ObservedVolume {
-  VolumeId volume;
-  Mib size_mib;               ///< as the consumer sees it
-  Bytes used_bytes;           ///< on the device
-  Epoch revoked;              ///< attachments up to this epoch are over for ever
-  std::vector<Epoch> epochs;  ///< attached, in order
-  bool served = false;        ///< consumers get answers now
-};
-BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
-                      (volume, size_mib, used_bytes, revoked, epochs, served))
 
 /// The volumes of one storage device. Implementations: NbdStore; one contract suite runs on all.
 ///
@@ -67,6 +42,10 @@ class BlockStore {
   /// Ends all attachments up to `epoch`. When it completes none of them can write any more: what they had open is cut,
   /// their key opens nothing. A server that does not obey is killed. Errors: not_found. Deadline 10 s.
   virtual void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) = 0;
+
+  /// Ends this one attachment and leaves the older ones: what the destination of a live move had that did not end
+  /// there. Otherwise as revoke(); the epoch is refused from then on. One that is not there counts as ended.
+  virtual void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) = 0;
 
   /// In order of id. Cheap but for one look at each file.
   virtual std::vector<ObservedVolume> observe() const = 0;

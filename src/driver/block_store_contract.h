@@ -98,6 +98,10 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
     return wait<void>(
         [&](Callback<void> done) { lab->store().revoke(data, {1, epoch}, std::move(done)); });
   }
+  Result<void> detach(std::uint64_t epoch) {
+    return wait<void>(
+        [&](Callback<void> done) { lab->store().detach(data, {1, epoch}, std::move(done)); });
+  }
   ObservedVolume seen() const {
     for (const ObservedVolume& one : lab->store().observe()) {
       if (one.volume == data) return one;

@@ -142,6 +142,24 @@ TEST_P(BlockStoreContract, R_B2_R_B4_AMoveHasTwoAttachmentsAndEndsWithOne) {
   EXPECT_EQ(seen().epochs, (std::vector<Epoch>{{1, 2}}));
 }
 
+TEST_P(BlockStoreContract, R_B2_R_B4_AMoveThatFailsEndsTheNewerAttachmentAlone) {
+  VIRGA_OK(create());
+  const auto source = attach(1);
+  VIRGA_OK(source);
+  const auto destination = attach(2, 1);
+  VIRGA_OK(destination);
+  lab->use_meanwhile(*source, {Step::writes(5, 0, kBlock), Step::pauses(milliseconds(500)),
+                               Step::writes(6, 0, kBlock)});
+  ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 5; }, seconds(10)));
+  VIRGA_OK(detach(2));
+  VIRGA_OK(detach(2));
+  EXPECT_TRUE(lab->used()) << "the one that stays is not disturbed";
+  EXPECT_FALSE(use(*destination, {Step::reads(0, 0, kBlock)}));
+  EXPECT_EQ(seen().epochs, (std::vector<Epoch>{{1, 1}}));
+  VIRGA_FAILS(attach(2, 1), Errc::fenced);
+  VIRGA_OK(attach(3, 1));
+}
+
 TEST_P(BlockStoreContract, R_B1_AVolumeGrowsAlsoWhileItIsAttached) {
   VIRGA_OK(create());
   VIRGA_FAILS(grow(8), Errc::invalid);

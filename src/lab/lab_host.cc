@@ -165,6 +165,8 @@ ProcessOptions LabHost::agent_program() const {
                      plan.management_address(index_),
                      "--tenant-address",
                      plan.tenant_address(index_),
+                     "--storage-address",
+                     plan.storage_address(index_),
                      "--leash",
                      runtime("leash.sock"),
                      "--shared",

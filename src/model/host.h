@@ -57,7 +57,7 @@ enum class FenceProof {
   agent_confirmed_stop,  ///< the host's agent reported that the VMs do not run; after a reboot that of the new boot
   bmc_power_off,    ///< the BMC said "off" and nothing contradicts it
   lease_and_leash,  ///< lease + grace ended, and the leash (or watchdog) had been armed for it
-  storage_revoked,  ///< every leg's storage confirmed that access is revoked; no storage driver can yet
+  storage_revoked,  ///< every leg's storage confirmed that access is revoked
   operator_confirmed,  ///< a person vouched for it
 };
 BOOST_DESCRIBE_ENUM(FenceProof, none, agent_confirmed_stop, bmc_power_off, lease_and_leash,

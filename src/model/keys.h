@@ -9,6 +9,7 @@
 #include "model/network.h"
 #include "model/operation.h"
 #include "model/vm.h"
+#include "model/volume.h"
 
 /// Keys of resources in the Store: "kind/name" or "kind/tenant/name". The value is the resource's JSON.
 namespace virga::keys {
@@ -21,12 +22,15 @@ inline constexpr std::string_view kImage = "image/";
 inline constexpr std::string_view kNetwork = "network/";
 inline constexpr std::string_view kPort = "port/";
 inline constexpr std::string_view kVm = "vm/";
+inline constexpr std::string_view kDevice = "device/";
+inline constexpr std::string_view kVolume = "volume/";
 inline constexpr std::string_view kOperation = "operation/";
 inline constexpr std::string_view kOutbox = "outbox/";      ///< events on their way to the journal
 inline constexpr std::string_view kMeta = "meta/";          ///< incarnation, schema, authority
 inline constexpr std::string_view kToken = "token/";        ///< join tokens, by SHA-256
 inline constexpr std::string_view kIdempotency = "idempotency/";
 inline constexpr std::string_view kAddress = "address/";    ///< one a port: makes its address unique on the network
+inline constexpr std::string_view kUse = "use/";            ///< one a used volume: no two VMs have it
 inline constexpr std::string_view kVni = "vni/";            ///< one a network: makes its VXLAN id unique in the cloud
 
 inline std::string of(const MachineId& id) { return std::string(kMachine) + id.value; }
@@ -36,12 +40,17 @@ inline std::string of(const ImageId& id) { return std::string(kImage) + id.value
 inline std::string of(const NetworkId& id) { return std::string(kNetwork) + id.value; }
 inline std::string of(const PortId& id) { return std::string(kPort) + id.value; }
 inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
+inline std::string of(const DeviceId& id) { return std::string(kDevice) + id.value; }
+inline std::string of(const VolumeId& id) { return std::string(kVolume) + id.value; }
 inline std::string of(const OperationId& id) { return std::string(kOperation) + id.value; }
 
 /// "address/acme/front/10.50.0.10"; the value is the PortId. `address` with or without prefix length.
 inline std::string address(const NetworkId& network, const std::string& address) {
   return std::string(kAddress) + network.value + "/" + address.substr(0, address.find('/'));
 }
+/// "use/acme/data"; the value is the VmId.
+inline std::string use(const VolumeId& volume) { return std::string(kUse) + volume.value; }
+
 inline std::string vni(std::uint32_t number) { return std::string(kVni) + std::to_string(number); }
 
 }  // namespace virga::keys

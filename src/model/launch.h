@@ -11,14 +11,28 @@
 
 namespace virga {
 
+/// Where a consumer finds a volume and what lets it in. All of it is secret and valid for one attachment only.
+struct VolumeEndpoint {
+  std::string protocol;     ///< "nbd"
+  std::string address;      ///< IPv4
+  int port = 0;
+  std::string export_name;  ///< volume, epoch and 128 random bits or more
+  std::string user;         ///< of the TLS-PSK
+  std::string key;          ///< hex
+};
+BOOST_DESCRIBE_STRUCT(VolumeEndpoint, (), (protocol, address, port, export_name, user, key))
+
+/// A file of the VM's own (`path`), or a volume (`volume`, `endpoint`).
 struct LaunchDisk {
   std::string name;  ///< "root" or the VmDisk's name
-  std::string path;  ///< below the shared directory: "vms/acme/web/root.qcow2"
+  std::string path{};  ///< below the shared directory: "vms/acme/web/root.qcow2"
   std::string
-      backing;  ///< image's disk below the shared directory that a new overlay is based on; or empty
-  Mib size_mib;
+      backing{};  ///< image's disk below the shared directory that a new overlay is based on; or empty
+  Mib size_mib{};
+  std::string volume{};  ///< VolumeId; empty = a file
+  std::optional<VolumeEndpoint> endpoint{};  ///< what lets this epoch in; never written to shared storage
 };
-BOOST_DESCRIBE_STRUCT(LaunchDisk, (), (name, path, backing, size_mib))
+BOOST_DESCRIBE_STRUCT(LaunchDisk, (), (name, path, backing, size_mib, volume, endpoint))
 
 /// What a disk image finds at its first boot, in the manner of clouds (NoCloud).
 struct LaunchSeed {

@@ -21,6 +21,7 @@ struct MachineTag {};
 struct OperationTag {};
 struct PortTag {};
 struct VolumeTag {};
+struct DeviceTag {};
 
 using HostId = Id<HostTag>;            ///< the host's name
 using VmId = Id<VmTag>;                ///< "tenant/name"
@@ -31,6 +32,7 @@ using MachineId = Id<MachineTag>;      ///< the machine's name
 using OperationId = Id<OperationTag>;  ///< "op-" + number, unique in a store's life
 using PortId = Id<PortTag>;            ///< "tenant/vm-index"
 using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
+using DeviceId = Id<DeviceTag>;        ///< the storage device's name
 
 /// Head of every stored resource.
 struct Meta {

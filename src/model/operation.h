@@ -10,8 +10,8 @@
 
 namespace virga {
 
-enum class OperationKind { start_vm, stop_vm, migrate_vm, fence_host, delete_vm };
-BOOST_DESCRIBE_ENUM(OperationKind, start_vm, stop_vm, migrate_vm, fence_host, delete_vm)
+enum class OperationKind { start_vm, stop_vm, migrate_vm, fence_host, delete_vm, fence_vm };
+BOOST_DESCRIBE_ENUM(OperationKind, start_vm, stop_vm, migrate_vm, fence_host, delete_vm, fence_vm)
 
 enum class OperationState {
   running,     ///< steps are being taken

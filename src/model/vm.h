@@ -18,10 +18,11 @@ enum class RestartPriority { high, normal, low, none };
 BOOST_DESCRIBE_ENUM(RestartPriority, high, normal, low, none)
 
 struct VmDisk {
-  std::string name;  ///< unique in the VM, see check_name
-  Mib size_mib;      ///< 0 = the image's own size (root disk only)
+  std::string name;    ///< unique in the VM, see check_name
+  Mib size_mib;        ///< 0 = the image's own size (root disk), or the volume's
+  std::string volume{};  ///< of the same tenant; empty = a file of the VM's own that goes with it
 };
-BOOST_DESCRIBE_STRUCT(VmDisk, (), (name, size_mib))
+BOOST_DESCRIBE_STRUCT(VmDisk, (), (name, size_mib, volume))
 
 struct VmNic {
   std::string network;  ///< name of a network of the same tenant

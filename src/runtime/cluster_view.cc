@@ -39,6 +39,10 @@ Result<void> ClusterView::apply(const Change& change) {
     if (done.ok()) index_port(before.get(), ports.find(id));
   } else if (key.starts_with(keys::kNetwork)) {
     done = apply_to(networks, change, keys::kNetwork);
+  } else if (key.starts_with(keys::kVolume)) {
+    done = apply_to(volumes, change, keys::kVolume);
+  } else if (key.starts_with(keys::kDevice)) {
+    done = apply_to(devices, change, keys::kDevice);
   } else if (key.starts_with(keys::kImage)) {
     done = apply_to(images, change, keys::kImage);
   } else if (key.starts_with(keys::kCluster)) {
@@ -75,6 +79,12 @@ std::vector<std::string> ClusterView::keys_of(const VmId& vm) const {
   for (const Port* port : ports_of(vm)) {
     found.push_back(keys::of(port->id()));
     found.push_back(keys::address(port->spec.network, port->spec.address));
+  }
+  const Vm* stored = vms.find(vm);
+  if (stored == nullptr) return found;
+  for (const VmDisk& disk : stored->spec.disks) {
+    if (disk.volume.empty()) continue;
+    found.push_back(keys::use(VolumeId(qualified(stored->meta.tenant, disk.volume))));
   }
   return found;
 }

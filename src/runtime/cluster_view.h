@@ -12,6 +12,7 @@
 #include "model/network.h"
 #include "model/operation.h"
 #include "model/vm.h"
+#include "model/volume.h"
 #include "store/store.h"
 
 namespace virga {
@@ -129,6 +130,11 @@ struct NetworksOfCluster {
   static void each(const Network& network, const auto& tell) { tell(network.spec.cluster); }
 };
 
+struct VolumesOfCluster {
+  using Key = ClusterId;
+  static void each(const Volume& volume, const auto& tell) { tell(volume.spec.cluster); }
+};
+
 /// By status.host and by the destination of a migration.
 struct VmsOnHost {
   using Key = HostId;
@@ -137,6 +143,16 @@ struct VmsOnHost {
     const HostId& destination = vm.status.migration.destination;
     if (!host.empty()) tell(host);
     if (!destination.empty() && destination != host) tell(destination);
+  }
+};
+
+/// By the volumes that they have as disks.
+struct VmsOfVolume {
+  using Key = VolumeId;
+  static void each(const Vm& vm, const auto& tell) {
+    for (const VmDisk& disk : vm.spec.disks) {
+      if (!disk.volume.empty()) tell(VolumeId(qualified(vm.meta.tenant, disk.volume)));
+    }
   }
 };
 
@@ -168,7 +184,9 @@ struct ClusterView {
   Table<Image> images;
   Table<Network, NetworksOfCluster> networks;
   Table<Port> ports;
-  Table<Vm, VmsOfCluster, VmsOnHost> vms;
+  Table<Vm, VmsOfCluster, VmsOnHost, VmsOfVolume> vms;
+  Table<Device> devices;
+  Table<Volume, VolumesOfCluster> volumes;
   Table<Operation, OperationsOnHost, OperationsByEnd> operations;
 
   /// VMs whose status.host or migration destination is `host`, in order of id.
@@ -189,6 +207,17 @@ struct ClusterView {
     return networks.in<NetworksOfCluster>(cluster);
   }
 
+  /// The VM that has this volume as a disk; nullptr = none.
+  const Vm* user_of(const VolumeId& volume) const {
+    const std::vector<const Vm*> users = vms.in<VmsOfVolume>(volume);
+    return users.empty() ? nullptr : users.front();
+  }
+
+  /// Volumes of a cluster, in order of id.
+  std::vector<const Volume*> volumes_of(const ClusterId& cluster) const {
+    return volumes.in<VolumesOfCluster>(cluster);
+  }
+
   /// Operations that have not ended and come from or go to `host`, in order of id.
   std::vector<const Operation*> operations_on(const HostId& host) const {
     return operations.in<OperationsOnHost>(host);
@@ -200,7 +229,8 @@ struct ClusterView {
   /// IPv4 addresses of a network's ports, in host byte order.
   const std::set<std::uint32_t>& addresses_on(const NetworkId& network) const;
 
-  /// Every store key that goes when a VM goes: its own, its ports' and their addresses'.
+  /// Every store key that goes when a VM goes: its own, its ports' and their addresses', the
+  /// uses of its volumes.
   std::vector<std::string> keys_of(const VmId& vm) const;
 
   /// Applies one change of the store; keys of unknown kinds are skipped. Errors: internal, naming the key whose value

@@ -37,6 +37,7 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
 
  private:
   AgentDependencies dependencies();
+  Result<std::unique_ptr<BlockStore>> make_device(const std::string& directory);
   std::string degraded() const;
   void look_at_storage(Callback<void> done);
   AgentOptions options() const;
@@ -85,7 +86,13 @@ AgentDependencies AgentRun::Impl::dependencies() {
                            *this,
                            *this,
                            [this] { return parts_.host.used(); },
-                           [this] { return degraded(); }};
+                           [this] { return degraded(); },
+                           [this](const std::string& directory) { return make_device(directory); }};
+}
+
+Result<std::unique_ptr<BlockStore>> AgentRun::Impl::make_device(const std::string& directory) {
+  DeviceTruth& truth = parts_.host.devices[directory];
+  return std::unique_ptr<BlockStore>(std::make_unique<SimBlockStore>(process_, truth));
 }
 
 std::string AgentRun::Impl::degraded() const {

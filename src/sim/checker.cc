@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "agent/leash_core.h"
 #include "base/reflect.h"
 
@@ -59,7 +61,7 @@ void Checker::changed(WorldChange change, const HostTruth& host, const Copy* cop
 
 void Checker::copy_runs(const HostTruth& host, const Copy& copy) {
   History& history = histories_[copy.vm];
-  if (!host.acts()) return;
+  if (!host.acts() || world_.cut_off(copy)) return;
   if (history.has_run && copy.epoch < history.highest_run) {
     report("old_epoch",
            fmt::format("{} on {} runs with epoch {} after {} has run", copy.vm.value, host.id.value,
@@ -81,7 +83,8 @@ std::vector<std::size_t> Checker::running_at(const VmId& vm) const {
   if (found == histories_.end()) return places;
   for (const std::uint64_t serial : found->second.running) {
     HostTruth* host = nullptr;
-    if (world_.find_copy(serial, &host) != nullptr && host->acts()) places.push_back(host->index);
+    const Copy* copy = world_.find_copy(serial, &host);
+    if (copy != nullptr && host->acts() && !world_.cut_off(*copy)) places.push_back(host->index);
   }
   return places;
 }
@@ -92,6 +95,14 @@ void Checker::check_places(const VmId& vm) {
   std::string names;
   for (const std::size_t place : places) names += " " + world_.hosts()[place].id.value;
   report("two_places", fmt::format("{} runs on{}", vm.value, names));
+}
+
+bool Checker::all_cut_off(const HostTruth& last, const History& history) const {
+  return std::all_of(history.running.begin(), history.running.end(), [&](std::uint64_t serial) {
+    HostTruth* host = nullptr;
+    const Copy* copy = world_.find_copy(serial, &host);
+    return copy == nullptr || host->index != last.index || world_.cut_off(*copy);
+  });
 }
 
 /// A copy begins to run: if the one before was lost, the store says why that one cannot act, and
@@ -121,9 +132,11 @@ void Checker::check_proof(const HostTruth& host, const Copy& copy, const History
       holds =
           world_.loop().now() >= (history.running.empty() ? history.lease_until : last.lease_until);
       break;
+    case FenceProof::storage_revoked:
+      holds = all_cut_off(last, history);
+      break;
     case FenceProof::none:
     case FenceProof::agent_confirmed_stop:
-    case FenceProof::storage_revoked:
     case FenceProof::operator_confirmed:
       break;
   }

@@ -29,7 +29,7 @@ struct Violation {
 };
 
 /// Watches ground truth after every change and writes down every broken safety rule:
-///   two_places        a VM runs in at most one place
+///   two_places        a VM runs in at most one place; a copy that all its volumes have cut off does not count
 ///   old_epoch         no copy begins to run after a newer one has run
 ///   unrecorded_epoch  no copy exists whose epoch was not stored before
 ///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true
@@ -81,6 +81,7 @@ class Checker {
   void copy_runs(const HostTruth& host, const Copy& copy);
   void check_places(const VmId& vm);
   void check_proof(const HostTruth& host, const Copy& copy, const History& history);
+  bool all_cut_off(const HostTruth& last, const History& history) const;
   void check_capacity(const HostTruth& host);
   Instant lease_check_due(const HostTruth& host);
   void check_lease(std::size_t host);

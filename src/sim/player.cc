@@ -120,7 +120,27 @@ void put_port(Cloud& cloud, const ScenarioVm& vm, int number) {
   });
 }
 
+void put_device(Cloud& cloud, const HostId& host) {
+  cloud.edit<Device>(DeviceId(host.value), [host](Device& device) {
+    device.meta.name = host.value;
+    device.spec.host = host;
+    device.spec.directory = "/device";
+    device.spec.capacity_mib = Mib{100'000};
+  });
+}
+
+void put_volume(Cloud& cloud, const ScenarioVm& vm) {
+  const std::string tenant = vm.id.value.substr(0, vm.id.value.find('/'));
+  cloud.edit<Volume>(VolumeId(qualified(tenant, vm.volume)), [vm, tenant](Volume& volume) {
+    volume.meta.tenant = tenant;
+    volume.meta.name = vm.volume;
+    volume.spec.cluster = vm.cluster;
+    volume.spec.size_mib = Mib{64};
+  });
+}
+
 void put_vm(Cloud& cloud, const ScenarioVm& vm) {
+  if (!vm.volume.empty()) put_volume(cloud, vm);
   cloud.edit<Vm>(vm.id, [vm](Vm& stored) {
     const std::size_t slash = vm.id.value.find('/');
     stored.meta.tenant = vm.id.value.substr(0, slash);
@@ -132,6 +152,7 @@ void put_vm(Cloud& cloud, const ScenarioVm& vm) {
     stored.spec.restart_priority = vm.priority;
     stored.spec.pinned_host = vm.pinned;
     stored.spec.anti_affinity_group = vm.group;
+    if (!vm.volume.empty()) stored.spec.disks = {{"data", Mib(), vm.volume}};
   });
 }
 
@@ -145,6 +166,9 @@ Rehearsal play(const Scenario& scenario) {
   });
   found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs, scenario.hosts);
   for (HostTruth& host : cloud.world().hosts()) host.watchdog = scenario.watchdogs;
+  for (const HostId& host : scenario.devices) {
+    loop.after(kVmsComeAfter, [&cloud, &host] { put_device(cloud, host); });
+  }
   for (const ScenarioVm& vm : scenario.vms) {
     loop.after(kVmsComeAfter, [&cloud, &vm] { put_vm(cloud, vm); });
   }

@@ -107,6 +107,7 @@ class Parser {
   Result<void> hosts(const Words& words);
   Result<void> vms(const Words& words);
   Result<void> vm(const Words& words);
+  Result<void> device(const Words& words);
   Result<void> option(const Words& words);
   Result<void> at(const Words& words);
   Result<ScenarioVm> vm_options(VmId id, const Words& words, std::size_t first);
@@ -158,6 +159,13 @@ Result<void> Parser::hosts(const Words& words) {
   return {};
 }
 
+Result<void> Parser::device(const Words& words) {
+  const auto host = host_name(words[1]);
+  if (!host) return host.error();
+  scenario_.devices.push_back(*host);
+  return {};
+}
+
 Result<void> Parser::vm_option(ScenarioVm& vm, const std::string& name, const std::string& value) {
   if (name == "cpu" || name == "memory") {
     const auto amount = parse_number(value, 1 << 30);
@@ -173,8 +181,11 @@ Result<void> Parser::vm_option(ScenarioVm& vm, const std::string& name, const st
     vm.pinned = *host;
   } else if (name == "group") {
     vm.group = value;
+  } else if (name == "volume") {
+    if (auto checked = check_name("volume", value); !checked) return checked;
+    vm.volume = value;
   } else {
-    return wrong("option of vm", name, "cpu, memory, priority, host or group");
+    return wrong("option of vm", name, "cpu, memory, priority, host, group or volume");
   }
   return {};
 }
@@ -425,6 +436,7 @@ Result<void> Parser::line(const Words& words) {
   if (verb == "hosts") return hosts(words);
   if (verb == "vms") return vms(words);
   if (verb == "vm") return vm(words);
+  if (verb == "device") return device(words);
   if (verb == "option") return option(words);
   if (verb == "at") return at(words);
   if (verb == "policy" || verb == "network") {
@@ -442,7 +454,7 @@ Result<void> Parser::line(const Words& words) {
     scenario_.length = *time;
     return {};
   }
-  return wrong("line", verb, "hosts, vms, vm, policy, network, option, at, breaks or run");
+  return wrong("line", verb, "hosts, vms, vm, device, policy, network, option, at, breaks or run");
 }
 
 Result<Scenario> Parser::parse(std::string_view text) {

@@ -18,6 +18,7 @@ struct ScenarioVm {
   RestartPriority priority = RestartPriority::normal;
   HostId pinned;
   std::string group;
+  std::string volume;  ///< of the same tenant, made with it; empty = none
 };
 
 struct ScenarioEvent {
@@ -30,7 +31,8 @@ struct ScenarioEvent {
 ///   # any comment
 ///   hosts 3 cpu 8000 memory 8192        names: host-1 host-2 host-3
 ///   vms 6 tenant acme memory 512        names: acme/vm-1 ...; options: cpu memory priority host group
-///   vm acme/db priority high
+///   vm acme/db priority high            option volume NAME: with this volume as its disk
+///   device host-1                       a storage device there
 ///   policy lease_ms 10000               any knob of ClusterPolicy
 ///   network loss_per_million 10000      any fault of the simulated network
 ///   option image-locks off              also: watchdogs, bmc, codec (on|off), supervisor (a time), seed (a number)
@@ -50,6 +52,7 @@ struct Scenario {
   bool watchdogs = true;
   bool bmcs = true;
   std::vector<ScenarioVm> vms;
+  std::vector<HostId> devices;  ///< hosts that have one
   std::vector<ScenarioEvent> events;
   std::set<std::string> breaks;  ///< rules that are broken, or play() reports that they are not
   Duration length{};
@@ -81,6 +84,9 @@ Rehearsal play(const Scenario& scenario);
 /// ... of `cluster_hosts` hosts each.
 void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int cluster_hosts);
 void put_vm(Cloud& cloud, const ScenarioVm& vm);
+
+/// A storage device on the host, named after it.
+void put_device(Cloud& cloud, const HostId& host);
 
 /// One network a cluster, with the number of the cluster's name as VNI.
 void put_network(Cloud& cloud, const ClusterId& cluster);

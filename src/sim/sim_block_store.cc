@@ -68,6 +68,22 @@ std::optional<int> DeviceTruth::read(const VolumeEndpoint& with, std::int64_t of
   return all;
 }
 
+bool DeviceTruth::knows(const VolumeId& volume, const VolumeEndpoint& with) const {
+  const auto found = volumes.find(volume);
+  if (found == volumes.end()) return false;
+  const auto& all = found->second.attachments;
+  return std::any_of(all.begin(), all.end(), [&](const auto& one) {
+    return one.second.export_name == with.export_name;
+  });
+}
+
+void DeviceTruth::lose_power() {
+  for (auto& [id, truth] : volumes) {
+    truth.hangs = false;
+    truth.exports.clear();
+  }
+}
+
 void DeviceTruth::kill_server(const VolumeId& volume) {
   VolumeTruth& truth = volumes.at(volume);
   truth.hangs = false;
@@ -128,7 +144,7 @@ void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
       return done(make_error(Errc::conflict, fmt::format("{} is there with {} MiB", volume.value,
                                                          (*there)->size_mib.value)));
     }
-    if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}};
+    if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}, {}};
     done({});
   });
 }
@@ -165,7 +181,7 @@ Result<VolumeEndpoint> SimBlockStore::admit(const VolumeId& volume, VolumeTruth&
   const std::string what = fmt::format("attach {} with epoch {}", volume.value, to_string(epoch));
   auto& all = truth.attachments;
   if (const auto same = all.find(epoch); same != all.end()) return same->second;
-  if (epoch <= truth.revoked || (!all.empty() && epoch < all.rbegin()->first)) {
+  if (epoch <= std::max(truth.revoked, truth.highest)) {
     return make_error(Errc::fenced, what + ": a newer one is known");
   }
   for (const auto& [other, at] : all) {
@@ -173,6 +189,7 @@ Result<VolumeEndpoint> SimBlockStore::admit(const VolumeId& volume, VolumeTruth&
     return make_error(Errc::conflict, fmt::format("{}: epoch {} is attached; revoke it first", what,
                                                   to_string(other)));
   }
+  truth.highest = epoch;
   const std::uint64_t serial = ++device_.serial;
   const int port = all.empty() ? static_cast<int>(10'000 + serial) : all.begin()->second.port;
   all[epoch] = {"nbd",
@@ -202,6 +219,17 @@ void SimBlockStore::revoke(const VolumeId& volume, const Epoch& epoch, Callback<
     if (!truth) return done(truth.error());
     (*truth)->revoked = std::max((*truth)->revoked, epoch);
     std::erase_if((*truth)->attachments, [&](const auto& one) { return one.first <= epoch; });
+    serve(**truth);
+    done({});
+  });
+}
+
+void SimBlockStore::detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+  later(volume, obedience(volume), [this, volume, epoch, done = std::move(done)] {
+    const auto truth = find(volume);
+    if (!truth) return done({});
+    (*truth)->highest = std::max((*truth)->highest, epoch);
+    (*truth)->attachments.erase(epoch);
     serve(**truth);
     done({});
   });

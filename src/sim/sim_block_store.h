@@ -18,6 +18,7 @@ struct VolumeTruth {
   std::map<Epoch, VolumeEndpoint> exports;      ///< whom the server lets in; empty = there is none
   bool hangs = false;                           ///< the server lives and answers nobody
   std::map<std::int64_t, int> blocks;           ///< 64 KiB each: number -> byte that fills it
+  Epoch highest{};                              ///< that was ever attached
 };
 
 /// A device of a storage node. It outlives agents and servers. Consumers come to it directly.
@@ -30,6 +31,15 @@ struct DeviceTruth {
   /// The byte that fills all of the range; nothing when it is not one, or for whom write() would say no.
   std::optional<int> read(const VolumeEndpoint& with, std::int64_t offset,
                           std::int64_t bytes) const;
+
+  /// Whether a consumer gets answers.
+  bool lets_in(const VolumeEndpoint& with) const { return admit(with, 0) != nullptr; }
+
+  /// Whether this attachment stands in the volume's record: what does not will never write again.
+  bool knows(const VolumeId& volume, const VolumeEndpoint& with) const;
+
+  /// The machine has lost its power: all servers are gone, what stands on the disk stays.
+  void lose_power();
 
   /// Ends a volume's server; its agent hears of it.
   void kill_server(const VolumeId& volume);
@@ -56,6 +66,7 @@ class SimBlockStore : public BlockStore {
   void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
               Callback<VolumeEndpoint> done) override;
   void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
+  void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   std::vector<ObservedVolume> observe() const override;
 
  private:

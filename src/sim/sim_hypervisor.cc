@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace virga::sim {
 namespace {
 
@@ -95,8 +97,16 @@ Result<void> SimHypervisor::begin_process(const VmLaunch& launch, CopyState stat
     --host_.starts_failing;
     return make_error(Errc::internal, on_host("start", launch.vm, host_) + ": process exited");
   }
+  for (const LaunchDisk& disk : launch.disks) {
+    if (disk.volume.empty()) continue;
+    if (disk.endpoint && world_.volume_answers(*disk.endpoint)) continue;
+    return make_error(Errc::unavailable, on_host("start", launch.vm, host_) + ": volume " +
+                                             disk.volume + " does not answer");
+  }
   if (state == CopyState::starting) {
-    if (world_.options().image_locks && stored.lock != 0) {
+    const bool own_files = std::all_of(launch.disks.begin(), launch.disks.end(),
+                                       [](const LaunchDisk& disk) { return disk.volume.empty(); });
+    if (world_.options().image_locks && own_files && stored.lock != 0) {
       return make_error(Errc::conflict, on_host("start", launch.vm, host_) +
                                             ": disk root is locked by another copy");
     }

@@ -62,6 +62,32 @@ bool World::path(const HostTruth& from, const HostTruth& to, Wire wire) const {
          (wire != Wire::management || from.partition == to.partition);
 }
 
+/// Volumes have no locks: their servers know who may write.
+bool World::locks(const Copy& copy, CopyState state) const {
+  return options_.image_locks && needs_lock(state) && copy.volumes.empty();
+}
+
+bool World::volume_answers(const VolumeEndpoint& with) const {
+  return std::any_of(hosts_.begin(), hosts_.end(), [&](const HostTruth& host) {
+    return storage_reachable(host) &&
+           std::any_of(host.devices.begin(), host.devices.end(),
+                       [&](const auto& device) { return device.second.lets_in(with); });
+  });
+}
+
+bool World::cut_off(const Copy& copy) const {
+  const auto admitted = [&](const VolumeId& volume, const VolumeEndpoint& with) {
+    return std::any_of(hosts_.begin(), hosts_.end(), [&](const HostTruth& host) {
+      return std::any_of(host.devices.begin(), host.devices.end(), [&](const auto& device) {
+        return device.second.knows(volume, with);
+      });
+    });
+  };
+  return !copy.volumes.empty() &&
+         std::none_of(copy.volumes.begin(), copy.volumes.end(),
+                      [&](const auto& one) { return admitted(one.first, one.second); });
+}
+
 Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   VIRGA_CHECK(host.powered && host.copies.count(launch.vm) == 0);
   Copy& copy = host.copies[launch.vm];
@@ -72,15 +98,18 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   copy.cpu_weight = launch.cpu_weight;
   copy.processes_max = launch.processes_max;
   copy.serial = next_serial_++;
+  for (const LaunchDisk& disk : launch.disks) {
+    if (disk.endpoint) copy.volumes[VolumeId(disk.volume)] = *disk.endpoint;
+  }
   hosts_by_serial_[copy.serial] = host.index;
-  if (needs_lock(state) && options_.image_locks) stored_[copy.vm].lock = copy.serial;
+  if (locks(copy, state)) stored_[copy.vm].lock = copy.serial;
   tell(WorldChange::spawned, host, &copy);
   return copy;
 }
 
 Result<void> World::set_state(HostTruth& host, Copy& copy, CopyState to) {
   StoredVm& stored = stored_[copy.vm];
-  if (options_.image_locks && needs_lock(to)) {
+  if (locks(copy, to)) {
     if (stored.lock != 0 && stored.lock != copy.serial) {
       return make_error(Errc::conflict,
                         fmt::format("disk root of vm {} is locked by another copy", copy.vm.value));
@@ -133,6 +162,7 @@ void World::power_off(HostTruth& host, const std::string& why) {
   if (!host.powered) return;
   while (!host.copies.empty()) end_copy(host, host.copies.begin()->first, why);
   loop_.drop(host.group);
+  for (auto& [directory, device] : host.devices) device.lose_power();
   host.powered = false;
   host.frozen = false;
   host.seen.clear();

@@ -10,6 +10,7 @@
 
 #include "driver/bmc.h"
 #include "driver/hypervisor.h"
+#include "sim/sim_block_store.h"
 #include "sim/sim_loop.h"
 
 /// Ground truth of the simulated cloud: what really runs, is powered, locked and connected. The programs under test
@@ -60,6 +61,7 @@ struct Copy {
   Instant hung_at{};
   bool stopping = false;
   std::string trouble;  ///< "guest panicked"; empty = none
+  std::map<VolumeId, VolumeEndpoint> volumes;
 };
 
 enum class WorldChange {
@@ -91,6 +93,7 @@ struct HostTruth {
   std::uint64_t boots = 1;
   std::uint64_t starts_failing = 0;  ///< so many of the next VM starts fail
   std::map<VmId, Copy> copies;
+  std::map<std::string, DeviceTruth> devices;  ///< by directory
   std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
   Instant
       lease_until{};  ///< true time until which the last grant that its agent received allows guests
@@ -147,6 +150,12 @@ class World {
   /// A packet from one host to another passes on `wire`.
   bool path(const HostTruth& from, const HostTruth& to, Wire wire) const;
 
+  /// Somebody lets the holder in now.
+  bool volume_answers(const VolumeEndpoint& with) const;
+
+  /// All that it can write has cut it off for ever: it is harmless, whether it runs or not.
+  bool cut_off(const Copy& copy) const;
+
   Copy* find_copy(std::uint64_t serial, HostTruth** host);
 
   /// Makes a copy's process. The caller has checked what its driver checks.
@@ -170,6 +179,7 @@ class World {
   void mix(std::uint64_t number);
 
  private:
+  bool locks(const Copy& copy, CopyState state) const;
   void tell(WorldChange change, const HostTruth& host, const Copy* copy);
 
   SimLoop& loop_;

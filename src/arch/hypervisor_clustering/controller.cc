@@ -50,6 +50,9 @@ void ClusterController::notice(const std::vector<Change>& changes) {
       if (const Vm* vm = view.vms.find(VmId(rest(keys::kVm)))) mark(vm->spec.cluster);
     } else if (key.starts_with(keys::kHost)) {
       if (const Host* host = view.hosts.find(HostId(rest(keys::kHost)))) mark(host->spec.cluster);
+    } else if (key.starts_with(keys::kVolume)) {
+      const Volume* volume = view.volumes.find(VolumeId(rest(keys::kVolume)));
+      if (volume != nullptr) mark(volume->spec.cluster);
     } else if (key.starts_with(keys::kCluster)) {
       mark(ClusterId(rest(keys::kCluster)));
     } else if (key.starts_with(keys::kOperation)) {
@@ -69,8 +72,9 @@ void ClusterController::notice_ended(const Operation& operation) {
     return;
   }
   const VmId id(operation.subject.substr(keys::kVm.size()));
+  const bool fence = operation.kind == OperationKind::fence_vm;
   if (operation.state == OperationState::succeeded) {
-    retries_.erase(id);
+    if (!fence) retries_.erase(id);
     // A deleted VM is in the view no more; its room may be what another one waits for.
     const Host* eraser = mirror_.view().hosts.find(operation.arguments.destination);
     if (operation.kind == OperationKind::delete_vm && eraser != nullptr) {
@@ -80,11 +84,11 @@ void ClusterController::notice_ended(const Operation& operation) {
   }
   if (operation.state != OperationState::failed) return;
   Retry& retry = retries_[id];
-  Duration wait = options_.move_retry;
+  Duration wait = fence ? options_.fence_retry : options_.move_retry;
   if (operation.kind == OperationKind::start_vm) {
     retry.hosts.insert(operation.arguments.destination);
   }
-  if (operation.kind != OperationKind::migrate_vm) {
+  if (operation.kind != OperationKind::migrate_vm && !fence) {
     wait = options_.start_retry_first * (1 << std::min(retry.failures, 5));
     wait = std::min(wait, options_.start_retry_max);
     ++retry.failures;
@@ -104,6 +108,7 @@ ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
       if (when <= loop_.now()) continue;
       const bool ends = kind == OperationKind::stop_vm || kind == OperationKind::delete_vm;
       auto& resting = kind == OperationKind::migrate_vm ? evidence.moves_resting
+                      : kind == OperationKind::fence_vm ? evidence.fences_resting
                       : ends                            ? evidence.stops_resting
                                                         : evidence.starts_resting;
       resting.insert(id);
@@ -130,6 +135,9 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
   const auto commit = [&](const WorkQueue::Build& build) { queue_.commit(cluster.value, build); };
   for (const FenceHost& fence : plan.fences) {
     commit([&](Transaction& into) { return begin_fence(into, fence); });
+  }
+  for (const FenceVm& fence : plan.vm_fences) {
+    commit([&](Transaction& into) { return begin_vm_fence(into, fence); });
   }
   for (const ObserveVm& seen : plan.observations) {
     commit([&](Transaction& into) { return observe_vm(into, seen); });
@@ -316,6 +324,20 @@ bool ClusterController::begin_fence(Transaction& transaction, const FenceHost& f
   operation.arguments.boot_id = fence.boot_id;
   operation.arguments.ask_only = fence.ask_only;
   Host changed = *stored;
+  changed.status.operation = operation.id();
+  transaction.put(operation);
+  transaction.put(changed);
+  return true;
+}
+
+bool ClusterController::begin_vm_fence(Transaction& transaction, const FenceVm& fence) {
+  const Vm* stored = mirror_.view().vms.find(fence.vm);
+  if (stored == nullptr || !stored->status.operation.empty()) return false;
+  Operation operation = make_operation(OperationKind::fence_vm, keys::of(fence.vm), fence.reason);
+  operation.meta.tenant = stored->meta.tenant;
+  operation.arguments.source = fence.host;
+  operation.arguments.epoch = fence.epoch;
+  Vm changed = *stored;
   changed.status.operation = operation.id();
   transaction.put(operation);
   transaction.put(changed);

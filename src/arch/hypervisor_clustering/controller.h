@@ -60,6 +60,7 @@ class ClusterController {
   void change_hosts(const ClusterId& cluster, const std::vector<HostChange>& changes);
 
   bool change_host(Transaction& transaction, const HostChange& change);
+  bool begin_vm_fence(Transaction& transaction, const FenceVm& fence);
   bool begin_fence(Transaction& transaction, const FenceHost& fence);
   bool observe_vm(Transaction& transaction, const ObserveVm& seen);
   bool begin_start(Transaction& transaction, const StartVm& start);

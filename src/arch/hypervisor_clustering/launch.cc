@@ -86,6 +86,10 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
       launch.disks.front().size_mib = std::max(disk.size_mib, image->spec.size_mib);
       continue;
     }
+    if (!disk.volume.empty()) {
+      launch.disks.push_back({.name = disk.name, .volume = qualified(vm.meta.tenant, disk.volume)});
+      continue;
+    }
     launch.disks.push_back(
         {disk.name, launch.directory + "/" + disk.name + ".qcow2", "", disk.size_mib});
   }

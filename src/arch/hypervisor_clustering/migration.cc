@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "arch/hypervisor_clustering/attachments.h"
 #include "arch/hypervisor_clustering/launch.h"
 #include "arch/hypervisor_clustering/steps.h"
 #include "base/reflect.h"
@@ -47,6 +48,7 @@ class Migration {
     restart,  ///< the destination may have run: the source's memory is old, both copies end
     none,     ///< the source is gone
   };
+  void prepare_destination(const HostId& host, Command prepare, const StepDone& done) const;
   void resume(const Operation& operation, Fallback fallback, StepDone done) const;
   void end_destination(const Operation& operation, Fallback fallback, const Error& why,
                        StepDone done) const;
@@ -71,7 +73,21 @@ void Migration::prepare(const Operation& operation, const ClusterView& view, Ste
   Command prepare =
       command_for(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
   prepare.launch = std::move(*launch);
-  call(operation.arguments.destination, std::move(prepare), kPrepareDeadline,
+  const auto attached = [this, host = operation.arguments.destination, prepare, done](
+                            const Result<Attachments::Endpoints>& endpoints) mutable {
+    if (!endpoints) return done(StepOutcome::failed(endpoints.error()));
+    if (auto added = add_endpoints(*prepare.launch, *endpoints); !added) {
+      return done(StepOutcome::failed(added.error()));
+    }
+    prepare_destination(host, std::move(prepare), done);
+  };
+  Attachments(commands_).attach_beside(view, *vm, operation.arguments.next_epoch,
+                                       operation.arguments.epoch, attached);
+}
+
+void Migration::prepare_destination(const HostId& host, Command prepare,
+                                    const StepDone& done) const {
+  call(host, std::move(prepare), kPrepareDeadline,
        [done](Result<CommandResult> result) {
          if (!result) return done(StepOutcome::failed(result.error()));
          if (!result->endpoint) {
@@ -211,11 +227,19 @@ void Migration::run_source_again(const Operation& operation, const Error& why,
 }
 
 void Migration::clean(const Operation& operation, const ClusterView& view, StepDone done) const {
-  if (is_fenced(view, operation.arguments.source)) return done(StepOutcome::done());
-  // Whatever the answer: a copy that stays is of an old epoch and is revoked when its host reports
-  // it.
-  call(operation.arguments.source, forced_stop(operation, operation.arguments.epoch),
-       kCleanDeadline, [done](Result<CommandResult>) { done(StepOutcome::done()); });
+  // Whatever the answers: a copy that stays is of an old epoch and is revoked when its host reports
+  // it,
+  // and attachments that nobody may have any more are ended by the room of storage.
+  const auto stop_source = [this, operation, done,
+                            fenced = is_fenced(view, operation.arguments.source)] {
+    if (fenced) return done(StepOutcome::done());
+    call(operation.arguments.source, forced_stop(operation, operation.arguments.epoch),
+         kCleanDeadline, [done](Result<CommandResult>) { done(StepOutcome::done()); });
+  };
+  const Vm* vm = subject_vm(view, operation);
+  if (vm == nullptr) return stop_source();
+  Attachments(commands_).revoke(view, *vm, operation.arguments.epoch,
+                                [stop_source](const Result<void>&) { stop_source(); });
 }
 
 /// The source has the guest: it runs on there. An answer that is lost is asked for again until its
@@ -235,11 +259,17 @@ void Migration::undo(const Operation& operation, const ClusterView& view, StepDo
 
 void Migration::discard_destination(const Operation& operation, const ClusterView& view,
                                     StepDone done) const {
-  if (is_fenced(view, operation.arguments.destination)) return done(StepOutcome::done());
+  const auto let_out = [this, operation, view, done] {
+    const Vm* vm = subject_vm(view, operation);
+    if (vm == nullptr) return done(StepOutcome::done());
+    Attachments(commands_).detach(view, *vm, operation.arguments.next_epoch,
+                                  [done](const Result<void>&) { done(StepOutcome::done()); });
+  };
+  if (is_fenced(view, operation.arguments.destination)) return let_out();
   Command stop = forced_stop(operation, operation.arguments.next_epoch);
   call(operation.arguments.destination, std::move(stop), kCleanDeadline,
-       [done](Result<CommandResult> result) {
-         if (result.ok()) return done(StepOutcome::done());
+       [done, let_out](Result<CommandResult> result) {
+         if (result.ok()) return let_out();
          done(StepOutcome::failed(result.error()));
        });
 }

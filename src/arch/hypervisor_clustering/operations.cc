@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "arch/hypervisor_clustering/attachments.h"
 #include "arch/hypervisor_clustering/launch.h"
 #include "arch/hypervisor_clustering/steps.h"
 #include "base/reflect.h"
@@ -35,6 +36,12 @@ void stop_copy(const Dependencies& on, const Operation& operation, const Cluster
                     });
 }
 
+Callback<CommandResult> done_or_failed(const StepDone& done) {
+  return [done](const Result<CommandResult>& result) {
+    done(result.ok() ? StepOutcome::done() : StepOutcome::failed(result.error()));
+  };
+}
+
 OperationStepTable start_table(const Dependencies& on) {
   OperationStepTable table;
   OperationStepTable::Step start;
@@ -48,11 +55,15 @@ OperationStepTable start_table(const Dependencies& on) {
     Command command = command_for(CommandKind::start, operation, operation.arguments.epoch);
     command.launch = std::move(*launch);
     command.launch->correlation = operation.correlation;
-    on->commands.call(operation.arguments.destination, std::move(command), kStartDeadline,
-                      [done](Result<CommandResult> result) {
-                        if (result.ok()) return done(StepOutcome::done());
-                        done(StepOutcome::failed(result.error()));
-                      });
+    const auto send = [on, host = operation.arguments.destination, command = std::move(command),
+                       done](const Result<Attachments::Endpoints>& attached) mutable {
+      if (!attached) return done(StepOutcome::failed(attached.error()));
+      if (auto added = add_endpoints(*command.launch, *attached); !added) {
+        return done(StepOutcome::failed(added.error()));
+      }
+      on->commands.call(host, std::move(command), kStartDeadline, done_or_failed(done));
+    };
+    Attachments(on->commands).attach(view, *vm, operation.arguments.epoch, send);
   };
   table.steps.push_back(std::move(start));
   table.record_success = [](const RecordContext& context) {
@@ -165,8 +176,49 @@ OperationStepTable delete_table(const Dependencies& on) {
       context.transaction.erase(*port);
       context.transaction.erase_with(keys::address(port->spec.network, port->spec.address));
     }
+    for (const VmDisk& disk : vm->spec.disks) {
+      if (disk.volume.empty()) continue;
+      context.transaction.erase_with(
+          keys::use(VolumeId(qualified(vm->meta.tenant, disk.volume))));
+    }
     context.transaction.erase(*vm);
-    emit(context, "vm.deleted", "it and its disks are gone");
+    emit(context, "vm.deleted", "it and its own disks are gone");
+  };
+  return table;
+}
+
+/// A VM whose host is silent: when all its volumes have cut that copy off, it cannot do harm.
+OperationStepTable fence_vm_table(const Dependencies& on) {
+  OperationStepTable table;
+  OperationStepTable::Step revoke;
+  revoke.name = "revoke";
+  revoke.act = [on](const Operation& operation, const ClusterView& view, const StepDone& done) {
+    const Vm* vm = subject_vm(view, operation);
+    if (vm == nullptr)
+      return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
+    Attachments(on->commands)
+        .revoke(view, *vm, operation.arguments.epoch, [done](const Result<void>& revoked) {
+          done(revoked.ok() ? StepOutcome::done() : StepOutcome::failed(revoked.error()));
+        });
+  };
+  table.steps.push_back(std::move(revoke));
+  table.record_success = [](const RecordContext& context) {
+    const HostId& host = context.operation.arguments.source;
+    change_vm(context, [&](VmStatus& status) {
+      give_back(status);
+      status.power = VmPower::stopped;
+      status.health = VmHealth::unknown;
+      status.health_reason.clear();
+      status.host = HostId();
+      status.migration = VmMigration();
+      status.recovering = true;
+      remember(status.lost, {host, FenceProof::storage_revoked});
+    });
+    emit(context, "vm.fenced", "all its volumes have cut off the copy on " + host.value);
+  };
+  table.record_failure = [](const RecordContext& context) {
+    change_vm(context, give_back);
+    emit(context, "vm.fence_failed", context.operation.error, Severity::warning);
   };
   return table;
 }
@@ -237,6 +289,7 @@ void register_cluster_operations(OperationRunner& runner,
   runner.set_table(OperationKind::stop_vm, stop_table(on));
   runner.set_table(OperationKind::delete_vm, delete_table(on));
   runner.set_table(OperationKind::fence_host, fence_table(on));
+  runner.set_table(OperationKind::fence_vm, fence_vm_table(on));
   runner.set_table(OperationKind::migrate_vm, migrate_table(on->commands, on->loop));
 }
 

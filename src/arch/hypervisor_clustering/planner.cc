@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "base/reflect.h"
+#include "mechanism/storage/vm_volumes.h"
 #include "model/keys.h"
 
 namespace virga {
@@ -131,6 +132,8 @@ class Planner {
   void list_members();
   void judge(const Host& host, bool most_are_silent);
   void plan_fence(const Host& host, const HostChange& change);
+  void fence_by_storage(const Vm& vm, const Host& host);
+  std::string volumes_stand_in_the_way(const Vm& vm) const;
   void decide(const Vm& vm);
   bool decide_superseding(const Vm& vm);
   bool observe(const Vm& vm, const ObservedVm* copy);
@@ -238,6 +241,23 @@ void Planner::plan_fence(const Host& host, const HostChange& change) {
   const Machine* machine = view_.machines.find(host.spec.machine);
   if (machine == nullptr || machine->spec.bmc.protocol == BmcProtocol::none) return;
   plan_.fences.push_back({host.id(), host.status.boot_id, !dead, change.reason});
+}
+
+/// Beside whatever else may prove the host unable to act: the first proof counts.
+void Planner::fence_by_storage(const Vm& vm, const Host& host) {
+  if (host.status.health != HostHealth::dead || !armed_) return;
+  if (vm.spec.restart_priority == RestartPriority::none || !storage_can_fence(view_, vm)) return;
+  if (evidence_.fences_resting.contains(vm.id()) || !room_for(plan_.vm_fences.size())) return;
+  const auto volumes = volumes_of(view_, vm);
+  if (!volumes) return;
+  const bool all_answer =
+      std::all_of(volumes->begin(), volumes->end(), [&](const ServedVolume& one) {
+        return one.host != host.id() && reports(one.host);
+      });
+  if (!all_answer) return;
+  plan_.vm_fences.push_back({vm.id(), host.id(),
+                             std::max(vm.status.epoch, vm.status.migration.epoch),
+                             host.meta.name + " is dead: " + host.status.health_reason});
 }
 
 void Planner::decide(const Vm& vm) {
@@ -362,7 +382,7 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   }
   if (host == nullptr) return;
   if (host->status.health == HostHealth::fenced) return recover(vm, *host);
-  if (!reports(host->id())) return;
+  if (!reports(host->id())) return fence_by_storage(vm, *host);
   const bool runs = vm.status.power == VmPower::running;
   const bool may_stop = !evidence_.stops_resting.contains(vm.id());
   if (vm.spec.restart && may_stop) {
@@ -580,8 +600,24 @@ void Planner::place_waiting() {
   }
 }
 
+/// Why a VM cannot be started anywhere for its volumes' sake; empty = nothing.
+std::string Planner::volumes_stand_in_the_way(const Vm& vm) const {
+  const auto volumes = volumes_of(view_, vm);
+  if (!volumes) return volumes.error().what;
+  for (const ServedVolume& one : *volumes) {
+    if (reports(one.host)) continue;
+    return fmt::format("volume {} is on device {}, whose host {} does not report", one.volume.value,
+                       one.device.value, one.host.value);
+  }
+  return {};
+}
+
 bool Planner::place(const Waiting& waiting) {
   if (!room_for(plan_.starts.size())) return false;
+  if (std::string why = volumes_stand_in_the_way(*waiting.vm); !why.empty()) {
+    leave_unplaced(waiting, std::move(why), {});
+    return false;
+  }
   const PlacementQuery query = query_for(*waiting.vm, false);
   std::optional<HostId> target;
   const LostCopy last = waiting.lost.empty() ? LostCopy() : waiting.lost.back();

@@ -21,6 +21,11 @@ class FakeHosts {
     std::map<VmId, ObservedVm> copies;
     std::vector<ObservedVm> reported;
   };
+  /// Who may write to a volume, by its device's own count.
+  struct Attached {
+    Epoch revoked;
+    std::set<Epoch> epochs;
+  };
   enum class BmcMode { answers, silent, lies };
 
   explicit FakeHosts(SimLoop& world) : loop(world) { beat(); }
@@ -55,11 +60,13 @@ class FakeHosts {
   }
 
   Result<CommandResult> execute(const HostId& host, const Command& command);
+  Result<CommandResult> attach(const Command& command);
 
   SimLoop& loop;
   std::map<HostId, Machine> machines;
   std::vector<std::pair<HostId, Command>> commands;
   std::map<VmId, Epoch> highest;
+  std::map<VolumeId, Attached> volumes;
   std::map<CommandKind, Error> failing;  ///< answered instead of an effect
   std::set<CommandKind> unanswered;      ///< done, but the answer is lost
   std::vector<int> progress;             ///< told of each command before its answer
@@ -103,9 +110,32 @@ class FakeHosts {
   }
 };
 
+inline Result<CommandResult> FakeHosts::attach(const Command& command) {
+  CommandResult result;
+  result.ok = true;
+  Attached& volume = volumes[command.storage->volume];
+  if (command.kind == CommandKind::attach_volume) {
+    if (command.epoch <= volume.revoked) return make_error(Errc::fenced, "an older epoch");
+    for (const Epoch& other : volume.epochs) {
+      const bool fits = other == command.epoch || other == command.storage->beside;
+      if (!fits) return make_error(Errc::conflict, "attached otherwise");
+    }
+    volume.epochs.insert(command.epoch);
+    result.attached = VolumeEndpoint{
+        "nbd", "127.0.0.1", 1, command.storage->volume.value + to_string(command.epoch), "u", "k"};
+  } else if (command.kind == CommandKind::detach_volume) {
+    volume.epochs.erase(command.epoch);
+  } else {
+    volume.revoked = std::max(volume.revoked, command.epoch);
+    std::erase_if(volume.epochs, [&](const Epoch& one) { return one <= command.epoch; });
+  }
+  return result;
+}
+
 inline Result<CommandResult> FakeHosts::execute(const HostId& host, const Command& command) {
   commands.emplace_back(host, command);
   if (const auto error = failing.find(command.kind); error != failing.end()) return error->second;
+  if (command.storage) return attach(command);
   auto& copies = machines[host].copies;
   const auto copy = copies.find(command.vm);
   CommandResult result;

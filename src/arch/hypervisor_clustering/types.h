@@ -32,8 +32,8 @@ struct ClusterEvidence {
   bool recovery_held =
       false;  ///< restored from a backup and not yet confirmed: nothing is fenced or restarted
   std::map<VmId, std::set<HostId>> failed_lately;  ///< starts that failed: hosts to avoid
-  /// VMs whose last start, move or end failed a moment ago: no new try of that kind yet.
-  std::set<VmId> starts_resting, moves_resting, stops_resting;
+  /// VMs whose last start, move, end or fence failed a moment ago: no new try of that kind yet.
+  std::set<VmId> starts_resting, moves_resting, stops_resting, fences_resting;
 };
 
 struct HostChange {
@@ -47,6 +47,14 @@ struct FenceHost {
   HostId host;
   std::string boot_id;
   bool ask_only = false;  ///< true: read the power state as a proof; switch nothing
+  std::string reason;
+};
+
+/// The host is silent: the VM's volumes shall cut its copy off, which proves it unable to act.
+struct FenceVm {
+  VmId vm;
+  HostId host;
+  Epoch epoch;  ///< all up to it
   std::string reason;
 };
 
@@ -120,6 +128,7 @@ struct StrayVm {
 struct ClusterPlan {
   std::vector<HostChange> host_changes;
   std::vector<FenceHost> fences;
+  std::vector<FenceVm> vm_fences;
   std::vector<RevokeCopy> revokes;
   std::vector<ObserveVm> observations;
   std::vector<StartVm> starts;
@@ -130,7 +139,7 @@ struct ClusterPlan {
   std::vector<StrayVm> strays;
 
   bool empty() const {
-    return host_changes.empty() && fences.empty() && revokes.empty() && observations.empty() &&
+    return host_changes.empty() && fences.empty() && vm_fences.empty() && revokes.empty() && observations.empty() &&
            starts.empty() && moves.empty() && stops.empty() && limits.empty() && unplaced.empty();
   }
 };

@@ -146,6 +146,12 @@ void NbdStore::revoke(const VolumeId& volume, const Epoch& epoch, Callback<void>
   loop_.post([done, why = found.error()] { done(why); });
 }
 
+void NbdStore::detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+  const auto found = find(volume);
+  if (found) return (*found)->detach(epoch, std::move(done));
+  loop_.post([done] { done({}); });
+}
+
 std::vector<ObservedVolume> NbdStore::observe() const {
   std::vector<ObservedVolume> seen;
   for (const auto& [id, volume] : volumes_) seen.push_back(volume->observe());

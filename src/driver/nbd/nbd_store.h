@@ -25,6 +25,7 @@ class NbdStore : public BlockStore {
   void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
               Callback<VolumeEndpoint> done) override;
   void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
+  void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   std::vector<ObservedVolume> observe() const override;
 
  private:

@@ -95,9 +95,9 @@ Result<AttachmentRecord*> NbdVolume::admit(const Epoch& epoch, const Epoch& besi
     return make_error(Errc::fenced, fmt::format("{}: all up to {} are revoked", what,
                                                 to_string(record_.revoked)));
   }
-  if (!all.empty() && epoch < all.back().epoch) {
-    return make_error(Errc::fenced,
-                      fmt::format("{}: epoch {} is attached", what, to_string(all.back().epoch)));
+  if (epoch <= record_.highest) {
+    return make_error(Errc::fenced, fmt::format("{}: epoch {} was attached after it", what,
+                                                to_string(record_.highest)));
   }
   for (const AttachmentRecord& other : all) {
     if (other.epoch == beside) continue;
@@ -105,6 +105,7 @@ Result<AttachmentRecord*> NbdVolume::admit(const Epoch& epoch, const Epoch& besi
                                                   to_string(other.epoch)));
   }
   all.push_back(new_attachment(record_.volume, epoch));
+  record_.highest = epoch;
   return &all.back();
 }
 
@@ -120,16 +121,18 @@ void NbdVolume::attach(const Epoch& epoch, const Epoch& beside, Callback<VolumeE
   enqueue(
       [this, epoch, beside](const Callback<void>& ended) {
         const auto before = record_.attachments;
+        const Epoch highest = record_.highest;
         const auto admitted = admit(epoch, beside);
         if (!admitted) return ended(admitted.error());
         // A server without exports lets nobody in: it may start while the record goes to the disk.
         const auto started = start_server();
-        persist([this, before, started, ended](Result<void> written) {
+        persist([this, before, highest, started, ended](Result<void> written) {
           if (written) {
             port_changed_ = false;
             return started ? serve(ended) : ended(started);
           }
           record_.attachments = before;
+          record_.highest = highest;
           if (!before.empty()) return ended(std::move(written));
           end_server([written, ended](const Result<void>&) { ended(written); });
         });
@@ -223,14 +226,29 @@ void NbdVolume::revoke(const Epoch& epoch, Callback<void> done) {
         record_.revoked = std::max(record_.revoked, epoch);
         std::erase_if(record_.attachments,
                       [&](const AttachmentRecord& one) { return one.epoch <= epoch; });
-        // A record that could not be written refuses in memory all the same; the caller asks again.
-        persist([this, ended](Result<void> written) {
-          cut_off([written, ended](Result<void> cut) {
-            ended(written ? std::move(cut) : Result<void>(written));
-          });
-        });
+        cut_off_recorded(ended);
       },
       std::move(done));
+}
+
+void NbdVolume::detach(const Epoch& epoch, Callback<void> done) {
+  enqueue(
+      [this, epoch](const Callback<void>& ended) {
+        record_.highest = std::max(record_.highest, epoch);
+        std::erase_if(record_.attachments,
+                      [&](const AttachmentRecord& one) { return one.epoch == epoch; });
+        cut_off_recorded(ended);
+      },
+      std::move(done));
+}
+
+/// A record that could not be written refuses in memory all the same; the caller asks again.
+void NbdVolume::cut_off_recorded(const Callback<void>& ended) {
+  persist([this, ended](Result<void> written) {
+    cut_off([written, ended](Result<void> cut) {
+      ended(written ? std::move(cut) : Result<void>(written));
+    });
+  });
 }
 
 /// Ends exports that the record does not know. Who does not obey is killed; what is attached still

@@ -34,6 +34,7 @@ class NbdVolume {
   void grow(Mib size_mib, Callback<void> done);
   void attach(const Epoch& epoch, const Epoch& beside, Callback<VolumeEndpoint> done);
   void revoke(const Epoch& epoch, Callback<void> done);
+  void detach(const Epoch& epoch, Callback<void> done);
 
   /// Removes its files. Errors: conflict (is attached).
   void erase(Callback<void> done);
@@ -59,6 +60,7 @@ class NbdVolume {
   Result<void> know_server();
   void align(Callback<void> done);
   void align_with(const std::vector<std::string>& served, Callback<void> done);
+  void cut_off_recorded(const Callback<void>& ended);
   void cut_off(Callback<void> done);
   void end_server(Callback<void> done);
   void exited_with(const Result<void>& outcome);

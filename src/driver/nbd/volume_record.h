@@ -24,10 +24,11 @@ struct VolumeRecord {
   VolumeId volume;
   Mib size_mib;
   Epoch revoked;
+  Epoch highest;  ///< that was ever attached; none below it is let in anew
   std::vector<AttachmentRecord> attachments;  ///< in order of epoch
   int port = 0;                               ///< of its server; kept, so that consumers find it again
 };
-BOOST_DESCRIBE_STRUCT(VolumeRecord, (), (volume, size_mib, revoked, attachments, port))
+BOOST_DESCRIBE_STRUCT(VolumeRecord, (), (volume, size_mib, revoked, highest, attachments, port))
 
 /// The process that serves a volume; of one boot of this machine, lost with it.
 struct ServerRecord {

@@ -237,6 +237,10 @@ Result<OpenFiles> open_files(const FileRequest& request) {
   files.unchecked = std::move(*unchecked);
   if (!files.unchecked.empty()) return files;
   for (const LaunchDisk& disk : launch.disks) {
+    if (!disk.volume.empty()) {
+      files.disks.emplace_back();
+      continue;
+    }
     if (request.create) {
       if (auto done = create_disk(request, disk); !done) return done.error();
     }
@@ -274,6 +278,7 @@ Result<void> erase_files(const std::string& shared_directory, const VmLaunch& la
     return make_error(Errc::invalid, "erase " + launch.vm.value + ": it has no folder");
   std::vector<std::string> names = {launch.directory + "/vm.json"};
   for (const LaunchDisk& disk : launch.disks) {
+    if (!disk.volume.empty()) continue;
     if (!disk.path.starts_with(launch.directory + "/")) {
       return make_error(Errc::invalid, fmt::format("erase {}: disk {} is not in {}",
                                                    launch.vm.value, disk.path, launch.directory));
@@ -300,11 +305,34 @@ Result<std::int64_t> free_bytes(const std::string& folder) {
   return static_cast<std::int64_t>(seen.f_bavail * seen.f_frsize);
 }
 
+Result<Descriptor> write_volume_keys(const VmFolder& folder, std::size_t disk,
+                                     const LaunchDisk& volume, std::uint32_t user) {
+  if (!volume.endpoint || volume.endpoint->protocol != "nbd") {
+    return make_error(Errc::invalid, "disk " + volume.name + ": volume " + volume.volume +
+                                         " has no NBD end point for this copy");
+  }
+  const std::string path = folder.keys(disk);
+  const std::string file = path + "/keys.psk";
+  if (auto made = make_folders(path, 0700); !made) return made.error();
+  const std::string line = volume.endpoint->user + ":" + volume.endpoint->key + "\n";
+  if (auto written = replace_file(file, line, 0400); !written) return written.error();
+  for (const std::string& name : {path, file}) {
+    if (user != 0 && ::chown(name.c_str(), user, static_cast<gid_t>(-1)) != 0) {
+      return errno_error("give " + name + " to the user of QEMU", errno);
+    }
+  }
+  Descriptor opened(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!opened.valid()) return errno_error("open " + path, errno);
+  return opened;
+}
+
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch) {
   if (launch.directory.empty()) return {};
   const std::string folder = shared_directory + "/" + launch.directory;
   if (auto done = make_folders(folder); !done) return done;
-  return write_file_atomically(folder + "/vm.json", to_json_text(launch), 0600);
+  VmLaunch shown = launch;
+  for (LaunchDisk& disk : shown.disks) disk.endpoint.reset();
+  return write_file_atomically(folder + "/vm.json", to_json_text(shown), 0600);
 }
 
 }  // namespace virga

@@ -22,6 +22,7 @@ struct VmFolder {
   std::string guest_agent() const { return path + "/guest-agent.sock"; }
   std::string console() const { return path + "/console.log"; }
   std::string log() const { return path + "/qemu.log"; }
+  std::string keys(std::size_t disk) const { return path + "/keys-" + std::to_string(disk); }
 };
 
 /// Errors: invalid (an id that is not two names).
@@ -61,7 +62,7 @@ struct OpenDiskFile {
 
 /// A VM's files on shared storage, open.
 struct OpenFiles {
-  std::vector<std::vector<OpenDiskFile>> disks;  ///< per disk: the file and its backing file
+  std::vector<std::vector<OpenDiskFile>> disks;  ///< per disk: the file and its backing file; of a volume none
   Descriptor kernel;
   Descriptor initrd;
   Descriptor seed;  ///< read-only ISO 9660
@@ -92,7 +93,12 @@ Result<void> erase_files(const std::string& shared_directory, const VmLaunch& la
 /// What an ordinary user may still write on the file system of a folder. Blocking.
 Result<std::int64_t> free_bytes(const std::string& folder);
 
-/// Writes the resolved configuration beside the disks, atomically. Blocking.
+/// What lets QEMU, which runs as `user` (0 = as this process), in to a volume: a folder with `keys.psk`, open.
+/// Errors: invalid (no end point, or of another protocol than NBD).
+Result<Descriptor> write_volume_keys(const VmFolder& folder, std::size_t disk,
+                                     const LaunchDisk& volume, std::uint32_t user);
+
+/// Writes the resolved configuration beside the disks, atomically, without what opens volumes. Blocking.
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch);
 
 }  // namespace virga

@@ -135,7 +135,7 @@ Result<void> VmProcess::spawn(const OpenFiles& files) {
   hardware.memory_mib = launch.memory_mib;
   hardware.incoming = record_.incoming;
   if (context_.options.memory == MemoryKind::memfd) hardware.memory = MemfdMemory{};
-  add_files(files, inherited);
+  if (auto done = add_files(files, inherited); !done) return done;
   if (auto done = add_nics(inherited); !done) return done;
   if (auto done = open_channels(inherited); !done) return done;
   auto arguments = command_line(hardware);
@@ -162,9 +162,13 @@ Result<void> VmProcess::spawn(const OpenFiles& files) {
   return {};
 }
 
-void VmProcess::add_files(const OpenFiles& files, Inherited& inherited) {
+Result<void> VmProcess::add_files(const OpenFiles& files, Inherited& inherited) {
   const VmLaunch& launch = record_.launch;
   for (std::size_t index = 0; index < files.disks.size(); ++index) {
+    if (!launch.disks[index].volume.empty()) {
+      if (auto done = add_volume(index, inherited); !done) return done;
+      continue;
+    }
     FileDisk disk;
     for (const OpenDiskFile& file : files.disks[index]) {
       disk.chain.push_back({inherited.lend(file.descriptor.get()), file.format});
@@ -172,12 +176,28 @@ void VmProcess::add_files(const OpenFiles& files, Inherited& inherited) {
     inherited.hardware.disks.push_back({launch.disks[index].name, std::move(disk)});
   }
   if (files.seed.valid()) inherited.hardware.seed = inherited.lend(files.seed.get());
-  if (!files.kernel.valid()) return;
+  if (!files.kernel.valid()) return {};
   inherited.hardware.direct_boot = true;
   DirectBoot& boot = inherited.hardware.boot;
   boot.kernel = inherited.lend(files.kernel.get());
   if (files.initrd.valid()) boot.initrd = inherited.lend(files.initrd.get());
   boot.command_line = launch.command_line;
+  return {};
+}
+
+/// QEMU reads the key by the name of a folder and may enter none of the agent's: it gets this one open.
+Result<void> VmProcess::add_volume(std::size_t index, Inherited& inherited) {
+  const LaunchDisk& disk = record_.launch.disks[index];
+  auto keys = write_volume_keys(folder_, index, disk, record_.user);
+  if (!keys) return keys.error();
+  NbdDisk volume;
+  volume.address = disk.endpoint->address;
+  volume.port = static_cast<std::uint16_t>(disk.endpoint->port);
+  volume.export_name = disk.endpoint->export_name;
+  volume.user = disk.endpoint->user;
+  volume.keys_directory = fmt::format("/proc/self/fd/{}", inherited.give(std::move(*keys)).number);
+  inherited.hardware.disks.push_back({disk.name, std::move(volume)});
+  return {};
 }
 
 Result<void> VmProcess::add_nics(Inherited& inherited) {

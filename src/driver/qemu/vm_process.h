@@ -77,7 +77,8 @@ class VmProcess {
   Result<void> add_nics(Inherited& inherited);
   Result<NicBackend> lay_wire(const Descriptor& port, Inherited& inherited);
   Result<void> open_channels(Inherited& inherited);
-  void add_files(const OpenFiles& files, Inherited& inherited);
+  Result<void> add_files(const OpenFiles& files, Inherited& inherited);
+  Result<void> add_volume(std::size_t index, Inherited& inherited);
   void follow(std::unique_ptr<Process> process);
 
   VmContext& context_;

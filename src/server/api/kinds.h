@@ -28,10 +28,16 @@ VIRGA_API_KIND(Host, "host", hosts, keys::kHost, false);
 VIRGA_API_KIND(Image, "image", images, keys::kImage, false);
 VIRGA_API_KIND(Network, "network", networks, keys::kNetwork, true);
 VIRGA_API_KIND(Vm, "vm", vms, keys::kVm, true);
+VIRGA_API_KIND(Device, "device", devices, keys::kDevice, false);
+VIRGA_API_KIND(Volume, "volume", volumes, keys::kVolume, true);
 VIRGA_API_KIND(Port, "port", ports, keys::kPort, true);
 VIRGA_API_KIND(Operation, "operation", operations, keys::kOperation, false);
 
 #undef VIRGA_API_KIND
+
+/// Kinds that controllers work on after the answer: created, changed and deleted with 202.
+template <typename T>
+constexpr bool worked_on = std::is_same_v<T, Vm> || std::is_same_v<T, Volume>;
 
 /// Calls `task.template operator()<T>()` for each kind.
 template <typename Task>
@@ -42,6 +48,8 @@ void for_each_kind(Task&& task) {
   task.template operator()<Image>();
   task.template operator()<Network>();
   task.template operator()<Vm>();
+  task.template operator()<Device>();
+  task.template operator()<Volume>();
   task.template operator()<Port>();
   task.template operator()<Operation>();
 }

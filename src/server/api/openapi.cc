@@ -94,11 +94,11 @@ void add_kind(json::object& paths, json::object& schemas, std::string_view schem
   json::object one{
       {"parameters", path_parameters(owned)},
       {"get", operation("show a " + single, answers("200", single, reference(schema)))}};
-  const std::string_view done = std::is_same_v<T, Vm> ? "202" : "200";
+  const std::string_view done = api::worked_on<T> ? "202" : "200";
   if (writable && !made_by_join) {
     all["post"] = with_body(
         operation("make a " + single,
-                  answers(std::is_same_v<T, Vm> ? "202" : "201", single, reference(schema))),
+                  answers(api::worked_on<T> ? "202" : "201", single, reference(schema))),
         body_of(reference(schema)));
   }
   if (writable) {
@@ -183,6 +183,8 @@ boost::json::object openapi_document() {
   add_kind<Image>(paths, schemas, "Image");
   add_kind<Network>(paths, schemas, "Network");
   add_kind<Vm>(paths, schemas, "Vm");
+  add_kind<Device>(paths, schemas, "Device");
+  add_kind<Volume>(paths, schemas, "Volume");
   add_kind<Port>(paths, schemas, "Port");
   add_kind<Operation>(paths, schemas, "Operation");
   schemas["Event"] = json_schema<Event>();

@@ -217,6 +217,9 @@ std::vector<Reason> users_of(const ClusterView& view, const Cluster& cluster) {
   for (const auto& [id, network] : view.networks.all()) {
     if (network->spec.cluster == cluster.id()) users.add(name_of(*network), "belongs to it");
   }
+  for (const Volume* volume : view.volumes_of(cluster.id())) {
+    users.add(name_of(*volume), "belongs to it");
+  }
   for (const auto& [id, vm] : view.vms.all()) {
     if (vm->spec.cluster == cluster.id()) users.add(name_of(*vm), "runs in it");
   }
@@ -236,6 +239,9 @@ std::vector<Reason> users_of(const ClusterView& view, const Host& host) {
   for (const Vm* vm : view.vms_on(host.id())) users.add(name_of(*vm), "is placed on it");
   for (const auto& [id, vm] : view.vms.all()) {
     if (vm->spec.pinned_host == host.id()) users.add(name_of(*vm), "is pinned to it");
+  }
+  for (const auto& [id, device] : view.devices.all()) {
+    if (device->spec.host == host.id()) users.add(name_of(*device), "is served by it");
   }
   const HostHealth health = host.status.health;
   if (!host.spec.maintenance && (health == HostHealth::alive || health == HostHealth::degraded)) {

@@ -29,6 +29,8 @@ Refusal apply_rules(const RuleContext& context, const Machine* before, Machine& 
 Refusal apply_rules(const RuleContext& context, const Host* before, Host& after);
 Refusal apply_rules(const RuleContext& context, const Image* before, Image& after);
 Refusal apply_rules(const RuleContext& context, const Network* before, Network& after);
+Refusal apply_rules(const RuleContext& context, const Device* before, Device& after);
+Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& after);
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
 
 /// Whether an image's file and its disk are within what a cluster takes; the refusal begins with `field`.
@@ -37,8 +39,16 @@ Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cl
 /// Guards and further keys that belong into the same commit as the resource.
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
                        Change& change);
+Refusal add_companions(const RuleContext& context, const Device* before, const Device& after,
+                       Change& change);
+Refusal add_companions(const RuleContext& context, const Volume* before, const Volume& after,
+                       Change& change);
 Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
                        Change& change);
+
+/// Whether a new VM can have the volumes that it names, and the keys that make them its own.
+Refusal check_volumes_of(const ClusterView& view, const Vm& vm);
+void add_uses(const ClusterView& view, const Vm& vm, Change& change);
 template <typename T>
 Refusal add_companions(const RuleContext&, const T*, const T&, Change&) {
   return std::nullopt;
@@ -50,6 +60,8 @@ std::vector<Reason> users_of(const ClusterView& view, const Machine& machine);
 std::vector<Reason> users_of(const ClusterView& view, const Host& host);
 std::vector<Reason> users_of(const ClusterView& view, const Image& image);
 std::vector<Reason> users_of(const ClusterView& view, const Network& network);
+std::vector<Reason> users_of(const ClusterView& view, const Device& device);
+std::vector<Reason> users_of(const ClusterView& view, const Volume& volume);
 
 /// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid,
 /// not_found, denied (another tenant's cluster).

@@ -70,6 +70,17 @@ Result<void> check_labels(const std::map<std::string, std::string>& labels) {
   return {};
 }
 
+Result<void> check_volume_disk(const std::string& field, const VmDisk& disk) {
+  if (disk.name == "root") {
+    return wrong(field + ".volume", disk.volume, "the root disk is made from the image");
+  }
+  if (disk.size_mib.value != 0) {
+    return wrong(field + ".size_mib", std::to_string(disk.size_mib.value),
+                 "is the volume's; leave it out");
+  }
+  return check_name(field + ".volume", disk.volume);
+}
+
 Result<void> check_disks(const std::vector<VmDisk>& disks) {
   std::set<std::string> names{"root"};
   for (std::size_t i = 0; i < disks.size(); ++i) {
@@ -77,6 +88,10 @@ Result<void> check_disks(const std::vector<VmDisk>& disks) {
     if (auto named = check_name(field + ".name", disks[i].name); !named.ok()) return named;
     if (disks[i].name != "root" && !names.insert(disks[i].name).second) {
       return wrong(field + ".name", disks[i].name, "another disk of this VM has that name");
+    }
+    if (!disks[i].volume.empty()) {
+      if (auto sound = check_volume_disk(field, disks[i]); !sound.ok()) return sound;
+      continue;
     }
     const Range& range = ranges().at("vm.disks.size_mib");
     const std::int64_t low = disks[i].name == "root" ? 0 : range.low;
@@ -130,6 +145,8 @@ const std::map<std::string, Range>& ranges() {
       {"vm.disks", {"disks", 0, 8, "disks"}},
       {"vm.disks.size_mib", {"disks.size_mib", 1, kMibMax, "MiB"}},
       {"vm.nics", {"nics", 0, 8, "NICs"}},
+      {"device.capacity_mib", {"capacity_mib", 1, 1LL << 34, "MiB"}},
+      {"volume.size_mib", {"size_mib", 1, kMibMax, "MiB"}},
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
       {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
       {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
@@ -301,6 +318,20 @@ Result<void> check_network(const NetworkSpec& spec) {
                  "must not be a reserved range; right would be 10.50.0.0/24");
   }
   return check_outside(spec.outside, *subnet);
+}
+
+Result<void> check_device(const DeviceSpec& spec) {
+  return all({check_name("spec.host", spec.host.value),
+              check_path("spec.directory", spec.directory, true),
+              in_range("device", "capacity_mib", spec.capacity_mib.value),
+              check_name("spec.storage_class", spec.storage_class)});
+}
+
+Result<void> check_volume(const VolumeSpec& spec) {
+  return all({check_optional_name("spec.cluster", spec.cluster.value),
+              in_range("volume", "size_mib", spec.size_mib.value),
+              check_name("spec.storage_class", spec.storage_class),
+              check_optional_name("spec.device", spec.device.value)});
 }
 
 Result<void> check_vm(const VmSpec& spec) {

@@ -7,6 +7,7 @@
 #include "model/image.h"
 #include "model/network.h"
 #include "model/vm.h"
+#include "model/volume.h"
 
 /// Checks of what users write, as far as the text itself can be judged. Pure. Errors: invalid, beginning with the
 /// field's path, with the value seen and what would be right. All ranges stand in one table in validate.cc.
@@ -29,6 +30,8 @@ Result<void> check_machine(const MachineSpec& spec);
 Result<void> check_host(const HostSpec& spec);
 Result<void> check_image(const ImageSpec& spec);
 Result<void> check_network(const NetworkSpec& spec);
+Result<void> check_device(const DeviceSpec& spec);
+Result<void> check_volume(const VolumeSpec& spec);
 Result<void> check_vm(const VmSpec& spec);
 
 /// Errors: invalid when `path` climbs, is absolute (or is not, where `absolute`), or has odd characters.

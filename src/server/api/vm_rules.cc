@@ -251,6 +251,7 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
                       network->spec.cluster.value, after.spec.cluster.value));
     }
   }
+  if (auto refused = check_volumes_of(view, after)) return refused;
   return check_pin(view, after);
 }
 
@@ -262,6 +263,7 @@ Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& a
   VIRGA_CHECK(cluster != nullptr && image != nullptr);
   change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});
   change.guards.push_back({keys::of(image->id()), image->meta.revision});
+  add_uses(context.view, after, change);
   return add_ports(context, after, change);
 }
 

@@ -120,7 +120,7 @@ Event told(const T* before, const T& after) {
   const std::string name =
       Kind<T>::kTenantOwned ? after.meta.tenant + "/" + after.meta.name : after.meta.name;
   const std::string verb = before != nullptr       ? "changed"
-                           : std::is_same_v<T, Vm> ? "requested"
+                           : worked_on<T>          ? "requested"
                                                    : "created";
   return event_of(fmt::format("{}.{}", Kind<T>::kSingular, verb), key_of<T>(after.meta),
                   after.meta.tenant, fmt::format("{} {} was {}", Kind<T>::kSingular, name, verb));
@@ -173,8 +173,7 @@ Decision decide_write(Engine& engine, const Call& call, const Wanted<T>& wanted,
     return unchanged(*before, 200);
   }
   if (before == nullptr) foretell(engine, call, *after);
-  const bool works_on = std::is_same_v<T, Vm>;
-  const int status = works_on ? 202 : before == nullptr ? 201 : 200;
+  const int status = worked_on<T> ? 202 : before == nullptr ? 201 : 200;
   Change change = change_of(engine, call, before, *after, status);
   change.event = told(before, *after);
   if (auto refused = add_companions(context, before, *after, change)) return *refused;
@@ -253,11 +252,16 @@ Decision decide_mark(Engine& engine, const Call& call, const ClusterView& view) 
   if (before == nullptr) return Problem{no_such<T>(call.segments.back()), {}, 0};
   T after = *before;
   if (!after.meta.deleting_at) after.meta.deleting_at = engine.context().loop.wall_now();
-  if constexpr (std::is_same_v<T, Vm>) {
+  if constexpr (worked_on<T>) {
     if (before->meta.deleting_at) return unchanged(*before, 202);
+    const std::string kind(Kind<T>::kSingular);
     Change change = change_of(engine, call, before, after, 202);
-    change.event = event_of("vm.delete_requested", change.primary, after.meta.tenant,
-                            "vm " + after.id().value + " shall be deleted");
+    change.event = event_of(kind + ".delete_requested", change.primary, after.meta.tenant,
+                            kind + " " + after.id().value + " shall be deleted");
+    if constexpr (std::is_same_v<T, Volume>) {
+      if (auto refused = refuse_used(view, *before)) return *refused;
+      change.guards.push_back({keys::use(before->id()), 0});
+    }
     return change;
   } else {
     if (auto refused = refuse_used(view, *before)) return *refused;
@@ -276,7 +280,7 @@ template <typename T>
 void delete_one(const EnginePtr& engine, const CallPtr& call) {
   engine->submit(call, [engine, call](const ClusterView& view) -> Decision {
     Decision decision = decide_mark<T>(*engine, *call, view);
-    if constexpr (!std::is_same_v<T, Vm>) {
+    if constexpr (!worked_on<T>) {
       auto* change = std::get_if<Change>(&decision);
       if (change == nullptr) return decision;
       change->then = [engine, call](Revision) { remove_marked<T>(engine, call); };
@@ -292,6 +296,8 @@ void with_writable_kind(const std::string& name, Task&& task) {
   if (name == Kind<Host>::kPlural) task.template operator()<Host>();
   if (name == Kind<Image>::kPlural) task.template operator()<Image>();
   if (name == Kind<Network>::kPlural) task.template operator()<Network>();
+  if (name == Kind<Device>::kPlural) task.template operator()<Device>();
+  if (name == Kind<Volume>::kPlural) task.template operator()<Volume>();
   if (name == Kind<Vm>::kPlural) task.template operator()<Vm>();
 }
 

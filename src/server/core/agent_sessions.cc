@@ -420,7 +420,32 @@ void AgentSessions::tell_places(const HostId& host, const FabricPlaces& places) 
   } while (next != places.at.end());
 }
 
+namespace {
+
+bool differs(const ObservedVolume& left, const ObservedVolume& right) {
+  return left.volume != right.volume || left.size_mib != right.size_mib ||
+         left.revoked != right.revoked || left.epochs != right.epochs ||
+         left.served != right.served;
+}
+
+bool differs(const ObservedDevice& left, const ObservedDevice& right) {
+  if (left.device != right.device || left.open != right.open || left.failing != right.failing ||
+      left.volumes.size() != right.volumes.size()) {
+    return true;
+  }
+  for (std::size_t index = 0; index < left.volumes.size(); ++index) {
+    if (differs(left.volumes[index], right.volumes[index])) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
 bool differs(const HostReport& before, const HostReport& after) {
+  if (before.devices.size() != after.devices.size()) return true;
+  for (std::size_t index = 0; index < before.devices.size(); ++index) {
+    if (differs(before.devices[index], after.devices[index])) return true;
+  }
   if (before.degraded != after.degraded || before.leash_armed != after.leash_armed ||
       before.vms.size() != after.vms.size() || before.peers.size() != after.peers.size()) {
     return true;

@@ -44,6 +44,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
                }),
       runner_(on_.loop, on_.store, mirror_, names_),
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
+      storage_(on_.loop, on_.store, mirror_, sessions_, names_),
       pump_(on_.loop, on_.store, mirror_, on_.journal),
       tick_timer_(on_.loop) {}
 
@@ -101,7 +102,7 @@ void ServerCore::lead(const Callback<void>& ready) {
   sessions_.start(
       [this](const HostId& host) {
         const Host* stored = view().hosts.find(host);
-        if (stored != nullptr) controller_.mark(stored->spec.cluster);
+        if (stored != nullptr) mark(stored->spec.cluster);
       },
       [this](const HostId& host) { overlay_.connected(host); },
       [this](Event event) { journal_event(std::move(event)); });
@@ -119,6 +120,8 @@ void ServerCore::lead(const Callback<void>& ready) {
   runner_.start();
   controller_.start([this](const ClusterId& cluster) { return observe(cluster); },
                     options_.controller);
+  storage_.start([this](const ClusterId& cluster) { return observe_storage(cluster); },
+                 options_.storage);
   if (recovery_held_) {
     log_line(LogLevel::warning, "server",
              "the state was restored from a backup: nothing is fenced or restarted until every "
@@ -137,10 +140,10 @@ void ServerCore::tick() {
   if (recovery_held_) check_hold();
   if (tick_began_ >= resync_due_) {
     resync_due_ = tick_began_ + options_.resync;
-    for (const auto& [id, cluster] : view().clusters.all()) controller_.mark(id);
+    for (const auto& [id, cluster] : view().clusters.all()) mark(id);
   }
   sessions_.each_stored([this](const LiveHost& live) {
-    if (needs_attention(live)) controller_.mark(live.cluster->id());
+    if (needs_attention(live)) mark(live.cluster->id());
   });
 }
 
@@ -174,7 +177,7 @@ void ServerCore::release_recovery_hold() {
                       std::to_string(view().incarnation));
     on_.store.commit(transaction.guards(), transaction.writes(), [](Result<CommitOutcome>) {});
   });
-  for (const auto& [id, cluster] : view().clusters.all()) controller_.mark(id);
+  for (const auto& [id, cluster] : view().clusters.all()) mark(id);
 }
 
 ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
@@ -210,6 +213,49 @@ ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
       if (watched == evidence.hosts.end() || peer.health == PeerHealth::unknown) continue;
       ++watched->second.observers;
       if (peer.health == PeerHealth::silent) ++watched->second.observers_silent;
+    }
+  }
+  return evidence;
+}
+
+void ServerCore::mark(const ClusterId& cluster) {
+  controller_.mark(cluster);
+  if (view().devices.size() > 0 || view().volumes.size() > 0) storage_.mark(cluster);
+}
+
+StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
+  StorageEvidence evidence;
+  evidence.held = recovery_held_;
+  const Cluster* stored = view().clusters.find(cluster);
+  if (stored == nullptr) return evidence;
+  const Instant fresh = on_.loop.now() - stored->spec.policy.suspect_after_ms;
+  for (const auto& [id, device] : view().devices.all()) {
+    DeviceEvidence& seen = evidence.devices[id];
+    const auto found = sessions_.hosts().find(device->spec.host);
+    const bool heard = found != sessions_.hosts().end() && found->second.reported;
+    seen.awaited = !heard && on_.loop.now() - leads_since_ < stored->spec.policy.lease_ms / 2;
+    if (found == sessions_.hosts().end()) continue;
+    const LiveHost& live = found->second;
+    seen.host_reports = live.session != 0 && live.reported && live.last_report_at > fresh;
+    const auto& features = live.hello.features;
+    seen.can_serve = std::find(features.begin(), features.end(), "devices") != features.end();
+    for (const ObservedDevice& one : live.report.devices) {
+      if (one.device != id) continue;
+      seen.listed = true;
+      seen.seen = one;
+    }
+  }
+  for (const Host* host : view().hosts_of(cluster)) {
+    const auto found = sessions_.hosts().find(host->id());
+    if (found == sessions_.hosts().end() || found->second.last_report_at <= fresh) continue;
+    for (const ObservedDevice& one : found->second.report.devices) {
+      const Device* device = view().devices.find(one.device);
+      const bool registered = device != nullptr && device->spec.host == host->id();
+      if (!registered) evidence.strangers.emplace_back(one.device, host->id());
+    }
+    for (const ObservedVm& copy : found->second.report.vms) {
+      const Vm* vm = view().vms.find(copy.vm);
+      if (vm != nullptr && !vm->spec.disks.empty()) evidence.copies.insert({copy.vm, copy.epoch});
     }
   }
   return evidence;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "arch/hypervisor_clustering/controller.h"
+#include "arch/storage_workload/controller.h"
 #include "driver/bmc.h"
 #include "runtime/journal.h"
 #include "runtime/journal_pump.h"
@@ -28,6 +29,7 @@ struct ServerOptions {
   Duration tick = milliseconds(250);  ///< how often silence is looked at
   Duration resync = seconds(30);      ///< every cluster is looked at so often, whatever was told
   ClusterController::Options controller;
+  StorageController::Options storage;
 };
 
 /// The server without its sockets: the mirror of the store, the agents' sessions, the rooms' controllers, the runner of
@@ -59,9 +61,10 @@ class ServerCore {
   void release_recovery_hold();
 
   /// Looks at a cluster again (after a change that no key shows).
-  void mark(const ClusterId& cluster) { controller_.mark(cluster); }
+  void mark(const ClusterId& cluster);
 
   ClusterEvidence observe(const ClusterId& cluster) const;
+  StorageEvidence observe_storage(const ClusterId& cluster) const;
 
  private:
   void load_meta(Callback<void> ready);
@@ -82,6 +85,7 @@ class ServerCore {
   Overlay overlay_;
   OperationRunner runner_;
   ClusterController controller_;
+  StorageController storage_;
   JournalPump pump_;
   Timer tick_timer_;
   Instant tick_due_;

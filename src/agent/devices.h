@@ -1,0 +1,51 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "agent/protocol.h"
+#include "driver/block_store.h"
+
+namespace virga {
+
+/// The storage devices that this host serves: which ones, the server says (serve_device); what they hold stands on the
+/// devices. Loop thread only. Servers of volumes outlive it.
+class Devices {
+ public:
+  /// Makes the driver of a device in `directory`, not open yet. Errors: unsupported (no driver on this host), invalid.
+  using Make = std::function<Result<std::unique_ptr<BlockStore>>(const std::string& directory)>;
+
+  /// `make` may be empty: this host serves no device.
+  explicit Devices(Make make) : make_(std::move(make)) {}
+
+  /// Whether the command is one of a device's; then `done` runs exactly once, within the deadlines of BlockStore.
+  /// Errors: those of BlockStore; not_found (the device is not served here), invalid (a field is missing),
+  /// unavailable (it is being opened, or could not be: the next serve_device tries again).
+  bool execute(const Command& command, const Callback<CommandResult>& done);
+
+  /// In order of id. Cost: that of BlockStore::observe() of each.
+  std::vector<ObservedDevice> observe() const;
+
+ private:
+  struct Device {
+    std::string directory;
+    std::unique_ptr<BlockStore> store;
+    bool open = false;
+    bool opening = false;
+    std::string failing;
+  };
+
+  void serve(const StorageCommand& asked, const Callback<void>& done);
+  void opened(const DeviceId& id, const Result<void>& result, const Callback<void>& done);
+  Result<BlockStore*> find(const StorageCommand& asked);
+  void work(const Command& command, BlockStore& store, const Callback<CommandResult>& done);
+
+  Make make_;
+  std::map<DeviceId, Device> devices_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace virga

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "mechanism/storage/vm_volumes.h"
+#include "model/launch.h"
+#include "runtime/cluster_view.h"
+#include "runtime/host_commands.h"
+
+namespace virga {
+
+/// Lets copies of VMs in to their volumes, and ends that. All volumes of a VM are asked at the same time; `done` runs
+/// once, when all have answered. Errors: those of volumes_of() and of BlockStore, naming the volume; unavailable and timeout
+/// say that the effect is not known. Every call is idempotent; it outlives this object, but not the commands. Loop thread only.
+class Attachments {
+ public:
+  using Endpoints = std::map<std::string, VolumeEndpoint>;  ///< by VolumeId
+
+  explicit Attachments(HostCommands& commands) : commands_(commands) {}
+
+  /// Lets `epoch` in, alone: older epochs are over for ever first.
+  void attach(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<Endpoints> done);
+
+  /// Lets `epoch` in beside the one that a live move leaves.
+  void attach_beside(const ClusterView& view, const Vm& vm, const Epoch& epoch, const Epoch& beside,
+                     Callback<Endpoints> done);
+
+  /// All up to `epoch` are over for ever: when it succeeds, none of them writes any more.
+  void revoke(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<void> done);
+
+  /// `epoch` alone is over for ever.
+  void detach(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<void> done);
+
+ private:
+  void attach_one(const ServedVolume& one, Command attach, bool alone, Callback<CommandResult> done);
+  void all(const ClusterView& view, const Vm& vm, CommandKind kind, const Epoch& epoch,
+           Callback<void> done);
+
+  HostCommands& commands_;
+};
+
+/// Puts what lets a copy in into its launch. Errors: internal (a volume without).
+Result<void> add_endpoints(VmLaunch& launch, const Attachments::Endpoints& endpoints);
+
+}  // namespace virga

@@ -1,0 +1,262 @@
+#include <gtest/gtest.h>
+
+#include "arch/hypervisor_clustering/attachments.h"
+#include "arch/hypervisor_clustering/launch.h"
+#include "arch/hypervisor_clustering/test_cluster.h"
+#include "arch/hypervisor_clustering/test_world.h"
+
+/// VMs whose disks are volumes: planned, started, moved and recovered.
+namespace virga {
+namespace {
+
+using test::FakeHosts;
+using test::FakeServer;
+
+Image direct_image() {
+  Image image;
+  image.meta.name = "tiny";
+  image.spec.path = "images/tiny";
+  image.spec.file_bytes = Bytes{1};
+  image.spec.sha256 = std::string(64, '0');
+  return image;
+}
+
+Device device_on(const std::string& host) {
+  Device device;
+  device.meta.name = "disk-" + host;
+  device.spec = {HostId(host), "/srv/disk", Mib{1000}, "standard"};
+  return device;
+}
+
+Volume ready_volume(const std::string& name, const std::string& host) {
+  Volume volume;
+  volume.meta.tenant = "acme";
+  volume.meta.name = name;
+  volume.spec.cluster = ClusterId("c1");
+  volume.spec.size_mib = Mib{64};
+  volume.status.legs = {{DeviceId("disk-" + host), LegState::in_sync}};
+  volume.status.size_mib = Mib{64};
+  return volume;
+}
+
+class VolumePlanning : public ::testing::Test, protected test::TestCluster {
+ protected:
+  VolumePlanning() {
+    for (const char* name : {"a", "b", "c"}) add_host(name);
+    view.images.put(std::make_shared<const Image>(direct_image()));
+    view.devices.put(std::make_shared<const Device>(device_on("c")));
+  }
+
+  VmId vm_with_volume(const std::string& host) {
+    view.volumes.put(std::make_shared<const Volume>(ready_volume("data", "c")));
+    const VmId db = add_vm("db", host);
+    edit_vm(db, [](Vm& vm) {
+      vm.spec.image = ImageId("tiny");
+      vm.spec.disks = {{"data", Mib(), "data"}};
+    });
+    return db;
+  }
+  /// The host is dead and nothing switches it off.
+  void kill(const std::string& host) {
+    silence(host, seconds(3), 2, 2);
+    edit_host(host, [](Host& dead) { dead.status.health = HostHealth::dead; });
+  }
+};
+
+TEST_F(VolumePlanning, R_B2_TheVolumesOfADeadHostsVmProveThatItCannotAct) {
+  const VmId db = vm_with_volume("a");
+  kill("a");
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.vm_fences.size(), 1U);
+  EXPECT_EQ(made.vm_fences[0].vm, db);
+  EXPECT_EQ(made.vm_fences[0].host, HostId("a"));
+  EXPECT_EQ(made.vm_fences[0].epoch, (Epoch{1, 7}));
+  EXPECT_TRUE(made.starts.empty()) << "not before the proof is stored";
+}
+
+TEST_F(VolumePlanning, R_B2_NothingIsProvenByStorageThatCannotCutOffAll) {
+  const VmId db = vm_with_volume("a");
+  kill("a");
+  ASSERT_EQ(plan().vm_fences.size(), 1U);
+  edit_vm(db, [](Vm& vm) { vm.spec.disks.push_back({"logs", Mib{64}, ""}); });
+  EXPECT_TRUE(plan().vm_fences.empty()) << "one disk is a file that locks alone protect";
+  edit_vm(db, [](Vm& vm) { vm.spec.disks = {}; });
+  EXPECT_TRUE(plan().vm_fences.empty()) << "without a disk nothing was cut off";
+  edit_vm(db, [](Vm& vm) { vm.spec.disks = {{"data", Mib(), "data"}}; });
+  silence("c", seconds(3), 1, 1);
+  EXPECT_TRUE(plan().vm_fences.empty()) << "its storage does not answer";
+}
+
+TEST_F(VolumePlanning, R_B2_AHostThatIsMerelySuspectKeepsItsVolumes) {
+  vm_with_volume("a");
+  silence("a", milliseconds(2100), 2, 2);
+  EXPECT_TRUE(plan().vm_fences.empty());
+}
+
+TEST_F(VolumePlanning, R_B1_AVmWaitsForItsVolumesAndSaysSo) {
+  const VmId db = vm_with_volume("");
+  ASSERT_EQ(plan().starts.size(), 1U);
+  silence("c", seconds(3), 1, 1);
+  ClusterPlan made = plan();
+  EXPECT_TRUE(made.starts.empty());
+  ASSERT_EQ(made.unplaced.size(), 1U);
+  EXPECT_EQ(made.unplaced[0].reason,
+            "it should run, but volume acme/data is on device disk-c, whose host c does not report");
+  Volume made_now = ready_volume("data", "c");
+  made_now.status.legs.front().state = LegState::creating;
+  view.volumes.put(std::make_shared<const Volume>(made_now));
+  made = plan();
+  ASSERT_EQ(made.unplaced.size(), 1U);
+  EXPECT_EQ(made.unplaced[0].vm, db);
+  EXPECT_EQ(made.unplaced[0].reason,
+            "it should run, but volume acme/data is not ready; `virga volume get acme/data` says why");
+}
+
+TEST_F(VolumePlanning, R_B1_ALaunchNamesItsVolumesAndTheirKeysComeLater) {
+  const VmId db = vm_with_volume("");
+  auto launch = resolve_launch(view, vm(db), {1, 9});
+  ASSERT_TRUE(launch.ok());
+  ASSERT_EQ(launch->disks.size(), 1U);
+  EXPECT_EQ(launch->disks[0].volume, "acme/data");
+  EXPECT_TRUE(launch->disks[0].path.empty());
+  EXPECT_FALSE(add_endpoints(*launch, {}).ok());
+  EXPECT_TRUE(add_endpoints(*launch, {{"acme/data", VolumeEndpoint()}}).ok());
+  EXPECT_TRUE(launch->disks[0].endpoint.has_value());
+}
+
+/// The controller and the steps in virtual time. Hosts a and b run VMs, c has the device; no BMC answers.
+class VolumesInUse : public ::testing::Test {
+ protected:
+  VolumesInUse() {
+    Transaction seeds;
+    Cluster cluster;
+    cluster.meta.name = "c1";
+    cluster.spec.policy.failures_tolerated = 0;
+    seeds.put(cluster);
+    seeds.put(direct_image());
+    for (const char* name : {"a", "b", "c"}) {
+      Host host;
+      host.meta.name = name;
+      host.spec.cluster = ClusterId("c1");
+      host.spec.maintenance = std::string(name) == "c";
+      host.status.health = HostHealth::alive;
+      host.status.health_reason = "reports arrive";
+      host.status.boot_id = "boot-" + host.meta.name;
+      host.status.leash_armed = true;
+      host.status.capacity = {Millicores{8000}, Mib{4096}};
+      host.status.hypervisor.machine_types = {"pc-q35-7.2"};
+      host.status.hypervisor.cpu_model = "qemu64";
+      seeds.put(host);
+      hosts.add(host.id());
+    }
+    seeds.put(device_on("c"));
+    seeds.put(ready_volume("data", "c"));
+    Vm made;
+    made.meta.tenant = "acme";
+    made.meta.name = "db";
+    made.spec.cluster = ClusterId("c1");
+    made.spec.image = ImageId("tiny");
+    made.spec.disks = {{"data", Mib(), "data"}};
+    seeds.put(made);
+    disk->state.apply(seeds.writes());
+    server = std::make_unique<FakeServer>(loop, hosts, disk, MemoryStoreOptions(), 1);
+  }
+
+  bool until(const std::function<bool()>& done) { return loop.run_until_true(done, seconds(60)); }
+  const Vm& vm() const { return *server->view().vms.find(id); }
+  bool serves() const {
+    const Vm* found = server->view().vms.find(id);
+    return found != nullptr && found->status.power == VmPower::running &&
+           found->status.operation.empty();
+  }
+  std::set<Epoch>& attached() { return hosts.volumes[volume].epochs; }
+  void order_move(const HostId& to) {
+    bool done = false;
+    Transaction transaction;
+    Vm changed = vm();
+    changed.spec.move_to = to;
+    transaction.put(changed);
+    server->store().commit(transaction.guards(), transaction.writes(),
+                           [&](Result<CommitOutcome> outcome) {
+                             done = outcome->verdict == CommitVerdict::committed;
+                           });
+    ASSERT_TRUE(until([&] { return done; }));
+  }
+  HostId other() const { return HostId(vm().status.host == HostId("a") ? "b" : "a"); }
+
+  SimLoop loop;
+  FakeHosts hosts{loop};
+  std::shared_ptr<MemoryDisk> disk = std::make_shared<MemoryDisk>();
+  std::unique_ptr<FakeServer> server;
+  const VmId id{"acme/db"};
+  const VolumeId volume{"acme/data"};
+};
+
+TEST_F(VolumesInUse, R_B1_R_B2_AStartIsLetInAloneWithItsEpoch) {
+  hosts.volumes[volume].epochs = {{1, 1}};  // whoever had it before
+  ASSERT_TRUE(until([&] { return serves(); }));
+  EXPECT_EQ(attached(), std::set<Epoch>{vm().status.epoch});
+  const auto& commands = hosts.commands;
+  const auto start = std::find_if(commands.begin(), commands.end(), [](const auto& one) {
+    return one.second.kind == CommandKind::start;
+  });
+  ASSERT_NE(start, commands.end());
+  EXPECT_TRUE(start->second.launch->disks.at(0).endpoint.has_value());
+  EXPECT_EQ(disk->state.find("vm/acme/db")->value.find("\"k\""), std::string::npos)
+      << "no key in the store";
+}
+
+TEST_F(VolumesInUse, R_B2_R_B4_A3_15_AMoveHandsTheVolumeOverWithoutACopy) {
+  ASSERT_TRUE(until([&] { return serves(); }));
+  const Epoch before = vm().status.epoch;
+  const HostId target = other();
+  order_move(target);
+  ASSERT_TRUE(until([&] { return serves() && vm().status.host == target; }));
+  EXPECT_GT(vm().status.epoch, before);
+  EXPECT_EQ(attached(), std::set<Epoch>{vm().status.epoch}) << "what was left is over";
+  EXPECT_GE(hosts.volumes[volume].revoked, before);
+}
+
+TEST_F(VolumesInUse, R_B2_R_B4_AMoveThatFailsLeavesTheSourceAloneLetIn) {
+  ASSERT_TRUE(until([&] { return serves(); }));
+  const Epoch before = vm().status.epoch;
+  hosts.failing.emplace(CommandKind::send, make_error(Errc::internal, "no route"));
+  order_move(other());
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::detach_volume) > 0 && serves(); }));
+  EXPECT_EQ(vm().status.epoch, before);
+  EXPECT_EQ(attached(), std::set<Epoch>{before});
+}
+
+TEST_F(VolumesInUse, R_B2_A1_06_ALostHostsVmStartsElsewhereOnTheWordOfItsVolumes) {
+  ASSERT_TRUE(until([&] { return serves(); }));
+  const Epoch before = vm().status.epoch;
+  const HostId lost = vm().status.host;
+  const Instant cut = loop.now();
+  hosts.cut_power(lost);
+  ASSERT_TRUE(until([&] { return serves() && vm().status.host != lost; }));
+  EXPECT_LT(loop.now() - cut, seconds(5)) << "without BMC, long before the lease ends";
+  EXPECT_EQ(attached(), std::set<Epoch>{vm().status.epoch});
+  EXPECT_GE(hosts.volumes[volume].revoked, before);
+  const auto& all = server->view().operations.all();
+  const auto start = std::find_if(all.begin(), all.end(), [&](const auto& one) {
+    return one.second->kind == OperationKind::start_vm &&
+           one.second->arguments.epoch == vm().status.epoch;
+  });
+  ASSERT_NE(start, all.end());
+  ASSERT_FALSE(start->second->arguments.lost.empty());
+  EXPECT_EQ(start->second->arguments.lost.back(), (LostCopy{lost, FenceProof::storage_revoked}));
+}
+
+TEST_F(VolumesInUse, R_B2_WithoutAConfirmationTheLeaseIsAwaited) {
+  ASSERT_TRUE(until([&] { return serves(); }));
+  const HostId lost = vm().status.host;
+  hosts.failing.emplace(CommandKind::revoke_volume, make_error(Errc::timeout, "no answer"));
+  const Instant cut = loop.now();
+  hosts.cut_power(lost);
+  ASSERT_TRUE(until([&] { return vm().status.host != lost; }));
+  EXPECT_GT(loop.now() - cut, seconds(10));
+  EXPECT_EQ(vm().status.power, VmPower::starting);
+}
+
+}  // namespace
+}  // namespace virga

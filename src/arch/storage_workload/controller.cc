@@ -1,0 +1,258 @@
+#include "arch/storage_workload/controller.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+#include "base/reflect.h"
+
+namespace virga {
+namespace {
+
+CommandKind kind_of(VolumeTask task) {
+  switch (task) {
+    case VolumeTask::create:
+      return CommandKind::create_volume;
+    case VolumeTask::grow:
+      return CommandKind::grow_volume;
+    case VolumeTask::revoke:
+      return CommandKind::revoke_volume;
+    case VolumeTask::detach:
+      return CommandKind::detach_volume;
+    case VolumeTask::erase:
+      break;
+  }
+  return CommandKind::erase_volume;
+}
+
+Event told_of(const Volume& volume, std::string kind, std::string text,
+              Severity severity = Severity::info) {
+  Event told;
+  told.kind = std::move(kind);
+  told.severity = severity;
+  told.subject = keys::of(volume.id());
+  told.tenant = volume.meta.tenant;
+  told.text = std::move(text);
+  told.correlation = volume.meta.correlation;
+  if (!volume.status.legs.empty()) told.facts["device"] = volume.status.legs.front().device.value;
+  return told;
+}
+
+}  // namespace
+
+StorageController::StorageController(Loop& loop, Store& store, StoreMirror& mirror,
+                                     HostCommands& commands, NameSource& names)
+    : loop_(loop),
+      store_(store),
+      mirror_(mirror),
+      commands_(commands),
+      names_(names),
+      queue_(loop, store, mirror, "storage") {}
+
+void StorageController::start(Observe observe, Options options) {
+  observe_ = std::move(observe);
+  options_ = options;
+  queue_.start([this](const std::string& key) { run(ClusterId(key)); });
+  mirror_.listen([this](const std::vector<Change>& changes) { notice(changes); });
+  for (const auto& [id, cluster] : mirror_.view().clusters.all()) mark(id);
+}
+
+void StorageController::notice(const std::vector<Change>& changes) {
+  const ClusterView& view = mirror_.view();
+  for (const Change& change : changes) {
+    const std::string& key = change.entry.key;
+    if (key.starts_with(keys::kVolume)) {
+      if (change.removed) tries_.erase(key);
+      const Volume* volume = view.volumes.find(VolumeId(key.substr(keys::kVolume.size())));
+      if (volume != nullptr) mark(volume->spec.cluster);
+    } else if (key.starts_with(keys::kVm)) {
+      const Vm* vm = view.vms.find(VmId(key.substr(keys::kVm.size())));
+      const bool uses = vm != nullptr && std::any_of(vm->spec.disks.begin(), vm->spec.disks.end(),
+                                                     [](const VmDisk& disk) {
+                                                       return !disk.volume.empty();
+                                                     });
+      if (uses) mark(vm->spec.cluster);
+    } else if (key.starts_with(keys::kDevice)) {
+      if (change.removed) tries_.erase(key);
+      const Device* device = view.devices.find(DeviceId(key.substr(keys::kDevice.size())));
+      const Host* host = device == nullptr ? nullptr : view.hosts.find(device->spec.host);
+      if (host != nullptr) mark(host->spec.cluster);
+    }
+  }
+}
+
+StorageEvidence StorageController::gather(const ClusterId& cluster) const {
+  StorageEvidence evidence = observe_(cluster);
+  for (const auto& [subject, tries] : tries_) {
+    const bool resting = tries.under_way || tries.not_before > loop_.now();
+    if (subject.starts_with(keys::kDevice)) {
+      const auto device = evidence.devices.find(DeviceId(subject.substr(keys::kDevice.size())));
+      if (device != evidence.devices.end()) device->second.resting = resting;
+      continue;
+    }
+    const VolumeId volume(subject.substr(keys::kVolume.size()));
+    if (resting) evidence.resting.insert(volume);
+    if (!tries.failure.empty()) evidence.failures[volume] = tries.failure;
+  }
+  return evidence;
+}
+
+void StorageController::run(const ClusterId& cluster) {
+  const ClusterView& view = mirror_.view();
+  if (view.devices.size() == 0 && view.volumes.size() == 0) return;
+  execute(cluster, plan_storage(view, cluster, gather(cluster), options_.planner));
+}
+
+void StorageController::execute(const ClusterId& cluster, const StoragePlan& plan) {
+  const auto commit = [&](const WorkQueue::Build& build) { queue_.commit(cluster.value, build); };
+  for (const DeviceChange& change : plan.device_changes) {
+    commit([&](Transaction& into) { return change_device(into, change); });
+  }
+  for (const PlaceVolume& placement : plan.placements) {
+    commit([&](Transaction& into) { return place(into, placement); });
+  }
+  for (const VolumeChange& change : plan.volume_changes) {
+    commit([&](Transaction& into) { return change_volume(into, change); });
+  }
+  for (const VolumeId& id : plan.removals) {
+    commit([&](Transaction& into) { return remove(into, id); });
+  }
+  for (const ServeDevice& one : plan.serves) serve(cluster, one);
+  for (const auto& [device, host] : plan.releases) release(cluster, device, host);
+  for (const VolumeWork& one : plan.work) work(cluster, one);
+}
+
+bool StorageController::change_device(Transaction& transaction, const DeviceChange& change) {
+  const Device* stored = mirror_.view().devices.find(change.device);
+  if (stored == nullptr) return false;
+  Device changed = *stored;
+  changed.status.available = change.available;
+  changed.status.reason = change.reason;
+  transaction.put(changed);
+  if (stored->status.available == change.available) return true;
+  Event told;
+  told.kind = change.available ? "device.available" : "device.unavailable";
+  told.severity = change.available ? Severity::info : Severity::alarm;
+  told.subject = keys::of(change.device);
+  told.text = change.available ? "its volumes are served" : change.reason;
+  told.facts["host"] = stored->spec.host.value;
+  event(transaction, std::move(told));
+  return true;
+}
+
+bool StorageController::place(Transaction& transaction, const PlaceVolume& placement) {
+  const Volume* stored = mirror_.view().volumes.find(placement.volume);
+  const Device* device = mirror_.view().devices.find(placement.device);
+  if (stored == nullptr || device == nullptr || !stored->status.legs.empty()) return false;
+  Volume changed = *stored;
+  changed.status.legs = {{placement.device, LegState::creating}};
+  changed.status.floor = placement.floor;
+  changed.status.reason.clear();
+  transaction.put(changed);
+  transaction.guard(keys::of(placement.device), device->meta.revision);
+  event(transaction, told_of(changed, "volume.placed", placement.reason));
+  return true;
+}
+
+bool StorageController::change_volume(Transaction& transaction, const VolumeChange& change) {
+  const Volume* stored = mirror_.view().volumes.find(change.volume);
+  if (stored == nullptr) return false;
+  const VolumeStatus& before = stored->status;
+  Volume changed = *stored;
+  changed.status.size_mib = change.size_mib;
+  changed.status.reason = change.reason;
+  if (!changed.status.legs.empty()) changed.status.legs.front().state = change.state;
+  transaction.put(changed);
+  if (changed.ready() && !stored->ready()) {
+    event(transaction, told_of(changed, "volume.ready", "it can be attached"));
+  } else if (changed.ready() && before.size_mib < change.size_mib) {
+    event(transaction, told_of(changed, "volume.grown",
+                               fmt::format("it has {} MiB now", change.size_mib.value)));
+  } else if (before.reason.empty() && !change.reason.empty()) {
+    event(transaction, told_of(changed, change.missing ? "volume.missing" : "volume.waits",
+                               change.reason,
+                               change.missing ? Severity::alarm : Severity::warning));
+  }
+  return true;
+}
+
+bool StorageController::remove(Transaction& transaction, const VolumeId& id) {
+  const Volume* stored = mirror_.view().volumes.find(id);
+  if (stored == nullptr || !stored->meta.deleting_at) return false;
+  transaction.erase(*stored);
+  event(transaction, told_of(*stored, "volume.deleted", "it and its data are gone"));
+  return true;
+}
+
+void StorageController::serve(const ClusterId& cluster, const ServeDevice& serve) {
+  Command asked;
+  asked.kind = CommandKind::serve_device;
+  asked.storage = StorageCommand{serve.device, serve.directory, {}, {}, {}};
+  command(cluster, keys::of(serve.device), serve.host, std::move(asked));
+}
+
+void StorageController::release(const ClusterId& cluster, const DeviceId& device,
+                                const HostId& host) {
+  const std::string subject = keys::of(device);
+  const auto tries = tries_.find(subject);
+  if (tries != tries_.end() && (tries->second.under_way || tries->second.not_before > loop_.now())) {
+    return;
+  }
+  Command asked;
+  asked.kind = CommandKind::release_device;
+  asked.storage = StorageCommand{device, {}, {}, {}, {}};
+  command(cluster, subject, host, std::move(asked));
+}
+
+void StorageController::work(const ClusterId& cluster, const VolumeWork& work) {
+  const Volume* volume = mirror_.view().volumes.find(work.volume);
+  if (volume == nullptr) return;
+  log_line(LogLevel::info, "storage",
+           fmt::format("{} {} on {}", enum_name(work.task), work.volume.value, work.device.value));
+  Command asked;
+  asked.kind = kind_of(work.task);
+  asked.correlation = volume->meta.correlation;
+  asked.epoch = work.epoch;
+  asked.storage = StorageCommand{work.device, {}, work.volume, work.size_mib, {}};
+  command(cluster, keys::of(work.volume), work.host, std::move(asked));
+}
+
+void StorageController::command(const ClusterId& cluster, const std::string& subject,
+                                const HostId& host, Command command) {
+  tries_[subject].under_way = true;
+  commands_.call(
+      host, std::move(command), options_.command_deadline,
+      [this, cluster, subject, alive = std::weak_ptr(alive_)](const Result<CommandResult>& done) {
+        if (alive.expired()) return;
+        ended(cluster, subject, done.ok() ? Result<void>() : Result<void>(done.error()));
+      });
+}
+
+/// A report has come before the answer: what the command did is known when this looks again.
+void StorageController::ended(const ClusterId& cluster, const std::string& subject,
+                              const Result<void>& result) {
+  Tries& tries = tries_[subject];
+  tries.under_way = false;
+  if (result.ok()) {
+    tries_.erase(subject);
+    return mark(cluster);
+  }
+  log_line(LogLevel::warning, "storage", subject + ": " + result.error().text());
+  const Duration pause =
+      std::min(options_.retry_first * (1 << std::min(tries.failures, 5)), options_.retry_max);
+  ++tries.failures;
+  tries.failure = result.error().text();
+  tries.not_before = loop_.now() + pause;
+  mark(cluster);
+  loop_.at(tries.not_before, [this, cluster, alive = std::weak_ptr(alive_)] {
+    if (!alive.expired()) mark(cluster);
+  });
+}
+
+void StorageController::event(Transaction& transaction, Event event) {
+  event.at = loop_.wall_now();
+  transaction.event(names_.outbox_key(mirror_.view().revision), event);
+}
+
+}  // namespace virga

@@ -1,0 +1,229 @@
+#include "arch/storage_workload/planner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "mechanism/storage/device_space.h"
+
+namespace virga {
+namespace {
+
+class Planner {
+ public:
+  Planner(const ClusterView& view, const ClusterId& cluster, const StorageEvidence& evidence,
+          const StorageOptions& options)
+      : view_(view),
+        cluster_(cluster),
+        evidence_(evidence),
+        options_(options),
+        space_(view, cluster) {}
+
+  StoragePlan plan() {
+    for (const auto& [id, device] : space_.devices()) judge(*device);
+    for (const Volume* volume : view_.volumes_of(cluster_)) decide(*volume);
+    if (!evidence_.held) plan_.releases = evidence_.strangers;
+    return std::move(plan_);
+  }
+
+ private:
+  template <typename Actions>
+  bool room_in(const Actions& actions) const {
+    return actions.size() < static_cast<std::size_t>(options_.actions_max);
+  }
+
+  const DeviceEvidence& evidence_of(const DeviceId& device) const {
+    static const DeviceEvidence kNothing;
+    const auto found = evidence_.devices.find(device);
+    return found == evidence_.devices.end() ? kNothing : found->second;
+  }
+
+  bool serves(const DeviceId& device) const {
+    const DeviceEvidence& evidence = evidence_of(device);
+    return evidence.host_reports && evidence.listed && evidence.seen.open;
+  }
+
+  const ObservedVolume* observed(const DeviceId& device, const VolumeId& volume) const {
+    const auto& all = evidence_of(device).seen.volumes;
+    const auto found = std::lower_bound(
+        all.begin(), all.end(), volume,
+        [](const ObservedVolume& one, const VolumeId& id) { return one.volume < id; });
+    return found == all.end() || found->volume != volume ? nullptr : &*found;
+  }
+
+  void judge(const Device& device);
+  std::string unavailable_because(const Device& device) const;
+  void decide(const Volume& volume);
+  void place(const Volume& volume);
+  std::optional<std::string> refusal(const Volume& volume, const Device& device) const;
+  void decide_placed(const Volume& volume, const VolumeLeg& leg);
+  bool end_strangers(const Volume& volume, const ObservedVolume& seen);
+  void decide_deleting(const Volume& volume, const ObservedVolume* seen);
+  void work(const Volume& volume, VolumeTask task, Mib size, const Epoch& epoch);
+  void note(const Volume& volume, LegState state, Mib size, std::string reason,
+            bool missing = false);
+
+  const ClusterView& view_;
+  const ClusterId& cluster_;
+  const StorageEvidence& evidence_;
+  const StorageOptions& options_;
+  DeviceSpace space_;
+  StoragePlan plan_;
+};
+
+std::string Planner::unavailable_because(const Device& device) const {
+  const DeviceEvidence& evidence = evidence_of(device.id());
+  const std::string& host = device.spec.host.value;
+  if (!evidence.host_reports) return "its host " + host + " does not report";
+  if (!evidence.can_serve) return "the agent of " + host + " is too old to serve devices";
+  if (!evidence.listed || !evidence.seen.open) {
+    return evidence.seen.failing.empty() ? "is being opened" : evidence.seen.failing;
+  }
+  return {};
+}
+
+void Planner::judge(const Device& device) {
+  if (evidence_of(device.id()).awaited) return;
+  const std::string reason = unavailable_because(device);
+  const bool available = reason.empty();
+  const bool changed =
+      device.status.available != available || device.status.reason != reason;
+  if (changed && room_in(plan_.device_changes)) {
+    plan_.device_changes.push_back({device.id(), available, reason});
+  }
+  const DeviceEvidence& evidence = evidence_of(device.id());
+  const bool askable = evidence.host_reports && evidence.can_serve && !evidence.resting;
+  if (available || !askable || !room_in(plan_.serves)) return;
+  plan_.serves.push_back({device.id(), device.spec.host, device.spec.directory});
+}
+
+void Planner::decide(const Volume& volume) {
+  if (!volume.status.legs.empty()) return decide_placed(volume, volume.status.legs.front());
+  if (!volume.meta.deleting_at) return place(volume);
+  if (room_in(plan_.removals)) plan_.removals.push_back(volume.id());
+}
+
+/// Why this device cannot take the volume; nothing when it can.
+std::optional<std::string> Planner::refusal(const Volume& volume, const Device& device) const {
+  const VolumeSpec& spec = volume.spec;
+  if (!spec.device.empty() && device.id() != spec.device) return "is not the one asked for";
+  if (spec.device.empty() && device.spec.storage_class != spec.storage_class) {
+    return "is of class " + device.spec.storage_class;
+  }
+  if (device.meta.deleting_at) return "is being deleted";
+  if (!serves(device.id())) return unavailable_because(device);
+  const Mib free = space_.free_on(device.id());
+  if (free < spec.size_mib) return fmt::format("has {} MiB left", std::max(free, Mib()).value);
+  return std::nullopt;
+}
+
+/// The one that is left with the largest share free, so that devices fill evenly.
+void Planner::place(const Volume& volume) {
+  const Device* best = nullptr;
+  std::string refusals;
+  const auto share = [&](const Device& device) {
+    const Mib left = space_.free_on(device.id()) - volume.spec.size_mib;
+    return static_cast<double>(left.value) / static_cast<double>(device.spec.capacity_mib.value);
+  };
+  for (const auto& [id, device] : space_.devices()) {
+    if (const auto why = refusal(volume, *device)) {
+      refusals += (refusals.empty() ? "" : "; ") + id.value + " " + *why;
+      continue;
+    }
+    if (best == nullptr || share(*device) > share(*best)) best = device;
+  }
+  if (best == nullptr) {
+    if (refusals.empty()) refusals = "the cluster has no storage device";
+    return note(volume, LegState::creating, Mib(), "no device can take it: " + refusals);
+  }
+  if (!room_in(plan_.placements)) return;
+  space_.promise(best->id(), volume.spec.size_mib);
+  plan_.placements.push_back(
+      {volume.id(), best->id(), {view_.incarnation, view_.revision},
+       fmt::format("{} has the largest share of its room left", best->meta.name)});
+}
+
+void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
+  if (evidence_of(leg.device).awaited) return;
+  if (!serves(leg.device)) {
+    const Device* device = view_.devices.find(leg.device);
+    const std::string why =
+        device == nullptr ? "is not registered any more" : unavailable_because(*device);
+    return note(volume, leg.state, volume.status.size_mib, "device " + leg.device.value + ": " + why);
+  }
+  const ObservedVolume* seen = observed(leg.device, volume.id());
+  if (volume.meta.deleting_at) return decide_deleting(volume, seen);
+  if (seen == nullptr && leg.state == LegState::in_sync) {
+    return note(volume, leg.state, volume.status.size_mib,
+                "its device " + leg.device.value + " does not have it any more", true);
+  }
+  if (seen == nullptr) {
+    return work(volume, VolumeTask::create, volume.spec.size_mib, volume.status.floor);
+  }
+  if (end_strangers(volume, *seen)) return;
+  if (seen->size_mib < volume.spec.size_mib) {
+    work(volume, VolumeTask::grow, volume.spec.size_mib, Epoch());
+  }
+  const auto failure = evidence_.failures.find(volume.id());
+  note(volume, LegState::in_sync, seen->size_mib,
+       failure == evidence_.failures.end() ? "" : failure->second);
+}
+
+/// Ends one attachment that no copy of a VM may have. A running operation knows better than any
+/// report what it is about.
+bool Planner::end_strangers(const Volume& volume, const ObservedVolume& seen) {
+  if (seen.epochs.empty() || evidence_.held) return false;
+  const Vm* vm = view_.user_of(volume.id());
+  if (vm != nullptr && !vm->status.operation.empty()) return false;
+  const bool runs = vm != nullptr && !vm->status.host.empty();
+  const Epoch admitted = runs ? vm->status.epoch : Epoch();
+  for (const Epoch& epoch : seen.epochs) {
+    if (epoch == admitted) continue;
+    if (vm != nullptr && evidence_.copies.contains({vm->id(), epoch})) continue;
+    const bool older = !runs || epoch < admitted;
+    work(volume, older ? VolumeTask::revoke : VolumeTask::detach, Mib(), epoch);
+    return true;
+  }
+  return false;
+}
+
+void Planner::decide_deleting(const Volume& volume, const ObservedVolume* seen) {
+  if (evidence_.held) return;
+  if (seen == nullptr) {
+    if (room_in(plan_.removals)) plan_.removals.push_back(volume.id());
+    return;
+  }
+  if (!seen->epochs.empty()) return work(volume, VolumeTask::revoke, Mib(), seen->epochs.back());
+  work(volume, VolumeTask::erase, Mib(), Epoch());
+}
+
+void Planner::work(const Volume& volume, VolumeTask task, Mib size, const Epoch& epoch) {
+  const VolumeLeg& leg = volume.status.legs.front();
+  const auto failure = evidence_.failures.find(volume.id());
+  if (failure != evidence_.failures.end() && task != VolumeTask::grow) {
+    note(volume, leg.state, volume.status.size_mib, failure->second);
+  }
+  const Device* device = view_.devices.find(leg.device);
+  if (evidence_.resting.contains(volume.id()) || !room_in(plan_.work)) return;
+  plan_.work.push_back({volume.id(), leg.device, device->spec.host, task, size, epoch});
+}
+
+void Planner::note(const Volume& volume, LegState state, Mib size, std::string reason,
+                   bool missing) {
+  const VolumeStatus& status = volume.status;
+  const LegState now = status.legs.empty() ? LegState::creating : status.legs.front().state;
+  if (now == state && status.size_mib == size && status.reason == reason) return;
+  if (!room_in(plan_.volume_changes)) return;
+  plan_.volume_changes.push_back({volume.id(), state, size, std::move(reason), missing});
+}
+
+}  // namespace
+
+StoragePlan plan_storage(const ClusterView& view, const ClusterId& cluster,
+                         const StorageEvidence& evidence, const StorageOptions& options) {
+  if (view.clusters.find(cluster) == nullptr) return {};
+  return Planner(view, cluster, evidence, options).plan();
+}
+
+}  // namespace virga

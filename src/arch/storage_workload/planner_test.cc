@@ -1,0 +1,228 @@
+#include "arch/storage_workload/planner.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace virga {
+namespace {
+
+/// A cluster with devices d1 and d2 on hosts h1 and h2, both served, 1000 MiB each.
+class StoragePlannerTest : public testing::Test {
+ protected:
+  StoragePlannerTest() {
+    view.revision = 40;
+    view.incarnation = 1;
+    Cluster cluster;
+    cluster.meta.name = "c1";
+    view.clusters.put(std::make_shared<const Cluster>(cluster));
+    add_device("d1", "h1");
+    add_device("d2", "h2");
+  }
+
+  void add_device(const std::string& name, const std::string& host_name) {
+    Host host;
+    host.meta.name = host_name;
+    host.spec.cluster = ClusterId("c1");
+    view.hosts.put(std::make_shared<const Host>(host));
+    Device device;
+    device.meta.name = name;
+    device.spec = {host.id(), "/srv/" + name, Mib{1000}, "standard"};
+    device.status.available = true;
+    view.devices.put(std::make_shared<const Device>(device));
+    DeviceEvidence& seen = evidence.devices[device.id()];
+    seen.host_reports = true;
+    seen.listed = true;
+    seen.seen = {device.id(), true, "", {}};
+  }
+
+  Volume volume(const std::string& name, std::int64_t size_mib, const std::string& device = "") {
+    Volume made;
+    made.meta.tenant = "acme";
+    made.meta.name = name;
+    made.spec.cluster = ClusterId("c1");
+    made.spec.size_mib = Mib{size_mib};
+    if (!device.empty()) {
+      made.status.legs = {{DeviceId(device), LegState::in_sync}};
+      made.status.size_mib = Mib{size_mib};
+    }
+    return made;
+  }
+  void put(const Volume& made) { view.volumes.put(std::make_shared<const Volume>(made)); }
+
+  void see(const Volume& made, std::vector<Epoch> epochs = {}) {
+    ObservedVolume seen;
+    seen.volume = made.id();
+    seen.size_mib = made.status.size_mib;
+    seen.epochs = std::move(epochs);
+    evidence.devices[made.status.legs.front().device].seen.volumes.push_back(seen);
+  }
+
+  Vm user(const Volume& of, const std::string& host, const Epoch& epoch) {
+    Vm vm;
+    vm.meta.tenant = "acme";
+    vm.meta.name = "web";
+    vm.spec.cluster = ClusterId("c1");
+    vm.spec.disks = {{"data", Mib(), of.meta.name}};
+    vm.status.host = HostId(host);
+    vm.status.epoch = epoch;
+    return vm;
+  }
+  void put(const Vm& vm) { view.vms.put(std::make_shared<const Vm>(vm)); }
+
+  StoragePlan plan() const { return plan_storage(view, ClusterId("c1"), evidence, options); }
+
+  ClusterView view;
+  StorageEvidence evidence;
+  StorageOptions options;
+};
+
+TEST_F(StoragePlannerTest, R_B1_A10_02_NewVolumesFillTheDevicesEvenly) {
+  put(volume("big", 500, "d1"));
+  see(volume("big", 500, "d1"));
+  for (const char* name : {"a", "b", "c", "d"}) put(volume(name, 200));
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.placements.size(), 4U);
+  std::map<std::string, int> where;
+  for (const PlaceVolume& one : made.placements) ++where[one.device.value];
+  EXPECT_EQ(where["d2"], 3) << "until it is as full as the other";
+  EXPECT_EQ(where["d1"], 1);
+  EXPECT_EQ(made.placements.front().floor, (Epoch{1, 40})) << "below every placement to come";
+  EXPECT_TRUE(made.work.empty()) << "the place is stored first";
+}
+
+TEST_F(StoragePlannerTest, R_B1_AVolumeGoesNowhereWithoutRoomClassOrService) {
+  put(volume("large", 1001));
+  Volume fast = volume("fast", 10);
+  fast.spec.storage_class = "fast";
+  put(fast);
+  evidence.devices[DeviceId("d2")].host_reports = false;
+  const StoragePlan made = plan();
+  EXPECT_TRUE(made.placements.empty());
+  ASSERT_EQ(made.volume_changes.size(), 2U);
+  EXPECT_EQ(made.volume_changes[0].reason,
+            "no device can take it: d1 is of class standard; d2 is of class standard");
+  EXPECT_EQ(made.volume_changes[1].reason,
+            "no device can take it: d1 has 1000 MiB left; d2 its host h2 does not report");
+}
+
+TEST_F(StoragePlannerTest, R_B1_APlacedVolumeIsMadeOnceAndReadyWhenItsDeviceSaysSo) {
+  Volume made = volume("data", 100, "d1");
+  made.status.legs.front().state = LegState::creating;
+  made.status.size_mib = Mib();
+  made.status.floor = {1, 7};
+  put(made);
+  StoragePlan first = plan();
+  ASSERT_EQ(first.work.size(), 1U);
+  EXPECT_EQ(first.work[0].task, VolumeTask::create);
+  EXPECT_EQ(first.work[0].size_mib, Mib{100});
+  EXPECT_EQ(first.work[0].epoch, (Epoch{1, 7}));
+  EXPECT_EQ(first.work[0].host, HostId("h1"));
+  evidence.resting.insert(made.id());
+  EXPECT_TRUE(plan().empty()) << "a command under way counts as done";
+  evidence.resting.clear();
+  made.status.size_mib = Mib{100};
+  see(made);
+  const StoragePlan second = plan();
+  ASSERT_EQ(second.volume_changes.size(), 1U);
+  EXPECT_EQ(second.volume_changes[0].state, LegState::in_sync);
+  EXPECT_TRUE(second.work.empty());
+}
+
+TEST_F(StoragePlannerTest, R_B1_AVolumeThatIsGoneIsNeverMadeAnew) {
+  put(volume("data", 100, "d1"));
+  const StoragePlan made = plan();
+  EXPECT_TRUE(made.work.empty());
+  ASSERT_EQ(made.volume_changes.size(), 1U);
+  EXPECT_TRUE(made.volume_changes[0].missing);
+  EXPECT_EQ(made.volume_changes[0].state, LegState::in_sync);
+}
+
+TEST_F(StoragePlannerTest, R_B1_GrowsWhatIsToBeLarger) {
+  Volume made = volume("data", 100, "d1");
+  see(made);
+  made.spec.size_mib = Mib{300};
+  put(made);
+  const StoragePlan grown = plan();
+  ASSERT_EQ(grown.work.size(), 1U);
+  EXPECT_EQ(grown.work[0].task, VolumeTask::grow);
+  EXPECT_EQ(grown.work[0].size_mib, Mib{300});
+}
+
+TEST_F(StoragePlannerTest, R_B1_ErasesOnlyWhatItsOwnerDeletedAndCutsOffFirst) {
+  Volume made = volume("data", 100, "d1");
+  made.meta.deleting_at = WallTime{1};
+  put(made);
+  see(made, {{1, 3}, {1, 5}});
+  StoragePlan cut = plan();
+  ASSERT_EQ(cut.work.size(), 1U);
+  EXPECT_EQ(cut.work[0].task, VolumeTask::revoke);
+  EXPECT_EQ(cut.work[0].epoch, (Epoch{1, 5}));
+  EXPECT_TRUE(cut.removals.empty());
+  auto& seen = evidence.devices[DeviceId("d1")].seen.volumes;
+  seen.front().epochs.clear();
+  EXPECT_EQ(plan().work.at(0).task, VolumeTask::erase);
+  evidence.held = true;
+  EXPECT_TRUE(plan().work.empty()) << "nothing after a restore until it is confirmed";
+  evidence.held = false;
+  seen.clear();
+  EXPECT_EQ(plan().removals, std::vector<VolumeId>{made.id()});
+}
+
+TEST_F(StoragePlannerTest, R_B2_EndsAttachmentsThatNoCopyMayHave) {
+  const Volume made = volume("data", 100, "d1");
+  put(made);
+  see(made, {{1, 5}, {1, 9}});
+  const auto first = [&] { return plan().work.at(0); };
+  EXPECT_EQ(first().task, VolumeTask::revoke) << "nobody has it";
+  Vm vm = user(made, "h2", {1, 5});
+  put(vm);
+  EXPECT_EQ(first().task, VolumeTask::detach) << "a move that was given up";
+  EXPECT_EQ(first().epoch, (Epoch{1, 9}));
+  vm.status.epoch = {1, 9};
+  put(vm);
+  EXPECT_EQ(first().task, VolumeTask::revoke) << "what a move has left";
+  EXPECT_EQ(first().epoch, (Epoch{1, 5}));
+  evidence.copies.insert({vm.id(), {1, 5}});
+  EXPECT_TRUE(plan().work.empty()) << "a host says that this copy is there";
+  evidence.copies.clear();
+  vm.status.operation = OperationId("op-1");
+  put(vm);
+  EXPECT_TRUE(plan().work.empty()) << "an operation knows better";
+}
+
+TEST_F(StoragePlannerTest, R_B1_ServesDevicesAndSaysWhyNot) {
+  evidence.devices[DeviceId("d1")].seen.open = false;
+  evidence.devices[DeviceId("d1")].seen.failing = "no such folder";
+  evidence.devices[DeviceId("d2")].can_serve = false;
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.serves.size(), 1U);
+  EXPECT_EQ(made.serves[0].directory, "/srv/d1");
+  ASSERT_EQ(made.device_changes.size(), 2U);
+  EXPECT_EQ(made.device_changes[0].reason, "no such folder");
+  EXPECT_EQ(made.device_changes[1].reason, "the agent of h2 is too old to serve devices");
+}
+
+TEST_F(StoragePlannerTest, R_B1_ANewServerJudgesNoDeviceBeforeItsHostCouldReport) {
+  put(volume("data", 100, "d1"));
+  evidence.devices[DeviceId("d1")] = {};
+  evidence.devices[DeviceId("d1")].awaited = true;
+  EXPECT_TRUE(plan().empty());
+}
+
+TEST_F(StoragePlannerTest, R_B1_AQuietStorageNeedsNothing) {
+  const Volume made = volume("data", 100, "d1");
+  put(made);
+  see(made, {{1, 5}});
+  put(user(made, "h2", {1, 5}));
+  EXPECT_TRUE(plan().empty());
+}
+
+TEST_F(StoragePlannerTest, R_B1_DoesABoundedNumberOfThings) {
+  options.actions_max = 3;
+  for (int number = 0; number < 10; ++number) put(volume("v" + std::to_string(number), 1));
+  EXPECT_EQ(plan().placements.size(), 3U);
+}
+
+}  // namespace
+}  // namespace virga

@@ -1,0 +1,97 @@
+#pragma once
+
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "model/observed_volume.h"
+#include "model/volume.h"
+
+namespace virga {
+
+/// What is known of one device beside what is stored: volatile, held by the leader alone.
+struct DeviceEvidence {
+  bool host_reports = false;    ///< its host's agent is connected and reports
+  bool awaited = false;         ///< not heard since this server leads, which is not long: nobody knows
+  bool can_serve = true;        ///< that agent knows storage devices
+  bool listed = false;          ///< `seen` is of its last report
+  ObservedDevice seen;
+  bool resting = false;         ///< a command about the device itself is under way or failed a moment ago
+};
+
+/// Evidence about the storage of one cluster at one moment.
+struct StorageEvidence {
+  std::map<DeviceId, DeviceEvidence> devices;
+  std::vector<std::pair<DeviceId, HostId>> strangers;  ///< served by a host that they are not registered with
+  bool held = false;  ///< restored from a backup and not yet confirmed: nothing is ended or erased
+  std::set<std::pair<VmId, Epoch>> copies;   ///< of VMs with volumes, that hosts report now
+  std::set<VolumeId> resting;                ///< a command is under way or failed a moment ago
+  std::map<VolumeId, std::string> failures;  ///< of the last command; gone when one succeeds
+};
+
+/// The stored state of a device follows what its host says.
+struct DeviceChange {
+  DeviceId device;
+  bool available = false;
+  std::string reason;
+};
+
+/// The host's agent shall open the device.
+struct ServeDevice {
+  DeviceId device;
+  HostId host;
+  std::string directory;
+};
+
+/// A volume gets its place.
+struct PlaceVolume {
+  VolumeId volume;
+  DeviceId device;
+  Epoch floor;
+  std::string reason;
+};
+
+enum class VolumeTask { create, grow, revoke, detach, erase };
+BOOST_DESCRIBE_ENUM(VolumeTask, create, grow, revoke, detach, erase)
+
+/// Something for a volume's device to do; idempotent, so that it is simply asked for again.
+struct VolumeWork {
+  VolumeId volume;
+  DeviceId device;
+  HostId host;
+  VolumeTask task = VolumeTask::create;
+  Mib size_mib;  ///< create, grow
+  Epoch epoch;   ///< create: the floor; revoke: all up to it; detach: this one
+};
+
+/// The stored state of a volume follows what its device says.
+struct VolumeChange {
+  VolumeId volume;
+  LegState state = LegState::creating;
+  Mib size_mib;
+  std::string reason;
+  bool missing = false;  ///< it was there and is not any more
+};
+
+/// The room's decision. At most one action a volume and a device.
+struct StoragePlan {
+  std::vector<DeviceChange> device_changes;
+  std::vector<ServeDevice> serves;
+  std::vector<std::pair<DeviceId, HostId>> releases;  ///< hosts shall serve these no more
+  std::vector<PlaceVolume> placements;
+  std::vector<VolumeWork> work;
+  std::vector<VolumeChange> volume_changes;
+  std::vector<VolumeId> removals;  ///< nothing of them is left: their records go
+
+  bool empty() const {
+    return device_changes.empty() && serves.empty() && releases.empty() && placements.empty() && work.empty() &&
+           volume_changes.empty() && removals.empty();
+  }
+};
+
+struct StorageOptions {
+  int actions_max = 128;  ///< of each kind in one round; the rest waits for the next
+};
+
+}  // namespace virga

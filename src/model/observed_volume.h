@@ -1,0 +1,33 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/reflect.h"
+#include "base/units.h"
+#include "model/meta.h"
+
+namespace virga {
+
+/// What a device really holds of one volume.
+struct ObservedVolume {
+  VolumeId volume;
+  Mib size_mib;               ///< as the consumer sees it
+  Bytes used_bytes;           ///< on the device
+  Epoch revoked;              ///< attachments up to this epoch are over for ever
+  std::vector<Epoch> epochs;  ///< attached, in order
+  bool served = false;        ///< consumers get answers now
+};
+BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
+                      (volume, size_mib, used_bytes, revoked, epochs, served))
+
+/// One device of a host, as its agent last knew it.
+struct ObservedDevice {
+  DeviceId device;
+  bool open = false;    ///< its volumes are served
+  std::string failing;  ///< why it is not open; empty = it is, or is about to be
+  std::vector<ObservedVolume> volumes;
+};
+BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, open, failing, volumes))
+
+}  // namespace virga

@@ -1,0 +1,86 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "base/reflect.h"
+#include "base/units.h"
+#include "model/meta.h"
+
+namespace virga {
+
+struct DeviceSpec {
+  HostId host;                             ///< whose agent serves it; never changes
+  std::string directory;                   ///< absolute, on that host; never changes
+  Mib capacity_mib;                        ///< of volumes that it may hold, as their consumers see them
+  std::string storage_class = "standard";  ///< volumes ask for a class, not for a device
+};
+BOOST_DESCRIBE_STRUCT(DeviceSpec, (), (host, directory, capacity_mib, storage_class))
+
+struct DeviceStatus {
+  bool available = false;  ///< its agent serves it now
+  std::string reason;      ///< why not
+};
+BOOST_DESCRIBE_STRUCT(DeviceStatus, (), (available, reason))
+
+/// A part of a host's storage that holds volumes and serves them to any host.
+struct Device {
+  Meta meta;
+  DeviceSpec spec;
+  DeviceStatus status;
+
+  DeviceId id() const { return DeviceId(meta.name); }
+};
+BOOST_DESCRIBE_STRUCT(Device, (), (meta, spec, status))
+
+struct VolumeSpec {
+  ClusterId cluster;
+  Mib size_mib;                            ///< grows, never shrinks
+  std::string storage_class = "standard";  ///< never changes
+  DeviceId device;                         ///< where it shall be; empty = the server picks; never changes
+};
+BOOST_DESCRIBE_STRUCT(VolumeSpec, (), (cluster, size_mib, storage_class, device))
+
+enum class LegState {
+  creating,  ///< its place is reserved; the device has not said yet that it is there
+  in_sync,   ///< holds all that was ever acknowledged
+};
+BOOST_DESCRIBE_ENUM(LegState, creating, in_sync)
+
+/// One copy of a volume's data on one device.
+struct VolumeLeg {
+  DeviceId device;
+  LegState state = LegState::creating;
+};
+BOOST_DESCRIBE_STRUCT(VolumeLeg, (), (device, state))
+
+struct VolumeStatus {
+  std::vector<VolumeLeg> legs;  ///< empty until a device was chosen
+  Epoch floor;                  ///< attachments up to this epoch, of an earlier volume of the name, are refused
+  Mib size_mib;                 ///< as consumers see it now
+  std::string reason;           ///< why it is not there, not larger or not gone although it should
+};
+BOOST_DESCRIBE_STRUCT(VolumeStatus, (), (legs, floor, size_mib, reason))
+
+/// A disk of its own: it outlives VMs and hosts, and one VM at a time may use it.
+struct Volume {
+  Meta meta;
+  VolumeSpec spec;
+  VolumeStatus status;
+
+  VolumeId id() const { return VolumeId(qualified(meta.tenant, meta.name)); }
+
+  /// Its data are on a device and can be attached.
+  bool ready() const {
+    return !status.legs.empty() && status.legs.front().state == LegState::in_sync;
+  }
+};
+BOOST_DESCRIBE_STRUCT(Volume, (), (meta, spec, status))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Device>(const Device&);
+extern template Result<Device> from_json<Device>(const json::value&, UnknownFields);
+extern template json::value to_json<Volume>(const Volume&);
+extern template Result<Volume> from_json<Volume>(const json::value&, UnknownFields);
+
+}  // namespace virga

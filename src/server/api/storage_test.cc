@@ -1,0 +1,113 @@
+#include "server/api/api_fixture.h"
+
+namespace virga::test {
+namespace {
+
+class Storage : public ApiTest {
+ protected:
+  void make_storage() {
+    make_house();
+    Host host;
+    host.meta.name = "store-1";
+    host.spec.cluster = ClusterId("lab");
+    put(host, keys::of(host.id()));
+    ASSERT_EQ(call("POST", "/v1/devices", device_body("disk-1", 1000)).status, 201);
+  }
+  static std::string device_body(const std::string& name, int capacity) {
+    return R"({"meta":{"name":")" + name + R"("},"spec":{"host":"store-1","directory":"/srv/)" +
+           name + R"(","capacity_mib":)" + std::to_string(capacity) + "}}";
+  }
+  static std::string volume_body(const std::string& name, int size) {
+    return R"({"meta":{"tenant":"acme","name":")" + name + R"("},"spec":{"size_mib":)" +
+           std::to_string(size) + "}}";
+  }
+  static std::string vm_with(const std::string& name, const std::string& disks) {
+    return R"({"meta":{"tenant":"acme","name":")" + name +
+           R"("},"spec":{"image":"tiny","disks":[)" + disks + "]}}";
+  }
+  void make_ready(const std::string& name, int size) {
+    ASSERT_EQ(call("POST", "/v1/volumes", volume_body(name, size)).status, 202);
+    Volume volume = *view.volumes.find(VolumeId("acme/" + name));
+    volume.status.legs = {{DeviceId("disk-1"), LegState::in_sync}};
+    volume.status.size_mib = Mib{size};
+    put(volume, keys::of(volume.id()));
+  }
+  void refused(const HttpResponse& answer, int status, const std::string& words) {
+    EXPECT_EQ(answer.status, status) << answer.body;
+    EXPECT_NE(answer.body.find(words), std::string::npos) << answer.body;
+  }
+};
+
+TEST_F(Storage, R_B1_a_device_is_a_folder_of_a_host_and_keeps_what_it_has_promised) {
+  make_storage();
+  refused(call("POST", "/v1/devices",
+               R"({"meta":{"name":"d"},"spec":{"host":"nobody","directory":"/srv/x",
+               "capacity_mib":1}})"),
+          404, "spec.host: there is no host");
+  refused(call("POST", "/v1/devices",
+               R"({"meta":{"name":"d"},"spec":{"host":"store-1","directory":"/srv/disk-1",
+               "capacity_mib":1}})"),
+          409, "is device");
+  refused(call("POST", "/v1/devices",
+               R"({"meta":{"name":"d"},"spec":{"host":"store-1","directory":"/srv/../etc",
+               "capacity_mib":1}})"),
+          400, "spec.directory");
+  refused(call("POST", "/v1/devices", device_body("d", 0)), 400, "spec.capacity_mib: 0");
+  make_ready("data", 600);
+  refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"capacity_mib":500}})"), 409,
+          "600 MiB of the volumes on it");
+  EXPECT_EQ(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"capacity_mib":700}})").status, 200);
+  refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"directory":"/srv/y"}})"), 400,
+          "never changes");
+  refused(call("DELETE", "/v1/devices/disk-1"), 409, "volume acme/data");
+  refused(call("DELETE", "/v1/hosts/store-1"), 409, "device disk-1");
+}
+
+TEST_F(Storage, R_B1_a_volume_grows_within_its_device_and_never_shrinks) {
+  make_storage();
+  refused(call("POST", "/v1/volumes", volume_body("data", 0)), 400, "spec.size_mib: 0");
+  make_ready("data", 600);
+  refused(call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"size_mib":599}})"), 400,
+          "never shrinks");
+  refused(call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"size_mib":1001}})"), 507,
+          "needs 401 MiB more");
+  EXPECT_EQ(call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"size_mib":1000}})").status, 202);
+  refused(call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"storage_class":"fast"}})"), 400,
+          "never changes");
+  refused(call("POST", "/v1/volumes",
+               R"({"meta":{"tenant":"acme","name":"x"},"spec":{"size_mib":1,"device":"none"}})"),
+          404, "spec.device");
+}
+
+TEST_F(Storage, R_B1_R_B2_one_vm_at_a_time_has_a_volume) {
+  make_storage();
+  make_ready("data", 64);
+  refused(call("POST", "/v1/vms", vm_with("web", R"({"name":"data","volume":"none"})")), 404,
+          "has no volume");
+  refused(call("POST", "/v1/vms",
+               vm_with("web", R"({"name":"data","volume":"data","size_mib":4})")),
+          400, "is the volume's");
+  refused(call("POST", "/v1/vms",
+               vm_with("web", R"({"name":"a","volume":"data"},{"name":"b","volume":"data"})")),
+          400, "another disk of this VM");
+  ASSERT_EQ(call("POST", "/v1/vms", vm_with("web", R"({"name":"data","volume":"data"})")).status,
+            202);
+  EXPECT_EQ(count_keys("use/acme/"), 1U);
+  refused(call("POST", "/v1/vms", vm_with("db", R"({"name":"data","volume":"data"})")), 409,
+          "is a disk of vm acme/web");
+  refused(call("DELETE", "/v1/volumes/acme/data"), 409, "vm acme/web");
+}
+
+TEST_F(Storage, R_B1_a_volume_that_is_deleted_is_asked_to_go_and_takes_no_user) {
+  make_storage();
+  make_ready("data", 64);
+  EXPECT_EQ(call("DELETE", "/v1/volumes/acme/data").status, 202);
+  const Volume* volume = view.volumes.find(VolumeId("acme/data"));
+  ASSERT_NE(volume, nullptr) << "its controller removes it";
+  EXPECT_TRUE(volume->meta.deleting_at.has_value());
+  refused(call("POST", "/v1/vms", vm_with("web", R"({"name":"data","volume":"data"})")), 409,
+          "is being deleted");
+}
+
+}  // namespace
+}  // namespace virga::test

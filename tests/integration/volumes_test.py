@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""Volumes as disks of real guests: made, moved along, fenced by their own servers, grown and erased.
+
+One cloud of three hosts serves all tests, in the order of their numbers: host-3 has the storage device and, in
+maintenance, no guests. The guest's witness writes a number to its disk each second and says what was acknowledged and
+whether anybody else wrote. VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the guest's packages.
+"""
+
+import glob
+import json
+import os
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+from cloud import Cloud  # noqa: E402
+from cloud_case import LabCase, kill, state_of  # noqa: E402
+
+VM = "acme/db"
+MANIFEST = """
+kind: network
+meta: {{name: front, tenant: acme}}
+spec: {{cluster: lab, subnet: 10.50.0.0/24}}
+---
+kind: device
+meta: {{name: ssd}}
+spec: {{host: host-3, directory: {directory}, capacity_mib: 1000}}
+---
+kind: volume
+meta: {{name: data, tenant: acme}}
+spec: {{cluster: lab, size_mib: 64}}
+---
+kind: vm
+meta: {{name: db, tenant: acme}}
+spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume: data}}], nics: [{{network: front}}]}}
+"""
+
+
+class VolumesTest(LabCase):
+    @classmethod
+    def make_cloud(cls):
+        return Cloud(os.environ["VIRGA_BUILD"], "vol")
+
+    @classmethod
+    def furnish(cls):
+        cls.cloud.wait_hosts(3, 90)
+        cls.cloud.cli("host", "maintenance", "host-3")
+        cls.directory = os.path.join(cls.cloud.data, "device")
+        cls.bring_in(MANIFEST.format(directory=cls.directory), [VM], os.environ["VIRGA_PACKAGES"])
+
+    def tearDown(self):
+        self.cloud.lab("heal")
+        self.cloud.wait_hosts(3, 90)
+
+    def status(self):
+        return self.cloud.vms()[VM]["status"]
+
+    def answer(self, deadline=60):
+        return self.cloud.wait(f"{VM} answers", lambda: self.cloud.http(self.client, self.addresses[VM]), deadline)
+
+    def volume(self):
+        return next(v for v in self.cloud.cli("volume", "list") if v["meta"]["name"] == "data")
+
+    def record(self):
+        """What the device itself holds of the volume."""
+        with open(os.path.join(self.directory, "acme", "data", "volume.json"), encoding="utf-8") as file:
+            return json.load(file)
+
+    def server_pid(self):
+        with open(os.path.join(self.directory, "acme", "data", "server.json"), encoding="utf-8") as file:
+            return json.load(file)["pid"]
+
+    def attached(self):
+        return [one["epoch"]["counter"] for one in self.record()["attachments"]]
+
+    def wait_alone(self, deadline=30):
+        """The copy in force is the only one that the volume lets in."""
+        self.cloud.wait("one attachment, of the epoch in force",
+                        lambda: self.attached() == [self.status()["epoch"]["counter"]], deadline)
+
+    def assert_writes_on(self, acknowledged):
+        """Nothing that was acknowledged is missing, nobody else has written, and the disk takes more."""
+        answer = self.answer()
+        self.assertGreaterEqual(answer["disk_sequence"], acknowledged)
+        self.assertEqual(answer["disk_foreign_writes"], 0)
+        self.cloud.wait("the disk takes writes",
+                        lambda: self.answer()["disk_sequence"] > answer["disk_sequence"], 40)
+        self.wait_alone()
+
+    def other_host(self):
+        return "host-2" if self.status()["host"] == "host-1" else "host-1"
+
+    def test_01_a_guest_writes_to_its_volume(self):
+        """R-B1 A3-17: a device, a volume on it, a guest that uses it over the network."""
+        self.assertEqual(self.volume()["status"]["legs"], [{"device": "ssd", "state": "in_sync"}])
+        self.assert_writes_on(1)
+        launch = os.path.join(self.cloud.data, "shared", "vms", VM, "vm.json")
+        with open(launch, encoding="utf-8") as file:
+            text = file.read()
+        self.assertIn("acme/data", text)
+        for secret in (one[name] for one in self.record()["attachments"] for name in ("key", "export_name")):
+            self.assertNotIn(secret, text, "what opens a volume lies on no shared storage")
+
+    def test_02_a_live_move_takes_the_volume_along(self):
+        """R-B2 R-B4 A3-15: ownership passes, nothing is copied, the old attachment is over."""
+        before, epoch = self.answer(), self.status()["epoch"]["counter"]
+        boots = before["boot_id"]
+        target = self.other_host()
+        self.cloud.cli("--wait", "vm", "migrate", VM, "--host", target)
+        self.assertEqual(self.status()["host"], target)
+        self.assertEqual(self.answer()["boot_id"], boots, "it was not started anew")
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertGreaterEqual(self.record()["revoked"]["counter"], epoch)
+
+    def test_03_the_server_of_a_volume_dies_and_the_guest_waits_for_it(self):
+        """R-B1 R-F2: killed under a writing guest, it is there again and no write is lost."""
+        before = self.answer()
+        pid = self.server_pid()
+        kill(pid)
+        self.cloud.wait("another server", lambda: self.server_pid() != pid, 20)
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"])
+
+    def test_04_the_agent_of_the_storage_host_is_replaced_and_the_guest_goes_on(self):
+        """R-B1 R-F1: servers of volumes outlive the agent and are adopted by the next."""
+        before, pid = self.answer(), self.server_pid()
+        self.cloud.lab("fail", "host-3", "--how", "agent")
+        self.cloud.wait_hosts(3, 60)
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.server_pid(), pid)
+
+    def test_05_a_volume_grows_under_its_guest(self):
+        """R-B1: the larger size stands on the device; the guest goes on."""
+        before = self.answer()
+        self.cloud.cli("volume", "grow", "acme/data", "--size-mib", "96")
+        self.cloud.wait("the volume has grown", lambda: self.volume()["status"]["size_mib"] == 96, 30)
+        self.assertEqual(os.path.getsize(os.path.join(self.directory, "acme", "data", "volume.raw")), 96 << 20)
+        self.assert_writes_on(before["disk_sequence"])
+
+    def test_06_a_lost_hosts_guest_comes_back_on_the_word_of_its_volume(self):
+        """R-B2 A1-06 A1-07: no BMC answers; the volume has cut the old copy off, and that proves it."""
+        before, lost = self.answer(), self.status()["host"]
+        after, cut = self.cloud.last_event(), time.monotonic()
+        self.cloud.lab("fail", lost, "--how", "power", "--bmc", "silent")
+        self.cloud.wait_event(after, ["vm.fenced"], f"vm/{VM}", 30)
+        placed = self.cloud.wait_event(after, ["vm.placed"], f"vm/{VM}", 30)
+        took = time.monotonic() - cut
+        self.assertEqual(placed["facts"]["proof"], "storage_revoked")
+        self.assertLess(took, 10, "its lease was not awaited")
+        print(f"power cut to placed elsewhere, on the word of storage: {took:.2f} s")
+        self.cloud.wait("it runs elsewhere", lambda: self.status()["power"] == "running"
+                        and self.status()["host"] != lost, 60)
+        self.assert_writes_on(before["disk_sequence"])
+
+    def test_07_a_zombie_keeps_running_and_writes_nothing(self):
+        """R-B2 A1-06: its host reaches its volume and nobody else; it is cut off before the other starts."""
+        before, lost = self.answer(), self.status()["host"]
+        old = self.cloud.copies()[VM][lost]
+        after = self.cloud.last_event()
+        # Until its lease ends nothing on the host ends the guest.
+        self.cloud.lab("fail", lost, "--how", "link", "--network", "management", "--bmc", "silent")
+        placed = self.cloud.wait_event(after, ["vm.placed"], f"vm/{VM}", 30)
+        self.assertEqual(placed["facts"]["proof"], "storage_revoked")
+        zombies = [pid for pid in old if state_of(pid) not in ("", "Z", "X")]
+        self.cloud.wait("it runs elsewhere", lambda: self.status()["power"] == "running"
+                        and self.status()["host"] != lost, 60)
+        self.assertTrue(zombies, "the old copy was there when the other was decided")
+        self.assert_writes_on(before["disk_sequence"])
+        self.cloud.lab("heal")
+        self.cloud.wait("the old copy is gone", lambda: list(self.cloud.copies()[VM]) == [self.status()["host"]], 90)
+
+    def test_08_the_storage_host_is_away_and_comes_back(self):
+        """R-F6: the guest waits, an alarm says so; after the return its writes go on."""
+        before, after = self.answer(), self.cloud.last_event()
+        self.cloud.lab("fail", "host-3", "--how", "power", "--bmc", "silent")
+        self.cloud.wait_event(after, ["device.unavailable"], "device/ssd", 30)
+        self.cloud.lab("heal", "host-3")
+        self.cloud.wait_event(after, ["device.available"], "device/ssd", 90)
+        self.assert_writes_on(before["disk_sequence"])
+
+    def test_09_a_volume_outlives_its_vm_and_goes_when_it_is_deleted(self):
+        """R-B1: refused while it is used; kept when the VM goes; erased with its data on request."""
+        code, words = self.cloud.cli("volume", "delete", "acme/data", check=False)
+        self.assertNotEqual(code, 0)
+        self.assertIn("has it as a disk", words)
+        sequence = self.answer()["disk_sequence"]
+        self.cloud.cli("--wait", "vm", "delete", VM, text=True)
+        self.cloud.wait("nobody is let in", lambda: self.attached() == [], 30)
+        self.cloud.apply(MANIFEST.format(directory=self.directory))
+        self.cloud.wait_answering([VM], 120)
+        self.addresses[VM] = self.cloud.address(VM)
+        self.assert_writes_on(sequence)
+        self.cloud.cli("--wait", "vm", "delete", VM, text=True)
+        self.cloud.cli("volume", "delete", "acme/data", text=True)
+        self.cloud.wait("it is gone", lambda: self.cloud.cli("volume", "list") == [], 30)
+        self.assertEqual(glob.glob(os.path.join(self.directory, "acme", "*")), [])
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
