@@ -72,10 +72,10 @@ void Devices::serve(const StorageCommand& asked, const Callback<void>& done) {
     return done(made.error());
   }
   device = Device{asked.directory, std::move(*made), false, true, {}};
-  device.store->open([this, id = asked.device, done,
-                      alive = std::weak_ptr(alive_)](const Result<void>& result) {
-    if (!alive.expired()) opened(id, result, done);
-  });
+  device.store->open(
+      [this, id = asked.device, done, alive = std::weak_ptr(alive_)](const Result<void>& result) {
+        if (!alive.expired()) opened(id, result, done);
+      });
 }
 
 void Devices::opened(const DeviceId& id, const Result<void>& result, const Callback<void>& done) {

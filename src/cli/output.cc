@@ -134,22 +134,6 @@ const Columns& columns_of_resources() {
         {"SUBNET", "spec.subnet"},
         {"VNI", "spec.vni"},
         {"MTU", "spec.mtu", true}}},
-      {"devices",
-       {{"NAME", "meta.name"},
-        {"HOST", "spec.host"},
-        {"CLASS", "spec.storage_class"},
-        {"CAPACITY_MIB", "spec.capacity_mib"},
-        {"AVAILABLE", "status.available"},
-        {"DIRECTORY", "spec.directory", true},
-        {"REASON", "status.reason", true}}},
-      {"volumes",
-       {{"NAME", "meta.tenant+meta.name"},
-        {"CLASS", "spec.storage_class"},
-        {"SIZE_MIB", "status.size_mib"},
-        {"DEVICE", "status.legs.0.device"},
-        {"STATE", "status.legs.0.state"},
-        {"CLUSTER", "spec.cluster", true},
-        {"REASON", "status.reason", true}}},
       {"ports",
        {{"NAME", "meta.tenant+meta.name"},
         {"VM", "spec.vm"},
@@ -170,6 +154,27 @@ const Columns& columns_of_resources() {
         {"CLUSTER", "spec.cluster", true},
         {"REASON", "status.unplaced_reason", true}}}
   };
+  return kColumns;
+}
+
+const Columns& columns_of_storage() {
+  static const Columns kColumns = {
+      {"devices",
+       {{"NAME", "meta.name"},
+        {"HOST", "spec.host"},
+        {"CLASS", "spec.storage_class"},
+        {"CAPACITY_MIB", "spec.capacity_mib"},
+        {"AVAILABLE", "status.available"},
+        {"DIRECTORY", "spec.directory", true},
+        {"REASON", "status.reason", true}}},
+      {"volumes",
+       {{"NAME", "meta.tenant+meta.name"},
+        {"CLASS", "spec.storage_class"},
+        {"SIZE_MIB", "status.size_mib"},
+        {"DEVICE", "status.legs.0.device"},
+        {"STATE", "status.legs.0.state"},
+        {"CLUSTER", "spec.cluster", true},
+        {"REASON", "status.reason", true}}}};
   return kColumns;
 }
 
@@ -207,7 +212,8 @@ const Columns& columns_of_records() {
 
 const std::vector<Column>& columns_of(const std::string& plural) {
   static const std::vector<Column> kName = {{"NAME", "meta.name"}};
-  for (const Columns* columns : {&columns_of_resources(), &columns_of_records()}) {
+  for (const Columns* columns :
+       {&columns_of_resources(), &columns_of_storage(), &columns_of_records()}) {
     if (const auto found = columns->find(plural); found != columns->end()) return found->second;
   }
   return kName;

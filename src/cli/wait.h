@@ -12,8 +12,8 @@ enum class Goal { settled, running, stopped, moved, gone };
 Result<boost::json::value> wait_for_vm(Session& session, const std::string& name, Goal goal,
                                        const std::string& host = "");
 
-/// Polls until the volume can be attached and is as large as it is asked for; `gone`: until it is erased. Errors: timeout
-/// (with the reason that the volume itself gives), not_found.
+/// Polls until the volume can be attached and is as large as it is asked for; `gone`: until it is erased. Errors:
+/// timeout (with the reason that the volume itself gives), not_found.
 Result<boost::json::value> wait_for_volume(Session& session, const std::string& name, bool gone);
 
 /// Polls until no VM runs on the host; tells on standard error how many are left. Errors: timeout (names them and why

@@ -11,6 +11,8 @@ namespace {
 constexpr Duration kHostsJoin = seconds(3);
 constexpr Duration kCalm = seconds(20);        // until the first fault: hosts join, VMs start
 constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
+constexpr int kHostsPerDevice = 4;
+constexpr int kVmsPerVolume = 3;
 constexpr std::int64_t kHostMemory = 8192;
 constexpr std::int64_t kHostCpu = 8000;
 
@@ -88,6 +90,10 @@ Swarm::Swarm(SimLoop& loop, const SwarmOptions& options)
 void Swarm::found() {
   found_cloud(cloud_, options_.hosts, {{kHostCpu}, {kHostMemory}}, true, options_.cluster_hosts);
   std::set<ClusterId> networks;
+  for (int number = 1; number <= options_.hosts; number += kHostsPerDevice) {
+    loop_.after(kHostsJoin,
+                [this, number] { put_device(cloud_, HostId(fmt::format("host-{}", number))); });
+  }
   for (int number = 1; number <= options_.vms; ++number) {
     ScenarioVm vm;
     vm.id = VmId(fmt::format("t{}/vm-{}", number % 5, number));
@@ -96,6 +102,7 @@ void Swarm::found() {
         ClusterId(fmt::format("c{}", number % options_.hosts / options_.cluster_hosts + 1));
     vm.memory = {256 << rng_.below(3)};
     vm.priority = static_cast<RestartPriority>(rng_.below(3));
+    if (number % kVmsPerVolume == 0) vm.volume = fmt::format("data-{}", number);
     vms_.push_back(vm.id);
     if (networks.insert(vm.cluster).second) {
       loop_.after(kHostsJoin, [this, vm] { put_network(cloud_, vm.cluster); });

@@ -29,7 +29,7 @@ spec: {{host: host-3, directory: {directory}, capacity_mib: 1000}}
 ---
 kind: volume
 meta: {{name: data, tenant: acme}}
-spec: {{cluster: lab, size_mib: 64}}
+spec: {{cluster: lab, size_mib: {size}}}
 ---
 kind: vm
 meta: {{name: db, tenant: acme}}
@@ -47,7 +47,7 @@ class VolumesTest(LabCase):
         cls.cloud.wait_hosts(3, 90)
         cls.cloud.cli("host", "maintenance", "host-3")
         cls.directory = os.path.join(cls.cloud.data, "device")
-        cls.bring_in(MANIFEST.format(directory=cls.directory), [VM], os.environ["VIRGA_PACKAGES"])
+        cls.bring_in(MANIFEST.format(directory=cls.directory, size=64), [VM], os.environ["VIRGA_PACKAGES"])
 
     def tearDown(self):
         self.cloud.lab("heal")
@@ -187,7 +187,7 @@ class VolumesTest(LabCase):
         sequence = self.answer()["disk_sequence"]
         self.cloud.cli("--wait", "vm", "delete", VM, text=True)
         self.cloud.wait("nobody is let in", lambda: self.attached() == [], 30)
-        self.cloud.apply(MANIFEST.format(directory=self.directory))
+        self.cloud.apply(MANIFEST.format(directory=self.directory, size=96))
         self.cloud.wait_answering([VM], 120)
         self.addresses[VM] = self.cloud.address(VM)
         self.assert_writes_on(sequence)

@@ -81,8 +81,8 @@ void Attachments::attach_beside(const ClusterView& view, const Vm& vm, const Epo
                [gather, id = one.volume.value](const Result<CommandResult>& result) {
                  if (!result) return gather->ended(wrap_error("volume " + id, result.error()));
                  if (!result->attached) {
-                   return gather->ended(make_error(Errc::internal,
-                                                   "volume " + id + ": its host named no end point"));
+                   return gather->ended(make_error(
+                       Errc::internal, "volume " + id + ": its host named no end point"));
                  }
                  gather->collected[id] = *result->attached;
                  gather->ended({});
@@ -120,7 +120,8 @@ Result<void> add_endpoints(VmLaunch& launch, const Attachments::Endpoints& endpo
     if (disk.volume.empty()) continue;
     const auto found = endpoints.find(disk.volume);
     if (found == endpoints.end()) {
-      return make_error(Errc::internal, "disk " + disk.name + ": nobody was let in to " + disk.volume);
+      return make_error(Errc::internal,
+                        "disk " + disk.name + ": nobody was let in to " + disk.volume);
     }
     disk.endpoint = found->second;
   }

@@ -13,8 +13,9 @@
 namespace virga {
 
 /// Lets copies of VMs in to their volumes, and ends that. All volumes of a VM are asked at the same time; `done` runs
-/// once, when all have answered. Errors: those of volumes_of() and of BlockStore, naming the volume; unavailable and timeout
-/// say that the effect is not known. Every call is idempotent; it outlives this object, but not the commands. Loop thread only.
+/// once, when all have answered. Errors: those of volumes_of() and of BlockStore, naming the volume; unavailable and
+/// timeout say that the effect is not known. Every call is idempotent and needs, until its end, the commands alone, not
+/// this object. Loop thread only.
 class Attachments {
  public:
   using Endpoints = std::map<std::string, VolumeEndpoint>;  ///< by VolumeId
@@ -35,7 +36,8 @@ class Attachments {
   void detach(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<void> done);
 
  private:
-  void attach_one(const ServedVolume& one, Command attach, bool alone, Callback<CommandResult> done);
+  void attach_one(const ServedVolume& one, Command attach, bool alone,
+                  Callback<CommandResult> done);
   void all(const ClusterView& view, const Vm& vm, CommandKind kind, const Epoch& epoch,
            Callback<void> done);
 

@@ -113,8 +113,9 @@ struct ObserveVm {
 
 struct Unplaced {
   VmId vm;
-  LostCopies lost;     ///< not empty: its last copy cannot act any more, it counts as stopped
-  std::string reason;  ///< one line with every candidate's; empty = nothing stands in its way any more
+  LostCopies lost;  ///< not empty: its last copy cannot act any more, it counts as stopped
+  std::string
+      reason;  ///< one line with every candidate's; empty = nothing stands in its way any more
   std::vector<Refusal> refusals;
 };
 
@@ -139,8 +140,9 @@ struct ClusterPlan {
   std::vector<StrayVm> strays;
 
   bool empty() const {
-    return host_changes.empty() && fences.empty() && vm_fences.empty() && revokes.empty() && observations.empty() &&
-           starts.empty() && moves.empty() && stops.empty() && limits.empty() && unplaced.empty();
+    return host_changes.empty() && fences.empty() && vm_fences.empty() && revokes.empty() &&
+           observations.empty() && starts.empty() && moves.empty() && stops.empty() &&
+           limits.empty() && unplaced.empty();
   }
 };
 

@@ -100,16 +100,18 @@ TEST_F(VolumePlanning, R_B1_AVmWaitsForItsVolumesAndSaysSo) {
   ClusterPlan made = plan();
   EXPECT_TRUE(made.starts.empty());
   ASSERT_EQ(made.unplaced.size(), 1U);
-  EXPECT_EQ(made.unplaced[0].reason,
-            "it should run, but volume acme/data is on device disk-c, whose host c does not report");
+  EXPECT_EQ(
+      made.unplaced[0].reason,
+      "it should run, but volume acme/data is on device disk-c, whose host c does not report");
   Volume made_now = ready_volume("data", "c");
   made_now.status.legs.front().state = LegState::creating;
   view.volumes.put(std::make_shared<const Volume>(made_now));
   made = plan();
   ASSERT_EQ(made.unplaced.size(), 1U);
   EXPECT_EQ(made.unplaced[0].vm, db);
-  EXPECT_EQ(made.unplaced[0].reason,
-            "it should run, but volume acme/data is not ready; `virga volume get acme/data` says why");
+  EXPECT_EQ(
+      made.unplaced[0].reason,
+      "it should run, but volume acme/data is not ready; `virga volume get acme/data` says why");
 }
 
 TEST_F(VolumePlanning, R_B1_ALaunchNamesItsVolumesAndTheirKeysComeLater) {
@@ -124,7 +126,8 @@ TEST_F(VolumePlanning, R_B1_ALaunchNamesItsVolumesAndTheirKeysComeLater) {
   EXPECT_TRUE(launch->disks[0].endpoint.has_value());
 }
 
-/// The controller and the steps in virtual time. Hosts a and b run VMs, c has the device; no BMC answers.
+/// The controller and the steps in virtual time. Hosts a and b run VMs, c has the device; no BMC
+/// answers.
 class VolumesInUse : public ::testing::Test {
  protected:
   VolumesInUse() {

@@ -68,10 +68,9 @@ void StorageController::notice(const std::vector<Change>& changes) {
       if (volume != nullptr) mark(volume->spec.cluster);
     } else if (key.starts_with(keys::kVm)) {
       const Vm* vm = view.vms.find(VmId(key.substr(keys::kVm.size())));
-      const bool uses = vm != nullptr && std::any_of(vm->spec.disks.begin(), vm->spec.disks.end(),
-                                                     [](const VmDisk& disk) {
-                                                       return !disk.volume.empty();
-                                                     });
+      const bool uses =
+          vm != nullptr && std::any_of(vm->spec.disks.begin(), vm->spec.disks.end(),
+                                       [](const VmDisk& disk) { return !disk.volume.empty(); });
       if (uses) mark(vm->spec.cluster);
     } else if (key.starts_with(keys::kDevice)) {
       if (change.removed) tries_.erase(key);
@@ -170,9 +169,9 @@ bool StorageController::change_volume(Transaction& transaction, const VolumeChan
     event(transaction, told_of(changed, "volume.grown",
                                fmt::format("it has {} MiB now", change.size_mib.value)));
   } else if (before.reason.empty() && !change.reason.empty()) {
-    event(transaction, told_of(changed, change.missing ? "volume.missing" : "volume.waits",
-                               change.reason,
-                               change.missing ? Severity::alarm : Severity::warning));
+    event(transaction,
+          told_of(changed, change.missing ? "volume.missing" : "volume.waits", change.reason,
+                  change.missing ? Severity::alarm : Severity::warning));
   }
   return true;
 }
@@ -196,7 +195,8 @@ void StorageController::release(const ClusterId& cluster, const DeviceId& device
                                 const HostId& host) {
   const std::string subject = keys::of(device);
   const auto tries = tries_.find(subject);
-  if (tries != tries_.end() && (tries->second.under_way || tries->second.not_before > loop_.now())) {
+  if (tries != tries_.end() &&
+      (tries->second.under_way || tries->second.not_before > loop_.now())) {
     return;
   }
   Command asked;

@@ -87,8 +87,7 @@ void Planner::judge(const Device& device) {
   if (evidence_of(device.id()).awaited) return;
   const std::string reason = unavailable_because(device);
   const bool available = reason.empty();
-  const bool changed =
-      device.status.available != available || device.status.reason != reason;
+  const bool changed = device.status.available != available || device.status.reason != reason;
   if (changed && room_in(plan_.device_changes)) {
     plan_.device_changes.push_back({device.id(), available, reason});
   }
@@ -140,7 +139,9 @@ void Planner::place(const Volume& volume) {
   if (!room_in(plan_.placements)) return;
   space_.promise(best->id(), volume.spec.size_mib);
   plan_.placements.push_back(
-      {volume.id(), best->id(), {view_.incarnation, view_.revision},
+      {volume.id(),
+       best->id(),
+       {view_.incarnation, view_.revision},
        fmt::format("{} has the largest share of its room left", best->meta.name)});
 }
 
@@ -150,7 +151,8 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
     const Device* device = view_.devices.find(leg.device);
     const std::string why =
         device == nullptr ? "is not registered any more" : unavailable_because(*device);
-    return note(volume, leg.state, volume.status.size_mib, "device " + leg.device.value + ": " + why);
+    return note(volume, leg.state, volume.status.size_mib,
+                "device " + leg.device.value + ": " + why);
   }
   const ObservedVolume* seen = observed(leg.device, volume.id());
   if (volume.meta.deleting_at) return decide_deleting(volume, seen);

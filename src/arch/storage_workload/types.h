@@ -12,18 +12,19 @@ namespace virga {
 
 /// What is known of one device beside what is stored: volatile, held by the leader alone.
 struct DeviceEvidence {
-  bool host_reports = false;    ///< its host's agent is connected and reports
-  bool awaited = false;         ///< not heard since this server leads, which is not long: nobody knows
-  bool can_serve = true;        ///< that agent knows storage devices
-  bool listed = false;          ///< `seen` is of its last report
+  bool host_reports = false;  ///< its host's agent is connected and reports
+  bool awaited = false;   ///< not heard since this server leads, which is not long: nobody knows
+  bool can_serve = true;  ///< that agent knows storage devices
+  bool listed = false;    ///< `seen` is of its last report
   ObservedDevice seen;
-  bool resting = false;         ///< a command about the device itself is under way or failed a moment ago
+  bool resting = false;  ///< a command about the device itself is under way or failed a moment ago
 };
 
 /// Evidence about the storage of one cluster at one moment.
 struct StorageEvidence {
   std::map<DeviceId, DeviceEvidence> devices;
-  std::vector<std::pair<DeviceId, HostId>> strangers;  ///< served by a host that they are not registered with
+  std::vector<std::pair<DeviceId, HostId>>
+      strangers;      ///< served by a host that they are not registered with
   bool held = false;  ///< restored from a backup and not yet confirmed: nothing is ended or erased
   std::set<std::pair<VmId, Epoch>> copies;   ///< of VMs with volumes, that hosts report now
   std::set<VolumeId> resting;                ///< a command is under way or failed a moment ago
@@ -85,8 +86,8 @@ struct StoragePlan {
   std::vector<VolumeId> removals;  ///< nothing of them is left: their records go
 
   bool empty() const {
-    return device_changes.empty() && serves.empty() && releases.empty() && placements.empty() && work.empty() &&
-           volume_changes.empty() && removals.empty();
+    return device_changes.empty() && serves.empty() && releases.empty() && placements.empty() &&
+           work.empty() && volume_changes.empty() && removals.empty();
   }
 };
 

@@ -185,7 +185,8 @@ Result<void> VmProcess::add_files(const OpenFiles& files, Inherited& inherited) 
   return {};
 }
 
-/// QEMU reads the key by the name of a folder and may enter none of the agent's: it gets this one open.
+/// QEMU reads the key by the name of a folder and may enter none of the agent's: it gets this one
+/// open.
 Result<void> VmProcess::add_volume(std::size_t index, Inherited& inherited) {
   const LaunchDisk& disk = record_.launch.disks[index];
   auto keys = write_volume_keys(folder_, index, disk, record_.user);

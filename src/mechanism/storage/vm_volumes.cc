@@ -13,13 +13,13 @@ Result<std::vector<ServedVolume>> volumes_of(const ClusterView& view, const Vm& 
     const VolumeId id(qualified(vm.meta.tenant, disk.volume));
     const Volume* volume = view.volumes.find(id);
     if (volume == nullptr) {
-      return make_error(Errc::not_found, fmt::format("disk {}: volume {} does not exist", disk.name,
-                                                     id.value));
+      return make_error(Errc::not_found,
+                        fmt::format("disk {}: volume {} does not exist", disk.name, id.value));
     }
     if (!volume->ready()) {
-      return make_error(Errc::unavailable,
-                        fmt::format("volume {0} is not ready; `virga volume get {0}` says why",
-                                    id.value));
+      return make_error(
+          Errc::unavailable,
+          fmt::format("volume {0} is not ready; `virga volume get {0}` says why", id.value));
     }
     const DeviceId& leg = volume->status.legs.front().device;
     const Device* device = view.devices.find(leg);

@@ -65,10 +65,10 @@ Refusal check_pinned_device(const ClusterView& view, const Volume& volume) {
 Refusal check_growth(const ClusterView& view, const Volume& before, const Volume& after) {
   const Mib had = std::max(before.spec.size_mib, before.status.size_mib);
   if (after.spec.size_mib < before.spec.size_mib) {
-    return problem(Errc::invalid, fmt::format("spec.size_mib: {} is less than the {} it has; a "
-                                              "volume never shrinks",
-                                              after.spec.size_mib.value,
-                                              before.spec.size_mib.value));
+    return problem(Errc::invalid,
+                   fmt::format("spec.size_mib: {} is less than the {} it has; a "
+                               "volume never shrinks",
+                               after.spec.size_mib.value, before.spec.size_mib.value));
   }
   const DeviceSpace space(view, before.spec.cluster);
   for (const VolumeLeg& leg : before.status.legs) {
@@ -98,11 +98,13 @@ Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& af
   if (before != nullptr && after.spec.cluster.empty()) after.spec.cluster = before->spec.cluster;
   if (auto sound = check_volume(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
   if (before != nullptr) {
-    if (before->spec.cluster != after.spec.cluster) return fixed("spec.cluster", "make another volume");
+    if (before->spec.cluster != after.spec.cluster)
+      return fixed("spec.cluster", "make another volume");
     if (before->spec.storage_class != after.spec.storage_class) {
       return fixed("spec.storage_class", "make another volume");
     }
-    if (before->spec.device != after.spec.device) return fixed("spec.device", "make another volume");
+    if (before->spec.device != after.spec.device)
+      return fixed("spec.device", "make another volume");
     return check_growth(context.view, *before, after);
   }
   const auto cluster = fitting_cluster(context.view, after.meta.tenant, after.spec.cluster);
@@ -176,9 +178,8 @@ std::vector<Reason> users_of(const ClusterView& view, const Device& device) {
   std::vector<Reason> users;
   for (const auto& [id, volume] : view.volumes.all()) {
     const auto& legs = volume->status.legs;
-    const bool holds = std::any_of(legs.begin(), legs.end(), [&](const VolumeLeg& leg) {
-      return leg.device == device.id();
-    });
+    const bool holds = std::any_of(legs.begin(), legs.end(),
+                                   [&](const VolumeLeg& leg) { return leg.device == device.id(); });
     if (!holds && volume->spec.device != device.id()) continue;
     if (users.size() < kReasonsMax) {
       users.push_back({"volume " + id.value, holds ? "is on it" : "is to be on it"});

@@ -84,9 +84,9 @@ TEST_F(Storage, R_B1_R_B2_one_vm_at_a_time_has_a_volume) {
   make_ready("data", 64);
   refused(call("POST", "/v1/vms", vm_with("web", R"({"name":"data","volume":"none"})")), 404,
           "has no volume");
-  refused(call("POST", "/v1/vms",
-               vm_with("web", R"({"name":"data","volume":"data","size_mib":4})")),
-          400, "is the volume's");
+  refused(
+      call("POST", "/v1/vms", vm_with("web", R"({"name":"data","volume":"data","size_mib":4})")),
+      400, "is the volume's");
   refused(call("POST", "/v1/vms",
                vm_with("web", R"({"name":"a","volume":"data"},{"name":"b","volume":"data"})")),
           400, "another disk of this VM");
