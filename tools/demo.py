@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job on real guests: three hosts, six VMs of two tenants, a live migration, a power loss, a cut link.
+"""The main job on real guests: three hosts, six VMs of two tenants, a live move, lost power, a cut link, a volume.
 
 Called by scripts/demo after the build. Prints a timeline and measured figures; ends with 1 if anything that it shows
 did not happen.
@@ -73,7 +73,8 @@ def recovery(cloud, host, lost, began_ms, after, answers):
     for vm in lost:
         placed = [e for e in cloud.events(after) if e["kind"] == "vm.placed" and e["subject"] == f"vm/{vm}"][0]
         answered = answers.get(vm)
-        say(f"{vm:24} {shown(detected):>8} {shown(fenced):>8} {shown(wall_ms(placed['at']) - began_ms):>8} "
+        proven = of("vm.fenced", f"vm/{vm}") or fenced
+        say(f"{vm:24} {shown(detected):>8} {shown(proven):>8} {shown(wall_ms(placed['at']) - began_ms):>8} "
             f"{shown(of('vm.started', f'vm/{vm}')):>8} {shown(answered):>9}   {placed['facts'].get('proof')}")
         slowest = max(slowest, wall_ms(placed["at"]) - began_ms)
     return slowest
@@ -90,13 +91,22 @@ def first_answers(lines, addresses, began_ms):
     return answers
 
 
-def break_host(cloud, namespace, addresses, how, watch_guests):
-    """Breaks the host with the most VMs; waits until all answer again; prints the timeline."""
-    vms = cloud.vms()
+def vms_by_host(cloud):
     on = {}
-    for name, vm in vms.items():
+    for name, vm in cloud.vms().items():
         on.setdefault(vm["status"]["host"], []).append(name)
-    host = max(sorted(on), key=lambda candidate: len(on[candidate]))
+    return on
+
+
+def fullest(on):
+    return max(sorted(on), key=lambda candidate: len(on[candidate]))
+
+
+def break_host(cloud, namespace, addresses, how, watch_guests, host=None):
+    """Breaks a host, or the one with the most VMs; waits until all answer again; prints the timeline."""
+    vms = cloud.vms()
+    on = vms_by_host(cloud)
+    host = host or fullest(on)
     lost = sorted(on[host])
     after = cloud.last_event()
     boots = {name: vm["status"]["epoch"] for name, vm in vms.items()}
@@ -147,6 +157,31 @@ def migrate(cloud, namespace, addresses):
         raise CloudError("the echo connection was lost by the move")
 
 
+def recover_by_storage(cloud, namespace, addresses):
+    """A VM whose disk is a volume of another host loses its own, and no BMC answers: storage alone proves the loss."""
+    storage = fullest(vms_by_host(cloud))
+    cloud.cli("device", "create", "ssd", "--host", storage, "--directory", os.path.join(cloud.data, "volumes"),
+              "--capacity-mib", "1000")
+    cloud.cli("--wait", "volume", "create", "acme/data", "--size-mib", "64")
+    cloud.cli("--wait", "vm", "create", "acme/db", "--image", "tiny", "--memory-mib", "128", "--network", "front",
+              "--volume", "data")
+    addresses["acme/db"] = cloud.address("acme/db")
+    cloud.wait_answering(["acme/db"], 120)
+    show_answers(cloud, namespace, {"acme/db": addresses["acme/db"]})
+    say(cloud.cli("volume", "list", text=True).rstrip())
+    lost = cloud.vms()["acme/db"]["status"]["host"]
+    if lost == storage:
+        raise CloudError(f"acme/db runs on {storage}, where its volume is")
+    after, began_ms = cloud.last_event(), time.time() * 1000
+    host, _, _ = break_host(cloud, namespace, addresses, "power --bmc silent", False, lost)
+    placed = next(e for e in cloud.events(after) if e["kind"] == "vm.placed" and e["subject"] == "vm/acme/db")
+    if placed["facts"].get("proof") != "storage_revoked":
+        raise CloudError(f"acme/db was placed with proof {placed['facts'].get('proof')}")
+    say(f"acme/db: its volume cut the lost copy off, start decided {(wall_ms(placed['at']) - began_ms) / 1000:.2f} s "
+        "after the cut; VMs with files of their own had to wait for the lease")
+    return host
+
+
 def run(cloud, packages, keep):
     title("a cloud of three hosts")
     cloud.wait_hosts(3)
@@ -178,6 +213,10 @@ def run(cloud, packages, keep):
     say(f"{host} stopped its own guests {gone_ms / 1000:.2f} s after the cut; "
         f"the first start elsewhere was decided at {placed_ms / 1000:.2f} s: no VM ran twice")
     cloud.lab("heal", host)
+    cloud.wait_hosts(3, 90)
+
+    title("a volume cuts off the copy on a lost host whose BMC is silent")
+    cloud.lab("heal", recover_by_storage(cloud, namespace, addresses))
     cloud.wait_hosts(3, 90)
     title("all hosts are back")
     show_inventory(cloud)

@@ -10,6 +10,7 @@ namespace {
 
 constexpr Duration kHostsJoin = seconds(3);
 constexpr Duration kCalm = seconds(20);        // until the first fault: hosts join, VMs start
+constexpr Duration kSwitchedOnEvery = seconds(30);
 constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
 constexpr int kHostsPerDevice = 4;
 constexpr int kVmsPerVolume = 3;
@@ -31,6 +32,7 @@ class Swarm {
   void server_fault();
   void desire();
   void heal_all();
+  void switch_on();
   void note(const std::string& what);
   HostTruth& some_host() {
     return cloud_.world().hosts()[rng_.below(cloud_.world().hosts().size())];
@@ -219,6 +221,13 @@ void Swarm::heal_all() {
   }
 }
 
+/// Somebody switches on what was fenced when all was healed: volumes are there and nowhere else.
+void Swarm::switch_on() {
+  for (HostTruth& host : cloud_.world().hosts()) {
+    if (!host.powered) cloud_.heal(host);
+  }
+}
+
 SwarmOutcome Swarm::run() {
   const WallTime start = loop_.wall_now();
   found();
@@ -231,6 +240,7 @@ SwarmOutcome Swarm::run() {
     const Instant healed = loop_.now();
     while (loop_.now() - healed < kSettleMax && outcome_.settled_after < Duration::zero()) {
       loop_.run_for(seconds(1));
+      if ((loop_.now() - healed) % kSwitchedOnEvery < seconds(1)) switch_on();
       if (cloud_.unsettled().empty()) outcome_.settled_after = loop_.now() - healed;
     }
   } else {

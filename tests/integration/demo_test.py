@@ -74,6 +74,8 @@ class Demo(unittest.TestCase):
         self.assert_lost_host(self.section(sections, "power loss of a host"), "bmc_power_off")
         self.assert_lost_host(self.section(sections, "all links of a host are cut"), "lease_and_leash")
         self.assertIn("no VM ran twice", text)
+        storage = self.section(sections, "a volume cuts off the copy on a lost host")
+        self.assertRegex(storage, r"(?m)^acme/db .*storage_revoked$")
         answers = re.findall(r"^\S+/web-\d answers at \S+: boot [0-9a-f]{8}, .* request \d+$", text, re.M)
         self.assertEqual(len(answers), 6, text)
         self.assertRegex(text, r"moved alive from host-\d to host-\d")

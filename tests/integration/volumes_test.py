@@ -29,7 +29,7 @@ spec: {{host: host-3, directory: {directory}, capacity_mib: 1000}}
 ---
 kind: volume
 meta: {{name: data, tenant: acme}}
-spec: {{cluster: lab, size_mib: {size}}}
+spec: {{cluster: lab, size_mib: 64}}
 ---
 kind: vm
 meta: {{name: db, tenant: acme}}
@@ -47,7 +47,7 @@ class VolumesTest(LabCase):
         cls.cloud.wait_hosts(3, 90)
         cls.cloud.cli("host", "maintenance", "host-3")
         cls.directory = os.path.join(cls.cloud.data, "device")
-        cls.bring_in(MANIFEST.format(directory=cls.directory, size=64), [VM], os.environ["VIRGA_PACKAGES"])
+        cls.bring_in(MANIFEST.format(directory=cls.directory), [VM], os.environ["VIRGA_PACKAGES"])
 
     def tearDown(self):
         self.cloud.lab("heal")
@@ -173,8 +173,9 @@ class VolumesTest(LabCase):
     def test_08_the_storage_host_is_away_and_comes_back(self):
         """R-F6: the guest waits, an alarm says so; after the return its writes go on."""
         before, after = self.answer(), self.cloud.last_event()
-        self.cloud.lab("fail", "host-3", "--how", "power", "--bmc", "silent")
+        self.cloud.lab("fail", "host-3", "--how", "power")
         self.cloud.wait_event(after, ["device.unavailable"], "device/ssd", 30)
+        self.cloud.wait_event(after, ["host.fenced"], "host/host-3", 60)
         self.cloud.lab("heal", "host-3")
         self.cloud.wait_event(after, ["device.available"], "device/ssd", 90)
         self.assert_writes_on(before["disk_sequence"])
@@ -187,7 +188,8 @@ class VolumesTest(LabCase):
         sequence = self.answer()["disk_sequence"]
         self.cloud.cli("--wait", "vm", "delete", VM, text=True)
         self.cloud.wait("nobody is let in", lambda: self.attached() == [], 30)
-        self.cloud.apply(MANIFEST.format(directory=self.directory, size=96))
+        self.cloud.cli("--wait", "vm", "create", VM, "--image", "tiny", "--memory-mib", "128", "--network", "front",
+                       "--volume", "data")
         self.cloud.wait_answering([VM], 120)
         self.addresses[VM] = self.cloud.address(VM)
         self.assert_writes_on(sequence)
