@@ -256,6 +256,12 @@ void add_work_commands(std::vector<Command>& all) {
                   option("tenant", "only this tenant's"), option("after", "sequence"),
                   option("limit", "at most so many"), flag("newest", "newest first")},
                  list_events});
+  all.push_back({"audit",
+                 "verify",
+                 "check that nobody has changed the journal; reads its file on this machine",
+                 {{"name", "JOURNAL", Takes::one, false, true},
+                  option("noted", "SEQUENCE:HASH, as an earlier audit has told")},
+                 verify_audit});
   all.push_back({"whatif",
                  "cluster",
                  "what the loss of each single host would lead to",
@@ -366,6 +372,7 @@ const std::map<std::string, std::string>& nouns() {
       {"vm", "virtual machines"},
       {"operation", "work under way and done"},
       {"event", "the journal"},
+      {"audit", "proof that the journal was not changed"},
       {"whatif", "questions that change nothing"},
       {"lab", "faults in a running `virgad dev`"}};
   return kNouns;

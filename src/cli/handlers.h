@@ -31,6 +31,7 @@ int show_whatif(Session& session, const Invocation& invocation);
 int apply_file(Session& session, const Invocation& invocation);
 
 int write_backup(Session& session, const Invocation& invocation);
+int verify_audit(Session& session, const Invocation& invocation);
 int restore_backup_file(Session& session, const Invocation& invocation);
 int build_image(Session& session, const Invocation& invocation);
 int import_image_file(Session& session, const Invocation& invocation);

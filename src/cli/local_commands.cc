@@ -12,11 +12,14 @@
 #include "image/image_build.h"
 #include "image/image_import.h"
 #include "model/cluster.h"
+#include "runtime/journal_audit.h"
 #include "store/backup.h"
 
 /// Commands that work on this machine's files, without the server.
 namespace virga::cli {
 namespace {
+
+constexpr const char* kJournalDefault = "/var/lib/virga/server/journal.db";
 
 /// The folder of this program's file, where its companions lie.
 std::string program_folder() {
@@ -76,6 +79,25 @@ int restore_backup_file(Session& session, const Invocation& invocation) {
   session.err(
       verify ? "the backup is sound\n"
              : "restored; high availability waits until every host has reported or you arm it\n");
+  return 0;
+}
+
+int verify_audit(Session& session, const Invocation& invocation) {
+  std::optional<JournalPoint> known;
+  if (invocation.has("noted")) {
+    auto point = parse_journal_point(invocation.text("noted"));
+    if (!point.ok()) return fail(session, wrap_error("--noted", point.error()));
+    known = std::move(*point);
+  }
+  const auto audit = audit_journal(invocation.text("name", kJournalDefault), known);
+  if (!audit.ok() && audit.error().code == Errc::conflict) {
+    session.err("virga: " + audit.error().text() + "\n");
+    return exit_code(Errc::conflict);
+  }
+  if (!audit.ok()) return fail(session, audit.error());
+  print_value(session, to_json(*audit));
+  session.err(fmt::format("all entries are as they were written; note {}:{} elsewhere\n",
+                          audit->head.sequence, audit->head.hash));
   return 0;
 }
 

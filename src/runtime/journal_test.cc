@@ -5,9 +5,11 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 
 #include "../tests/tools/temp_folder.h"
 #include "../tests/tools/test_loop.h"
+#include "runtime/journal_audit.h"
 #include "runtime/memory_journal.h"
 #include "runtime/sqlite_journal.h"
 
@@ -188,6 +190,117 @@ TEST(SqliteJournalTest, F_B3_AStoreFileIsNoJournalAndTwoDoNotShareOne) {
   const auto journal = SqliteJournal::open(loop, {fresh});
   ASSERT_TRUE(journal.ok());
   EXPECT_EQ(SqliteJournal::open(loop, {fresh}).error().code, Errc::conflict);
+}
+
+/// A journal of ten entries in a file that a test changes behind its back.
+class JournalAuditTest : public testing::Test {
+ protected:
+  JournalAuditTest() { append(10); }
+
+  void append(int count) {
+    const auto journal = SqliteJournal::open(loop, {path});
+    ASSERT_TRUE(journal.ok()) << journal.error().text();
+    for (int index = 0; index < count; ++index) {
+      const auto done = loop.wait<std::uint64_t>([&](Callback<std::uint64_t> told) {
+        (*journal)->append("", event("vm.started", "vm/acme/web", "acme"), std::move(told));
+      });
+      ASSERT_TRUE(done.ok());
+    }
+  }
+  void trim(std::size_t kept) {
+    const auto journal = *SqliteJournal::open(loop, {path});
+    ASSERT_TRUE(
+        loop.wait<void>([&](Callback<void> done) { journal->trim(kept, std::move(done)); }).ok());
+  }
+  void tamper(const std::string& sql) {
+    auto database = sqlite::Database::open(path, sqlite::Database::Mode::read_write);
+    ASSERT_TRUE(database.ok());
+    ASSERT_TRUE(database->run(sql).ok());
+  }
+  void remove_journal() {
+    for (const char* part : {"", "-wal", "-shm"}) std::filesystem::remove(path + part);
+  }
+  void expect_found(const std::string& words,
+                    const std::optional<JournalPoint>& known = std::nullopt) {
+    const auto audit = audit_journal(path, known);
+    ASSERT_FALSE(audit.ok());
+    EXPECT_EQ(audit.error().code, Errc::conflict);
+    EXPECT_NE(audit.error().text().find(words), std::string::npos) << audit.error().text();
+  }
+
+  TestLoop loop;
+  const test::TempFolder folder;
+  const std::string path = folder.file("journal.db");
+};
+
+TEST_F(JournalAuditTest, R_B10_AJournalThatNobodyChangedIsSound) {
+  const auto audit = audit_journal(path, std::nullopt);
+  ASSERT_TRUE(audit.ok()) << audit.error().text();
+  EXPECT_EQ(audit->entries, 10U);
+  EXPECT_EQ(audit->first, 1U);
+  EXPECT_EQ(audit->head.sequence, 10U);
+  append(5);
+  const auto later = audit_journal(path, audit->head);
+  ASSERT_TRUE(later.ok()) << later.error().text();
+  EXPECT_EQ(later->entries, 15U);
+  trim(4);
+  const auto trimmed = audit_journal(path, later->head);
+  ASSERT_TRUE(trimmed.ok()) << trimmed.error().text();
+  EXPECT_EQ(trimmed->first, 12U);
+  EXPECT_EQ(audit_journal(path, audit->head).error().code, Errc::not_found) << "it was trimmed";
+  trim(0);
+  append(1);
+  EXPECT_TRUE(audit_journal(path, std::nullopt).ok());
+}
+
+TEST_F(JournalAuditTest, R_B10_WhatWasChangedRemovedOrMovedIsFound) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"UPDATE entries SET event = replace(event, 'acme', 'evil') WHERE sequence = 4",
+       "entry 4 was changed"},
+      {"UPDATE entries SET event = (SELECT event FROM entries WHERE sequence = 6) "
+       "WHERE sequence = 5",
+       "entry 5 was changed"},
+      {"DELETE FROM entries WHERE sequence = 7", "entry 7 is missing"},
+      {"DELETE FROM entries WHERE sequence > 8", "entry 9 and all after it are missing"},
+      {"DELETE FROM entries WHERE sequence < 3", "entry 3 was changed, or one before it"},
+      {"DELETE FROM entries", "entry 1 and all after it are missing"},
+  };
+  const std::string clean = folder.file("clean.db");
+  tamper("VACUUM INTO '" + clean + "'");
+  for (const auto& [sql, words] : cases) {
+    tamper(sql);
+    expect_found(words);
+    remove_journal();
+    std::filesystem::copy_file(clean, path);
+  }
+  EXPECT_TRUE(audit_journal(path, std::nullopt).ok());
+}
+
+TEST_F(JournalAuditTest, R_B10_AChainThatWasRewrittenDoesNotFitWhatWasNoted) {
+  const auto noted = audit_journal(path, std::nullopt);
+  ASSERT_TRUE(noted.ok());
+  remove_journal();
+  append(10);  // other entries, well chained
+  ASSERT_TRUE(audit_journal(path, std::nullopt).ok());
+  JournalPoint other = noted->head;
+  other.hash = std::string(64, '0');
+  expect_found("has another hash than was noted", other);
+  expect_found("are missing: 12 was noted", JournalPoint{12, noted->head.hash});
+  EXPECT_FALSE(parse_journal_point("10").ok());
+  EXPECT_FALSE(parse_journal_point("x:" + noted->head.hash).ok());
+  EXPECT_EQ(parse_journal_point("10:" + noted->head.hash)->sequence, 10U);
+}
+
+TEST_F(JournalAuditTest, R_B10_AJournalOfBeforeBeginsItsChain) {
+  tamper(
+      "UPDATE entries SET hash = ''; UPDATE chain SET hash = '';"
+      "ALTER TABLE entries DROP COLUMN hash; DROP TABLE chain; PRAGMA user_version = 1");
+  EXPECT_EQ(audit_journal(path, std::nullopt).error().code, Errc::unsupported);
+  append(3);
+  const auto audit = audit_journal(path, std::nullopt);
+  ASSERT_TRUE(audit.ok()) << audit.error().text();
+  EXPECT_EQ(audit->before_chain, 10U);
+  EXPECT_EQ(audit->entries, 3U);
 }
 
 void append_for_ever(const std::string& path, int pipe) {

@@ -7,6 +7,8 @@
 #include <utility>
 
 #include "base/reflect.h"
+#include "runtime/journal_audit.h"
+#include "runtime/journal_file.h"
 
 namespace virga {
 namespace {
@@ -26,14 +28,21 @@ constexpr const char* kSchema1 = R"(
   INSERT INTO state VALUES ('last', 0);
 )";
 
-const sqlite::FileKind& journal_file_kind() {
-  static const sqlite::FileKind kind{"journal", 0x5672676a, {{1, kSchema1}}};
-  return kind;
-}
+/// Each entry's hash covers the one before it. `anchor`: of the last that was trimmed.
+constexpr const char* kSchema2 = R"(
+  ALTER TABLE entries ADD COLUMN hash TEXT NOT NULL DEFAULT '';
+  CREATE TABLE chain (name TEXT PRIMARY KEY NOT NULL, hash TEXT NOT NULL) WITHOUT ROWID;
+  INSERT INTO chain VALUES ('head', ''), ('anchor', '');
+)";
 
 std::int64_t number(std::uint64_t value) { return static_cast<std::int64_t>(value); }
 
 }  // namespace
+
+const sqlite::FileKind& journal_file_kind() {
+  static const sqlite::FileKind kind{"journal", 0x5672676a, {{1, kSchema1}, {2, kSchema2}}};
+  return kind;
+}
 
 /// Lives on the write thread.
 class SqliteJournal::Writer {
@@ -48,8 +57,13 @@ class SqliteJournal::Writer {
         {&known_, "SELECT sequence FROM sources WHERE source = ?1"},
         {&remember_, "INSERT INTO sources (source, sequence) VALUES (?1, ?2)"},
         {&append_,
-         "INSERT INTO entries (sequence, kind, subject, tenant, event) VALUES (?1, ?2, ?3, ?4, "
-         "?5)"},
+         "INSERT INTO entries (sequence, kind, subject, tenant, event, hash) VALUES (?1, ?2, ?3, "
+         "?4, ?5, ?6)"},
+        {&head_put_, "UPDATE chain SET hash = ?1 WHERE name = 'head'"},
+        {&anchor_put_,
+         "UPDATE chain SET hash = (SELECT hash FROM entries WHERE sequence <= ?1 ORDER BY sequence "
+         "DESC LIMIT 1) WHERE name = 'anchor' AND EXISTS (SELECT 1 FROM entries WHERE sequence <= "
+         "?1)"},
         {&last_put_, "UPDATE state SET value = ?1 WHERE name = 'last'"},
         {&forget_, "DELETE FROM sources WHERE sequence <= ?1"},
         {&trim_, "DELETE FROM entries WHERE sequence <= ?1"},
@@ -62,21 +76,28 @@ class SqliteJournal::Writer {
     const auto last = database_.number("SELECT value FROM state WHERE name = 'last'");
     if (!last) return last.error();
     last_ = static_cast<std::uint64_t>(*last);
+    auto head = database_.prepare("SELECT hash FROM chain WHERE name = 'head'");
+    if (!head) return head.error();
+    if (const auto row = head->step(); !row) return row.error();
+    head_ = head->text(0);
     return {};
   }
 
   /// Everything in `jobs` is durable, or has its error, when this returns.
   void run(std::vector<Job>& jobs) {
     const std::uint64_t last = last_;
+    const std::string head = head_;
     Result<void> done = failure_ ? Result<void>(*failure_) : begin_.reset().run();
     for (Job& job : jobs) {
       if (done.ok()) done = job.trim_to ? trim(*job.trim_to) : append(job);
     }
     if (done.ok()) done = last_put_.reset().bind(1, number(last_)).run();
+    if (done.ok()) done = head_put_.reset().bind_text(1, head_).run();
     if (done.ok()) done = end_.reset().run();
     if (done.ok()) return;
     if (!failure_) static_cast<void>(undo_.reset().run());
     last_ = last;
+    head_ = head;
     refuse(jobs, done.error());
   }
 
@@ -111,9 +132,11 @@ class SqliteJournal::Writer {
         .bind(1, number(last_ + 1))
         .bind_text(2, job.event.kind)
         .bind_text(3, job.event.subject);
-    append_.bind_text(4, job.event.tenant).bind_text(5, text);
+    std::string hash = chain_hash(head_, text);
+    append_.bind_text(4, job.event.tenant).bind_text(5, text).bind_text(6, hash);
     if (auto done = append_.run(); !done) return done;
     ++last_;
+    head_ = std::move(hash);
     ++written_;
     // Now and then is enough: remembering more than promised harms nobody.
     if (last_ % 1'024 != 0 || last_ <= kJournalSourcesKept) return {};
@@ -122,6 +145,8 @@ class SqliteJournal::Writer {
 
   Result<void> trim(std::size_t entries_max) {
     if (entries_max >= last_) return {};
+    if (auto kept = anchor_put_.reset().bind(1, number(last_ - entries_max)).run(); !kept)
+      return kept;
     return trim_.reset().bind(1, number(last_ - entries_max)).run();
   }
 
@@ -144,8 +169,10 @@ class SqliteJournal::Writer {
   }
 
   sqlite::Database database_;
-  sqlite::Statement begin_, end_, undo_, known_, remember_, append_, last_put_, forget_, trim_;
+  sqlite::Statement begin_, end_, undo_, known_, remember_, append_, last_put_, forget_, trim_,
+      head_put_, anchor_put_;
   std::uint64_t last_ = 0;
+  std::string head_;  ///< hash of the last entry
   int written_ = 0;
   std::optional<Error> failure_;
 };
