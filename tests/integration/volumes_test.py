@@ -171,7 +171,7 @@ class VolumesTest(LabCase):
         self.cloud.wait("the old copy is gone", lambda: list(self.cloud.copies()[VM]) == [self.status()["host"]], 90)
 
     def test_08_the_storage_host_is_away_and_comes_back(self):
-        """R-F6: the guest waits, an alarm says so; after the return its writes go on."""
+        """R-F6: an alarm says so; its guests wait and go on after its return."""
         before, after = self.answer(), self.cloud.last_event()
         self.cloud.lab("fail", "host-3", "--how", "power")
         self.cloud.wait_event(after, ["device.unavailable"], "device/ssd", 30)
@@ -179,8 +179,20 @@ class VolumesTest(LabCase):
         self.cloud.lab("heal", "host-3")
         self.cloud.wait_event(after, ["device.available"], "device/ssd", 90)
         self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it went on where it was")
 
-    def test_09_a_volume_outlives_its_vm_and_goes_when_it_is_deleted(self):
+    def test_09_a_guest_that_its_disk_has_paused_goes_on_when_it_is_back(self):
+        """R-F6 R-F1: the server of its volume is gone for longer than QEMU waits, and nobody there to start it."""
+        before = self.answer()
+        self.cloud.lab("fail", "host-3", "--how", "agent", "--hold")
+        kill(self.server_pid())
+        self.cloud.wait("the guest is paused by its disk",
+                        lambda: self.status()["health_reason"].startswith("disk data"), 90)
+        self.cloud.lab("heal", "host-3")
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it went on where it was")
+
+    def test_10_a_volume_outlives_its_vm_and_goes_when_it_is_deleted(self):
         """R-B1: refused while it is used; kept when the VM goes; erased with its data on request."""
         code, words = self.cloud.cli("volume", "delete", "acme/data", check=False)
         self.assertNotEqual(code, 0)

@@ -11,6 +11,7 @@
 #include <cstring>
 
 #include "driver/qmp/unix_socket.h"
+#include "edge/connect_tcp.h"
 #include "edge/file.h"
 #include "edge/listen_tcp.h"
 #include "edge/tls.h"
@@ -34,15 +35,6 @@ void set_timeouts(int socket) {
   set(IPPROTO_TCP, TCP_KEEPINTVL, 1);
   set(IPPROTO_TCP, TCP_KEEPCNT, 2);
   set(IPPROTO_TCP, TCP_NODELAY, 1);
-}
-
-Result<sockaddr_in> parse_address(const std::string& address, std::uint16_t port) {
-  sockaddr_in parsed{};
-  parsed.sin_family = AF_INET;
-  parsed.sin_port = htons(port);
-  if (::inet_pton(AF_INET, address.c_str(), &parsed.sin_addr) == 1) return parsed;
-  return make_error(Errc::invalid,
-                    "migration address \"" + address + "\": an IPv4 address is right");
 }
 
 /// QEMU wants a blocking socket.
@@ -137,30 +129,12 @@ Result<void> confirm_migration(int connection) {
 }
 
 Result<Descriptor> connect_migration(const MigrationEndpoint& to, Duration deadline) {
-  const auto address = parse_address(to.address, to.port);
-  if (!address) return address.error();
   const std::string peer = fmt::format("{}:{}", to.address, to.port);
   const Duration each = deadline / 2;
-  Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-  if (!socket.valid()) return errno_error("make a socket", errno);
+  auto connected = connect_tcp(to.address, to.port, each);
+  if (!connected) return wrap_error("migration", connected.error());
+  Descriptor socket = std::move(*connected);
   set_timeouts(socket.get());
-  const int begun =
-      ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&*address), sizeof *address);
-  if (begun != 0 && errno != EINPROGRESS) {
-    return make_error(Errc::unavailable,
-                      fmt::format("migration: connect to {}: {}", peer, std::strerror(errno)));
-  }
-  pollfd question{socket.get(), POLLOUT, 0};
-  if (begun != 0 && ::poll(&question, 1, static_cast<int>(to_ms(each))) != 1) {
-    return make_error(Errc::timeout, "migration: " + peer + " does not answer");
-  }
-  int outcome = 0;
-  socklen_t size = sizeof outcome;
-  ::getsockopt(socket.get(), SOL_SOCKET, SO_ERROR, &outcome, &size);
-  if (outcome != 0) {
-    return make_error(Errc::unavailable,
-                      fmt::format("migration: connect to {}: {}", peer, std::strerror(outcome)));
-  }
   if (auto sent = send_unix(socket.get(), to.secret + "\n"); !sent) {
     return wrap_error("migration: secret to " + peer, sent.error());
   }

@@ -89,6 +89,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void ask_disks();
   void await_room();
   void ask_for_room();
+  void ask_for_volumes();
   void sample_usage();
   void changed(const std::string& why);
 
@@ -116,6 +117,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   bool asking_ = false;
   bool disk_full_ = false;  ///< paused by it
   bool asking_room_ = false;
+  bool volume_awaited_ = false;  ///< paused by one that does not answer
+  bool asking_volumes_ = false;
   std::int64_t room_bytes_ = -1;  ///< beside its disks at the last look; negative = not looked yet
   std::string shutdown_reason_;
 

@@ -2,8 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "base/log.h"
 #include "base/reflect.h"
+#include "edge/connect_tcp.h"
 
 namespace virga {
 namespace {
@@ -14,6 +17,8 @@ constexpr Duration kAdoptDeadline = seconds(5);
 constexpr Duration kHeartbeatMax = seconds(5);
 constexpr int kStateTicks = 2;
 constexpr int kRoomTicks = 3;
+constexpr int kVolumeTicks = 3;
+constexpr Duration kVolumeAnswersWithin = milliseconds(300);
 
 std::string text_at(const json::object& object, const char* name) {
   const json::value* value = object.if_contains(name);
@@ -23,6 +28,22 @@ std::string text_at(const json::object& object, const char* name) {
 bool flag_at(const json::object& object, const char* name) {
   const json::value* value = object.if_contains(name);
   return value != nullptr && value->is_bool() && value->get_bool();
+}
+
+bool has_volumes(const VmLaunch& launch) {
+  return std::any_of(launch.disks.begin(), launch.disks.end(),
+                     [](const LaunchDisk& disk) { return disk.endpoint.has_value(); });
+}
+
+/// Blocking.
+Result<void> reach_volumes(const VmLaunch& launch) {
+  for (const LaunchDisk& disk : launch.disks) {
+    if (!disk.endpoint) continue;
+    const auto port = static_cast<std::uint16_t>(disk.endpoint->port);
+    const auto reached = connect_tcp(disk.endpoint->address, port, kVolumeAnswersWithin);
+    if (!reached) return reached.error();
+  }
+  return {};
 }
 
 std::string io_error_text(const VmLaunch& launch, const json::object& data) {
@@ -39,6 +60,7 @@ std::string io_error_text(const VmLaunch& launch, const json::object& data) {
 void QemuVm::event(const QmpEvent& seen) {
   if (seen.name == "RESUME") {
     failing_.clear();
+    volume_awaited_ = false;
     if (stage_ == Stage::ready && !incoming_ && power_ == VmPower::paused) {
       power_ = VmPower::running;
       postmigrate_ = false;
@@ -77,6 +99,7 @@ void QemuVm::guest_stopped(const QmpEvent& seen) {
   if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
     trouble = io_error_text(launch_, seen.data);
     if (flag_at(seen.data, "nospace")) await_room();
+    volume_awaited_ = has_volumes(launch_);
   }
   if (trouble.empty() || trouble == failing_) return;
   failing_ = trouble;
@@ -128,7 +151,9 @@ void QemuVm::tick() {
     ask_state();
     ask_left_send();
   }
-  if (disk_full_ && power_ == VmPower::paused && ticks_ % kRoomTicks == 0) ask_for_room();
+  const bool paused = power_ == VmPower::paused;
+  if (disk_full_ && paused && ticks_ % kRoomTicks == 0) ask_for_room();
+  if (volume_awaited_ && !disk_full_ && paused && ticks_ % kVolumeTicks == 0) ask_for_volumes();
   if (observed().health != told_health_)
     changed(fmt::format("health: {}", enum_name(observed().health)));
 }
@@ -171,6 +196,23 @@ void QemuVm::ask_for_room() {
       });
 }
 
+/// A guest whose volume did not answer for longer than QEMU waits goes on once somebody listens
+/// there: its requests wait in QEMU and are tried again. One that was cut off is refused there, and
+/// pauses again.
+void QemuVm::ask_for_volumes() {
+  if (std::exchange(asking_volumes_, true)) return;
+  context_.reader.run<void>([launch = launch_] { return reach_volumes(launch); },
+                            [weak = weak_from_this()](const Result<void>& reached) {
+                              const auto self = weak.lock();
+                              if (self == nullptr) return;
+                              self->asking_volumes_ = false;
+                              const bool waits =
+                                  self->volume_awaited_ && self->power_ == VmPower::paused;
+                              if (!reached || !waits || self->process_.qmp() == nullptr) return;
+                              qmp::resume(*self->process_.qmp(), [](Result<void>) {});
+                            });
+}
+
 void QemuVm::sample_usage() {
   const auto usage = process_.usage();
   if (!usage) return;
@@ -204,6 +246,7 @@ void QemuVm::apply_state(Result<qmp::RunState> state) {
   if (*state == qmp::RunState::watchdog && failing_.empty()) failing_ = kWatchdogExpired;
   if (*state == qmp::RunState::io_error && failing_.empty()) {
     failing_ = "a disk failed";
+    volume_awaited_ = has_volumes(launch_);
     ask_disks();
   }
   if (*state == qmp::RunState::postmigrate && !incoming_) postmigrate_ = true;
