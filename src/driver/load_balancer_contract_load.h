@@ -83,6 +83,7 @@ TEST_P(LoadBalancerContract, R_B6_ClientsNoticeNothingWhileTheAgentIsReplaced) {
   want_servers(2);
   VIRGA_OK(apply());
   servers()[0].state = BalancerServerState::drain;
+  spec.pools[0].check.rise = 2;
   VIRGA_OK(apply());
   lab->begin_load(web(), 4);
   serve(50);

@@ -17,10 +17,10 @@ BalancerSpec example() {
   return spec;
 }
 
-json::object row(const std::string& name, const std::string& address, const std::string& status,
-                 int weight) {
-  return {{"pxname", "servers"}, {"svname", name},    {"addr", address},
-          {"status", status},    {"uweight", weight}, {"mode", "http"}};
+HaproxyRow row(const std::string& name, const std::string& address, const std::string& status,
+               int weight) {
+  return {{"pxname", "servers"}, {"svname", name}, {"addr", address},
+          {"status", status},    {"mode", "http"}, {"uweight", std::to_string(weight)}};
 }
 
 HaproxyRows equal_rows() {
@@ -123,10 +123,10 @@ TEST(HaproxyServers, R_B6_SessionsOfOldWorkersCount) {
   HaproxyRows rows = equal_rows();
   HaproxyRows old = {row("s1", "10.50.0.11:8080", "UP", 100), row("gone", "10.0.0.1:1", "UP", 1),
                      row("idle", "10.0.0.1:2", "UP", 1)};
-  rows[0]["scur"] = 2;
-  old[0]["scur"] = 3;
-  old[1]["scur"] = 1;
-  old[2]["scur"] = 0;
+  rows[0]["scur"] = "2";
+  old[0]["scur"] = "3";
+  old[1]["scur"] = "1";
+  old[2]["scur"] = "0";
   const ObservedBalancer seen = to_observed(example(), rows, old);
   ASSERT_EQ(seen.servers.size(), 3U);
   EXPECT_EQ(seen.servers[0].name, "gone");

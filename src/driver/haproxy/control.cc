@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <sstream>
@@ -15,7 +16,7 @@ namespace virga {
 namespace {
 
 constexpr std::size_t kAnswerBytesMax = 16 << 20;
-constexpr Duration kAnswerWithin = seconds(2);
+constexpr Duration kAnswerWithin = seconds(3);
 constexpr int kPauseMs = 10;
 constexpr const char* kMasterSocket = "/master.sock";
 
@@ -39,26 +40,28 @@ HaproxyWorkers parse_workers(const std::string& text) {
   return found;
 }
 
-/// HAProxy describes each field of each row; here a row is field -> value.
-Result<std::vector<json::object>> parse_rows(const std::string& text) {
-  const auto parsed = parse_json(text, kAnswerBytesMax);
-  if (!parsed) return wrap_error("statistics of HAProxy", parsed.error());
-  std::vector<json::object> rows;
-  const json::array* all = parsed->if_array();
-  for (std::size_t index = 0; all != nullptr && index < all->size(); ++index) {
-    const json::array* fields = (*all)[index].if_array();
-    json::object& row = rows.emplace_back();
-    for (std::size_t at = 0; fields != nullptr && at < fields->size(); ++at) {
-      const json::object* field = (*fields)[at].if_object();
-      const json::value* name = field ? field->if_contains("field") : nullptr;
-      const json::value* value = field ? field->if_contains("value") : nullptr;
-      if (name == nullptr || !name->is_object() || value == nullptr || !value->is_object())
-        continue;
-      const json::value* text_of_name = name->get_object().if_contains("name");
-      const json::value* inner = value->get_object().if_contains("value");
-      if (text_of_name == nullptr || !text_of_name->is_string() || inner == nullptr) continue;
-      row[text_of_name->get_string()] = *inner;
+/// "S.3.1.18.weight.1:MGP:u32:100": kind, proxy, server, position, name, process; tags; type;
+/// value.
+HaproxyRows parse_rows(const std::string& text) {
+  HaproxyRows rows;
+  std::string last;
+  std::istringstream lines(text);
+  std::string line;
+  while (std::getline(lines, line)) {
+    const std::size_t first = line.find('.');
+    const std::size_t second = line.find('.', first + 1);
+    const std::size_t third = line.find('.', second + 1);
+    const std::size_t name = line.find('.', third + 1) + 1;
+    const std::size_t name_end = line.find('.', name);
+    std::size_t value = line.find(':', name_end);
+    for (int skipped = 0; skipped < 2 && value != std::string::npos; ++skipped) {
+      value = line.find(':', value + 1);
     }
+    if (third == std::string::npos || name == 0 || value == std::string::npos) continue;
+    const std::string whose = line.substr(0, third);
+    if (whose != last) rows.emplace_back();
+    last = whose;
+    rows.back()[line.substr(name, name_end - name)] = line.substr(value + 1);
   }
   return rows;
 }
@@ -84,15 +87,14 @@ Result<std::string> HaproxyControl::exchange(const std::string& line) const {
   if (!socket) return wrap_error(what, make_error(Errc::unavailable, socket.error().text()));
   if (auto sent = send_unix(socket->get(), line + "\n"); !sent) return sent.error();
   ::shutdown(socket->get(), SHUT_WR);  // the master waits for the next command otherwise
-  const Instant until = clock_.now() + kAnswerWithin;
+  const Instant until = std::min(until_, clock_.now() + kAnswerWithin);
   std::string answer;
   char piece[65'536];
   while (answer.size() <= kAnswerBytesMax) {
     const auto left = static_cast<int>(to_ms(until - clock_.now()));
     pollfd question{socket->get(), POLLIN, 0};
     if (left <= 0 || ::poll(&question, 1, left) == 0) {
-      return make_error(Errc::timeout,
-                        fmt::format("{}: no answer within {} ms", what, to_ms(kAnswerWithin)));
+      return make_error(Errc::timeout, what + ": no answer in time");
     }
     const ssize_t count = ::recv(socket->get(), piece, sizeof piece, 0);
     if (count == 0) return answer;
@@ -104,23 +106,26 @@ Result<std::string> HaproxyControl::exchange(const std::string& line) const {
   return make_error(Errc::internal, what + ": the answer does not end");
 }
 
+/// What the log says from `begin` on.
+Error HaproxyControl::refusal(const std::string& what, std::size_t begin) const {
+  const auto log = read_file(log_path());
+  const std::string alerts = log ? alerts_in(*log, begin) : std::string();
+  const bool taken = alerts.find("Address already in use") != std::string::npos;
+  return make_error(taken ? Errc::conflict : Errc::unavailable, what + ": " + alerts);
+}
+
 /// For a moment, or until the master has ended.
 Result<void> HaproxyControl::pause() const {
   pollfd question{process_, POLLIN, 0};
   if (::poll(&question, 1, kPauseMs) <= 0) return {};
-  const auto log = read_file(log_path());
-  const std::string alerts = log ? alerts_in(*log) : std::string();
-  const bool taken = alerts.find("Address already in use") != std::string::npos;
-  return make_error(taken ? Errc::conflict : Errc::unavailable,
-                    fmt::format("HAProxy of {} has ended: {}", directory_, alerts));
+  return refusal("HAProxy of " + directory_ + " has ended", 0);
 }
 
-Result<void> HaproxyControl::await(Duration deadline) const {
-  const Instant until = clock_.now() + deadline;
+Result<void> HaproxyControl::await() const {
   while (true) {
     const auto answer = description();
     if (answer) return {};
-    if (clock_.now() >= until) return wrap_error("wait for it", answer.error());
+    if (clock_.now() >= until_) return wrap_error("wait for it", answer.error());
     if (auto ended = pause(); !ended) return ended;
   }
 }
@@ -135,10 +140,15 @@ Result<std::string> HaproxyControl::ask(const std::string& command) const {
   return exchange("@1 " + command);
 }
 
-Result<std::vector<json::object>> HaproxyControl::rows(std::int64_t worker) const {
+Result<HaproxyRows> HaproxyControl::rows(std::int64_t worker) const {
   const std::string who = worker == 0 ? "@1" : fmt::format("@!{}", worker);
-  const auto answer = exchange(who + " show stat -1 7 -1 json");
+  const auto answer = exchange(who + " show stat -1 7 -1 typed");
   if (!answer) return answer.error();
+  // A part of it would read as servers that are gone; an empty line is what one without any says.
+  if (*answer != "\n" && (answer->rfind("\n\n") != answer->size() - 2 || answer->find('.') != 1)) {
+    return make_error(Errc::unavailable, "HAProxy of " + directory_ +
+                                             " did not tell its numbers: " + answer->substr(0, 80));
+  }
   return parse_rows(*answer);
 }
 
@@ -154,7 +164,7 @@ Result<std::string> HaproxyControl::description() const {
   return answer->substr(begin, answer->find('\n', begin) - begin);
 }
 
-Result<void> HaproxyControl::reload(Duration deadline) const {
+Result<void> HaproxyControl::reload() const {
   const auto before = workers();
   if (!before) return before.error();
   const auto log = read_file(log_path());
@@ -162,22 +172,15 @@ Result<void> HaproxyControl::reload(Duration deadline) const {
   // The master starts itself anew and closes the connection: what comes of it is asked for.
   const auto asked = exchange("reload");
   if (!asked && asked.error().code == Errc::timeout) return asked.error();
-  const Instant until = clock_.now() + deadline;
-  while (clock_.now() < until) {
+  while (clock_.now() < until_) {
     const auto now = workers();
     if (now && now->reloads > before->reloads) {
-      if (now->failed == 0 && now->current != before->current) return {};
-      const auto text = read_file(log_path());
-      const std::string alerts = text ? alerts_in(*text, seen) : std::string();
-      const bool taken = alerts.find("Address already in use") != std::string::npos;
-      if (now->failed > 0)
-        return make_error(taken ? Errc::conflict : Errc::invalid,
-                          "HAProxy refuses to take over: " + alerts);
+      if (now->failed > 0) return refusal("HAProxy refuses to take over", seen);
+      if (now->current != before->current) return {};
     }
     if (auto ended = pause(); !ended) return ended;
   }
-  return make_error(Errc::timeout, fmt::format("HAProxy of {} did not reload within {} ms",
-                                               directory_, to_ms(deadline)));
+  return make_error(Errc::timeout, "HAProxy of " + directory_ + " did not reload in time");
 }
 
 }  // namespace virga

@@ -26,12 +26,13 @@ constexpr std::size_t kWaitingMax = 64;
 constexpr std::size_t kUnwantedMax = 64;
 constexpr std::uintmax_t kLogBytesMax = 1 << 20;
 constexpr Duration kCheckWithin = seconds(5);
-constexpr Duration kServesWithin = seconds(8);
+constexpr Duration kChangesWithin = seconds(15);
+constexpr Duration kTakesBackWithin = seconds(5);
 constexpr Duration kEndsWithin = seconds(5);
-constexpr Duration kLookWithin = seconds(1);
+constexpr Duration kLooksWithin = seconds(8);
 constexpr Duration kRestartFirst = milliseconds(10);
 constexpr Duration kRestartMax = seconds(5);
-constexpr Duration kServedWell = seconds(10);
+constexpr Duration kServedWell = seconds(2);
 
 /// The master process; of one boot of this machine, lost with it.
 struct MasterRecord {
@@ -130,7 +131,7 @@ Result<void> reload(const HaproxyControl& control, const HaproxyOptions& options
   if (!state) return state.error();
   const std::string path = state_path(options.directory);
   auto done = replace_file(path, keep_down_servers(wanted, *state), 0600);
-  if (done) done = control.reload(kServesWithin);
+  if (done) done = control.reload();
   ::unlink(path.c_str());  // a later start must not believe it
   return done;
 }
@@ -139,7 +140,7 @@ Result<void> reload(const HaproxyControl& control, const HaproxyOptions& options
 Result<void> converge(const HaproxyControl& control, const HaproxyOptions& options,
                       const BalancerSpec& wanted, const HaproxyConfiguration& configuration) {
   bound_log(control.log_path());
-  if (auto serves = control.await(kServesWithin); !serves) return serves;
+  if (auto serves = control.await(); !serves) return serves;
   const auto shape = control.description();
   if (!shape) return shape.error();
   const auto rows = control.rows();
@@ -164,9 +165,7 @@ Result<BalancerSpec> read_wanted(const HaproxyOptions& options) {
 }
 
 /// Not complete is not told: who counts sessions would believe that a server has finished.
-Result<ObservedBalancer> look_at(const Loop& clock, const HaproxyControl& control,
-                                 const BalancerSpec& in_force) {
-  const Instant until = clock.now() + kLookWithin;
+Result<ObservedBalancer> look_at(const HaproxyControl& control, const BalancerSpec& in_force) {
   bound_log(control.log_path());
   const auto workers = control.workers();
   if (!workers) return workers.error();
@@ -175,9 +174,7 @@ Result<ObservedBalancer> look_at(const Loop& clock, const HaproxyControl& contro
   HaproxyRows old;
   for (const std::int64_t pid : workers->old) {
     const auto more = control.rows(pid);  // may have ended meanwhile
-    if ((!more && more.error().code == Errc::timeout) || clock.now() > until) {
-      return make_error(Errc::unavailable, "a worker of before a reload does not answer in time");
-    }
+    if (!more && more.error().code == Errc::timeout) return more.error();
     if (more) old.insert(old.end(), more->begin(), more->end());
   }
   ObservedBalancer seen = to_observed(in_force, *rows, old);
@@ -294,7 +291,7 @@ void HaproxyBalancer::run_with(const BalancerSpec& wanted, const Callback<void>&
   }
   on_worker(
       [this, options = options_, wanted, watched = watched_] {
-        const HaproxyControl control(loop_, options.directory, watched->get());
+        const HaproxyControl control(loop_, options.directory, watched->get(), kChangesWithin);
         return converge(control, options, wanted, render(wanted, options));
       },
       done);
@@ -309,7 +306,7 @@ void HaproxyBalancer::take_back(const Error& why, const Callback<void>& done) {
         const HaproxyConfiguration configuration = render(in_force, options);
         auto written =
             write_file_atomically(configuration_path(options.directory), configuration.text, 0600);
-        const HaproxyControl control(loop_, options.directory, watched->get());
+        const HaproxyControl control(loop_, options.directory, watched->get(), kTakesBackWithin);
         const auto shape = control.description();
         if (!written || !shape || *shape != configuration.shape) return written;
         return change_servers(control, in_force);
@@ -324,8 +321,8 @@ void HaproxyBalancer::observe(Callback<ObservedBalancer> done) {
   }
   worker_.run<ObservedBalancer>(
       [this, options = options_, in_force = in_force_, watched = watched_] {
-        const HaproxyControl control(loop_, options.directory, watched->get());
-        return look_at(loop_, control, in_force);
+        const HaproxyControl control(loop_, options.directory, watched->get(), kLooksWithin);
+        return look_at(control, in_force);
       },
       [done = std::move(done), alive = std::weak_ptr(alive_)](Result<ObservedBalancer> seen) {
         if (!alive.expired()) done(std::move(seen));

@@ -172,7 +172,7 @@ class HaproxyLab : public LoadBalancerLab {
 
   /// To the running HAProxy, past the driver.
   std::string tell(const std::string& command) {
-    const auto answer = HaproxyControl(loop_, options.directory, -1).ask(command);
+    const auto answer = HaproxyControl(loop_, options.directory, -1, seconds(5)).ask(command);
     EXPECT_TRUE(answer.ok());
     return answer.ok() ? *answer : std::string();
   }
@@ -259,6 +259,22 @@ TEST_P(HaproxyBalancerTest, R_B6_TlsEndsAtTheBalancerAndItsCertificateIsReplaced
   EXPECT_EQ(lab->end_load().failed, 0);
   const std::string folder = haproxy().options.directory + "/certificates";
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "old keys do not stay";
+}
+
+TEST_P(HaproxyBalancerTest, R_B6_AWorkerThatEndsIsReplaced) {
+  want_servers(2);
+  VIRGA_OK(apply());
+  const std::string counters = observe()->counters;  // its pid
+  ASSERT_EQ(::kill(static_cast<pid_t>(std::stol(counters)), SIGKILL), 0);
+  EXPECT_TRUE(lab->run_until(
+      [&] {
+        const auto all = observe();
+        return all.ok() && all->counters != counters;
+      },
+      seconds(10)));
+  lab->begin_load(web(), 4);
+  serve(50);
+  EXPECT_EQ(lab->end_load().failed, 0);
 }
 
 TEST_P(HaproxyBalancerTest, R_B6_WhatSomebodyChangedInTheRunningOneIsPutRight) {

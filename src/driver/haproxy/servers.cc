@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <map>
 #include <set>
 #include <sstream>
@@ -30,29 +31,26 @@ std::map<ServerKey, WantedServer> wanted_servers(const BalancerSpec& spec) {
   return all;
 }
 
-std::string text_of(const json::object& row, const char* field) {
-  const json::value* value = row.if_contains(field);
-  return value != nullptr && value->is_string() ? std::string(value->get_string()) : std::string();
+std::string text_of(const HaproxyRow& row, const char* field) {
+  const auto found = row.find(field);
+  return found == row.end() ? std::string() : found->second;
 }
 
-std::int64_t number_of(const json::object& row, const char* field) {
-  const json::value* value = row.if_contains(field);
-  boost::system::error_code failed;
-  return value == nullptr ? 0 : value->to_number<std::int64_t>(failed);
+std::int64_t number_of(const HaproxyRow& row, const char* field) {
+  const std::string text = text_of(row, field);
+  std::int64_t number = 0;
+  std::from_chars(text.data(), text.data() + text.size(), number);
+  return number;
 }
 
-bool is_frontend(const json::object& row) { return text_of(row, "svname") == "FRONTEND"; }
-bool is_pool(const json::object& row) { return text_of(row, "svname") == "BACKEND"; }
-bool is_server(const json::object& row) { return !is_frontend(row) && !is_pool(row); }
+bool is_frontend(const HaproxyRow& row) { return text_of(row, "svname") == "FRONTEND"; }
+bool is_pool(const HaproxyRow& row) { return text_of(row, "svname") == "BACKEND"; }
+bool is_server(const HaproxyRow& row) { return !is_frontend(row) && !is_pool(row); }
 
-ServerKey key_of(const json::object& row) {
-  return {text_of(row, "pxname"), text_of(row, "svname")};
-}
+ServerKey key_of(const HaproxyRow& row) { return {text_of(row, "pxname"), text_of(row, "svname")}; }
 
 /// "MAINT" with or without a reason.
-bool in_maintenance(const json::object& row) {
-  return text_of(row, "status").rfind("MAINT", 0) == 0;
-}
+bool in_maintenance(const HaproxyRow& row) { return text_of(row, "status").rfind("MAINT", 0) == 0; }
 
 std::string place_of(const BalancerServer& server) {
   return fmt::format("{}:{}", server.address, server.port);
@@ -68,7 +66,7 @@ void add_server(const WantedServer& wanted, const std::string& name,
   commands.push_back(fmt::format("set server {} state ready", name));
 }
 
-void change_server(const BalancerServer& wanted, const json::object& row, const std::string& name,
+void change_server(const BalancerServer& wanted, const HaproxyRow& row, const std::string& name,
                    std::vector<std::string>& commands) {
   const auto set = [&](const std::string& words) {
     commands.push_back(fmt::format("set server {} {}", name, words));
@@ -87,7 +85,7 @@ void change_server(const BalancerServer& wanted, const json::object& row, const 
   if (!off && in_maintenance(row)) set("state ready");
 }
 
-ObservedBalancerServer server_of(const json::object& row) {
+ObservedBalancerServer server_of(const HaproxyRow& row) {
   ObservedBalancerServer seen;
   std::tie(seen.pool, seen.name) = key_of(row);
   const std::string status = text_of(row, "status");
@@ -103,7 +101,7 @@ ObservedBalancerServer server_of(const json::object& row) {
   return seen;
 }
 
-ObservedBalancerFrontend frontend_of(const json::object& row) {
+ObservedBalancerFrontend frontend_of(const HaproxyRow& row) {
   const bool http = text_of(row, "mode") == "http";
   ObservedBalancerFrontend seen;
   seen.name = text_of(row, "pxname");
@@ -117,7 +115,7 @@ ObservedBalancerFrontend frontend_of(const json::object& row) {
 /// What connections of before the last reload are still doing.
 void add_old_sessions(const HaproxyRows& old, std::map<ServerKey, ObservedBalancerServer>& servers,
                       std::map<std::string, ObservedBalancerFrontend>& frontends) {
-  for (const json::object& row : old) {
+  for (const HaproxyRow& row : old) {
     const std::int64_t sessions = number_of(row, "scur");
     if (sessions == 0 || is_pool(row)) continue;
     if (is_frontend(row)) {
@@ -138,7 +136,7 @@ void add_old_sessions(const HaproxyRows& old, std::map<ServerKey, ObservedBalanc
 std::vector<std::string> commands_for(const BalancerSpec& spec, const HaproxyRows& rows) {
   auto missing = wanted_servers(spec);
   std::vector<std::string> commands;
-  for (const json::object& row : rows) {
+  for (const HaproxyRow& row : rows) {
     if (!is_server(row)) continue;
     const ServerKey key = key_of(row);
     const std::string name = key.first + "/" + key.second;
@@ -161,7 +159,7 @@ std::size_t count_unwanted(const BalancerSpec& spec, const HaproxyRows& rows) {
   const auto wanted = wanted_servers(spec);
   return static_cast<std::size_t>(std::count_if(
       rows.begin(), rows.end(),
-      [&](const json::object& row) { return is_server(row) && !wanted.contains(key_of(row)); }));
+      [&](const HaproxyRow& row) { return is_server(row) && !wanted.contains(key_of(row)); }));
 }
 
 ObservedBalancer to_observed(const BalancerSpec& spec, const HaproxyRows& rows,
@@ -169,7 +167,7 @@ ObservedBalancer to_observed(const BalancerSpec& spec, const HaproxyRows& rows,
   std::map<ServerKey, ObservedBalancerServer> servers;
   std::map<std::string, ObservedBalancerPool> pools;
   std::map<std::string, ObservedBalancerFrontend> frontends;
-  for (const json::object& row : rows) {
+  for (const HaproxyRow& row : rows) {
     const std::string proxy = text_of(row, "pxname");
     if (is_frontend(row)) {
       frontends[proxy] = frontend_of(row);

@@ -3,12 +3,10 @@
 #include <string>
 #include <vector>
 
+#include "driver/haproxy/control.h"
 #include "driver/load_balancer.h"
 
 namespace virga {
-
-/// Rows of HAProxy's statistics, field -> value.
-using HaproxyRows = std::vector<json::object>;
 
 /// What makes the servers of the running HAProxy equal to the wanted ones; empty = they are. A server that is no longer
 /// wanted goes to maintenance and stays: deleting one that has had connections was not safe up to HAProxy 2.8.3
