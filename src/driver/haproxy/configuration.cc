@@ -18,6 +18,7 @@ defaults
   timeout queue 30s
   timeout http-request 10s
   timeout http-keep-alive 60s
+  timeout tunnel 1h
   retries 3
   option redispatch 1
 )";

@@ -9,14 +9,11 @@ namespace virga {
 
 struct HaproxyOptions {
   std::string program = "/usr/sbin/haproxy";
-  std::string directory;  ///< of this balancer alone; made, and removed by remove()
-  std::string
-      network_namespace;  ///< path of the one whose addresses it has; empty = this process's
-  std::string user =
-      "haproxy";  ///< user and group of what serves clients, where this process is root; empty = stay
-  int threads = 1;  ///< that serve clients
-  Duration lingering =
-      std::chrono::hours(1);  ///< after a reload, connections of before may go on for this long
+  std::string directory;          ///< of this balancer alone; made by apply(), removed by remove()
+  std::string network_namespace;  ///< path of the one that it is in for its life; empty = ours
+  std::string user = "haproxy";   ///< user and group of what serves clients; not root: stays us
+  int threads = 1;                ///< that serve clients
+  Duration lingering = std::chrono::hours(1);  ///< of connections of before a reload
 };
 
 /// haproxy.cfg and the files that it names. Paths in it are relative to the balancer's directory.

@@ -43,6 +43,7 @@ struct MasterRecord {
 BOOST_DESCRIBE_STRUCT(MasterRecord, (), (boot_id, pid, start_ticks))
 
 std::string configuration_path(const std::string& folder) { return folder + "/haproxy.cfg"; }
+std::string certificates_path(const std::string& folder) { return folder + "/certificates"; }
 std::string wanted_path(const std::string& folder) { return folder + "/wanted.json"; }
 std::string master_path(const std::string& folder) { return folder + "/master.json"; }
 std::string state_path(const std::string& folder) { return folder + "/servers.state"; }
@@ -63,10 +64,10 @@ void bound_log(const std::string& path) {
 
 Result<void> write_certificates(const HaproxyOptions& options,
                                 const HaproxyConfiguration& configuration) {
-  if (auto made = make_folders(options.directory + "/certificates", 0700); !made) return made;
+  if (auto made = make_folders(certificates_path(options.directory), 0700); !made) return made;
   for (const auto& [name, pem] : configuration.certificates) {
     const std::string path = options.directory + "/" + name;
-    if (fs::exists(path)) continue;
+    if (::access(path.c_str(), F_OK) == 0) continue;
     if (auto written = write_file_atomically(path, pem, 0600); !written) return written;
   }
   return {};
@@ -74,7 +75,7 @@ Result<void> write_certificates(const HaproxyOptions& options,
 
 void forget_certificates(const HaproxyOptions& options, const HaproxyConfiguration& configuration) {
   std::error_code failed;
-  for (const auto& file : fs::directory_iterator(options.directory + "/certificates", failed)) {
+  for (const auto& file : fs::directory_iterator(certificates_path(options.directory), failed)) {
     const std::string name = "certificates/" + file.path().filename().string();
     if (!configuration.certificates.contains(name)) fs::remove(file.path(), failed);
   }
@@ -151,6 +152,15 @@ Result<void> converge(const HaproxyControl& control, const HaproxyOptions& optio
   if (auto done = change_servers(control, wanted); !done) return done;
   forget_certificates(options, configuration);
   return write_file_atomically(wanted_path(options.directory), to_json_text(wanted), 0600);
+}
+
+/// Every apply() begins with the certificates: a folder without them is not a balancer's.
+Result<void> erase_folder(const std::string& directory) {
+  if (::access(certificates_path(directory).c_str(), F_OK) != 0) return {};
+  std::error_code failed;
+  fs::remove_all(directory, failed);
+  if (failed) return errno_error("remove " + directory, failed.value());
+  return {};
 }
 
 Result<BalancerSpec> read_wanted(const HaproxyOptions& options) {
@@ -277,7 +287,7 @@ void HaproxyBalancer::apply_now(const BalancerSpec& wanted, const Callback<void>
         return free ? write_configuration(options, render(wanted, options)) : free;
       },
       [this, wanted, done](Result<void> written) {
-        if (!written) return done(std::move(written));
+        if (!written) return take_back(written.error(), done);
         run_with(wanted, [this, done](Result<void> served) {
           if (served) return done({});
           take_back(served.error(), done);
@@ -308,6 +318,7 @@ void HaproxyBalancer::take_back(const Error& why, const Callback<void>& done) {
             write_file_atomically(configuration_path(options.directory), configuration.text, 0600);
         const HaproxyControl control(loop_, options.directory, watched->get(), kTakesBackWithin);
         const auto shape = control.description();
+        forget_certificates(options, configuration);
         if (!written || !shape || *shape != configuration.shape) return written;
         return change_servers(control, in_force);
       },
@@ -337,14 +348,7 @@ void HaproxyBalancer::remove_now(const Callback<void>& done) {
   restart_.cancel();
   in_force_ = {};
   const auto erase = [this, done](const Result<void>&) {
-    on_worker(
-        [directory = options_.directory]() -> Result<void> {
-          std::error_code failed;
-          fs::remove_all(directory, failed);
-          if (failed) return errno_error("remove " + directory, failed.value());
-          return {};
-        },
-        done);
+    on_worker([directory = options_.directory] { return erase_folder(directory); }, done);
   };
   if (!running()) return erase({});
   on_exit_ = erase;
@@ -378,8 +382,8 @@ Result<void> HaproxyBalancer::adopt() {
   const auto text = read_file(master_path(options_.directory));
   if (!text) return text.error();
   const auto record = from_json_text<MasterRecord>(*text, UnknownFields::ignore);
-  if (!record) return record.error();
-  if (record->boot_id != read_boot_id()) {
+  // Written by rename, without a wait for the disk: only a crash of the machine damages it.
+  if (!record || record->boot_id != read_boot_id()) {
     return make_error(Errc::not_found, "HAProxy ended with an earlier boot");
   }
   auto process = Process::adopt(loop_, static_cast<pid_t>(record->pid), record->start_ticks);

@@ -47,9 +47,10 @@ class HaproxyBalancer : public LoadBalancer {
 
   AsioLoop& loop_;
   const HaproxyOptions options_;
-  BalancerSpec in_force_;                ///< revision 0 = none
-  std::unique_ptr<Process> process_;     ///< the master
-  std::shared_ptr<Descriptor> watched_;  ///< its pidfd, for the worker's threads
+  BalancerSpec in_force_;             ///< revision 0 = none
+  std::unique_ptr<Process> process_;  ///< the master
+  std::shared_ptr<Descriptor> watched_ =
+      std::make_shared<Descriptor>();  ///< its pidfd, for the worker's threads
   Instant started_;
   std::deque<std::function<void()>> waiting_;
   bool busy_ = false;

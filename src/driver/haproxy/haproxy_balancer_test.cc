@@ -22,6 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr const char* kKeyBegins = "-----BEGIN PRIVATE KEY";
+
 /// A balancer in a folder of its own, real servers, clients that keep their connection and others.
 class HaproxyLab : public LoadBalancerLab {
  public:
@@ -170,6 +172,29 @@ class HaproxyLab : public LoadBalancerLab {
     return condition();
   }
 
+  /// "VERSION STATUS" that a client which is not ours is answered with.
+  std::string curl(const std::string& scheme, int port, const std::string& version) {
+    ProcessOptions made;
+    made.arguments = {"/usr/bin/curl",
+                      "-sk",
+                      version,
+                      "-o",
+                      "/dev/null",
+                      "-w",
+                      "%{http_version} %{http_code}",
+                      fmt::format("{}://127.0.0.1:{}/", scheme, port)};
+    std::string said;
+    std::atomic<bool> ended{false};
+    std::thread asking([&] {
+      const auto output = run_process(made, seconds(10));
+      said = output.ok() ? output->out : output.error().text();
+      ended = true;
+    });
+    EXPECT_TRUE(run_until([&] { return ended.load(); }, seconds(20)));
+    asking.join();
+    return said;
+  }
+
   /// To the running HAProxy, past the driver.
   std::string tell(const std::string& command) {
     const auto answer = HaproxyControl(loop_, options.directory, -1, seconds(5)).ask(command);
@@ -229,6 +254,31 @@ class HaproxyBalancerTest : public LoadBalancerContract {
   }
 };
 
+TEST_P(HaproxyBalancerTest, R_B6_AKeyOfAnotherCertificateLeavesNothingTheFirstTime) {
+  want_servers(1);
+  const std::string one = lab->certificate();
+  const std::string other = lab->certificate();
+  spec.frontends[0].certificate =
+      one.substr(0, one.find(kKeyBegins)) + other.substr(other.find(kKeyBegins));
+  VIRGA_FAILS(apply(), Errc::invalid);
+  EXPECT_TRUE(lab->leftovers().empty());
+  spec.frontends[0].certificate = one;
+  VIRGA_OK(apply());
+  EXPECT_EQ(haproxy().curl("https", web().port, "--http2"), "2 200");
+  EXPECT_EQ(haproxy().curl("https", web().port, "--http1.1"), "1.1 200");
+}
+
+TEST_P(HaproxyBalancerTest, R_B6_ARecordThatACrashDamagedDoesNotStopABalancer) {
+  want_servers(1);
+  VIRGA_OK(apply());
+  const int master = haproxy().master();
+  ::kill(master, SIGKILL);
+  ASSERT_TRUE(replace_file(haproxy().options.directory + "/master.json", "", 0600).ok());
+  lab->restart_agent();
+  EXPECT_NE(haproxy().master(), master);
+  EXPECT_EQ(haproxy().curl("http", web().port, "--http1.1"), "1.1 200");
+}
+
 TEST_P(HaproxyBalancerTest, R_B6_TlsEndsAtTheBalancerAndItsCertificateIsReplacedUnderLoad) {
   want_servers(2);
   spec.frontends[0].certificate = lab->certificate();
@@ -241,11 +291,8 @@ TEST_P(HaproxyBalancerTest, R_B6_TlsEndsAtTheBalancerAndItsCertificateIsReplaced
   serve(50);
   const BalancerSpec good = spec;
   const std::string other = lab->certificate();
-  const std::size_t key = other.find("-----BEGIN PRIVATE KEY");
-  ASSERT_NE(key, std::string::npos);
-  spec.frontends[0].certificate =
-      web().certificate.substr(0, web().certificate.find("-----BEGIN PRIVATE KEY")) +
-      other.substr(key);
+  spec.frontends[0].certificate = web().certificate.substr(0, web().certificate.find(kKeyBegins)) +
+                                  other.substr(other.find(kKeyBegins));
   const auto refused = apply();
   ASSERT_FALSE(refused.ok());
   EXPECT_EQ(refused.error().code, Errc::invalid) << refused.error().text();
