@@ -9,6 +9,9 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
+#include <set>
+#include <sstream>
 
 #include "driver/haproxy/control.h"
 #include "driver/haproxy/keep_alive_client.h"
@@ -306,6 +309,32 @@ TEST_P(HaproxyBalancerTest, R_B6_TlsEndsAtTheBalancerAndItsCertificateIsReplaced
   EXPECT_EQ(lab->end_load().failed, 0);
   const std::string folder = haproxy().options.directory + "/certificates";
   EXPECT_EQ(std::distance(fs::directory_iterator(folder), {}), 1) << "old keys do not stay";
+}
+
+/// The inodes of the sockets that listen at a port of this host, in text.
+std::set<std::string> listening_sockets(int port) {
+  std::set<std::string> found;
+  std::istringstream lines(*read_file("/proc/net/tcp"));
+  std::string line;
+  while (std::getline(lines, line)) {
+    std::istringstream words(line);
+    const std::vector<std::string> fields{std::istream_iterator<std::string>(words), {}};
+    const bool here = fields.size() > 9 && fields[1].ends_with(fmt::format(":{:04X}", port));
+    if (here && fields[3] == "0A") found.insert(fields[9]);
+  }
+  return found;
+}
+
+TEST_P(HaproxyBalancerTest, R_B6_AReloadHandsTheListeningSocketOver) {
+  want_servers(1);
+  VIRGA_OK(apply());
+  const auto before = listening_sockets(web().port);
+  ASSERT_EQ(before.size(), 1U);
+  const std::string counters = observe()->counters;
+  spec.pools[0].check.fall = 5;
+  VIRGA_OK(apply());
+  EXPECT_NE(observe()->counters, counters);
+  EXPECT_EQ(listening_sockets(web().port), before) << "clients that wait in it are not lost";
 }
 
 TEST_P(HaproxyBalancerTest, R_B6_AWorkerThatEndsIsReplaced) {
