@@ -16,9 +16,12 @@ int act(Session& session, const Invocation& invocation, const std::string& plura
 int create_cluster(Session& session, const Invocation& invocation);
 int create_machine(Session& session, const Invocation& invocation);
 int create_network(Session& session, const Invocation& invocation);
+int create_security_group(Session& session, const Invocation& invocation);
+int set_security_group(Session& session, const Invocation& invocation);
 int create_image(Session& session, const Invocation& invocation);
 int create_vm(Session& session, const Invocation& invocation);
 int set_vm(Session& session, const Invocation& invocation);
+int set_vm_groups(Session& session, const Invocation& invocation);
 int act_on_vm(Session& session, const Invocation& invocation, const std::string& action);
 int show_console(Session& session, const Invocation& invocation);
 int show_peers(Session& session, const Invocation& invocation);

@@ -22,6 +22,7 @@ struct KnownKind {
 /// In the order in which they are applied.
 constexpr KnownKind kKinds[] = {{"cluster", "clusters", false}, {"machine", "machines", false},
                                 {"image", "images", false},     {"network", "networks", true},
+                                {"security_group", "security_groups", true},
                                 {"host", "hosts", false},       {"vm", "vms", true}};
 
 std::string text_of(const json::object& from, std::string_view name) {
@@ -40,7 +41,7 @@ Result<ManifestEntry> read_entry(const json::value& document, const std::string&
                                    [&](const KnownKind& one) { return one.kind == kind; });
   if (known == std::end(kKinds)) {
     return wrong("kind: \"" + kind.substr(0, 80) +
-                 "\" is not one of cluster, machine, image, network, host, vm");
+                 "\" is not one of cluster, machine, image, network, security_group, host, vm");
   }
   body.erase("kind");
   body.erase("status");

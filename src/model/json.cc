@@ -4,6 +4,7 @@
 #include "model/launch.h"
 #include "model/network.h"
 #include "model/operation.h"
+#include "model/security_group.h"
 
 namespace virga {
 
@@ -19,6 +20,8 @@ template json::value to_json<Network>(const Network&);
 template Result<Network> from_json<Network>(const json::value&, UnknownFields);
 template json::value to_json<Port>(const Port&);
 template Result<Port> from_json<Port>(const json::value&, UnknownFields);
+template json::value to_json<SecurityGroup>(const SecurityGroup&);
+template Result<SecurityGroup> from_json<SecurityGroup>(const json::value&, UnknownFields);
 template json::value to_json<Image>(const Image&);
 template Result<Image> from_json<Image>(const json::value&, UnknownFields);
 template json::value to_json<Operation>(const Operation&);

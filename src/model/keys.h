@@ -8,6 +8,7 @@
 #include "model/image.h"
 #include "model/network.h"
 #include "model/operation.h"
+#include "model/security_group.h"
 #include "model/vm.h"
 
 /// Keys of resources in the Store: "kind/name" or "kind/tenant/name". The value is the resource's JSON.
@@ -20,6 +21,7 @@ inline constexpr std::string_view kHost = "host/";
 inline constexpr std::string_view kImage = "image/";
 inline constexpr std::string_view kNetwork = "network/";
 inline constexpr std::string_view kPort = "port/";
+inline constexpr std::string_view kSecurityGroup = "security_group/";
 inline constexpr std::string_view kVm = "vm/";
 inline constexpr std::string_view kOperation = "operation/";
 inline constexpr std::string_view kOutbox = "outbox/";      ///< events on their way to the journal
@@ -35,6 +37,7 @@ inline std::string of(const HostId& id) { return std::string(kHost) + id.value; 
 inline std::string of(const ImageId& id) { return std::string(kImage) + id.value; }
 inline std::string of(const NetworkId& id) { return std::string(kNetwork) + id.value; }
 inline std::string of(const PortId& id) { return std::string(kPort) + id.value; }
+inline std::string of(const SecurityGroupId& id) { return std::string(kSecurityGroup) + id.value; }
 inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
 inline std::string of(const OperationId& id) { return std::string(kOperation) + id.value; }
 

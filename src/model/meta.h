@@ -20,6 +20,7 @@ struct ImageTag {};
 struct MachineTag {};
 struct OperationTag {};
 struct PortTag {};
+struct SecurityGroupTag {};
 struct VolumeTag {};
 
 using HostId = Id<HostTag>;            ///< the host's name
@@ -30,6 +31,7 @@ using ImageId = Id<ImageTag>;          ///< the image's name
 using MachineId = Id<MachineTag>;      ///< the machine's name
 using OperationId = Id<OperationTag>;  ///< "op-" + number, unique in a store's life
 using PortId = Id<PortTag>;            ///< "tenant/vm-index"
+using SecurityGroupId = Id<SecurityGroupTag>;  ///< "tenant/name"
 using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
 
 /// Head of every stored resource.

@@ -39,6 +39,8 @@ Result<void> ClusterView::apply(const Change& change) {
     if (done.ok()) index_port(before.get(), ports.find(id));
   } else if (key.starts_with(keys::kNetwork)) {
     done = apply_to(networks, change, keys::kNetwork);
+  } else if (key.starts_with(keys::kSecurityGroup)) {
+    done = apply_to(security_groups, change, keys::kSecurityGroup);
   } else if (key.starts_with(keys::kImage)) {
     done = apply_to(images, change, keys::kImage);
   } else if (key.starts_with(keys::kCluster)) {

@@ -182,6 +182,7 @@ boost::json::object openapi_document() {
   add_kind<Host>(paths, schemas, "Host");
   add_kind<Image>(paths, schemas, "Image");
   add_kind<Network>(paths, schemas, "Network");
+  add_kind<SecurityGroup>(paths, schemas, "SecurityGroup");
   add_kind<Vm>(paths, schemas, "Vm");
   add_kind<Port>(paths, schemas, "Port");
   add_kind<Operation>(paths, schemas, "Operation");

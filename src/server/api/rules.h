@@ -29,14 +29,21 @@ Refusal apply_rules(const RuleContext& context, const Machine* before, Machine& 
 Refusal apply_rules(const RuleContext& context, const Host* before, Host& after);
 Refusal apply_rules(const RuleContext& context, const Image* before, Image& after);
 Refusal apply_rules(const RuleContext& context, const Network* before, Network& after);
+Refusal apply_rules(const RuleContext& context, const SecurityGroup* before, SecurityGroup& after);
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
 
 /// Whether an image's file and its disk are within what a cluster takes; the refusal begins with `field`.
 Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cluster& cluster);
 
+/// Whether the tenant has that security group and may begin to use it; the refusal begins with `field`.
+Refusal check_group(const ClusterView& view, const std::string& field, const std::string& tenant,
+                    const std::string& name);
+
 /// Guards and further keys that belong into the same commit as the resource.
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
                        Change& change);
+Refusal add_companions(const RuleContext& context, const SecurityGroup* before,
+                       const SecurityGroup& after, Change& change);
 Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
                        Change& change);
 template <typename T>
@@ -50,6 +57,7 @@ std::vector<Reason> users_of(const ClusterView& view, const Machine& machine);
 std::vector<Reason> users_of(const ClusterView& view, const Host& host);
 std::vector<Reason> users_of(const ClusterView& view, const Image& image);
 std::vector<Reason> users_of(const ClusterView& view, const Network& network);
+std::vector<Reason> users_of(const ClusterView& view, const SecurityGroup& group);
 
 /// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid,
 /// not_found, denied (another tenant's cluster).

@@ -292,6 +292,7 @@ void with_writable_kind(const std::string& name, Task&& task) {
   if (name == Kind<Host>::kPlural) task.template operator()<Host>();
   if (name == Kind<Image>::kPlural) task.template operator()<Image>();
   if (name == Kind<Network>::kPlural) task.template operator()<Network>();
+  if (name == Kind<SecurityGroup>::kPlural) task.template operator()<SecurityGroup>();
   if (name == Kind<Vm>::kPlural) task.template operator()<Vm>();
 }
 
