@@ -60,6 +60,7 @@ bool AgentCore::lease_valid() const { return lease_known_ && on_.loop.now() < le
 void AgentCore::link_opened() {
   welcomed_ = false;
   places_ = FabricPlaces();
+  groups_ = FabricGroups();
   AgentMessage message;
   message.hello = options_.hello;
   message.hello->features = agent_features();
@@ -97,6 +98,7 @@ void AgentCore::link_received(const ServerMessage& message) {
   if (message.grant) granted(*message.grant);
   if (message.cluster) take_cluster(*message.cluster);
   if (message.places) take_places(*message.places);
+  if (message.groups) take_groups(*message.groups);
   if (message.command) execute(*message.command);
 }
 
@@ -254,6 +256,21 @@ void AgentCore::take_places(FabricPlaces places) {
   on_.fabric.place(std::exchange(places_, {}),
                    [this, alive = std::weak_ptr(alive_)](const Result<void>& placed) {
                      if (!alive.expired() && !placed) network_failed(placed.error());
+                   });
+}
+
+void AgentCore::take_groups(FabricGroups groups) {
+  const auto append = [](auto& to, auto& from) {
+    std::move(from.begin(), from.end(), std::back_inserter(to));
+  };
+  groups_.whole = groups_.whole || groups.whole;
+  append(groups_.ports, groups.ports);
+  append(groups_.rules, groups.rules);
+  append(groups_.members, groups.members);
+  if (groups.more) return;
+  on_.fabric.guard(std::exchange(groups_, {}),
+                   [this, alive = std::weak_ptr(alive_)](const Result<void>& guarded) {
+                     if (!alive.expired() && !guarded) network_failed(guarded.error());
                    });
 }
 

@@ -107,6 +107,7 @@ class AgentCore final : public HypervisorSink {
   void take_policy(const ClusterPolicy& policy);
   void take_cluster(const ClusterState& state);
   void take_places(FabricPlaces places);
+  void take_groups(FabricGroups groups);
   void network_failed(const Error& why);
   void execute(const Command& command);
   void start_vm(const Command& command);
@@ -148,6 +149,7 @@ class AgentCore final : public HypervisorSink {
   std::vector<std::size_t> watched_;  ///< the same in order of host
   bool ring_chosen_ = false;          ///< since the peers changed
   FabricPlaces places_;               ///< of a message whose rest is on its way
+  FabricGroups groups_;               ///< the same
   std::optional<Capacity> free_;      ///< as of the last heartbeat or change
   struct Send {
     VmId vm;

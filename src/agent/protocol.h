@@ -24,7 +24,7 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits", "user_data", "upload", "places", "devices"};
+  return {"change_limits", "user_data", "upload", "places", "security_groups", "devices"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -222,8 +222,10 @@ struct ServerMessage {
   std::optional<Command> command;
   std::optional<ClusterState> cluster;
   std::optional<FabricPlaces> places;
+  std::optional<FabricGroups> groups;
   std::optional<SessionRefusal> refusal;  ///< last message before the server closes the connection
 };
-BOOST_DESCRIBE_STRUCT(ServerMessage, (), (welcome, grant, command, cluster, places, refusal))
+BOOST_DESCRIBE_STRUCT(ServerMessage, (),
+                      (welcome, grant, command, cluster, places, groups, refusal))
 
 }  // namespace virga

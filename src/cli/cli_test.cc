@@ -385,5 +385,32 @@ TEST(Context, F_B11_the_server_is_taken_from_option_environment_file_or_default)
             "http://b:2");
 }
 
+TEST_F(CommandLine, R_B3_F_B11_security_groups_are_made_given_to_a_vm_changed_and_taken) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  const auto allow = [](std::vector<std::string> rules) {
+    return std::map<std::string, std::vector<std::string>>{{"name", {"acme/web"}},
+                                                           {"allow", std::move(rules)}};
+  };
+  const auto first_rules = allow({"ingress,tcp,80-443,10.50.0.0/24", "egress"});
+  ASSERT_EQ(run("security-group", "create", first_rules), 0) << err;
+  const auto rules = [this] {
+    return view.security_groups.find(SecurityGroupId("acme/web"))->spec.rules;
+  };
+  const SecurityRule first{RuleDirection::ingress, RuleProtocol::tcp, 80, 443, "10.50.0.0/24", ""};
+  const SecurityRule second{RuleDirection::egress, RuleProtocol::any, 0, 0, "", ""};
+  EXPECT_EQ(rules(), (std::vector<SecurityRule>{first, second}));
+  ASSERT_EQ(run("security-group", "set", allow({"ingress,icmp,,web"})), 0) << err;
+  const SecurityRule third{RuleDirection::ingress, RuleProtocol::icmp, 0, 0, "", "web"};
+  EXPECT_EQ(rules(), (std::vector<SecurityRule>{third}));
+  for (const char* bad : {"ingress,tcp,eighty", "ingress,tcp,1-2-3", "a,b,c,d,e", ""}) {
+    EXPECT_EQ(run("security-group", "set", allow({bad})), 2) << bad;
+  }
+  EXPECT_EQ(run("vm", "groups", {{"name", {"acme/web"}}, {"security-group", {"web"}}}), 0) << err;
+  EXPECT_EQ(view.ports.find(PortId("acme/web-0"))->spec.security_groups.size(), 1U);
+  EXPECT_EQ(run("security-group", "delete", {{"name", {"acme/web"}}}), 4);
+  EXPECT_EQ(run("vm", "groups", {{"name", {"acme/web"}}}), 0) << err;
+  EXPECT_EQ(run("security-group", "delete", {{"name", {"acme/web"}}}), 0) << err;
+}
+
 }  // namespace
 }  // namespace virga::test

@@ -199,6 +199,23 @@ void add_storage_commands(std::vector<Command>& all) {
                  grow_volume});
 }
 
+void add_security_group_commands(std::vector<Command>& all) {
+  const Argument allow = many(
+      "allow", "DIRECTION[,PROTOCOL[,PORTS[,REMOTE]]]: ingress,tcp,80-443,10.50.0.0/24 or egress;"
+               " the remote is a range or one of the tenant's groups");
+  add_kind(all, "security-group", true, VIRGA_CLI_KIND("security_groups"));
+  all.push_back({"security-group",
+                 "create",
+                 "make a security group; what is not allowed does not pass",
+                 {name_argument(true), allow, many("label", "NAME=VALUE")},
+                 create_security_group});
+  all.push_back({"security-group",
+                 "set",
+                 "replace its rules, also of running VMs",
+                 {name_argument(true), allow},
+                 set_security_group});
+}
+
 /// What put_vm_size() reads, after `first`.
 std::vector<Argument> with_vm_size(std::vector<Argument> first) {
   first.push_back(option("cpus", "processors"));
@@ -218,6 +235,7 @@ void add_vm_commands(std::vector<Command>& all) {
                      option("cluster", "cluster; default: the only one"),
                      many("network", "a NIC on this network of the tenant"),
                      many("volume", "a disk: this volume of the tenant"),
+                     many("security-group", "a security group of all its NICs"),
                      option("apart", "word: VMs with the same word avoid one another's host"),
                      option("pin", "may run on this host only"),
                      many("parameter", "NAME=VALUE for the guest"),
@@ -227,6 +245,11 @@ void add_vm_commands(std::vector<Command>& all) {
   all.push_back({"vm", "set",
                  "change its size; of a running VM quota, weight, processes and priority",
                  with_vm_size({name_argument(true)}), set_vm});
+  all.push_back({"vm",
+                 "groups",
+                 "replace the security groups of all its NICs, also while it runs",
+                 {name_argument(true), many("security-group", "none = open within its networks")},
+                 set_vm_groups});
   all.push_back({"vm", "start", "let it run", {name_argument(true)}, VIRGA_CLI_VM("start")});
   all.push_back({"vm", "stop", "let it stop", {name_argument(true)}, VIRGA_CLI_VM("stop")});
   all.push_back({"vm",
@@ -350,6 +373,7 @@ const std::vector<Command>& commands() {
     add_host_commands(all);
     add_image_and_network_commands(all);
     add_storage_commands(all);
+    add_security_group_commands(all);
     add_vm_commands(all);
     add_work_commands(all);
     add_lab_commands(all);
@@ -369,6 +393,7 @@ const std::map<std::string, std::string>& nouns() {
       {"port", "VMs' places on networks"},
       {"device", "what of hosts' storage holds volumes"},
       {"volume", "tenants' disks that outlive VMs and hosts"},
+      {"security-group", "what VMs may exchange with others"},
       {"vm", "virtual machines"},
       {"operation", "work under way and done"},
       {"event", "the journal"},

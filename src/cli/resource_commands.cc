@@ -102,10 +102,49 @@ Result<void> put_vm_size(const Invocation& invocation, json::object& spec) {
   return {};
 }
 
+/// DIRECTION[,PROTOCOL[,PORTS[,REMOTE]]] of each --allow. Whether the words are right the server
+/// says. Errors: invalid.
+Result<json::array> read_rules(const Invocation& invocation) {
+  json::array rules;
+  for (const std::string& text : invocation.all("allow")) {
+    std::vector<std::string> words(1);
+    for (const char c : text) {
+      if (c == ',') {
+        words.emplace_back();
+      } else {
+        words.back() += c;
+      }
+    }
+    const auto wrong = [&text] {
+      return make_error(Errc::invalid, "--allow: \"" + text +
+                                           "\" is no rule; right would be "
+                                           "ingress,tcp,80-443,10.50.0.0/24");
+    };
+    if (words.size() > 4) return wrong();
+    words.resize(4);
+    json::object rule{{"direction", words[0]}};
+    if (!words[1].empty()) rule["protocol"] = words[1];
+    if (!words[2].empty()) {
+      const std::size_t dash = words[2].find('-');
+      const auto first = parse_json(words[2].substr(0, dash));
+      const auto last =
+          dash == std::string::npos ? first : parse_json(words[2].substr(dash + 1));
+      if (!first.ok() || !last.ok() || !first->is_int64() || !last->is_int64()) return wrong();
+      rule["port_min"] = *first;
+      rule["port_max"] = *last;
+    }
+    const bool range = words[3].find('.') != std::string::npos;
+    if (!words[3].empty()) rule[range ? "remote" : "remote_group"] = words[3];
+    rules.push_back(std::move(rule));
+  }
+  return rules;
+}
+
 /// POST of a new resource; with --wait a VM is followed until it is as wanted.
 int create(Session& session, const Invocation& invocation, const std::string& plural,
            json::object spec) {
-  const bool owned = plural == "vms" || plural == "networks" || plural == "volumes";
+  const bool owned = plural == "vms" || plural == "networks" || plural == "volumes" ||
+                     plural == "security_groups";
   auto meta = meta_of(invocation.text("name"), owned);
   if (!meta.ok()) return fail(session, meta.error());
   if (!owned && invocation.has("tenant")) (*meta)["tenant"] = invocation.text("tenant");
@@ -253,6 +292,22 @@ int grow_volume(Session& session, const Invocation& invocation) {
   return grown.ok() ? show_one(session, "volumes", *grown) : fail(session, grown.error());
 }
 
+int create_security_group(Session& session, const Invocation& invocation) {
+  auto rules = read_rules(invocation);
+  if (!rules.ok()) return fail(session, rules.error());
+  return create(session, invocation, "security_groups", {{"rules", *rules}});
+}
+
+int set_security_group(Session& session, const Invocation& invocation) {
+  auto rules = read_rules(invocation);
+  if (!rules.ok()) return fail(session, rules.error());
+  const auto answer =
+      request(session, "PATCH", resource_target("security_groups", invocation.text("name")),
+              json::object{{"spec", json::object{{"rules", *rules}}}});
+  return answer.ok() ? show_one(session, "security_groups", answer->body)
+                     : fail(session, answer.error());
+}
+
 int create_image(Session& session, const Invocation& invocation) {
   std::filesystem::path folder(invocation.text("folder"));
   if (!folder.has_filename()) folder = folder.parent_path();
@@ -269,8 +324,12 @@ int create_vm(Session& session, const Invocation& invocation) {
   put_text(invocation, "pin", spec, "pinned_host");
   if (auto put = put_vm_size(invocation, spec); !put.ok()) return fail(session, put.error());
   json::array nics;
-  for (const std::string& network : invocation.all("network"))
-    nics.push_back(json::object{{"network", network}});
+  for (const std::string& network : invocation.all("network")) {
+    json::object nic{{"network", network}};
+    const auto groups = invocation.all("security-group");
+    if (!groups.empty()) nic["security_groups"] = json::array(groups.begin(), groups.end());
+    nics.push_back(std::move(nic));
+  }
   if (!nics.empty()) spec["nics"] = nics;
   json::array disks;
   for (const std::string& volume : invocation.all("volume"))
@@ -296,6 +355,19 @@ int set_vm(Session& session, const Invocation& invocation) {
   }
   const auto answer = request(session, "PATCH", resource_target("vms", invocation.text("name")),
                               json::object{{"spec", spec}});
+  return answer.ok() ? show_one(session, "vms", answer->body) : fail(session, answer.error());
+}
+
+int set_vm_groups(Session& session, const Invocation& invocation) {
+  const std::string target = resource_target("vms", invocation.text("name"));
+  const auto vm = request(session, "GET", target);
+  if (!vm.ok()) return fail(session, vm.error());
+  const auto groups = invocation.all("security-group");
+  json::array nics = vm->body.at_pointer("/spec/nics").as_array();
+  for (json::value& nic : nics)
+    nic.as_object()["security_groups"] = json::array(groups.begin(), groups.end());
+  const auto answer =
+      request(session, "PATCH", target, json::object{{"spec", json::object{{"nics", nics}}}});
   return answer.ok() ? show_one(session, "vms", answer->body) : fail(session, answer.error());
 }
 

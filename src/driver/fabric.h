@@ -6,6 +6,7 @@
 #include "base/result.h"
 #include "model/launch.h"
 #include "model/network.h"
+#include "model/security_group.h"
 
 namespace virga {
 
@@ -33,6 +34,41 @@ struct FabricPlaces {
   bool more = false;  ///< the rest comes with the next message; nothing is done before
 };
 BOOST_DESCRIBE_STRUCT(FabricPlaces, (), (whole, at, more))
+
+/// A port of this host and its security groups.
+struct PortGroups {
+  std::string port;  ///< PortId
+  std::uint32_t vni = 0;
+  std::string address;              ///< the guest's IPv4, "10.50.0.10"
+  std::vector<std::string> groups;  ///< SecurityGroupIds; none = it is open
+};
+BOOST_DESCRIBE_STRUCT(PortGroups, (), (port, vni, address, groups))
+
+/// What a group allows its ports on one network; `remote_group` of a rule is a SecurityGroupId.
+struct GroupRules {
+  std::uint32_t vni = 0;
+  std::string group;
+  std::vector<SecurityRule> rules;
+};
+BOOST_DESCRIBE_STRUCT(GroupRules, (), (vni, group, rules))
+
+/// Addresses that a group has on one network; what several entries of one message say adds up.
+struct GroupMembers {
+  std::uint32_t vni = 0;
+  std::string group;
+  std::vector<std::string> addresses;
+};
+BOOST_DESCRIBE_STRUCT(GroupMembers, (), (vni, group, addresses))
+
+/// What ports of a host may exchange with others; sent by the server, all of it or what changed.
+struct FabricGroups {
+  bool whole = false;  ///< `ports` names every port that may be here; nothing passes at others that have groups
+  std::vector<PortGroups> ports;
+  std::vector<GroupRules> rules;  ///< replaces what the group allowed there
+  std::vector<GroupMembers> members;
+  bool more = false;  ///< the rest comes with the next message; nothing is done before
+};
+BOOST_DESCRIBE_STRUCT(FabricGroups, (), (whole, ports, rules, members, more))
 
 /// One host's end of a VM's port. Who is called with it owns the descriptor; -1 in the simulator.
 struct OpenPort {
@@ -62,7 +98,13 @@ class Fabric {
   /// are not here are kept until they are.
   virtual void place(const FabricPlaces& places, Callback<void> done) = 0;
 
-  /// Makes the tap of a port, joined to its network, and opens it.
+  /// Lets ports exchange what their groups allow and nothing else, from now on. What was told before and is not named
+  /// stays. Errors beside those of all calls: unavailable (the kernel cannot track connections on bridges); ports that
+  /// have groups are closed then.
+  virtual void guard(const FabricGroups& groups, Callback<void> done) = 0;
+
+  /// Makes the tap of a port, joined to its network, and opens it. One that is `guarded` and new is closed to all
+  /// traffic until guard() has named it.
   virtual void open_port(const LaunchNic& nic, Callback<OpenPort> done) = 0;
 
   /// Removes the tap; a port that is not there counts as removed.

@@ -17,6 +17,9 @@ class NullFabric final : public Fabric {
   void place(const FabricPlaces&, Callback<void> done) override {
     answer<void>(loop_, std::move(done), {});
   }
+  void guard(const FabricGroups&, Callback<void> done) override {
+    answer<void>(loop_, std::move(done), {});
+  }
   std::uint64_t version() const override { return 0; }
   void open_port(const LaunchNic&, Callback<OpenPort> done) override {
     answer<OpenPort>(loop_, std::move(done), OpenPort{});

@@ -74,4 +74,21 @@ Result<Ipv4Subnet> parse_subnet(std::string_view field, std::string_view text) {
   return subnet;
 }
 
+std::optional<Ipv4Subnet> parse_range(std::string_view text) {
+  constexpr int kBits = 32;
+  Ipv4Subnet range{0, kBits};
+  const std::size_t slash = text.find('/');
+  const auto address = parse_ipv4(text);
+  if (!address) return std::nullopt;
+  range.base = *address;
+  if (slash == std::string_view::npos) return range;
+  std::string_view rest = text.substr(slash + 1);
+  const auto prefix = take_number(rest, kBits);
+  if (!prefix || !rest.empty()) return std::nullopt;
+  range.prefix = static_cast<int>(*prefix);
+  const std::uint64_t after = (std::uint64_t{1} << (kBits - range.prefix)) - 1;
+  if ((range.base & after) != 0) return std::nullopt;
+  return range;
+}
+
 }  // namespace virga

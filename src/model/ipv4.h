@@ -30,4 +30,8 @@ struct Ipv4Subnet {
 /// Reads "10.50.0.0/24". Errors: invalid, naming `field`: not a subnet, prefix outside 16..29, or bits set after it.
 Result<Ipv4Subnet> parse_subnet(std::string_view field, std::string_view text);
 
+/// Reads "10.0.0.0/8" of any length, 0..32, or "10.50.0.10" as one of 32; none when the text is neither or has bits set
+/// after its prefix.
+std::optional<Ipv4Subnet> parse_range(std::string_view text);
+
 }  // namespace virga

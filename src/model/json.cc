@@ -5,6 +5,7 @@
 #include "model/network.h"
 #include "model/operation.h"
 #include "model/volume.h"
+#include "model/security_group.h"
 
 namespace virga {
 
@@ -24,6 +25,8 @@ template json::value to_json<Device>(const Device&);
 template Result<Device> from_json<Device>(const json::value&, UnknownFields);
 template json::value to_json<Volume>(const Volume&);
 template Result<Volume> from_json<Volume>(const json::value&, UnknownFields);
+template json::value to_json<SecurityGroup>(const SecurityGroup&);
+template Result<SecurityGroup> from_json<SecurityGroup>(const json::value&, UnknownFields);
 template json::value to_json<Image>(const Image&);
 template Result<Image> from_json<Image>(const json::value&, UnknownFields);
 template json::value to_json<Operation>(const Operation&);

@@ -8,6 +8,7 @@
 #include "model/image.h"
 #include "model/network.h"
 #include "model/operation.h"
+#include "model/security_group.h"
 #include "model/vm.h"
 #include "model/volume.h"
 
@@ -21,6 +22,7 @@ inline constexpr std::string_view kHost = "host/";
 inline constexpr std::string_view kImage = "image/";
 inline constexpr std::string_view kNetwork = "network/";
 inline constexpr std::string_view kPort = "port/";
+inline constexpr std::string_view kSecurityGroup = "security_group/";
 inline constexpr std::string_view kVm = "vm/";
 inline constexpr std::string_view kDevice = "device/";
 inline constexpr std::string_view kVolume = "volume/";
@@ -39,6 +41,7 @@ inline std::string of(const HostId& id) { return std::string(kHost) + id.value; 
 inline std::string of(const ImageId& id) { return std::string(kImage) + id.value; }
 inline std::string of(const NetworkId& id) { return std::string(kNetwork) + id.value; }
 inline std::string of(const PortId& id) { return std::string(kPort) + id.value; }
+inline std::string of(const SecurityGroupId& id) { return std::string(kSecurityGroup) + id.value; }
 inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
 inline std::string of(const DeviceId& id) { return std::string(kDevice) + id.value; }
 inline std::string of(const VolumeId& id) { return std::string(kVolume) + id.value; }

@@ -55,8 +55,9 @@ struct LaunchNic {
   std::string mac;
   std::string address;  ///< "10.50.0.10/24"
   int mtu = 1450;
+  bool guarded = false;  ///< has security groups: nothing passes before the host was told of them
 };
-BOOST_DESCRIBE_STRUCT(LaunchNic, (), (port, network, vni, mac, address, mtu))
+BOOST_DESCRIBE_STRUCT(LaunchNic, (), (port, network, vni, mac, address, mtu, guarded))
 
 /// A VM's resolved configuration: everything a host needs to run it, with the epoch that may. Written beside the
 /// VM's disks on shared storage at every placement, so that each host of the cluster can read it.

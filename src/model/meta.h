@@ -20,6 +20,7 @@ struct ImageTag {};
 struct MachineTag {};
 struct OperationTag {};
 struct PortTag {};
+struct SecurityGroupTag {};
 struct VolumeTag {};
 struct DeviceTag {};
 
@@ -31,6 +32,7 @@ using ImageId = Id<ImageTag>;          ///< the image's name
 using MachineId = Id<MachineTag>;      ///< the machine's name
 using OperationId = Id<OperationTag>;  ///< "op-" + number, unique in a store's life
 using PortId = Id<PortTag>;            ///< "tenant/vm-index"
+using SecurityGroupId = Id<SecurityGroupTag>;  ///< "tenant/name"
 using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
 using DeviceId = Id<DeviceTag>;        ///< the storage device's name
 

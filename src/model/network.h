@@ -40,8 +40,9 @@ struct PortSpec {
   NetworkId network;
   std::string mac;      ///< "52:54:00:..."
   std::string address;  ///< IPv4 with prefix length, "10.50.0.10/24"
+  std::vector<SecurityGroupId> security_groups{};  ///< none = open within its network
 };
-BOOST_DESCRIBE_STRUCT(PortSpec, (), (vm, network, mac, address))
+BOOST_DESCRIBE_STRUCT(PortSpec, (), (vm, network, mac, address, security_groups))
 
 /// A VM's place on a network. Lives apart from VM and host, so that it survives every move.
 struct Port {

@@ -26,8 +26,9 @@ BOOST_DESCRIBE_STRUCT(VmDisk, (), (name, size_mib, volume))
 
 struct VmNic {
   std::string network;  ///< name of a network of the same tenant
+  std::vector<std::string> security_groups{};  ///< names of groups of the same tenant, at most 5; none = open within it
 };
-BOOST_DESCRIBE_STRUCT(VmNic, (), (network))
+BOOST_DESCRIBE_STRUCT(VmNic, (), (network, security_groups))
 
 /// What the user asks for.
 struct VmSpec {

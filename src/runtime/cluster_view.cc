@@ -43,6 +43,8 @@ Result<void> ClusterView::apply(const Change& change) {
     done = apply_to(volumes, change, keys::kVolume);
   } else if (key.starts_with(keys::kDevice)) {
     done = apply_to(devices, change, keys::kDevice);
+  } else if (key.starts_with(keys::kSecurityGroup)) {
+    done = apply_to(security_groups, change, keys::kSecurityGroup);
   } else if (key.starts_with(keys::kImage)) {
     done = apply_to(images, change, keys::kImage);
   } else if (key.starts_with(keys::kCluster)) {

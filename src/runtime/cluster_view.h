@@ -11,6 +11,7 @@
 #include "model/image.h"
 #include "model/network.h"
 #include "model/operation.h"
+#include "model/security_group.h"
 #include "model/vm.h"
 #include "model/volume.h"
 #include "store/store.h"
@@ -184,6 +185,7 @@ struct ClusterView {
   Table<Image> images;
   Table<Network, NetworksOfCluster> networks;
   Table<Port> ports;
+  Table<SecurityGroup> security_groups;
   Table<Vm, VmsOfCluster, VmsOnHost, VmsOfVolume> vms;
   Table<Device> devices;
   Table<Volume, VolumesOfCluster> volumes;

@@ -60,6 +60,7 @@ void StoreMirror::loaded(const std::shared_ptr<ClusterView>& loading, std::vecto
   add_gone(view_.images, loading->images, seen);
   add_gone(view_.networks, loading->networks, seen);
   add_gone(view_.ports, loading->ports, seen);
+  add_gone(view_.security_groups, loading->security_groups, seen);
   add_gone(view_.vms, loading->vms, seen);
   add_gone(view_.operations, loading->operations, seen);
   view_ = *loading;

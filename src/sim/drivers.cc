@@ -104,6 +104,12 @@ void SimFabric::place(const FabricPlaces& places, Callback<void> done) {
   answer<void>(agent_, std::move(done), {});
 }
 
+void SimFabric::guard(const FabricGroups& groups, Callback<void> done) {
+  if (groups.whole) there_.groups.clear();
+  for (const PortGroups& port : groups.ports) there_.groups[port.port] = port.groups;
+  answer<void>(agent_, std::move(done), {});
+}
+
 void SimFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
   answer<OpenPort>(agent_, std::move(done), OpenPort{-1, nic.port});
 }

@@ -65,6 +65,7 @@ class GuardClient : public ProcessGuard {
 /// The networks of one host and where it believes their ports to be.
 struct HostNetworks {
   FabricState state;
+  std::map<std::string, std::vector<std::string>> groups;  ///< by PortId
   std::map<std::uint32_t, std::map<std::string, std::string>> places;  ///< by VNI: MAC -> tunnel end
 };
 
@@ -75,6 +76,7 @@ class SimFabric : public Fabric {
 
   void apply(const FabricState& state, Callback<void> done) override;
   void place(const FabricPlaces& places, Callback<void> done) override;
+  void guard(const FabricGroups& groups, Callback<void> done) override;
   std::uint64_t version() const override { return there_.state.version; }
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;

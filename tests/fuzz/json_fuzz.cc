@@ -4,6 +4,7 @@
 #include "model/image.h"
 #include "model/join.h"
 #include "model/network.h"
+#include "model/security_group.h"
 #include "model/vm.h"
 
 namespace {
@@ -28,6 +29,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   round_trip<virga::Host>(*parsed);
   round_trip<virga::Image>(*parsed);
   round_trip<virga::Network>(*parsed);
+  round_trip<virga::SecurityGroup>(*parsed);
   round_trip<virga::JoinRequest>(*parsed);
   return 0;
 }

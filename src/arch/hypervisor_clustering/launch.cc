@@ -28,7 +28,8 @@ Result<void> add_nics(const ClusterView& view, const Vm& vm, VmLaunch& launch) {
                                     port->spec.network.value, port->id().value));
     }
     launch.nics.push_back({port->id().value, network->id().value, network->spec.vni, port->spec.mac,
-                           port->spec.address, network->spec.mtu});
+                           port->spec.address, network->spec.mtu,
+                           !port->spec.security_groups.empty()});
   }
   return {};
 }

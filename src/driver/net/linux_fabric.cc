@@ -17,6 +17,7 @@
 #include <cstring>
 
 #include "driver/net/packet_port.h"
+#include "driver/net/stable_hash.h"
 
 namespace virga {
 namespace {
@@ -51,15 +52,6 @@ Result<void> changed(const NetlinkAnswer& answer, bool add, const char* what, in
   return answer.as_result(fmt::format("{} {}", what, tunnel));
 }
 
-/// FNV-1a: the same on every machine and for ever, so that a restarted agent finds its taps.
-std::uint64_t stable_hash(const std::string& text) {
-  std::uint64_t hash = 14695981039346656037ULL;
-  for (const char letter : text) {
-    hash = (hash ^ static_cast<unsigned char>(letter)) * 1099511628211ULL;
-  }
-  return hash;
-}
-
 /// A bridge without an address of its own takes one of its ports', and with each change of it the
 /// kernel forgets the bridge's neighbours. The same on all hosts: no host sends from it.
 std::string bridge_mac(std::uint32_t vni) {
@@ -89,10 +81,11 @@ ifinfomsg link_header(int index, unsigned flags = 0, unsigned mask = 0) {
 }  // namespace
 
 LinuxFabric::LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket socket,
-                         PortFilter filter, std::uint32_t local)
+                         Filters filters, std::uint32_t local)
     : options_(std::move(options)),
       socket_(std::move(socket)),
-      filter_(std::move(filter)),
+      filter_(std::move(filters.ports)),
+      groups_(std::move(filters.groups)),
       local_(local),
       worker_(loop, 1, kCallsMax) {}
 
@@ -111,8 +104,11 @@ Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(Loop& loop, LinuxFabricOp
   if (!socket) return socket.error();
   auto filter = PortFilter::open(prefix + "ports", options.network_namespace);
   if (!filter) return filter.error();
+  auto groups = GroupFilter::open(prefix, options.network_namespace);
+  if (!groups) return groups.error();
   std::unique_ptr<LinuxFabric> made(
-      new LinuxFabric(loop, std::move(options), std::move(*socket), std::move(*filter), *local));
+      new LinuxFabric(loop, std::move(options), std::move(*socket),
+                      Filters{std::move(*filter), std::move(*groups)}, *local));
   if (!made->options_.tenant_device.empty()) {
     const auto device = made->link(made->options_.tenant_device);
     if (!device) return wrap_error("tenant device", device.error());
@@ -472,6 +468,10 @@ void LinuxFabric::place(const FabricPlaces& places, Callback<void> done) {
   worker_.run<void>([this, places] { return take_places(places); }, std::move(done));
 }
 
+void LinuxFabric::guard(const FabricGroups& groups, Callback<void> done) {
+  worker_.run<void>([this, groups] { return take_groups(groups); }, std::move(done));
+}
+
 void LinuxFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
   worker_.run<OpenPort>([this, nic] { return make_port(nic); }, std::move(done));
 }
@@ -504,7 +504,60 @@ Result<void> LinuxFabric::make_equal_to(const FabricState& state) {
   }
   std::erase_if(places_, [&](const auto& entry) { return !wanted.contains(entry.first); });
   keep_first(outcome, ensure_places());
+  tracked_.clear();  // bridges may be new
+  keep_first(outcome, ensure_tracking());
   if (outcome.ok()) version_ = state.version;
+  return outcome;
+}
+
+/// Of a whole message, ports that are named nowhere: those that have a device stay, closed.
+Result<void> LinuxFabric::take_groups(const FabricGroups& groups) {
+  std::vector<GroupFilter::Device> devices;
+  std::set<std::string> named;
+  for (const PortGroups& port : groups.ports) {
+    devices.push_back({tap_name(port.port), port});
+    named.insert(devices.back().tap);
+  }
+  auto outcome = groups_.take(groups, devices);
+  keep_first(outcome, ensure_tracking());
+  if (!groups.whole) return outcome;
+  const auto present = links();
+  if (!present) return present.error();
+  for (const std::string& tap : groups_.taps()) {
+    if (!named.contains(tap) && !present->contains(tap)) keep_first(outcome, groups_.forget(tap));
+  }
+  return outcome;
+}
+
+/// Closed before it is joined; what is there already stays as it was told.
+Result<void> LinuxFabric::guard_new(const LaunchNic& nic, const std::string& tap) {
+  if (!nic.guarded || link(tap).ok()) return {};
+  auto closed = groups_.close(tap, nic.vni, nic.address.substr(0, nic.address.find('/')));
+  return closed ? ensure_tracking() : closed;
+}
+
+/// Bridges of filtered ports hand packets to the kernel's connection tracking, others do not.
+Result<void> LinuxFabric::ensure_tracking() {
+  const std::set<std::uint32_t> wanted = groups_.networks();
+  std::set<std::uint32_t> all = wanted;
+  all.insert(tracked_.begin(), tracked_.end());
+  Result<void> outcome;
+  for (const std::uint32_t vni : all) {
+    const bool on = wanted.contains(vni);
+    if (on == tracked_.contains(vni)) continue;
+    const auto bridge = link(bridge_name(vni));
+    if (!bridge) continue;  // apply() makes it and comes here again
+    NetlinkMessage message(RTM_NEWLINK, 0);
+    message.header(link_header(bridge->index)).nest(IFLA_LINKINFO, [on](NetlinkMessage& info) {
+      info.text(IFLA_INFO_KIND, "bridge").nest(IFLA_INFO_DATA, [on](NetlinkMessage& data) {
+        data.number(IFLA_BR_NF_CALL_IPTABLES, static_cast<std::uint8_t>(on));
+      });
+    });
+    auto done = socket_.execute(message).as_result("track connections on bridge " + bridge->name);
+    if (done && on) tracked_.insert(vni);
+    if (done && !on) tracked_.erase(vni);
+    keep_first(outcome, std::move(done));
+  }
   return outcome;
 }
 
@@ -538,6 +591,7 @@ Result<OpenPort> LinuxFabric::make_port(const LaunchNic& nic) {
   if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
   OpenPort port{-1, tap_name(nic.port), options_.packet_ports};
   if (auto done = filter_.set(port.tap_name, nic); !done) return wrap_error(what, done.error());
+  if (auto done = guard_new(nic, port.tap_name); !done) return wrap_error(what, done.error());
   auto opened = port.packets ? open_packets(port.tap_name, nic.mtu) : open_tap(port.tap_name);
   if (!opened) return wrap_error(what, opened.error());
   if (auto done = finish_link(port.tap_name, nic.mtu, bridge->index); !done)
@@ -549,7 +603,11 @@ Result<OpenPort> LinuxFabric::make_port(const LaunchNic& nic) {
 Result<void> LinuxFabric::remove_port(const LaunchNic& nic) {
   const std::string name = tap_name(nic.port);
   auto removed = remove_link(name);
-  return removed ? filter_.forget(name) : removed;
+  if (!removed) return removed;
+  removed = filter_.forget(name);
+  keep_first(removed, groups_.forget(name));
+  keep_first(removed, ensure_tracking());
+  return removed;
 }
 
 Result<void> LinuxFabric::remove_devices() {
@@ -562,6 +620,8 @@ Result<void> LinuxFabric::remove_devices() {
     if (ours) keep_first(outcome, remove_link(name));
   }
   keep_first(outcome, filter_.remove_all());
+  keep_first(outcome, groups_.remove_all());
+  tracked_.clear();
   version_ = 0;
   return outcome;
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "driver/fabric.h"
+#include "driver/net/group_filter.h"
 #include "driver/net/netlink.h"
 #include "driver/net/port_filter.h"
 #include "edge/worker.h"
@@ -26,7 +27,9 @@ struct LinuxFabricOptions {
 /// `<prefix>vx<vni>` (UDP 4789); per port one tap `<prefix>t<hash>`. The names tell what belongs here, so that what a
 /// crash left over is found and put right. A tunnel neither floods nor learns: it leads to the ports that place() told
 /// of, and the bridge answers for them when a guest asks who has their address.
-/// The host itself has no address on the tenants' bridges. What a port may send is set before it joins (PortFilter).
+/// The host itself has no address on the tenants' bridges. What a port may send is set before it joins (PortFilter);
+/// what it exchanges with others when it has security groups (GroupFilter) needs the kernel's module br_netfilter,
+/// which is switched on for the bridges of such ports alone.
 /// One thread of its own talks to the kernel.
 ///
 /// open_port: the descriptor is -1 when another process holds the tap already (a VM that was adopted after a restart of
@@ -39,6 +42,7 @@ class LinuxFabric final : public Fabric {
 
   void apply(const FabricState& state, Callback<void> done) override;
   void place(const FabricPlaces& places, Callback<void> done) override;
+  void guard(const FabricGroups& groups, Callback<void> done) override;
   std::uint64_t version() const override { return version_; }
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;
@@ -83,12 +87,20 @@ class LinuxFabric final : public Fabric {
   };
   using Links = std::map<std::string, Link>;
 
-  LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket socket, PortFilter filter,
+  struct Filters {
+    PortFilter ports;
+    GroupFilter groups;
+  };
+
+  LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket socket, Filters filters,
               std::uint32_t local);
 
   // All below runs on the worker's thread.
   Result<void> make_equal_to(const FabricState& state);
   Result<void> take_places(const FabricPlaces& places);
+  Result<void> take_groups(const FabricGroups& groups);
+  Result<void> guard_new(const LaunchNic& nic, const std::string& tap);
+  Result<void> ensure_tracking();
   Result<OpenPort> make_port(const LaunchNic& nic);
   Result<void> remove_port(const LaunchNic& nic);
   Result<void> remove_devices();
@@ -119,6 +131,8 @@ class LinuxFabric final : public Fabric {
   const LinuxFabricOptions options_;
   NetlinkSocket socket_;
   PortFilter filter_;
+  GroupFilter groups_;
+  std::set<std::uint32_t> tracked_;  ///< networks whose bridges hand packets to GroupFilter's tables
   const std::uint32_t local_;  ///< network byte order
   std::map<std::uint32_t, Tunnel> tunnels_;  ///< by VNI
   std::map<std::uint32_t, Places> places_;   ///< by VNI

@@ -128,11 +128,11 @@ NetlinkAttributes parse_attributes(std::string_view data) {
   return attributes;
 }
 
-Result<NetlinkSocket> NetlinkSocket::open(int network_namespace) {
+Result<NetlinkSocket> NetlinkSocket::open(int network_namespace, int protocol) {
   Descriptor socket;
   int error = 0;
   auto entered = in_network_namespace(network_namespace, [&] {
-    socket = Descriptor(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, NETLINK_ROUTE));
+    socket = Descriptor(::socket(AF_NETLINK, SOCK_RAW | SOCK_CLOEXEC, protocol));
     error = errno;
   });
   if (!entered) return entered.error();

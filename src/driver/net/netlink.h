@@ -71,12 +71,12 @@ Number attribute_number(const NetlinkAttributes& attributes, std::uint16_t type)
   return value;
 }
 
-/// A NETLINK_ROUTE socket. It stays in the network namespace in which it was opened. One thread.
+/// A netlink socket. It stays in the network namespace in which it was opened. One thread.
 /// Each call ends within 2 s: the kernel answers in microseconds.
 class NetlinkSocket {
  public:
-  /// `network_namespace`: descriptor; -1 = the caller's.
-  static Result<NetlinkSocket> open(int network_namespace);
+  /// `network_namespace`: descriptor; -1 = the caller's. `protocol`: of the kernel's netlink families.
+  static Result<NetlinkSocket> open(int network_namespace, int protocol = NETLINK_ROUTE);
 
   /// Sends one request and waits for its acknowledgement; `take` gets the body of what the kernel sends before it.
   NetlinkAnswer execute(NetlinkMessage message,

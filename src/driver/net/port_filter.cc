@@ -3,9 +3,6 @@
 #include <arpa/inet.h>
 #include <fmt/format.h>
 #include <netinet/ether.h>
-#include <nftables/libnftables.h>
-
-#include "driver/net/netlink.h"
 
 namespace virga {
 namespace {
@@ -45,34 +42,14 @@ constexpr const char* kRemove = "add table bridge {0}\ndelete table bridge {0}\n
 
 }  // namespace
 
-void PortFilter::Free::operator()(nft_ctx* context) const { ::nft_ctx_free(context); }
-
-PortFilter::PortFilter(std::string table, std::unique_ptr<nft_ctx, Free> context)
-    : table_(std::move(table)), context_(std::move(context)) {
-  ::nft_ctx_buffer_output(context_.get());
-  ::nft_ctx_buffer_error(context_.get());
-}
-
 Result<PortFilter> PortFilter::open(const std::string& table, int network_namespace) {
-  std::unique_ptr<nft_ctx, Free> context;  // its socket stays in the namespace where it is made
-  auto entered = in_network_namespace(network_namespace,
-                                      [&] { context.reset(::nft_ctx_new(NFT_CTX_DEFAULT)); });
-  if (!entered) return entered.error();
-  if (context == nullptr) return make_error(Errc::internal, "nftables does not open");
-  PortFilter made(table, std::move(context));
-  auto done = made.run("make the filter of the guests' ports", fmt::format(kBase, table));
+  auto nftables = Nftables::open(network_namespace);
+  if (!nftables) return nftables.error();
+  PortFilter made(table, std::move(*nftables));
+  auto done =
+      made.nftables_.run("make the filter of the guests' ports", fmt::format(kBase, table));
   if (!done) return done.error();
   return made;
-}
-
-Result<void> PortFilter::run(const std::string& what, const std::string& commands) {
-  const bool done = ::nft_run_cmd_from_buffer(context_.get(), commands.c_str()) == 0;
-  ::nft_ctx_get_output_buffer(context_.get());  // empties it
-  std::string words = ::nft_ctx_get_error_buffer(context_.get());
-  if (done) return {};
-  const bool denied = words.find("Operation not permitted") != std::string::npos;
-  words = words.substr(0, words.find('\n'));
-  return make_error(denied ? Errc::denied : Errc::internal, what + ": " + words);
 }
 
 // Both are brought into one form: nothing of them can be more than itself in a command.
@@ -90,17 +67,17 @@ Result<void> PortFilter::set(const std::string& device, const LaunchNic& nic) {
     return make_error(Errc::invalid,
                       fmt::format("{}: address: \"{}\" is not one of IPv4", what, nic.address));
   }
-  return run(what,
-             fmt::format(kBase, table_) + fmt::format(kPort, table_, device, mac_text, plain));
+  return nftables_.run(
+      what, fmt::format(kBase, table_) + fmt::format(kPort, table_, device, mac_text, plain));
 }
 
 Result<void> PortFilter::forget(const std::string& device) {
-  return run("forget the filter of " + device,
-             fmt::format(kBase, table_) + fmt::format(kForget, table_, device));
+  return nftables_.run("forget the filter of " + device,
+                       fmt::format(kBase, table_) + fmt::format(kForget, table_, device));
 }
 
 Result<void> PortFilter::remove_all() {
-  return run("remove the filter of the guests' ports", fmt::format(kRemove, table_));
+  return nftables_.run("remove the filter of the guests' ports", fmt::format(kRemove, table_));
 }
 
 }  // namespace virga

@@ -1,12 +1,10 @@
 #pragma once
 
-#include <memory>
 #include <string>
 
 #include "base/result.h"
+#include "driver/net/nftables.h"
 #include "model/launch.h"
-
-struct nft_ctx;
 
 namespace virga {
 
@@ -31,15 +29,11 @@ class PortFilter {
   Result<void> remove_all();
 
  private:
-  struct Free {
-    void operator()(nft_ctx* context) const;
-  };
-
-  PortFilter(std::string table, std::unique_ptr<nft_ctx, Free> context);
-  Result<void> run(const std::string& what, const std::string& commands);
+  PortFilter(std::string table, Nftables nftables)
+      : table_(std::move(table)), nftables_(std::move(nftables)) {}
 
   std::string table_;
-  std::unique_ptr<nft_ctx, Free> context_;
+  Nftables nftables_;
 };
 
 }  // namespace virga

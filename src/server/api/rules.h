@@ -31,10 +31,15 @@ Refusal apply_rules(const RuleContext& context, const Image* before, Image& afte
 Refusal apply_rules(const RuleContext& context, const Network* before, Network& after);
 Refusal apply_rules(const RuleContext& context, const Device* before, Device& after);
 Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& after);
+Refusal apply_rules(const RuleContext& context, const SecurityGroup* before, SecurityGroup& after);
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
 
 /// Whether an image's file and its disk are within what a cluster takes; the refusal begins with `field`.
 Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cluster& cluster);
+
+/// Whether the tenant has that security group and may begin to use it; the refusal begins with `field`.
+Refusal check_group(const ClusterView& view, const std::string& field, const std::string& tenant,
+                    const std::string& name);
 
 /// Guards and further keys that belong into the same commit as the resource.
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
@@ -43,6 +48,8 @@ Refusal add_companions(const RuleContext& context, const Device* before, const D
                        Change& change);
 Refusal add_companions(const RuleContext& context, const Volume* before, const Volume& after,
                        Change& change);
+Refusal add_companions(const RuleContext& context, const SecurityGroup* before,
+                       const SecurityGroup& after, Change& change);
 Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
                        Change& change);
 
@@ -62,6 +69,7 @@ std::vector<Reason> users_of(const ClusterView& view, const Image& image);
 std::vector<Reason> users_of(const ClusterView& view, const Network& network);
 std::vector<Reason> users_of(const ClusterView& view, const Device& device);
 std::vector<Reason> users_of(const ClusterView& view, const Volume& volume);
+std::vector<Reason> users_of(const ClusterView& view, const SecurityGroup& group);
 
 /// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid,
 /// not_found, denied (another tenant's cluster).

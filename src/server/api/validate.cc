@@ -147,6 +147,8 @@ const std::map<std::string, Range>& ranges() {
       {"vm.nics", {"nics", 0, 8, "NICs"}},
       {"device.capacity_mib", {"capacity_mib", 1, 1LL << 34, "MiB"}},
       {"volume.size_mib", {"size_mib", 1, kMibMax, "MiB"}},
+      {"vm.nics.security_groups", {"nics.security_groups", 0, 5, "groups"}},
+      {"security_group.rules", {"rules", 0, 64, "rules"}},
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
       {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
       {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
@@ -334,6 +336,63 @@ Result<void> check_volume(const VolumeSpec& spec) {
               check_optional_name("spec.device", spec.device.value)});
 }
 
+namespace {
+
+Result<void> check_rule(const std::string& field, const SecurityRule& rule) {
+  constexpr int kPortMax = 65'535;
+  const bool has_ports = rule.protocol == RuleProtocol::tcp || rule.protocol == RuleProtocol::udp;
+  const auto number = [&](const char* name, int value) {
+    return wrong(fmt::format("{}.{}", field, name), std::to_string(value),
+                 fmt::format("{} has no ports; leave it out", enum_name(rule.protocol)));
+  };
+  if (!has_ports && rule.port_min != 0) return number("port_min", rule.port_min);
+  if (!has_ports && rule.port_max != 0) return number("port_max", rule.port_max);
+  if (rule.port_min < 0 || rule.port_min > kPortMax) {
+    return wrong(field + ".port_min", std::to_string(rule.port_min), "1 to 65535, or 0 = all");
+  }
+  const bool ordered = rule.port_max == 0 || (rule.port_min != 0 && rule.port_max >= rule.port_min);
+  if (!ordered || rule.port_max > kPortMax) {
+    return wrong(field + ".port_max", std::to_string(rule.port_max),
+                 rule.port_min == 0 ? "without port_min it is left out"
+                                    : fmt::format("{} to 65535, or 0 = port_min", rule.port_min));
+  }
+  if (!rule.remote.empty() && !rule.remote_group.empty()) {
+    return wrong(field + ".remote_group", rule.remote_group,
+                 "remote says already who the other side is; leave one of them out");
+  }
+  if (!rule.remote.empty() && !parse_range(rule.remote)) {
+    return wrong(field + ".remote", rule.remote,
+                 "an IPv4 range without bits after its prefix; right would be 10.50.0.0/24");
+  }
+  return check_optional_name(field + ".remote_group", rule.remote_group);
+}
+
+Result<void> check_nic(const std::string& field, const VmNic& nic) {
+  if (auto named = check_name(field + ".network", nic.network); !named.ok()) return named;
+  const auto count = static_cast<std::int64_t>(nic.security_groups.size());
+  if (auto few = in_range("vm", "nics.security_groups", count); !few.ok()) return few;
+  std::set<std::string> seen;
+  for (std::size_t i = 0; i < nic.security_groups.size(); ++i) {
+    const std::string& group = nic.security_groups[i];
+    const std::string where = fmt::format("{}.security_groups[{}]", field, i);
+    if (auto named = check_name(where, group); !named.ok()) return named;
+    if (!seen.insert(group).second) return wrong(where, group, "name each group once");
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<void> check_security_group(const SecurityGroupSpec& spec) {
+  const auto count = static_cast<std::int64_t>(spec.rules.size());
+  if (auto few = in_range("security_group", "rules", count); !few.ok()) return few;
+  for (std::size_t i = 0; i < spec.rules.size(); ++i) {
+    auto sound = check_rule(fmt::format("spec.rules[{}]", i), spec.rules[i]);
+    if (!sound.ok()) return sound;
+  }
+  return {};
+}
+
 Result<void> check_vm(const VmSpec& spec) {
   const auto in = [](std::string_view field, std::int64_t value) {
     return in_range("vm", field, value);
@@ -351,8 +410,8 @@ Result<void> check_vm(const VmSpec& spec) {
            check_optional_name("spec.move_to", spec.move_to.value)});
   if (!checked.ok()) return checked;
   for (std::size_t i = 0; i < spec.nics.size(); ++i) {
-    auto named = check_name(fmt::format("spec.nics[{}].network", i), spec.nics[i].network);
-    if (!named.ok()) return named;
+    auto sound = check_nic(fmt::format("spec.nics[{}]", i), spec.nics[i]);
+    if (!sound.ok()) return sound;
   }
   if (spec.cpu_millicores.value > spec.cpus * 1000LL) {
     return wrong("spec.cpu_millicores", std::to_string(spec.cpu_millicores.value),

@@ -6,6 +6,7 @@
 #include "model/cluster.h"
 #include "model/image.h"
 #include "model/network.h"
+#include "model/security_group.h"
 #include "model/vm.h"
 #include "model/volume.h"
 
@@ -32,6 +33,7 @@ Result<void> check_image(const ImageSpec& spec);
 Result<void> check_network(const NetworkSpec& spec);
 Result<void> check_device(const DeviceSpec& spec);
 Result<void> check_volume(const VolumeSpec& spec);
+Result<void> check_security_group(const SecurityGroupSpec& spec);
 Result<void> check_vm(const VmSpec& spec);
 
 /// Errors: invalid when `path` climbs, is absolute (or is not, where `absolute`), or has odd characters.

@@ -22,7 +22,12 @@ Refusal check_fixed(const Vm& before, const Vm& after) {
   if (before.spec.cluster != after.spec.cluster) return fixed("spec.cluster");
   if (before.spec.image != after.spec.image) return fixed("spec.image");
   if (to_json(before.spec.disks) != to_json(after.spec.disks)) return fixed("spec.disks");
-  if (to_json(before.spec.nics) != to_json(after.spec.nics)) return fixed("spec.nics");
+  const auto networks_of = [](const Vm& vm) {
+    std::vector<std::string> networks;
+    for (const VmNic& nic : vm.spec.nics) networks.push_back(nic.network);
+    return networks;
+  };
+  if (networks_of(before) != networks_of(after)) return fixed("spec.nics");
   return std::nullopt;
 }
 
@@ -135,6 +140,19 @@ Refusal check_pin(const ClusterView& view, const Vm& vm) {
                  members);
 }
 
+/// Groups that a NIC begins to have are there.
+Refusal check_groups(const ClusterView& view, const Vm* before, const Vm& after) {
+  for (std::size_t i = 0; i < after.spec.nics.size(); ++i) {
+    const auto& groups = after.spec.nics[i].security_groups;
+    if (before != nullptr && before->spec.nics[i].security_groups == groups) continue;
+    for (std::size_t k = 0; k < groups.size(); ++k) {
+      const std::string field = fmt::format("spec.nics[{}].security_groups[{}]", i, k);
+      if (auto refused = check_group(view, field, after.meta.tenant, groups[k])) return refused;
+    }
+  }
+  return std::nullopt;
+}
+
 /// Bits of the network's name: with the address they make a MAC that no other port of it can have.
 std::uint32_t hash_of(const std::string& text) {
   std::uint32_t hash = 2166136261U;  // FNV-1a
@@ -170,6 +188,44 @@ Result<std::uint32_t> free_address(const RuleContext& context, const Network& ne
                                                  network.id().value, network.spec.subnet));
 }
 
+std::vector<SecurityGroupId> groups_of(const Vm& vm, const VmNic& nic) {
+  std::vector<SecurityGroupId> groups;
+  for (const std::string& name : nic.security_groups)
+    groups.emplace_back(qualified(vm.meta.tenant, name));
+  return groups;
+}
+
+/// Groups that a port gets stay while it gets them.
+void guard_groups(const ClusterView& view, const std::vector<SecurityGroupId>& groups,
+                  std::set<std::string>& guarded, Change& change) {
+  for (const SecurityGroupId& id : groups) {
+    const SecurityGroup* group = view.security_groups.find(id);
+    VIRGA_CHECK(group != nullptr);
+    if (guarded.insert(keys::of(id)).second)
+      change.guards.push_back({keys::of(id), group->meta.revision});
+  }
+}
+
+/// Ports follow what their VM's NICs say; all else of them stays.
+void change_groups(const RuleContext& context, const Vm& before, const Vm& after, Change& change) {
+  const ClusterView& view = context.view;
+  std::set<std::string> guarded;
+  for (std::size_t i = 0; i < after.spec.nics.size(); ++i) {
+    if (before.spec.nics[i].security_groups == after.spec.nics[i].security_groups) continue;
+    const PortId id(fmt::format("{}-{}", after.id().value, i));
+    const Port* present = view.ports.find(id);
+    if (present == nullptr) continue;  // a port that is gone has nothing to follow
+    Port port = *present;
+    port.meta.generation += 1;
+    port.meta.revision = 0;
+    port.meta.correlation = context.call.correlation;
+    port.spec.security_groups = groups_of(after, after.spec.nics[i]);
+    guard_groups(view, port.spec.security_groups, guarded, change);
+    change.guards.push_back({keys::of(id), present->meta.revision});
+    change.writes.push_back({keys::of(id), to_json_text(port)});
+  }
+}
+
 /// Ports with addresses for all NICs, their keys and guards, and the claims that keep parallel
 /// creations apart.
 Refusal add_ports(const RuleContext& context, const Vm& vm, Change& change) {
@@ -194,13 +250,15 @@ Refusal add_ports(const RuleContext& context, const Vm& vm, Change& change) {
     port.meta.generation = 1;
     port.meta.created_at = context.engine.context().loop.wall_now();
     port.meta.correlation = context.call.correlation;
-    port.spec = {vm.id(), network_id, mac_of(network_id, *address), ipv4_text(*address) + prefix};
+    port.spec = {vm.id(), network_id, mac_of(network_id, *address), ipv4_text(*address) + prefix,
+                 groups_of(vm, vm.spec.nics[i])};
+    guard_groups(context.view, port.spec.security_groups, guarded, change);
     change.guards.push_back({keys::of(port.id()), 0});
     change.writes.push_back({keys::of(port.id()), to_json_text(port)});
     const std::string address_key = keys::address(network_id, port.spec.address);
     change.guards.push_back({address_key, 0});
     change.writes.push_back({address_key, port.id().value});
-    if (guarded.insert(network_id.value).second) {
+    if (guarded.insert(keys::of(network_id)).second) {
       change.guards.push_back({keys::of(network_id), network->meta.revision});
     }
   }
@@ -226,6 +284,7 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
   if (before != nullptr) {
     if (auto refused = check_fixed(*before, after)) return refused;
     if (auto refused = check_while_running(*before, after)) return refused;
+    if (auto refused = check_groups(view, before, after)) return refused;
     if (const Image* image = view.images.find(after.spec.image)) {
       if (auto refused = check_fits_image(*image, after)) return refused;
     }
@@ -252,12 +311,16 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
     }
   }
   if (auto refused = check_volumes_of(view, after)) return refused;
+  if (auto refused = check_groups(view, nullptr, after)) return refused;
   return check_pin(view, after);
 }
 
 Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
                        Change& change) {
-  if (before != nullptr) return std::nullopt;
+  if (before != nullptr) {
+    change_groups(context, *before, after, change);
+    return std::nullopt;
+  }
   const Cluster* cluster = context.view.clusters.find(after.spec.cluster);
   const Image* image = context.view.images.find(after.spec.image);
   VIRGA_CHECK(cluster != nullptr && image != nullptr);

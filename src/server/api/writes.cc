@@ -298,6 +298,7 @@ void with_writable_kind(const std::string& name, Task&& task) {
   if (name == Kind<Network>::kPlural) task.template operator()<Network>();
   if (name == Kind<Device>::kPlural) task.template operator()<Device>();
   if (name == Kind<Volume>::kPlural) task.template operator()<Volume>();
+  if (name == Kind<SecurityGroup>::kPlural) task.template operator()<SecurityGroup>();
   if (name == Kind<Vm>::kPlural) task.template operator()<Vm>();
 }
 

@@ -16,6 +16,7 @@ constexpr Duration kSpreadDelay = milliseconds(100);
 /// A state names all members, so that thousands of hosts that come back at once would otherwise be
 /// told of each other without end.
 constexpr Duration kSpreadPause = milliseconds(1);
+constexpr std::size_t kGroupsBytes = 400'000;  ///< of a message, as estimated
 constexpr std::size_t kPlacesPerMessage = 4000;  ///< about 0.4 MiB
 
 }  // namespace
@@ -289,7 +290,14 @@ bool knows(const Hello& hello, const Command& command) {
   if (command.kind == CommandKind::console) return has(hello.features, "upload");
   const bool seeded = command.kind == CommandKind::start && command.launch &&
                       command.launch->seed && !command.launch->seed->user_data.empty();
-  return !seeded || has(hello.features, "user_data");
+  if (seeded && !has(hello.features, "user_data")) return false;
+  const bool opens_ports =
+      command.kind == CommandKind::start || command.kind == CommandKind::prepare_incoming;
+  if (!opens_ports || !command.launch) return true;
+  const auto& nics = command.launch->nics;
+  const bool guarded =
+      std::any_of(nics.begin(), nics.end(), [](const LaunchNic& nic) { return nic.guarded; });
+  return !guarded || has(hello.features, "security_groups");
 }
 
 }  // namespace
@@ -418,6 +426,45 @@ void AgentSessions::tell_places(const HostId& host, const FabricPlaces& places) 
     message.places->whole.clear();
     next = end;
   } while (next != places.at.end());
+}
+
+void AgentSessions::tell_groups(const HostId& host, const FabricGroups& groups) {
+  const LiveHost* live = find(host);
+  if (live == nullptr || live->session == 0) return;
+  if (!has(live->hello.features, "security_groups")) return;
+  constexpr std::size_t kEntryBytes = 300, kRuleBytes = 200, kAddressBytes = 20;
+  constexpr std::size_t kAddressesPerEntry = 4000;
+  std::vector<FabricGroups> parts(1);
+  std::size_t bytes = 0;
+  const auto room_for = [&](std::size_t more) -> FabricGroups& {
+    if (bytes + more > kGroupsBytes) {
+      parts.emplace_back();
+      bytes = 0;
+    }
+    bytes += kEntryBytes + more;
+    return parts.back();
+  };
+  parts.front().whole = groups.whole;
+  for (const PortGroups& port : groups.ports) room_for(kEntryBytes).ports.push_back(port);
+  for (const GroupRules& rules : groups.rules)
+    room_for(rules.rules.size() * kRuleBytes).rules.push_back(rules);
+  for (const GroupMembers& members : groups.members) {
+    std::size_t begin = 0;
+    do {
+      const std::size_t end = std::min(members.addresses.size(), begin + kAddressesPerEntry);
+      const auto first = members.addresses.begin() + static_cast<std::ptrdiff_t>(begin);
+      const auto last = members.addresses.begin() + static_cast<std::ptrdiff_t>(end);
+      room_for((end - begin) * kAddressBytes)
+          .members.push_back({members.vni, members.group, {first, last}});
+      begin = end;
+    } while (begin < members.addresses.size());
+  }
+  for (std::size_t at = 0; at < parts.size(); ++at) {
+    ServerMessage message;
+    message.groups = std::move(parts[at]);
+    message.groups->more = at + 1 < parts.size();
+    links_.send(live->session, message);
+  }
 }
 
 namespace {

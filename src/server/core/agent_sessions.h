@@ -84,6 +84,7 @@ class AgentSessions final : public HostCommands {
 
   /// Does nothing when the host is not connected: it is told all when it comes.
   void tell_places(const HostId& host, const FabricPlaces& places);
+  void tell_groups(const HostId& host, const FabricGroups& groups);
 
   /// The key that authenticates the probes of a cluster's hosts; each has its own.
   void set_probe_keys(std::function<std::string(const ClusterId&)> key_of) {

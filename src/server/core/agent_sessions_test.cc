@@ -48,6 +48,7 @@ class Sessions : public ::testing::Test, public HostLinks {
   void send(SessionId session, const ServerMessage& message) override {
     if (message.command) last_command_ = message.command->id;
     if (message.refusal) refusals_.push_back(message.refusal->text);
+    if (message.groups) groups_.push_back(*message.groups);
     if (!message.cluster) return;
     ++states_;
     members_[session] = message.cluster->members.size();
@@ -83,6 +84,7 @@ class Sessions : public ::testing::Test, public HostLinks {
   StoreMirror mirror_;
   AgentSessions sessions_;
   int states_ = 0;
+  std::vector<FabricGroups> groups_;
   std::uint64_t last_command_ = 0;
   std::vector<std::string> refusals_;
   std::set<SessionId> closed_;
@@ -159,6 +161,53 @@ TEST_F(Sessions, F_B6_F_F21_an_agent_is_asked_for_nothing_that_its_version_does_
   hello(0, [](Hello& said) { said.features = agent_features(); });
   EXPECT_EQ(refused(CommandKind::change_limits).code, Errc::internal);
   EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal);
+}
+
+TEST_F(Sessions, R_B3_A1_13_a_vm_with_security_groups_starts_only_where_they_are_kept) {
+  hello(0);
+  VmLaunch launch;
+  launch.nics.resize(1);
+  EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal) << "it has none";
+  launch.nics[0].guarded = true;
+  EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::unsupported);
+  EXPECT_EQ(refused(CommandKind::prepare_incoming, launch).code, Errc::unsupported);
+  EXPECT_EQ(refused(CommandKind::erase, launch).code, Errc::internal) << "opens nothing";
+  sessions_.tell_groups(HostId(name(0)), {});
+  EXPECT_TRUE(groups_.empty());
+  hello(0, [](Hello& said) { said.features = agent_features(); });
+  EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal);
+}
+
+TEST_F(Sessions, R_B3_large_groups_are_told_in_several_messages_and_the_last_says_so) {
+  hello(0, [](Hello& said) { said.features = agent_features(); });
+  FabricGroups told;
+  told.whole = true;
+  for (int number = 0; number < 2000; ++number)
+    told.ports.push_back({fmt::format("acme/vm-{}-0", number), 1001, "10.50.0.10", {"acme/web"}});
+  const std::vector<SecurityRule> rules(64, SecurityRule());
+  for (int number = 0; number < 100; ++number)
+    told.rules.push_back({1001, fmt::format("acme/{}", number), rules});
+  const std::vector<std::string> addresses(50'000, "10.150.200.250");
+  told.members.push_back({1001, "acme/web", addresses});
+  told.members.push_back({1001, "acme/none", {}});
+  sessions_.tell_groups(HostId(name(0)), told);
+  std::size_t ports = 0, rule_lists = 0, members = 0;
+  ASSERT_GT(groups_.size(), 1U);
+  for (std::size_t at = 0; at < groups_.size(); ++at) {
+    const FabricGroups& part = groups_[at];
+    ServerMessage message;
+    message.groups = part;
+    EXPECT_LT(to_json_text(message).size(), std::size_t{1} << 20);
+    EXPECT_EQ(part.whole, at == 0);
+    EXPECT_EQ(part.more, at + 1 < groups_.size());
+    ports += part.ports.size();
+    rule_lists += part.rules.size();
+    for (const GroupMembers& one : part.members) members += one.addresses.size();
+  }
+  EXPECT_EQ(ports, told.ports.size());
+  EXPECT_EQ(rule_lists, told.rules.size());
+  EXPECT_EQ(members, addresses.size());
+  EXPECT_EQ(groups_.back().members.back().group, "acme/none");
 }
 
 TEST_F(Sessions, F_B6_few_consoles_of_a_host_are_read_at_a_time) {

@@ -42,6 +42,10 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
                [this](const HostId& host, const FabricPlaces& places) {
                  sessions_.tell_places(host, places);
                }),
+      perimeter_(mirror_.view(),
+                 [this](const HostId& host, const FabricGroups& groups) {
+                   sessions_.tell_groups(host, groups);
+                 }),
       runner_(on_.loop, on_.store, mirror_, names_),
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
       storage_(on_.loop, on_.store, mirror_, sessions_, names_),
@@ -104,7 +108,10 @@ void ServerCore::lead(const Callback<void>& ready) {
         const Host* stored = view().hosts.find(host);
         if (stored != nullptr) mark(stored->spec.cluster);
       },
-      [this](const HostId& host) { overlay_.connected(host); },
+      [this](const HostId& host) {
+        overlay_.connected(host);
+        perimeter_.connected(host);
+      },
       [this](Event event) { journal_event(std::move(event)); });
   // Before the controller's listener, so that networks travel ahead of the VMs that need them.
   mirror_.listen([this](const std::vector<Change>& changes) {
@@ -115,8 +122,10 @@ void ServerCore::lead(const Callback<void>& ready) {
     });
     if (known_to_hosts) sessions_.spread_now();
     overlay_.changed(changes);
+    perimeter_.changed(changes);
   });
   overlay_.load();
+  perimeter_.load();
   runner_.start();
   controller_.start([this](const ClusterId& cluster) { return observe(cluster); },
                     options_.controller);

@@ -11,6 +11,7 @@
 #include "runtime/operation_runner.h"
 #include "server/core/agent_sessions.h"
 #include "server/core/overlay.h"
+#include "server/core/perimeter.h"
 
 namespace virga {
 
@@ -83,6 +84,7 @@ class ServerCore {
   NameSource names_;
   AgentSessions sessions_;
   Overlay overlay_;
+  Perimeter perimeter_;
   OperationRunner runner_;
   ClusterController controller_;
   StorageController storage_;
