@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/loop.h"
@@ -11,14 +12,21 @@
 
 namespace virga {
 
-/// Where a consumer finds a volume and what lets it in. All of it is secret and valid for one attachment only.
+/// Where a consumer finds a volume, what it asks for there and as whom. All of it is secret and valid for one
+/// attachment only; each protocol fills what it has, so that a consumer's block driver can be made of it alone:
+///
+///          address, port       export_name                     user, key
+///   nbd    of the server       the export's                    of the TLS-PSK
+///   file   none                absolute path of a raw file     none: the path is the secret
+///   iscsi  of the portal       the target; the volume is LUN 1 of CHAP; `user` is the initiator's name too
+///   rbd    of the monitors     POOL/NAMESPACE/IMAGE            of cephx
 struct VolumeEndpoint {
-  std::string protocol;     ///< "nbd"
-  std::string address;      ///< IPv4
-  int port = 0;
+  std::string protocol;     ///< as in the table
+  std::string address;      ///< IPv4; rbd: ADDRESS:PORT of each monitor, a comma between
+  int port = 0;             ///< 0 = the protocol has none, or it stands in the address
   std::string export_name;  ///< volume, epoch and 128 random bits or more
-  std::string user;         ///< of the TLS-PSK
-  std::string key;          ///< hex
+  std::string user;
+  std::string key;          ///< nbd, iscsi: hex; rbd: as Ceph writes it
 };
 BOOST_DESCRIBE_STRUCT(VolumeEndpoint, (), (protocol, address, port, export_name, user, key))
 
@@ -34,7 +42,17 @@ struct ObservedVolume {
 BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
                       (volume, size_mib, used_bytes, revoked, epochs, served))
 
-/// The volumes of one storage device. Implementations: NbdStore; one contract suite runs on all.
+/// What implementations differ in. Constant for the life of a store.
+struct BlockStoreCapabilities {
+  std::string protocol;         ///< of its endpoints
+  bool revokes = false;         ///< cuts consumers off that do not obey
+  bool grows_attached = false;  ///< grow() while consumers are attached
+  bool snapshots = false;       ///< none can yet
+};
+BOOST_DESCRIBE_STRUCT(BlockStoreCapabilities, (), (protocol, revokes, grows_attached, snapshots))
+
+/// The volumes of one storage device. Implementations: NbdStore, DirectoryStore, IscsiStore; one contract suite runs on
+/// all.
 ///
 /// Every call is idempotent: repeated, it succeeds without a second effect. An attachment is named by (volume, epoch);
 /// an epoch that was revoked is refused for ever, also after a restart: what was refused once is on disk before it is
@@ -42,6 +60,8 @@ BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
 class BlockStore {
  public:
   virtual ~BlockStore() = default;
+
+  virtual BlockStoreCapabilities capabilities() const = 0;
 
   /// Finds what the device holds and goes on serving what is attached. Once, first. Deadline 30 s.
   virtual void open(Callback<void> done) = 0;
@@ -52,7 +72,7 @@ class BlockStore {
                       Callback<void> done) = 0;
 
   /// Makes it larger, also while consumers use it: they are cut off for a moment and find it again at the same place.
-  /// Errors: not_found, invalid (smaller), exhausted. Deadline 10 s.
+  /// Errors: not_found, invalid (smaller), exhausted, conflict (is attached, without `grows_attached`). Deadline 10 s.
   virtual void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) = 0;
 
   /// Errors: conflict (is attached). One that is not there counts as erased. Deadline 10 s.
@@ -64,9 +84,18 @@ class BlockStore {
   virtual void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
                       Callback<VolumeEndpoint> done) = 0;
 
-  /// Ends all attachments up to `epoch`. When it completes none of them can write any more: what they had open is cut,
-  /// their key opens nothing. A server that does not obey is killed. Errors: not_found. Deadline 10 s.
+  /// Ends all attachments up to `epoch`. When it succeeds none of them can write any more: what they had open is cut,
+  /// their key opens nothing. Success is proof, in every store. One without `revokes` gives it only when it sees that
+  /// nobody has the volume open; one that cuts consumers it has to find first, only when it has found and cut them;
+  /// they answer unavailable else: no new consumer gets in from then on, and those attachments are observed still.
+  /// A server that does not obey is killed. Errors: not_found, unavailable. Deadline 10 s.
   virtual void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) = 0;
+
+  /// As revoke(), when the caller knows that the consumers up to `epoch` have ended (their agent says so, their host is
+  /// off): the store proves nothing and takes the caller's word. Errors: not_found. Deadline 10 s.
+  virtual void release(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+    revoke(volume, epoch, std::move(done));
+  }
 
   /// In order of id. Cheap but for one look at each file.
   virtual std::vector<ObservedVolume> observe() const = 0;
