@@ -1,5 +1,7 @@
 #pragma once
 
+#include <string>
+#include <utility>
 #include <vector>
 
 #include "base/loop.h"
@@ -9,7 +11,17 @@
 
 namespace virga {
 
-/// The volumes of one storage device. Implementations: NbdStore; one contract suite runs on all.
+/// What implementations differ in. Constant for the life of a store.
+struct BlockStoreCapabilities {
+  std::string protocol;         ///< of its endpoints
+  bool revokes = false;         ///< cuts consumers off that do not obey
+  bool grows_attached = false;  ///< grow() while consumers are attached
+  bool snapshots = false;       ///< none can yet
+};
+BOOST_DESCRIBE_STRUCT(BlockStoreCapabilities, (), (protocol, revokes, grows_attached, snapshots))
+
+/// The volumes of one storage device. Implementations: NbdStore, DirectoryStore, IscsiStore; one contract suite runs on
+/// all.
 ///
 /// Every call is idempotent: repeated, it succeeds without a second effect. An attachment is named by (volume, epoch);
 /// an epoch that was revoked is refused for ever, also after a restart: what was refused once is on disk before it is
@@ -17,6 +29,8 @@ namespace virga {
 class BlockStore {
  public:
   virtual ~BlockStore() = default;
+
+  virtual BlockStoreCapabilities capabilities() const = 0;
 
   /// Finds what the device holds and goes on serving what is attached. Once, first. Deadline 30 s.
   virtual void open(Callback<void> done) = 0;
@@ -27,7 +41,7 @@ class BlockStore {
                       Callback<void> done) = 0;
 
   /// Makes it larger, also while consumers use it: they are cut off for a moment and find it again at the same place.
-  /// Errors: not_found, invalid (smaller), exhausted. Deadline 10 s.
+  /// Errors: not_found, invalid (smaller), exhausted, conflict (is attached, without `grows_attached`). Deadline 10 s.
   virtual void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) = 0;
 
   /// Errors: conflict (is attached). One that is not there counts as erased. Deadline 10 s.
@@ -39,13 +53,22 @@ class BlockStore {
   virtual void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
                       Callback<VolumeEndpoint> done) = 0;
 
-  /// Ends all attachments up to `epoch`. When it completes none of them can write any more: what they had open is cut,
-  /// their key opens nothing. A server that does not obey is killed. Errors: not_found. Deadline 10 s.
+  /// Ends all attachments up to `epoch`. When it succeeds none of them can write any more: what they had open is cut,
+  /// their key opens nothing. Success is proof, in every store. One without `revokes` gives it only when it sees that
+  /// nobody has the volume open; one that cuts consumers it has to find first, only when it has found and cut them;
+  /// they answer unavailable else: no new consumer gets in from then on, and those attachments are observed still.
+  /// A server that does not obey is killed. Errors: not_found, unavailable. Deadline 10 s.
   virtual void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) = 0;
 
-  /// Ends this one attachment and leaves the older ones: what the destination of a live move had that did not end
-  /// there. Otherwise as revoke(); the epoch is refused from then on. One that is not there counts as ended.
+  /// Ends this one attachment and leaves the older ones: what the destination of a live move had that was given up. As
+  /// release(): its consumer has never run. The epoch is refused from then on. One that is not there counts as ended.
   virtual void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) = 0;
+
+  /// As revoke(), when the caller knows that the consumers up to `epoch` have ended (their agent says so, their host is
+  /// off): the store proves nothing and takes the caller's word. Errors: not_found. Deadline 10 s.
+  virtual void release(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+    revoke(volume, epoch, std::move(done));
+  }
 
   /// In order of id. Cheap but for one look at each file.
   virtual std::vector<ObservedVolume> observe() const = 0;

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,14 +41,19 @@ class BlockStoreLab {
 
   /// Ends the agent and starts another on the same device; what serves volumes lives on.
   virtual void restart_agent() = 0;
-  virtual void kill_server(const VolumeId& volume) = 0;
-  virtual void hang_server(const VolumeId& volume) = 0;
+
+  /// Of stores whose volumes are served by a process of this machine: the suite BlockServerContract.
+  virtual void kill_server(const VolumeId&) {}
+  virtual void hang_server(const VolumeId&) {}
 
   /// A consumer opens the volume and takes its steps, beside this test; one at a time.
   virtual void use_meanwhile(const VolumeEndpoint& at, const std::vector<ConsumerStep>& steps) = 0;
 
   /// Waits for its end. True when all steps succeeded.
   virtual bool used() = 0;
+
+  /// At most; a consumer waits that long before it tries what must fail.
+  virtual Duration revocation_takes() const { return milliseconds(1500); }
 
   /// On the device, read from beside.
   virtual int first_byte(const VolumeId& volume) = 0;
@@ -102,6 +108,11 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
     return wait<void>(
         [&](Callback<void> done) { lab->store().detach(data, {1, epoch}, std::move(done)); });
   }
+  Result<void> release(std::uint64_t epoch) {
+    return wait<void>(
+        [&](Callback<void> done) { lab->store().release(data, {1, epoch}, std::move(done)); });
+  }
+
   ObservedVolume seen() const {
     for (const ObservedVolume& one : lab->store().observe()) {
       if (one.volume == data) return one;
@@ -120,6 +131,14 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
   static constexpr std::int64_t kMib = 1 << 20;
   const VolumeId data{"acme/data"};
   std::unique_ptr<BlockStoreLab> lab = GetParam()();
+  const BlockStoreCapabilities can = lab->store().capabilities();
 };
+
+/// What stores besides promise that serve volumes by a process of their own.
+class BlockServerContract : public BlockStoreContract {};
+
+/// What stores besides promise that can cut consumers off; and those that cannot.
+class BlockFenceContract : public BlockStoreContract {};
+class BlockNoFenceContract : public BlockStoreContract {};
 
 }  // namespace virga

@@ -11,14 +11,21 @@
 
 namespace virga {
 
-/// Where a consumer finds a volume and what lets it in. All of it is secret and valid for one attachment only.
+/// Where a consumer finds a volume, what it asks for there and as whom. All of it is secret and valid for one
+/// attachment only; each protocol fills what it has, so that a consumer's block driver can be made of it alone:
+///
+///          address, port       export_name                     user, key
+///   nbd    of the server       the export's                    of the TLS-PSK
+///   file   none                absolute path of a raw file     none: the path is the secret
+///   iscsi  of the portal       the target; the volume is LUN 1 of CHAP; `user` is the initiator's name too
+///   rbd    of the monitors     POOL/NAMESPACE/IMAGE            of cephx
 struct VolumeEndpoint {
-  std::string protocol;     ///< "nbd"
-  std::string address;      ///< IPv4
-  int port = 0;
+  std::string protocol;     ///< as in the table
+  std::string address;      ///< IPv4; rbd: ADDRESS:PORT of each monitor, a comma between
+  int port = 0;             ///< 0 = the protocol has none, or it stands in the address
   std::string export_name;  ///< volume, epoch and 128 random bits or more
-  std::string user;         ///< of the TLS-PSK
-  std::string key;          ///< hex
+  std::string user;
+  std::string key;          ///< nbd, iscsi: hex; rbd: as Ceph writes it
 };
 BOOST_DESCRIBE_STRUCT(VolumeEndpoint, (), (protocol, address, port, export_name, user, key))
 

@@ -5,21 +5,14 @@
 #include <algorithm>
 #include <utility>
 
+#include "driver/volume_rules.h"
+
 namespace virga::sim {
 namespace {
 
 constexpr Duration kFileTakes = milliseconds(5);
 constexpr Duration kServerTakes = milliseconds(70);
 constexpr Duration kObeyWithin = seconds(1);
-
-Result<void> check_id(const VolumeId& volume) {
-  const std::size_t slash = volume.value.find('/');
-  if (slash == std::string::npos) {
-    return make_error(Errc::invalid, "volume \"" + volume.value + "\" is no TENANT/NAME");
-  }
-  if (auto fine = check_name("tenant", volume.value.substr(0, slash)); !fine) return fine;
-  return check_name("volume", volume.value.substr(slash + 1));
-}
 
 /// A server that has just been started, or has obeyed, lets in whom the record knows.
 void serve(VolumeTruth& truth) {
@@ -134,11 +127,8 @@ void SimBlockStore::open(Callback<void> done) {
 void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
                            Callback<void> done) {
   later(volume, kFileTakes, [this, volume, size_mib, revoked, done = std::move(done)] {
-    if (auto fine = check_id(volume); !fine) return done(std::move(fine));
-    if (size_mib.value < 1) {
-      return done(make_error(
-          Errc::invalid, fmt::format("size_mib: {} is out of range: 1 and more", size_mib.value)));
-    }
+    if (auto fine = check_volume_id(volume); !fine) return done(std::move(fine));
+    if (auto fine = check_volume_size(size_mib); !fine) return done(std::move(fine));
     const auto there = find(volume);
     if (there && (*there)->size_mib != size_mib) {
       return done(make_error(Errc::conflict, fmt::format("{} is there with {} MiB", volume.value,
@@ -153,10 +143,8 @@ void SimBlockStore::grow(const VolumeId& volume, Mib size_mib, Callback<void> do
   later(volume, kServerTakes, [this, volume, size_mib, done = std::move(done)] {
     const auto truth = find(volume);
     if (!truth) return done(truth.error());
-    if (size_mib < (*truth)->size_mib) {
-      return done(make_error(
-          Errc::invalid, fmt::format("size_mib: {} is less than the {} MiB of {}", size_mib.value,
-                                     (*truth)->size_mib.value, volume.value)));
+    if (auto fine = check_growth(volume, (*truth)->size_mib, size_mib); !fine) {
+      return done(std::move(fine));
     }
     (*truth)->size_mib = size_mib;
     serve(**truth);
@@ -176,19 +164,14 @@ void SimBlockStore::erase(const VolumeId& volume, Callback<void> done) {
   });
 }
 
-Result<VolumeEndpoint> SimBlockStore::admit(const VolumeId& volume, VolumeTruth& truth,
-                                            const Epoch& epoch, const Epoch& beside) {
-  const std::string what = fmt::format("attach {} with epoch {}", volume.value, to_string(epoch));
+Result<VolumeEndpoint> SimBlockStore::let_in(const VolumeId& volume, VolumeTruth& truth,
+                                             const Epoch& epoch, const Epoch& beside) {
   auto& all = truth.attachments;
-  if (const auto same = all.find(epoch); same != all.end()) return same->second;
-  if (epoch <= std::max(truth.revoked, truth.highest)) {
-    return make_error(Errc::fenced, what + ": a newer one is known");
-  }
-  for (const auto& [other, at] : all) {
-    if (other == beside) continue;
-    return make_error(Errc::conflict, fmt::format("{}: epoch {} is attached; revoke it first", what,
-                                                  to_string(other)));
-  }
+  std::vector<Epoch> attached;
+  for (const auto& [other, at] : all) attached.push_back(other);
+  const auto admission = admit(volume, truth.revoked, truth.highest, attached, epoch, beside);
+  if (!admission) return admission.error();
+  if (*admission == Admission::attached) return all.at(epoch);
   truth.highest = epoch;
   const std::uint64_t serial = ++device_.serial;
   const int port = all.empty() ? static_cast<int>(10'000 + serial) : all.begin()->second.port;
@@ -207,7 +190,7 @@ void SimBlockStore::attach(const VolumeId& volume, const Epoch& epoch, const Epo
         [this, volume, epoch, beside, done = std::move(done)] {
           const auto truth = find(volume);
           if (!truth) return done(truth.error());
-          auto at = admit(volume, **truth, epoch, beside);
+          auto at = let_in(volume, **truth, epoch, beside);
           if (at) serve(**truth);
           done(std::move(at));
         });

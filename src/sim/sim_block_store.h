@@ -58,6 +58,7 @@ class SimBlockStore : public BlockStore {
   SimBlockStore(Loop& agent, DeviceTruth& device);
   ~SimBlockStore() override;
 
+  BlockStoreCapabilities capabilities() const override { return {"nbd", true, true, false}; }
   void open(Callback<void> done) override;
   void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
               Callback<void> done) override;
@@ -73,8 +74,8 @@ class SimBlockStore : public BlockStore {
   void later(const VolumeId& volume, Duration takes, Task task);
   Result<VolumeTruth*> find(const VolumeId& volume);
   Duration obedience(const VolumeId& volume) const;
-  Result<VolumeEndpoint> admit(const VolumeId& volume, VolumeTruth& truth, const Epoch& epoch,
-                               const Epoch& beside);
+  Result<VolumeEndpoint> let_in(const VolumeId& volume, VolumeTruth& truth, const Epoch& epoch,
+                                const Epoch& beside);
 
   Loop& agent_;
   DeviceTruth& device_;

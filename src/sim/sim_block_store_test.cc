@@ -82,4 +82,6 @@ std::unique_ptr<BlockStoreLab> make_lab() { return std::make_unique<SimDeviceLab
 
 namespace virga {
 INSTANTIATE_TEST_SUITE_P(Sim, BlockStoreContract, testing::Values(&sim::make_lab));
+INSTANTIATE_TEST_SUITE_P(Sim, BlockServerContract, testing::Values(&sim::make_lab));
+INSTANTIATE_TEST_SUITE_P(Sim, BlockFenceContract, testing::Values(&sim::make_lab));
 }  // namespace virga

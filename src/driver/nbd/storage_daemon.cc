@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "driver/qmp/unix_socket.h"
-#include "edge/file.h"
+#include "driver/volumes/server_record.h"
 
 namespace virga {
 namespace {
@@ -22,14 +22,13 @@ std::string text_of(const json::object& object) { return json::serialize(object)
 
 }  // namespace
 
-StorageDaemon::StorageDaemon(AsioLoop& loop, const NbdOptions& options, VolumeFolder folder,
-                             Task exited)
-    : loop_(loop), options_(options), folder_(std::move(folder)), exited_(std::move(exited)) {}
+StorageDaemon::StorageDaemon(AsioLoop& loop, const NbdOptions& options, NbdFiles files, Task exited)
+    : loop_(loop), options_(options), files_(std::move(files)), exited_(std::move(exited)) {}
 
 StorageDaemon::~StorageDaemon() = default;
 
 Result<void> StorageDaemon::launch(const Descriptor& listener) {
-  auto qmp = listen_unix(folder_.qmp());
+  auto qmp = listen_unix(files_.qmp());
   if (!qmp) return qmp.error();
   ProcessOptions made;
   made.arguments = {options_.program,
@@ -38,7 +37,7 @@ Result<void> StorageDaemon::launch(const Descriptor& listener) {
                     "--monitor",
                     "chardev=qmp",
                     "--object",
-                    "tls-creds-psk,id=tls,endpoint=server,dir=" + folder_.keys(),
+                    "tls-creds-psk,id=tls,endpoint=server,dir=" + files_.keys(),
                     "--object",
                     "throttle-group,id=limits",
                     "--nbd-server",
@@ -47,7 +46,7 @@ Result<void> StorageDaemon::launch(const Descriptor& listener) {
                     "--blockdev",
                     text_of({{"driver", "file"},
                              {"node-name", "file"},
-                             {"filename", folder_.image()},
+                             {"filename", files_.image()},
                              {"discard", "unmap"}}),
                     "--blockdev",
                     text_of({{"driver", "raw"}, {"node-name", "format"}, {"file", "file"}}),
@@ -58,24 +57,16 @@ Result<void> StorageDaemon::launch(const Descriptor& listener) {
                              {"file", "format"}})};
   made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
   made.descriptors = {{kQmpDescriptor, qmp->get()}, {kListenDescriptor, listener.get()}};
-  made.output_path = folder_.log();
+  made.output_path = files_.log();
   ::unlink(made.output_path.c_str());
   auto process = Process::spawn(loop_, made);
   if (!process) return process.error();
   follow(std::move(*process));
-  const ServerRecord server{read_boot_id(), process_->pid(), process_->start_ticks()};
-  return replace_file(folder_.server(), to_json_text(server), 0600);
+  return note_server(files_.server(), *process_);
 }
 
 Result<void> StorageDaemon::adopt() {
-  const auto text = read_file(folder_.server());
-  if (!text) return text.error();
-  const auto server = from_json_text<ServerRecord>(*text, UnknownFields::ignore);
-  if (!server) return server.error();
-  if (server->boot_id != read_boot_id()) {
-    return make_error(Errc::not_found, "its server ended with an earlier boot");
-  }
-  auto process = Process::adopt(loop_, static_cast<pid_t>(server->pid), server->start_ticks);
+  auto process = adopt_server(loop_, files_.server());
   if (!process) return process.error();
   follow(std::move(*process));
   return {};
@@ -92,7 +83,7 @@ void StorageDaemon::follow(std::unique_ptr<Process> process) {
 
 void StorageDaemon::connect(Callback<void> done) {
   open_ = false;
-  auto socket = connect_unix(folder_.qmp());
+  auto socket = connect_unix(files_.qmp());
   if (!socket) return loop_.post([done, why = socket.error()] { done(why); });
   qmp_ = std::make_unique<QmpClient>(loop_, std::make_unique<QmpSocket>(loop_, std::move(*socket)));
   qmp_->on_closed([this](const Error&) { open_ = false; });

@@ -4,7 +4,7 @@
 #include <memory>
 #include <string>
 
-#include "driver/nbd/volume_record.h"
+#include "driver/nbd/nbd_files.h"
 #include "driver/qmp/qmp_client.h"
 #include "edge/process.h"
 
@@ -23,7 +23,7 @@ struct NbdOptions {
 class StorageDaemon {
  public:
   /// `exited`: once, when the process is gone.
-  StorageDaemon(AsioLoop& loop, const NbdOptions& options, VolumeFolder folder, Task exited);
+  StorageDaemon(AsioLoop& loop, const NbdOptions& options, NbdFiles files, Task exited);
   ~StorageDaemon();
   StorageDaemon(const StorageDaemon&) = delete;
   StorageDaemon& operator=(const StorageDaemon&) = delete;
@@ -59,7 +59,7 @@ class StorageDaemon {
 
   AsioLoop& loop_;
   const NbdOptions& options_;
-  VolumeFolder folder_;
+  const NbdFiles files_;
   Task exited_;
   std::unique_ptr<Process> process_;
   std::unique_ptr<QmpClient> qmp_;

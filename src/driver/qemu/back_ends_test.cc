@@ -12,6 +12,7 @@
 #include "driver/qemu/boot_sectors.h"
 #include "driver/qemu/hardware.h"
 #include "driver/qmp/unix_socket.h"
+#include "driver/volumes/server_record.h"
 #include "edge/asio_loop.h"
 #include "edge/file.h"
 #include "edge/process.h"

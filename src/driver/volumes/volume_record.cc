@@ -1,11 +1,12 @@
-#include "driver/nbd/volume_record.h"
+#include "driver/volumes/volume_record.h"
 
-#include <unistd.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <filesystem>
 
 #include "base/log.h"
+#include "driver/volume_rules.h"
 #include "edge/file.h"
 #include "edge/tls.h"
 
@@ -13,13 +14,34 @@ namespace virga {
 
 namespace fs = std::filesystem;
 
+std::vector<Epoch> epochs_of(const VolumeRecord& record) {
+  std::vector<Epoch> epochs;
+  for (const AttachmentRecord& one : record.attachments) epochs.push_back(one.epoch);
+  return epochs;
+}
+
+std::vector<AttachmentRecord> admitted_of(const VolumeRecord& record) {
+  std::vector<AttachmentRecord> admitted = record.attachments;
+  std::erase_if(admitted, [&](const AttachmentRecord& one) { return one.epoch <= record.revoked; });
+  return admitted;
+}
+
+/// Dots stand in no name of a tenant or a volume; QEMU wants a letter first.
+std::string export_prefix(const VolumeId& volume) {
+  std::string name = volume.value;
+  std::replace(name.begin(), name.end(), '/', '.');
+  return "v." + name + ".";
+}
+
+AttachmentRecord new_attachment(const VolumeId& volume, const Epoch& epoch) {
+  return {epoch,
+          fmt::format("{}{}.{}", export_prefix(volume), to_string(epoch),
+                      random_secret().substr(0, 32)),
+          "e" + to_string(epoch), random_secret()};
+}
+
 Result<VolumeFolder> folder_of(const std::string& device, const VolumeId& volume) {
-  const std::size_t slash = volume.value.find('/');
-  if (slash == std::string::npos) {
-    return make_error(Errc::invalid, "volume \"" + volume.value + "\" is no TENANT/NAME");
-  }
-  if (auto fine = check_name("tenant", volume.value.substr(0, slash)); !fine) return fine.error();
-  if (auto fine = check_name("volume", volume.value.substr(slash + 1)); !fine) return fine.error();
+  if (auto fine = check_volume_id(volume); !fine) return fine.error();
   return VolumeFolder{device + "/" + volume.value};
 }
 
@@ -35,21 +57,11 @@ Result<void> write_record(const VolumeFolder& folder, const VolumeRecord& record
   return write_file_atomically(folder.record(), to_json_text(record), 0600);
 }
 
-Result<void> write_keys(const VolumeFolder& folder, const VolumeRecord& record) {
-  if (auto made = make_folders(folder.keys(), 0700); !made) return made;
-  const std::string group = folder.keys() + "/dh-params.pem";
-  if (::access(group.c_str(), F_OK) != 0) {
-    if (auto made = replace_file(group, dh_parameters_pem(), 0600); !made) return made;
-  }
-  std::string lines;
-  for (const AttachmentRecord& one : record.attachments) lines += one.user + ":" + one.key + "\n";
-  return replace_file(folder.keys() + "/keys.psk", lines, 0600);
-}
-
 std::vector<VolumeRecord> read_records(const std::string& device) {
   std::vector<VolumeRecord> records;
   std::error_code failed;
   for (const auto& tenant : fs::directory_iterator(device, failed)) {
+    if (!check_name("tenant", tenant.path().filename().string())) continue;
     for (const auto& volume : fs::directory_iterator(tenant.path(), failed)) {
       auto record = read_record({volume.path().string()});
       if (record) {

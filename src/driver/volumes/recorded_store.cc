@@ -1,0 +1,179 @@
+#include "driver/volumes/recorded_store.h"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "base/log.h"
+#include "driver/volume_rules.h"
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+constexpr int kWorkers = 2;
+constexpr std::size_t kJobsMax = 256;
+
+/// The medium first, anew: what an erasure that was cut short has left is nobody's to read. A
+/// record that cannot be read is never replaced: it says who is shut out.
+Result<void> make_files(const VolumeAccess& access, const VolumeFolder& folder,
+                        const VolumeRecord& record) {
+  if (auto made = make_folders(folder.path, 0700); !made) return made;
+  const auto there = read_record(folder);
+  if (there && there->size_mib == record.size_mib) return {};  // by a call a moment ago
+  if (there || there.error().code != Errc::not_found) {
+    const std::string why = there ? "it is there with another size" : there.error().text();
+    return make_error(Errc::conflict, "create " + record.volume.value + ": " + why);
+  }
+  if (auto made = access.make_medium(record); !made) return made;
+  return write_record(folder, record);
+}
+
+}  // namespace
+
+RecordedStore::RecordedStore(AsioLoop& loop, std::string directory,
+                             std::unique_ptr<DeviceAccess> access)
+    : loop_(loop),
+      directory_(std::move(directory)),
+      access_(std::move(access)),
+      context_{loop, worker_, access_->capabilities()},
+      worker_(loop, kWorkers, kJobsMax) {}
+
+RecordedStore::~RecordedStore() = default;
+
+void RecordedStore::open(Callback<void> done) {
+  access_->open(context_,
+                [this, done = std::move(done), alive = std::weak_ptr(alive_)](Result<void> opened) {
+                  if (alive.expired()) return;
+                  if (!opened) return done(std::move(opened));
+                  read_all(done);
+                });
+}
+
+void RecordedStore::read_all(Callback<void> done) {
+  worker_.run<std::vector<VolumeRecord>>(
+      [directory = directory_]() -> Result<std::vector<VolumeRecord>> {
+        if (auto made = make_folders(directory, 0700); !made) return made.error();
+        return read_records(directory);
+      },
+      [this, done = std::move(done),
+       alive = std::weak_ptr(alive_)](Result<std::vector<VolumeRecord>> records) {
+        if (alive.expired()) return;
+        if (!records) return done(records.error());
+        for (const VolumeRecord& record : *records) {
+          const auto folder = folder_of(directory_, record.volume);
+          if (!folder) continue;
+          volumes_[record.volume] = std::make_unique<RecordedVolume>(
+              context_, *folder, record, access_->volume(context_, *folder, record.volume));
+        }
+        resume_all(done);
+      });
+}
+
+/// One that cannot be served now holds up no other.
+void RecordedStore::resume_all(Callback<void> done) {
+  auto left = std::make_shared<std::size_t>(volumes_.size());
+  if (*left == 0) return done({});
+  for (const auto& [id, volume] : volumes_) {
+    volume->resume([left, done, id = id](Result<void> resumed) {
+      if (!resumed) log_line(LogLevel::error, "volume", id.value + ": " + resumed.error().text());
+      if (--*left == 0) done({});
+    });
+  }
+}
+
+Result<RecordedVolume*> RecordedStore::find(const VolumeId& volume) {
+  const auto found = volumes_.find(volume);
+  if (found != volumes_.end()) return found->second.get();
+  return make_error(Errc::not_found, "there is no volume \"" + volume.value + "\" on this device");
+}
+
+void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
+                           Callback<void> done) {
+  const auto folder = folder_of(directory_, volume);
+  if (!folder) return answer<void>(loop_, std::move(done), folder.error());
+  if (auto fine = check_volume_size(size_mib); !fine) {
+    return answer(loop_, std::move(done), std::move(fine));
+  }
+  if (const auto there = find(volume)) {
+    const Mib has = (*there)->record().size_mib;
+    if (has == size_mib) return answer<void>(loop_, std::move(done), {});
+    return answer<void>(loop_, std::move(done),
+                        make_error(Errc::conflict, fmt::format("{} is there with {} MiB",
+                                                               volume.value, has.value)));
+  }
+  VolumeRecord record;
+  record.volume = volume;
+  record.size_mib = size_mib;
+  record.revoked = revoked;
+  make(*folder, record, std::move(done));
+}
+
+void RecordedStore::make(const VolumeFolder& folder, const VolumeRecord& record,
+                         Callback<void> done) {
+  auto access = std::make_shared<std::unique_ptr<VolumeAccess>>(
+      access_->volume(context_, folder, record.volume));
+  worker_.run<void>([access, folder, record] { return make_files(**access, folder, record); },
+                    [this, access, folder, record, done = std::move(done),
+                     alive = std::weak_ptr(alive_)](Result<void> made) {
+                      if (alive.expired()) return;
+                      if (made && !volumes_.contains(record.volume)) {
+                        volumes_[record.volume] = std::make_unique<RecordedVolume>(
+                            context_, folder, record, std::move(*access));
+                      }
+                      done(std::move(made));
+                    });
+}
+
+void RecordedStore::grow(const VolumeId& volume, Mib size_mib, Callback<void> done) {
+  const auto found = find(volume);
+  if (found) return (*found)->grow(size_mib, std::move(done));
+  answer<void>(loop_, std::move(done), found.error());
+}
+
+void RecordedStore::erase(const VolumeId& volume, Callback<void> done) {
+  std::erase_if(erased_, [](const auto& one) { return one->over(); });
+  const auto found = find(volume);
+  if (!found) return answer<void>(loop_, std::move(done), {});
+  (*found)->erase([this, volume, done = std::move(done)](Result<void> erased) {
+    const auto there = volumes_.find(volume);
+    if (erased && there != volumes_.end()) {
+      erased_.push_back(std::move(there->second));  // its own call is still on the stack
+      volumes_.erase(there);
+    }
+    done(std::move(erased));
+  });
+}
+
+void RecordedStore::attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
+                           Callback<VolumeEndpoint> done) {
+  const auto found = find(volume);
+  if (found) return (*found)->attach(epoch, beside, std::move(done));
+  answer<VolumeEndpoint>(loop_, std::move(done), found.error());
+}
+
+void RecordedStore::revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+  const auto found = find(volume);
+  if (found) return (*found)->revoke(epoch, std::move(done));
+  answer<void>(loop_, std::move(done), found.error());
+}
+
+void RecordedStore::release(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+  const auto found = find(volume);
+  if (found) return (*found)->release(epoch, std::move(done));
+  answer<void>(loop_, std::move(done), found.error());
+}
+
+void RecordedStore::detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) {
+  const auto found = find(volume);
+  if (found) return (*found)->detach(epoch, std::move(done));
+  answer<void>(loop_, std::move(done), {});
+}
+
+std::vector<ObservedVolume> RecordedStore::observe() const {
+  std::vector<ObservedVolume> seen;
+  for (const auto& [id, volume] : volumes_) seen.push_back(volume->observe());
+  return seen;
+}
+
+}  // namespace virga
