@@ -367,6 +367,31 @@ TEST(AgentCore, F_B7_a_shorter_patience_counts_from_when_it_is_known) {
   EXPECT_TRUE(silent()) << "the next beat comes after the new heartbeat";
 }
 
+TEST(AgentCore, R_B3_security_groups_in_parts_are_kept_together_and_not_over_a_lost_link) {
+  SimLoop loop;
+  Agent a(loop, "a");
+  a.welcome();
+  const auto part = [&](bool whole, const std::string& port, bool more) {
+    ServerMessage message;
+    message.groups = FabricGroups{whole, {{port, 1001, "10.50.0.10", {"acme/web"}}}, {}, {}, more};
+    a.core.link_received(message);
+  };
+  part(true, "acme/one-0", true);
+  EXPECT_TRUE(a.fabric.guarded.empty());
+  part(false, "acme/two-0", false);
+  ASSERT_EQ(a.fabric.guarded.size(), 1U);
+  EXPECT_TRUE(a.fabric.guarded[0].whole);
+  EXPECT_EQ(a.fabric.guarded[0].ports.size(), 2U);
+  part(true, "acme/lost-0", true);
+  a.core.link_closed("cut");
+  a.core.link_opened();
+  a.welcome();
+  part(false, "acme/three-0", false);
+  ASSERT_EQ(a.fabric.guarded.size(), 2U);
+  EXPECT_FALSE(a.fabric.guarded[1].whole);
+  EXPECT_EQ(a.fabric.guarded[1].ports.size(), 1U);
+}
+
 TEST(AgentCore, A1_14_F_B7_datagrams_that_are_not_authentic_are_dropped) {
   SimLoop loop;
   Agent a(loop, "a");

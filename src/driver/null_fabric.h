@@ -1,6 +1,7 @@
 #pragma once
 
 #include <utility>
+#include <vector>
 
 #include "base/loop.h"
 #include "driver/fabric.h"
@@ -17,7 +18,8 @@ class NullFabric final : public Fabric {
   void place(const FabricPlaces&, Callback<void> done) override {
     answer<void>(loop_, std::move(done), {});
   }
-  void guard(const FabricGroups&, Callback<void> done) override {
+  void guard(const FabricGroups& groups, Callback<void> done) override {
+    guarded.push_back(groups);
     answer<void>(loop_, std::move(done), {});
   }
   std::uint64_t version() const override { return 0; }
@@ -27,6 +29,8 @@ class NullFabric final : public Fabric {
   void close_port(const LaunchNic&, Callback<void> done) override {
     answer<void>(loop_, std::move(done), {});
   }
+
+  std::vector<FabricGroups> guarded;  ///< all calls
 
  private:
   Loop& loop_;

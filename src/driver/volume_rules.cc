@@ -33,20 +33,20 @@ Result<void> check_growth(const VolumeId& volume, Mib has, Mib wanted) {
                                                wanted.value, has.value, volume.value));
 }
 
-Result<Admission> admit(const VolumeId& volume, const Epoch& revoked, const Epoch& highest,
-                        const std::vector<Epoch>& attached, const Epoch& epoch,
+Result<Admission> admit(const VolumeId& volume, const AttachmentState& state, const Epoch& epoch,
                         const Epoch& beside) {
   const std::string what = fmt::format("attach {} with epoch {}", volume.value, to_string(epoch));
-  if (epoch <= revoked) {
+  const std::vector<Epoch>& attached = state.attached;
+  if (epoch <= state.revoked) {
     return make_error(Errc::fenced,
-                      fmt::format("{}: all up to {} are revoked", what, to_string(revoked)));
+                      fmt::format("{}: all up to {} are revoked", what, to_string(state.revoked)));
   }
   if (std::find(attached.begin(), attached.end(), epoch) != attached.end()) {
     return Admission::attached;
   }
-  if (epoch <= highest) {
-    return make_error(Errc::fenced,
-                      fmt::format("{}: epoch {} was attached before", what, to_string(highest)));
+  if (epoch <= state.highest) {
+    return make_error(Errc::fenced, fmt::format("{}: epoch {} was attached before", what,
+                                                to_string(state.highest)));
   }
   for (const Epoch& other : attached) {
     if (other == beside) continue;

@@ -21,11 +21,16 @@ Result<void> check_growth(const VolumeId& volume, Mib has, Mib wanted);
 
 enum class Admission { attached, admitted };
 
-/// Whether `epoch` may be attached beside what is attached now (`attached`, in order): it is already, or it is let in.
-/// `highest`: that was ever attached. `beside`: the attachment that a live move leaves.
+/// What stands on record of a volume's attachments.
+struct AttachmentState {
+  Epoch revoked;                ///< attachments up to this epoch are over for ever
+  Epoch highest;                ///< that was ever attached
+  std::vector<Epoch> attached;  ///< in order
+};
+
+/// Whether `epoch` may be attached: it is already, or it is let in. `beside`: the attachment that a live move leaves.
 /// Errors: fenced (revoked, or older than what was attached), conflict (attached otherwise).
-Result<Admission> admit(const VolumeId& volume, const Epoch& revoked, const Epoch& highest,
-                        const std::vector<Epoch>& attached, const Epoch& epoch,
+Result<Admission> admit(const VolumeId& volume, const AttachmentState& state, const Epoch& epoch,
                         const Epoch& beside);
 
 }  // namespace virga

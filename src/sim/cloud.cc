@@ -377,8 +377,28 @@ std::vector<std::string> Cloud::misled() {
   return wrong;
 }
 
+/// Ports whose host does not know their security groups.
+std::vector<std::string> Cloud::unguarded() {
+  std::vector<std::string> wrong;
+  for (const Port& port : read_all<Port>(keys::kPort)) {
+    const auto places = checker_.running_at(port.spec.vm);
+    if (places.size() != 1) continue;
+    std::vector<std::string> right;
+    for (const SecurityGroupId& group : port.spec.security_groups) right.push_back(group.value);
+    const auto& known = programs_[places.front()]->networks.groups;
+    const auto found = known.find(port.id().value);
+    const auto believed = found == known.end() ? std::vector<std::string>() : found->second;
+    if (believed == right) continue;
+    wrong.push_back(fmt::format("{} knows port {} with {} security groups instead of {}",
+                                world_.hosts()[places.front()].id.value, port.id().value,
+                                believed.size(), right.size()));
+  }
+  return wrong;
+}
+
 std::vector<std::string> Cloud::unsettled() {
   std::vector<std::string> open = misled();
+  for (std::string& wrong : unguarded()) open.push_back(std::move(wrong));
   for (const Vm& vm : read_all<Vm>(keys::kVm)) {
     const bool should_run = vm.spec.power == DesiredPower::running && !vm.meta.deleting_at;
     const auto places = checker_.running_at(vm.id());

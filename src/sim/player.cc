@@ -117,6 +117,7 @@ void put_port(Cloud& cloud, const ScenarioVm& vm, int number) {
                                 number >> 8 & 255, number & 255);
     port.spec.address =
         fmt::format("10.{}.{}.{}/8", number >> 16 & 255, number >> 8 & 255, number & 255);
+    if (number % 2 == 0) port.spec.security_groups = {SecurityGroupId(port.meta.tenant + "/web")};
   });
 }
 

@@ -65,9 +65,8 @@ bool DeviceTruth::knows(const VolumeId& volume, const VolumeEndpoint& with) cons
   const auto found = volumes.find(volume);
   if (found == volumes.end()) return false;
   const auto& all = found->second.attachments;
-  return std::any_of(all.begin(), all.end(), [&](const auto& one) {
-    return one.second.export_name == with.export_name;
-  });
+  return std::any_of(all.begin(), all.end(),
+                     [&](const auto& one) { return one.second.export_name == with.export_name; });
 }
 
 void DeviceTruth::lose_power() {
@@ -169,7 +168,7 @@ Result<VolumeEndpoint> SimBlockStore::let_in(const VolumeId& volume, VolumeTruth
   auto& all = truth.attachments;
   std::vector<Epoch> attached;
   for (const auto& [other, at] : all) attached.push_back(other);
-  const auto admission = admit(volume, truth.revoked, truth.highest, attached, epoch, beside);
+  const auto admission = admit(volume, {truth.revoked, truth.highest, attached}, epoch, beside);
   if (!admission) return admission.error();
   if (*admission == Admission::attached) return all.at(epoch);
   truth.highest = epoch;

@@ -93,8 +93,8 @@ void RecordedVolume::attach(const Epoch& epoch, const Epoch& beside,
 }
 
 Result<void> RecordedVolume::let_in(const Epoch& epoch, const Epoch& beside) {
-  const auto admission = admit(record_.volume, record_.revoked, record_.highest, epochs_of(record_),
-                               epoch, beside);
+  const auto admission =
+      admit(record_.volume, {record_.revoked, record_.highest, epochs_of(record_)}, epoch, beside);
   if (!admission) return admission.error();
   if (*admission == Admission::admitted) {
     record_.attachments.push_back(new_attachment(record_.volume, epoch));

@@ -125,7 +125,8 @@ void Perimeter::changed(const std::vector<Change>& changes) {
 }
 
 void Perimeter::connected(const HostId& host) {
-  if (view_.hosts.find(host) == nullptr) return;
+  const Host* stored = view_.hosts.find(host);
+  if (stored == nullptr || view_.networks_of(stored->spec.cluster).empty()) return;
   News news;
   for (const Vm* vm : view_.vms_on(host)) {
     for (const Port* port : view_.ports_of(vm->id())) news.ports.insert(port->id());

@@ -31,7 +31,7 @@ class Perimeter {
   /// The view has taken these changes.
   void changed(const std::vector<Change>& changes);
 
-  /// A host has (re)connected: it is told of all ports that may be there.
+  /// A host has (re)connected: it is told of all ports that may be there; a cluster without networks has none.
   void connected(const HostId& host);
 
  private:

@@ -21,6 +21,7 @@ class PerimeterTest : public testing::Test {
     Network network;
     network.meta.tenant = "acme";
     network.meta.name = "front";
+    network.spec.cluster = ClusterId("main");
     network.spec.vni = 1001;
     put(network);
     network.meta.name = "back";
