@@ -48,10 +48,11 @@ class LoadBalancerLab {
   /// PEM, with its key, for 127.0.0.1; clients of this lab trust it.
   virtual std::string certificate() = 0;
 
-  /// One request whose answer takes a while, beside this test.
-  virtual void ask_slowly(const BalancerFrontend& at, Duration takes) = 0;
+  /// One request, beside this test, whose server holds the answer back until release_answers().
+  virtual void ask_slowly(const BalancerFrontend& at) = 0;
+  virtual void release_answers() = 0;
 
-  /// Name of the server that answered it; empty = none yet, "failed".
+  /// Name of the server that answered the last of them; empty = none yet, "failed".
   virtual std::string slow_answer() = 0;
 
   /// Clients that ask without pause, until end_load().

@@ -27,6 +27,19 @@ TEST_P(LoadBalancerContract, R_B6_WhatIsWantedIsServedSeenAndRemoved) {
   VIRGA_FAILS(observe(), Errc::unavailable);
 }
 
+TEST_P(LoadBalancerContract, R_B6_ASpecMayBeEmpty) {
+  VIRGA_OK(apply());
+  const auto all = observe();
+  VIRGA_OK(all);
+  EXPECT_TRUE(all->servers.empty() && all->frontends.empty());
+  want_servers(1);
+  VIRGA_OK(apply());
+  EXPECT_EQ(observe()->servers.size(), 1U);
+  servers().clear();
+  VIRGA_OK(apply());
+  EXPECT_TRUE(observe()->servers.empty());
+}
+
 TEST_P(LoadBalancerContract, R_B6_NumbersAgreeWithTheLoadThatWasSent) {
   want_servers(2);
   VIRGA_OK(apply());
@@ -63,7 +76,7 @@ TEST_P(LoadBalancerContract, R_B6_WeightsShareTheLoad) {
 TEST_P(LoadBalancerContract, R_B6_DrainFinishesWhatIsUnderWay) {
   want_servers(1);
   VIRGA_OK(apply());
-  lab->ask_slowly(web(), milliseconds(1500));
+  lab->ask_slowly(web());
   ASSERT_TRUE(lab->run_until([&] { return seen("s1").sessions == 1; }, seconds(5)));
   servers().push_back(lab->start_server("s2"));
   servers()[0].state = BalancerServerState::drain;
@@ -79,6 +92,8 @@ TEST_P(LoadBalancerContract, R_B6_DrainFinishesWhatIsUnderWay) {
   spec.pools[0].check.rise = 2;  // a reload
   VIRGA_OK(apply());
   EXPECT_EQ(seen("s1").sessions, 1) << "also when who serves it is of before the reload";
+  EXPECT_EQ(lab->slow_answer(), "");
+  lab->release_answers();
   ASSERT_TRUE(lab->run_until([&] { return !lab->slow_answer().empty(); }, seconds(5)));
   EXPECT_EQ(lab->slow_answer(), "s1");
   ASSERT_TRUE(lab->run_until([&] { return seen("s1").name.empty(); }, seconds(5)));
@@ -91,7 +106,7 @@ TEST_P(LoadBalancerContract, R_B6_AFailingServerIsOutWithinTheBoundOfItsCheck) {
   serve(100);
   lab->end_server("s2");
   const Duration bound = (milliseconds(200) + milliseconds(200)) * 2;
-  EXPECT_TRUE(comes_to("s2", BalancerHealth::down, bound + milliseconds(500)));
+  EXPECT_TRUE(comes_to("s2", BalancerHealth::down, bound + seconds(2)));
   EXPECT_EQ(seen("s1").health, BalancerHealth::up);
   serve(100);
   spec.pools[0].check.fall = 3;  // a reload does not believe in it again

@@ -51,15 +51,17 @@ class SimBalancerLab : public LoadBalancerLab {
     return "-----BEGIN CERTIFICATE-----\n-----BEGIN PRIVATE KEY-----\n";
   }
 
-  void ask_slowly(const BalancerFrontend& at, Duration takes) override {
+  void ask_slowly(const BalancerFrontend& at) override {
     BalancerTruth::ServerKey server;
     const bool begun = truth_.begin_request(place(at.port), loop_.now(), server);
     slow_ = begun ? "" : "failed";
-    if (!begun) return;
-    loop_.after(takes, [this, server] {
+    if (begun) held_.push_back(server);
+  }
+  void release_answers() override {
+    for (const BalancerTruth::ServerKey& server : std::exchange(held_, {})) {
       truth_.end_request(server);
       slow_ = server.second;
-    });
+    }
   }
   std::string slow_answer() override { return slow_; }
 
@@ -112,6 +114,7 @@ class SimBalancerLab : public LoadBalancerLab {
   std::unique_ptr<SimLoadBalancer> balancer_;
   int port_ = 20'000;
   std::string slow_;
+  std::vector<BalancerTruth::ServerKey> held_;
   LoadReport report_;
   bool loading_ = false;
   int under_way_ = 0;
