@@ -40,7 +40,7 @@ TEST(Reflect, errors_name_the_path_the_value_and_what_would_be_right) {
             "spec.disks[0].size_mib: expected a whole number, got \"big\"");
   const auto unknown = from_json_text<VmNic>(R"({"netwrok":"front"})");
   ASSERT_FALSE(unknown.ok());
-  EXPECT_EQ(unknown.error().what, "netwrok: no such field; known: network");
+  EXPECT_EQ(unknown.error().what, "netwrok: no such field; known: network, security_groups");
   const auto name = from_json_text<VmSpec>(R"({"power":"on"})");
   ASSERT_FALSE(name.ok());
   EXPECT_EQ(name.error().what, "power: \"on\" is not one of running, stopped");
