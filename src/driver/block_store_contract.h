@@ -49,11 +49,11 @@ class BlockStoreLab {
   /// A consumer opens the volume and takes its steps, beside this test; one at a time.
   virtual void use_meanwhile(const VolumeEndpoint& at, const std::vector<ConsumerStep>& steps) = 0;
 
-  /// Waits for its end. True when all steps succeeded.
+  /// Waits for its end, 10 s at most, and ends it then. True when all steps succeeded.
   virtual bool used() = 0;
 
-  /// At most; a consumer waits that long before it tries what must fail.
-  virtual Duration revocation_takes() const { return milliseconds(1500); }
+  /// For how long a consumer pauses, so that what a test does meanwhile is over when it goes on.
+  virtual Duration pause() const { return milliseconds(1500); }
 
   /// On the device, read from beside.
   virtual int first_byte(const VolumeId& volume) = 0;

@@ -51,7 +51,7 @@ TEST_P(BlockFenceContract, R_B2_A1_06_ARevokedConsumerIsCutOffAndStaysOut) {
   VIRGA_OK(create());
   const auto at = attach(1);
   VIRGA_OK(at);
-  lab->use_meanwhile(*at, {Step::writes(1, 0, kMib), Step::pauses(lab->revocation_takes()),
+  lab->use_meanwhile(*at, {Step::writes(1, 0, kMib), Step::pauses(lab->pause()),
                            Step::writes(2, 0, kMib)});
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 1; }, seconds(10)));
   VIRGA_OK(revoke(1));
@@ -68,11 +68,28 @@ TEST_P(BlockFenceContract, R_B2_A1_06_ARevokedConsumerIsCutOffAndStaysOut) {
   EXPECT_TRUE(use(*next, {Step::reads(1, 0, kMib)}));
 }
 
+TEST_P(BlockFenceContract, R_B2_A1_06_ABusyConsumerIsCutInTheMiddleOfItsWrites) {
+  VIRGA_OK(create());
+  const auto at = attach(1);
+  VIRGA_OK(at);
+  std::vector<Step> steps;
+  for (int round = 0; round < 3000; ++round) {
+    steps.push_back(Step::writes(1 + round % 100, 0, 4 * kBlock));
+  }
+  lab->use_meanwhile(*at, steps);
+  ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) > 0; }, seconds(10)));
+  VIRGA_OK(revoke(1));
+  const int last = lab->first_byte(data);
+  EXPECT_FALSE(lab->run_until([&] { return lab->first_byte(data) != last; }, milliseconds(500)));
+  EXPECT_FALSE(lab->used()) << "it has not written all";
+  EXPECT_EQ(lab->first_byte(data), last);
+}
+
 TEST_P(BlockNoFenceContract, R_B2_A1_06_WhatCannotBeCutIsNeverCalledCut) {
   VIRGA_OK(create());
   const auto at = attach(1);
   VIRGA_OK(at);
-  lab->use_meanwhile(*at, {Step::writes(1, 0, kMib), Step::pauses(lab->revocation_takes()),
+  lab->use_meanwhile(*at, {Step::writes(1, 0, kMib), Step::pauses(lab->pause()),
                            Step::writes(2, 0, kMib)});
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 1; }, seconds(10)));
   VIRGA_FAILS(revoke(1), Errc::unavailable);
@@ -113,7 +130,7 @@ TEST_P(BlockStoreContract, R_B1_ConsumersGoOnWhileTheAgentIsReplaced) {
   VIRGA_OK(create());
   const auto at = attach(1);
   VIRGA_OK(at);
-  lab->use_meanwhile(*at, {Step::writes(1, 0, kBlock), Step::pauses(milliseconds(700)),
+  lab->use_meanwhile(*at, {Step::writes(1, 0, kBlock), Step::pauses(lab->pause()),
                            Step::writes(2, 0, kBlock)});
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 1; }, seconds(10)));
   lab->restart_agent();
@@ -176,7 +193,7 @@ TEST_P(BlockStoreContract, R_B2_R_B4_AMoveHasTwoAttachmentsAndEndsWithOne) {
   const auto destination = attach(2, 1);
   VIRGA_OK(destination);
   EXPECT_EQ(seen().epochs.size(), 2U);
-  lab->use_meanwhile(*destination, {Step::writes(5, 0, kBlock), Step::pauses(milliseconds(500)),
+  lab->use_meanwhile(*destination, {Step::writes(5, 0, kBlock), Step::pauses(lab->pause()),
                                     Step::writes(6, 0, kBlock)});
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) == 5; }, seconds(10)));
   VIRGA_OK(release(1));

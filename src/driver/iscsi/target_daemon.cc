@@ -12,6 +12,7 @@
 namespace virga {
 namespace {
 
+constexpr int kClaimDescriptor = 10;
 constexpr std::size_t kWaitingMax = 256;
 constexpr std::size_t kJobsMax = 4;
 constexpr Duration kStartWithin = seconds(3);
@@ -153,10 +154,13 @@ void TargetDaemon::cut(const std::string& prefix, const std::vector<Target>& wan
 void TargetDaemon::start(Callback<void> done) {
   if (running()) return done({});
   if (auto made = make_folders(state_folder(), 0700); !made) return done(std::move(made));
+  const auto claim = claim_server(record());
+  if (!claim) return done(claim.error());
   ProcessOptions made;
   const std::string portal = options_.address + ":" + std::to_string(options_.port);
   made.arguments = {options_.program, "-f", "-C", "0", "--iscsi", "portal=" + portal};
   made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}, {"TGT_IPC_SOCKET", control()}};
+  made.descriptors = {{kClaimDescriptor, claim->get()}};
   made.output_path = state_folder() + "/server.log";
   ::unlink(made.output_path.c_str());
   auto process = Process::spawn(loop_, made);

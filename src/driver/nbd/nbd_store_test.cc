@@ -84,6 +84,20 @@ TEST_P(NbdStoreTest, R_B2_R_F1_AServerThatNobodyCanLookAtProvesNothing) {
   EXPECT_EQ(lab->first_byte(data), 1);
 }
 
+TEST_P(NbdStoreTest, R_B2_R_F1_AServerThatWasNeverNotedIsNotTakenForNone) {
+  VIRGA_OK(create());
+  const auto at = attach(1);
+  VIRGA_OK(at);
+  const std::string record = nbd().path(data, "server.json");
+  fs::rename(record, record + ".aside");  // as when the agent ended right after it started it
+  lab->restart_agent();
+  VIRGA_FAILS(revoke(1), Errc::conflict);
+  EXPECT_TRUE(use(*at, {Step::writes(1, 0, kBlock)}));
+  fs::rename(record + ".aside", record);
+  VIRGA_OK(revoke(1));
+  EXPECT_FALSE(use(*at, {Step::writes(2, 0, kBlock)}));
+}
+
 INSTANTIATE_TEST_SUITE_P(Nbd, NbdStoreTest, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockStoreContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockServerContract, testing::Values(&make_lab));

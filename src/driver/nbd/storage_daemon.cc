@@ -16,6 +16,7 @@ namespace json = boost::json;
 
 constexpr int kQmpDescriptor = 10;
 constexpr int kListenDescriptor = 11;
+constexpr int kClaimDescriptor = 12;
 constexpr Duration kGreeting = seconds(5);
 
 std::string text_of(const json::object& object) { return json::serialize(object); }
@@ -28,6 +29,8 @@ StorageDaemon::StorageDaemon(AsioLoop& loop, const NbdOptions& options, NbdFiles
 StorageDaemon::~StorageDaemon() = default;
 
 Result<void> StorageDaemon::launch(const Descriptor& listener) {
+  const auto claim = claim_server(files_.server());
+  if (!claim) return claim.error();
   auto qmp = listen_unix(files_.qmp());
   if (!qmp) return qmp.error();
   ProcessOptions made;
@@ -56,7 +59,9 @@ Result<void> StorageDaemon::launch(const Descriptor& listener) {
                              {"throttle-group", "limits"},
                              {"file", "format"}})};
   made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
-  made.descriptors = {{kQmpDescriptor, qmp->get()}, {kListenDescriptor, listener.get()}};
+  made.descriptors = {{kQmpDescriptor, qmp->get()},
+                      {kListenDescriptor, listener.get()},
+                      {kClaimDescriptor, claim->get()}};
   made.output_path = files_.log();
   ::unlink(made.output_path.c_str());
   auto process = Process::spawn(loop_, made);

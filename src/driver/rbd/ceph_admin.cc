@@ -6,13 +6,12 @@
 #include <utility>
 
 #include "base/reflect.h"
-#include "edge/file.h"
 #include "edge/process.h"
 
 namespace virga {
 namespace {
 
-constexpr const char* kBlockedSeconds = "86400";  // a ticket of a user that is gone lasts an hour
+constexpr double kBlockedSeconds = 86400;  // a ticket of a user that is gone lasts an hour
 
 struct Watcher {
   std::string address;
@@ -94,12 +93,12 @@ bool is_not_there(const Error& error) {
 CephAdmin::CephAdmin(const AsioLoop& clock, const RbdOptions& options, Instant until)
     : clock_(clock), options_(options), until_(until) {}
 
-Result<std::string> CephAdmin::say(const std::string& program, std::vector<std::string> words) {
+Result<std::string> CephAdmin::say(const std::vector<std::string>& words) {
   ProcessOptions made;
-  made.arguments = {program, "--conf", options_.configuration, "--name", options_.client};
+  made.arguments = {options_.rbd, "--conf", options_.configuration, "--name", options_.client};
   made.arguments.insert(made.arguments.end(), words.begin(), words.end());
   made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
-  std::string what = program.substr(program.rfind('/') + 1);
+  std::string what = "rbd";
   for (const std::string& word : words) what += " " + word;
   const Duration left = until_ - clock_.now();
   if (left <= Duration(0)) return make_error(Errc::timeout, what + ": no time is left for it");
@@ -111,9 +110,21 @@ Result<std::string> CephAdmin::say(const std::string& program, std::vector<std::
   return make_error(Errc::unavailable, what + ": " + said);
 }
 
-Result<void> CephAdmin::tell(const std::string& program, std::vector<std::string> words) {
-  const auto said = say(program, std::move(words));
+Result<void> CephAdmin::tell(const std::vector<std::string>& words) {
+  const auto said = say(words);
   return said ? Result<void>() : Result<void>(said.error());
+}
+
+Result<std::string> CephAdmin::ask_monitors(const boost::json::object& command,
+                                            const std::string& input, const std::string& monitor) {
+  const Duration left = until_ - clock_.now();
+  if (left <= Duration(0)) return make_error(Errc::timeout, "no time is left to ask Ceph");
+  if (link_ == nullptr) {
+    auto opened = MonitorLink::open(options_.configuration, options_.client, left);
+    if (!opened) return opened.error();
+    link_ = std::move(*opened);
+  }
+  return link_->say(command, input, monitor);
 }
 
 std::string CephAdmin::path_of(const CephImage& image) const {
@@ -123,27 +134,25 @@ std::string CephAdmin::path_of(const CephImage& image) const {
 Result<void> CephAdmin::make(const CephImage& image, Mib size_mib) {
   if (auto removed = remove(image); !removed) return removed;
   const std::string space = options_.pool + "/" + image.space;
-  if (auto made = tell(options_.rbd, {"namespace", "create", space}); !made) return made;
-  return tell(options_.rbd,
-              {"create", "--size", fmt::format("{}M", size_mib.value), path_of(image)});
+  if (auto made = tell({"namespace", "create", space}); !made) return made;
+  return tell({"create", "--size", fmt::format("{}M", size_mib.value), path_of(image)});
 }
 
 Result<void> CephAdmin::grow(const CephImage& image, Mib size_mib) {
-  return tell(options_.rbd, {"resize", "--no-progress", "--size",
-                             fmt::format("{}M", size_mib.value), path_of(image)});
+  return tell(
+      {"resize", "--no-progress", "--size", fmt::format("{}M", size_mib.value), path_of(image)});
 }
 
 Result<void> CephAdmin::remove(const CephImage& image) {
   const std::string space = options_.pool + "/" + image.space;
-  auto removed = tell(options_.rbd, {"rm", "--no-progress", path_of(image)});
+  auto removed = tell({"rm", "--no-progress", path_of(image)});
   if (!removed && !is_not_there(removed.error())) return removed;
-  removed = tell(options_.rbd, {"namespace", "rm", space});
+  removed = tell({"namespace", "rm", space});
   return removed.ok() || is_not_there(removed.error()) ? Result<void>() : removed;
 }
 
 Result<Bytes> CephAdmin::used(const CephImage& image) {
-  const auto usage =
-      parsed<UsageList>(say(options_.rbd, {"du", "--format", "json", path_of(image)}));
+  const auto usage = parsed<UsageList>(say({"du", "--format", "json", path_of(image)}));
   if (!usage) return usage.error();
   Bytes used;
   for (const ImageUsage& one : usage->images) used.value += one.used_size;
@@ -151,7 +160,7 @@ Result<Bytes> CephAdmin::used(const CephImage& image) {
 }
 
 Result<std::set<std::string>> CephAdmin::users(const CephImage& image) {
-  const auto all = parsed<UserList>(say(options_.ceph, {"auth", "ls", "--format", "json"}));
+  const auto all = parsed<UserList>(ask_monitors({{"prefix", "auth ls"}, {"format", "json"}}));
   if (!all) return all.error();
   std::set<std::string> found;
   for (const UserEntry& one : all->auth_dump) {
@@ -162,27 +171,25 @@ Result<std::set<std::string>> CephAdmin::users(const CephImage& image) {
 
 /// Without the profile's right to put others on the blocklist: that is the store's alone.
 Result<void> CephAdmin::add_user(const CephImage& image, const std::string& user,
-                                 const std::string& key, const std::string& keyring) {
-  const std::string text = fmt::format(
+                                 const std::string& key) {
+  const std::string keyring = fmt::format(
       "[{}]\n\tkey = {}\n\tcaps mon = \"allow r\"\n"
       "\tcaps osd = \"profile rbd pool={} namespace={}\"\n",
       user, key, options_.pool, image.space);
-  if (auto written = replace_file(keyring, text, 0600); !written) return written;
-  auto added = tell(options_.ceph, {"auth", "import", "-i", keyring});
-  auto emptied = replace_file(keyring, "", 0600);
-  return added ? emptied : added;
+  const auto added = ask_monitors({{"prefix", "auth import"}}, keyring);
+  return added ? Result<void>() : Result<void>(added.error());
 }
 
 Result<void> CephAdmin::remove_user(const std::string& user) {
-  return tell(options_.ceph, {"auth", "rm", user});
+  const auto removed = ask_monitors({{"prefix", "auth rm"}, {"entity", user}});
+  return removed ? Result<void>() : Result<void>(removed.error());
 }
 
 Result<std::vector<CephAdmin::Client>> CephAdmin::clients(const CephImage& image) {
-  const auto locks = parsed<std::vector<ImageLock>>(
-      say(options_.rbd, {"lock", "ls", "--format", "json", path_of(image)}));
+  const auto locks =
+      parsed<std::vector<ImageLock>>(say({"lock", "ls", "--format", "json", path_of(image)}));
   if (!locks) return locks.error();
-  const auto status =
-      parsed<ImageStatus>(say(options_.rbd, {"status", "--format", "json", path_of(image)}));
+  const auto status = parsed<ImageStatus>(say({"status", "--format", "json", path_of(image)}));
   if (!status) return status.error();
   std::vector<Client> found;
   for (const ImageLock& one : *locks) found.push_back({one.address, one.id, one.locker});
@@ -196,12 +203,12 @@ Result<std::vector<CephAdmin::Client>> CephAdmin::clients(const CephImage& image
 }
 
 Result<std::map<std::string, std::string>> CephAdmin::sessions() {
-  const auto all = parsed<MonitorList>(say(options_.ceph, {"mon", "dump", "--format", "json"}));
+  const auto all = parsed<MonitorList>(ask_monitors({{"prefix", "mon dump"}, {"format", "json"}}));
   if (!all) return all.error();
   std::map<std::string, std::string> users;
   for (const MonitorEntry& monitor : all->mons) {
     const auto seen = parsed<std::vector<MonitorSession>>(
-        say(options_.ceph, {"tell", "mon." + monitor.name, "sessions"}));
+        ask_monitors({{"prefix", "sessions"}, {"format", "json"}}, "", monitor.name));
     if (!seen) return seen.error();
     for (const MonitorSession& one : *seen) {
       for (const SessionAddress& at : one.addrs.addrvec) {
@@ -227,12 +234,15 @@ Result<CephCut> CephAdmin::cut(const CephImage& image, const std::set<std::strin
   for (const Client& one : *open) {
     const auto user = users->find(one.address);
     if (user != users->end() && spared.contains(user->second)) continue;
-    auto cut = tell(options_.ceph, {"osd", "blocklist", "add", one.address, kBlockedSeconds});
+    const auto cut = ask_monitors({{"prefix", "osd blocklist"},
+                                   {"blocklistop", "add"},
+                                   {"addr", one.address},
+                                   {"expire", kBlockedSeconds}});
     if (!cut) return cut.error();
     if (user != users->end()) ended.users.insert(user->second);
     ended.unknown = ended.unknown || user == users->end();
     if (one.lock.empty()) continue;
-    auto broken = tell(options_.rbd, {"lock", "rm", path_of(image), one.lock, one.locker});
+    auto broken = tell({"lock", "rm", path_of(image), one.lock, one.locker});
     if (!broken && !is_not_there(broken.error())) return broken.error();
   }
   return ended;

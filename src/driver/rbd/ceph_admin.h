@@ -1,12 +1,14 @@
 #pragma once
 
 #include <map>
+#include <memory>
 #include <set>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
 #include "base/units.h"
+#include "driver/rbd/monitor_link.h"
 #include "driver/rbd/rbd_store.h"
 
 namespace virga {
@@ -25,8 +27,9 @@ struct CephCut {
   bool unknown = false;         ///< a client whose user no monitor knows any more
 };
 
-/// What Ceph is told with its command-line tools. Blocking: on a thread that may wait. All words of one object have one
-/// deadline together. Errors: timeout, unavailable (in Ceph's words). Not thread-safe.
+/// What Ceph is told: its monitors by a link of this object, about images with the program rbd. Blocking: on a thread
+/// that may wait. All words of one object have one deadline together. Errors: timeout, unavailable (in Ceph's words).
+/// Not thread-safe.
 class CephAdmin {
  public:
   CephAdmin(const AsioLoop& clock, const RbdOptions& options, Instant until);
@@ -42,9 +45,8 @@ class CephAdmin {
   /// "client.NAME" of all that may use the image's namespace.
   Result<std::set<std::string>> users(const CephImage& image);
 
-  /// `key`: as Ceph writes it. `keyring`: path of a file that holds it meanwhile. The user is there already: no change.
-  Result<void> add_user(const CephImage& image, const std::string& user, const std::string& key,
-                        const std::string& keyring);
+  /// `key`: as Ceph writes it. The user is there already: no change.
+  Result<void> add_user(const CephImage& image, const std::string& user, const std::string& key);
   Result<void> remove_user(const std::string& user);
 
   /// Puts on the blocklist whoever has the image open and is not known to be one of `spared`, and breaks their locks.
@@ -57,8 +59,10 @@ class CephAdmin {
     std::string locker;
   };
 
-  Result<std::string> say(const std::string& program, std::vector<std::string> words);
-  Result<void> tell(const std::string& program, std::vector<std::string> words);
+  Result<std::string> say(const std::vector<std::string>& words);
+  Result<void> tell(const std::vector<std::string>& words);
+  Result<std::string> ask_monitors(const boost::json::object& command,
+                                   const std::string& input = {}, const std::string& monitor = {});
   std::string path_of(const CephImage& image) const;
   Result<std::vector<Client>> clients(const CephImage& image);
   Result<std::map<std::string, std::string>> sessions();  ///< address -> user
@@ -66,6 +70,7 @@ class CephAdmin {
   const AsioLoop& clock_;
   const RbdOptions& options_;
   const Instant until_;
+  std::shared_ptr<MonitorLink> link_;  ///< opened with the first question
 };
 
 }  // namespace virga

@@ -93,8 +93,8 @@ void RbdAccess::note(const CephCut& cut, const VolumeRecord& record) {
 void RbdAccess::serve(const VolumeRecord& record, Callback<void> done) {
   const auto admitted = admitted_of(record);
   const bool hunt = admitted.size() != record.attachments.size();
-  const auto job = [image = image_, admitted, users = users_of(record), hunt,
-                    keyring = folder_.path + "/keyring"](CephAdmin& admin) -> Result<CephCut> {
+  const auto job = [image = image_, admitted, users = users_of(record),
+                    hunt](CephAdmin& admin) -> Result<CephCut> {
     const auto there = admin.users(image);
     if (!there) return there.error();
     const bool stale = !std::includes(users.begin(), users.end(), there->begin(), there->end());
@@ -106,7 +106,7 @@ void RbdAccess::serve(const VolumeRecord& record, Callback<void> done) {
     }
     for (const AttachmentRecord& one : admitted) {
       if (there->contains(user_of(one))) continue;
-      auto added = admin.add_user(image, user_of(one), cephx_key(one.key), keyring);
+      auto added = admin.add_user(image, user_of(one), cephx_key(one.key));
       if (!added) return added.error();
     }
     return cut;

@@ -59,7 +59,7 @@ class RbdLab : public RealStoreLab {
   RbdLab() { start(); }
   ~RbdLab() override { store_.reset(); }  // what is left the next volume of the name clears away
 
-  Duration revocation_takes() const override { return seconds(5); }
+  Duration pause() const override { return seconds(5); }
 
   int first_byte(const VolumeId&) override {
     const std::string copy = folder_ + "/copy";
@@ -127,8 +127,8 @@ TEST_P(RbdStoreTest, R_B2_OfTwoThatAreInOnlyTheOldOneIsCut) {
   const auto destination = attach(2, 1);
   VIRGA_OK(destination);
   RbdLab& rbd = static_cast<RbdLab&>(*lab);
-  rbd.use_meanwhile(*source, {Step::writes(3, 0, kBlock), Step::pauses(rbd.revocation_takes()),
-                              Step::writes(4, 0, kBlock)});
+  rbd.use_meanwhile(
+      *source, {Step::writes(3, 0, kBlock), Step::pauses(rbd.pause()), Step::writes(4, 0, kBlock)});
   ASSERT_TRUE(rbd.run_until([&] { return rbd.first_byte(data) == 3; }, seconds(10)));
   VIRGA_OK(revoke(1));
   EXPECT_EQ(seen().epochs, (std::vector<Epoch>{{1, 2}}));
