@@ -132,7 +132,7 @@ def break_host(cloud, namespace, addresses, how, watch_guests, host=None):
     time.sleep(1)
     answers = first_answers(prober.stop(), addresses, began_ms)
     slowest = recovery(cloud, host, lost, began_ms, after, answers)
-    return host, slowest, gone_ms
+    return host, slowest, gone_ms, began_ms
 
 
 def migrate(cloud, namespace, addresses):
@@ -172,8 +172,8 @@ def recover_by_storage(cloud, namespace, addresses):
     lost = cloud.vms()["acme/db"]["status"]["host"]
     if lost == storage:
         raise CloudError(f"acme/db runs on {storage}, where its volume is")
-    after, began_ms = cloud.last_event(), time.time() * 1000
-    host, _, _ = break_host(cloud, namespace, addresses, "power --bmc silent", False, lost)
+    after = cloud.last_event()
+    host, _, _, began_ms = break_host(cloud, namespace, addresses, "power --bmc silent", False, lost)
     placed = next(e for e in cloud.events(after) if e["kind"] == "vm.placed" and e["subject"] == "vm/acme/db")
     if placed["facts"].get("proof") != "storage_revoked":
         raise CloudError(f"acme/db was placed with proof {placed['facts'].get('proof')}")
@@ -201,13 +201,13 @@ def run(cloud, packages, keep):
     migrate(cloud, namespace, addresses)
 
     title("power loss of a host; its BMC answers")
-    host, placed_ms, _ = break_host(cloud, namespace, addresses, "power", False)
+    host, placed_ms, _, _ = break_host(cloud, namespace, addresses, "power", False)
     say(f"start decided {placed_ms / 1000:.2f} s after the cut")
     cloud.lab("heal", host)
     cloud.wait_hosts(3, 90)
 
     title("all links of a host are cut; its BMC is silent")
-    host, placed_ms, gone_ms = break_host(cloud, namespace, addresses, "link --network all --bmc silent", True)
+    host, placed_ms, gone_ms, _ = break_host(cloud, namespace, addresses, "link --network all --bmc silent", True)
     if gone_ms is None or gone_ms >= placed_ms:
         raise CloudError(f"the guests of {host} were not seen to end before they were started elsewhere")
     say(f"{host} stopped its own guests {gone_ms / 1000:.2f} s after the cut; "

@@ -123,7 +123,7 @@ std::vector<ObservedDevice> Devices::observe() const {
   std::vector<ObservedDevice> seen;
   seen.reserve(devices_.size());
   for (const auto& [id, device] : devices_) {
-    seen.push_back({id, device.open, device.failing,
+    seen.push_back({id, device.directory, device.open, device.failing,
                     device.open ? device.store->observe() : std::vector<ObservedVolume>()});
   }
   return seen;

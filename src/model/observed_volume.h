@@ -15,19 +15,21 @@ struct ObservedVolume {
   Mib size_mib;               ///< as the consumer sees it
   Bytes used_bytes;           ///< on the device
   Epoch revoked;              ///< attachments up to this epoch are over for ever
+  Epoch floor;                ///< what was revoked when it was made: with the name it says which volume this is
   std::vector<Epoch> epochs;  ///< attached, in order
   bool served = false;        ///< consumers get answers now
 };
 BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
-                      (volume, size_mib, used_bytes, revoked, epochs, served))
+                      (volume, size_mib, used_bytes, revoked, floor, epochs, served))
 
 /// One device of a host, as its agent last knew it.
 struct ObservedDevice {
   DeviceId device;
+  std::string directory;  ///< that is served
   bool open = false;    ///< its volumes are served
   std::string failing;  ///< why it is not open; empty = it is, or is about to be
   std::vector<ObservedVolume> volumes;
 };
-BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, open, failing, volumes))
+BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, directory, open, failing, volumes))
 
 }  // namespace virga

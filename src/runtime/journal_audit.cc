@@ -129,7 +129,7 @@ Result<JournalAudit> audit_journal(const std::string& path,
   const auto written = static_cast<std::uint64_t>(*last);
   // Of a journal that was trimmed to nothing, the anchor is the last entry's.
   const bool whole = audit.first == 0 ? *anchor == *head : audit.head.sequence == written;
-  const bool chained = audit.entries == 0 || audit.head.hash == *head;
+  const bool chained = (audit.entries == 0 ? *anchor : audit.head.hash) == *head;
   if (!whole || !chained) {
     return changed(audit.head.sequence + 1, "and all after it are missing");
   }

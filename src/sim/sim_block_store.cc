@@ -129,11 +129,14 @@ void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
     if (auto fine = check_volume_id(volume); !fine) return done(std::move(fine));
     if (auto fine = check_volume_size(size_mib); !fine) return done(std::move(fine));
     const auto there = find(volume);
+    if (there && (*there)->floor != revoked) {
+      return done(make_error(Errc::conflict, volume.value + " is there and another volume"));
+    }
     if (there && (*there)->size_mib != size_mib) {
       return done(make_error(Errc::conflict, fmt::format("{} is there with {} MiB", volume.value,
                                                          (*there)->size_mib.value)));
     }
-    if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}, {}};
+    if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}, revoked, {}};
     done({});
   });
 }
@@ -225,6 +228,7 @@ std::vector<ObservedVolume> SimBlockStore::observe() const {
     one.size_mib = truth.size_mib;
     one.used_bytes = {static_cast<std::int64_t>(truth.blocks.size()) * DeviceTruth::kBlockBytes};
     one.revoked = truth.revoked;
+    one.floor = truth.floor;
     for (const auto& [epoch, at] : truth.attachments) one.epochs.push_back(epoch);
     one.served = !truth.exports.empty();
     seen.push_back(std::move(one));

@@ -18,6 +18,7 @@ struct VolumeTruth {
   std::map<Epoch, VolumeEndpoint> exports;      ///< whom the server lets in; empty = there is none
   bool hangs = false;                           ///< the server lives and answers nobody
   std::map<std::int64_t, int> blocks;           ///< 64 KiB each: number -> byte that fills it
+  Epoch floor{};                                ///< revoked when it was made
   Epoch highest{};                              ///< that was ever attached
 };
 

@@ -104,9 +104,7 @@ Result<void> SimHypervisor::begin_process(const VmLaunch& launch, CopyState stat
                                              disk.volume + " does not answer");
   }
   if (state == CopyState::starting) {
-    const bool own_files = std::all_of(launch.disks.begin(), launch.disks.end(),
-                                       [](const LaunchDisk& disk) { return disk.volume.empty(); });
-    if (world_.options().image_locks && own_files && stored.lock != 0) {
+    if (world_.options().image_locks && World::has_files(launch) && stored.lock != 0) {
       return make_error(Errc::conflict, on_host("start", launch.vm, host_) +
                                             ": disk root is locked by another copy");
     }

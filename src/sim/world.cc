@@ -62,9 +62,15 @@ bool World::path(const HostTruth& from, const HostTruth& to, Wire wire) const {
          (wire != Wire::management || from.partition == to.partition);
 }
 
+bool World::has_files(const VmLaunch& launch) {
+  const auto& disks = launch.disks;
+  return disks.empty() || std::any_of(disks.begin(), disks.end(),
+                                      [](const LaunchDisk& disk) { return disk.volume.empty(); });
+}
+
 /// Volumes have no locks: their servers know who may write.
 bool World::locks(const Copy& copy, CopyState state) const {
-  return options_.image_locks && needs_lock(state) && copy.volumes.empty();
+  return options_.image_locks && needs_lock(state) && copy.own_files;
 }
 
 bool World::volume_answers(const VolumeEndpoint& with) const {
@@ -78,12 +84,11 @@ bool World::volume_answers(const VolumeEndpoint& with) const {
 bool World::cut_off(const Copy& copy) const {
   const auto admitted = [&](const VolumeId& volume, const VolumeEndpoint& with) {
     return std::any_of(hosts_.begin(), hosts_.end(), [&](const HostTruth& host) {
-      return std::any_of(host.devices.begin(), host.devices.end(), [&](const auto& device) {
-        return device.second.knows(volume, with);
-      });
+      return std::any_of(host.devices.begin(), host.devices.end(),
+                         [&](const auto& device) { return device.second.knows(volume, with); });
     });
   };
-  return !copy.volumes.empty() &&
+  return !copy.own_files &&
          std::none_of(copy.volumes.begin(), copy.volumes.end(),
                       [&](const auto& one) { return admitted(one.first, one.second); });
 }
@@ -98,6 +103,7 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   copy.cpu_weight = launch.cpu_weight;
   copy.processes_max = launch.processes_max;
   copy.serial = next_serial_++;
+  copy.own_files = has_files(launch);
   for (const LaunchDisk& disk : launch.disks) {
     if (disk.endpoint) copy.volumes[VolumeId(disk.volume)] = *disk.endpoint;
   }

@@ -62,6 +62,7 @@ struct Copy {
   bool stopping = false;
   std::string trouble;  ///< "guest panicked"; empty = none
   std::map<VolumeId, VolumeEndpoint> volumes;
+  bool own_files = true;  ///< it can write to what locks alone protect
 };
 
 enum class WorldChange {
@@ -149,6 +150,9 @@ class World {
   bool storage_reachable(const HostTruth& host) const;
   /// A packet from one host to another passes on `wire`.
   bool path(const HostTruth& from, const HostTruth& to, Wire wire) const;
+
+  /// Some disk of it is no volume; a VM without disks counts as if it had one.
+  static bool has_files(const VmLaunch& launch);
 
   /// Somebody lets the holder in now.
   bool volume_answers(const VolumeEndpoint& with) const;

@@ -161,6 +161,7 @@ OperationStepTable delete_table(const Dependencies& on) {
     auto launch = resolve_launch(view, *vm, operation.arguments.epoch);
     if (!launch) return done(StepOutcome::done());
     Command command = command_for(CommandKind::erase, operation, operation.arguments.epoch);
+    std::erase_if(launch->disks, [](const LaunchDisk& disk) { return !disk.volume.empty(); });
     command.launch = std::move(*launch);
     on->commands.call(operation.arguments.destination, std::move(command), kEraseDeadline,
                       [done](Result<CommandResult> result) {

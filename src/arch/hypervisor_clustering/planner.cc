@@ -385,6 +385,12 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (!reports(host->id())) return fence_by_storage(vm, *host);
   const bool runs = vm.status.power == VmPower::running;
   const bool may_stop = !evidence_.stops_resting.contains(vm.id());
+  if (evidence_.cut_off.contains(vm.id()) && armed_ && may_stop) {
+    // A fence that was given up after it had its effect: this copy never writes again.
+    plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
+                           "a volume of it has cut this copy off: it is restarted"});
+    return;
+  }
   if (vm.spec.restart && may_stop) {
     // A guest that is paused cannot be asked.
     plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, !runs, false, HostId(),

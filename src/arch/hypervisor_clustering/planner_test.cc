@@ -474,7 +474,7 @@ TEST_F(Planning, A1_09_F_B8_a_degraded_host_that_lives_is_evacuated_alive) {
   EXPECT_TRUE(made.starts.empty());
 }
 
-TEST_F(Planning, F_B8_a_vm_with_direct_io_never_moves_alive) {
+TEST_F(Planning, F_B8_A3_23_a_vm_with_direct_io_never_moves_alive) {
   three_hosts();
   const VmId web = add_vm("web", "a");
   edit_vm(web, [](Vm& vm) { vm.spec.direct_io = true; });

@@ -32,6 +32,7 @@ struct ClusterEvidence {
   bool recovery_held =
       false;  ///< restored from a backup and not yet confirmed: nothing is fenced or restarted
   std::map<VmId, std::set<HostId>> failed_lately;  ///< starts that failed: hosts to avoid
+  std::set<VmId> cut_off;  ///< one of their volumes has ended the attachment of the epoch in force
   /// VMs whose last start, move, end or fence failed a moment ago: no new try of that kind yet.
   std::set<VmId> starts_resting, moves_resting, stops_resting, fences_resting;
 };

@@ -93,6 +93,18 @@ TEST_F(VolumePlanning, R_B2_AHostThatIsMerelySuspectKeepsItsVolumes) {
   EXPECT_TRUE(plan().vm_fences.empty());
 }
 
+TEST_F(VolumePlanning, R_B2_ACopyThatAFenceWithoutEndHasCutOffIsStartedAnew) {
+  const VmId db = vm_with_volume("a");
+  EXPECT_TRUE(plan().stops.empty());
+  evidence.cut_off.insert(db);
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.stops.size(), 1U);
+  EXPECT_TRUE(made.stops[0].force);
+  EXPECT_EQ(made.stops[0].epoch, (Epoch{1, 7}));
+  evidence.recovery_held = true;
+  EXPECT_TRUE(plan().stops.empty()) << "not before a restore is confirmed";
+}
+
 TEST_F(VolumePlanning, R_B1_AVmWaitsForItsVolumesAndSaysSo) {
   const VmId db = vm_with_volume("");
   ASSERT_EQ(plan().starts.size(), 1U);

@@ -40,6 +40,7 @@ Storage full_storage(int new_volumes) {
     seen.host_reports = true;
     seen.listed = true;
     seen.seen.device = device.id();
+    seen.seen.directory = device.spec.directory;
     seen.seen.open = true;
   }
   for (int number = 0; number < kVolumes + new_volumes; ++number) {

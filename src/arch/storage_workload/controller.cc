@@ -73,7 +73,10 @@ void StorageController::notice(const std::vector<Change>& changes) {
                                        [](const VmDisk& disk) { return !disk.volume.empty(); });
       if (uses) mark(vm->spec.cluster);
     } else if (key.starts_with(keys::kDevice)) {
-      if (change.removed) tries_.erase(key);
+      if (change.removed) {
+        tries_.erase(key);
+        for (const auto& [id, cluster] : view.clusters.all()) mark(id);  // its host serves it still
+      }
       const Device* device = view.devices.find(DeviceId(key.substr(keys::kDevice.size())));
       const Host* host = device == nullptr ? nullptr : view.hosts.find(device->spec.host);
       if (host != nullptr) mark(host->spec.cluster);
@@ -149,7 +152,7 @@ bool StorageController::place(Transaction& transaction, const PlaceVolume& place
   changed.status.floor = placement.floor;
   changed.status.reason.clear();
   transaction.put(changed);
-  transaction.guard(keys::of(placement.device), device->meta.revision);
+  transaction.put(*device);  // so that nobody else gives the same room away
   event(transaction, told_of(changed, "volume.placed", placement.reason));
   return true;
 }

@@ -23,6 +23,7 @@ class FakeDevice {
     switch (command.kind) {
       case CommandKind::serve_device:
         seen.device = asked.device;
+        seen.directory = asked.directory;
         seen.open = true;
         listed = true;
         break;
@@ -30,7 +31,8 @@ class FakeDevice {
         listed = false;
         break;
       case CommandKind::create_volume:
-        seen.volumes.push_back({asked.volume, asked.size_mib, {}, command.epoch, {}, false});
+        seen.volumes.push_back(
+            {asked.volume, asked.size_mib, {}, command.epoch, command.epoch, {}, false});
         break;
       case CommandKind::grow_volume:
         find(asked.volume)->size_mib = asked.size_mib;

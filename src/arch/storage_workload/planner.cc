@@ -41,7 +41,9 @@ class Planner {
 
   bool serves(const DeviceId& device) const {
     const DeviceEvidence& evidence = evidence_of(device);
-    return evidence.host_reports && evidence.listed && evidence.seen.open;
+    const Device* stored = view_.devices.find(device);
+    return evidence.host_reports && evidence.listed && evidence.seen.open && stored != nullptr &&
+           evidence.seen.directory == stored->spec.directory;
   }
 
   const ObservedVolume* observed(const DeviceId& device, const VolumeId& volume) const {
@@ -77,7 +79,8 @@ std::string Planner::unavailable_because(const Device& device) const {
   const std::string& host = device.spec.host.value;
   if (!evidence.host_reports) return "its host " + host + " does not report";
   if (!evidence.can_serve) return "the agent of " + host + " is too old to serve devices";
-  if (!evidence.listed || !evidence.seen.open) {
+  const bool other = evidence.seen.directory != device.spec.directory;
+  if (!evidence.listed || !evidence.seen.open || other) {
     return evidence.seen.failing.empty() ? "is being opened" : evidence.seen.failing;
   }
   return {};
@@ -155,6 +158,11 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
                 "device " + leg.device.value + ": " + why);
   }
   const ObservedVolume* seen = observed(leg.device, volume.id());
+  if (seen != nullptr && seen->floor != volume.status.floor) {
+    if (volume.meta.deleting_at) return decide_deleting(volume, nullptr);
+    return note(volume, leg.state, volume.status.size_mib,
+                "another volume of this name lies on its device " + leg.device.value, true);
+  }
   if (volume.meta.deleting_at) return decide_deleting(volume, seen);
   if (seen == nullptr && leg.state == LegState::in_sync) {
     return note(volume, leg.state, volume.status.size_mib,
@@ -182,7 +190,9 @@ bool Planner::end_strangers(const Volume& volume, const ObservedVolume& seen) {
   const Epoch admitted = runs ? vm->status.epoch : Epoch();
   for (const Epoch& epoch : seen.epochs) {
     if (epoch == admitted) continue;
-    if (vm != nullptr && evidence_.copies.contains({vm->id(), epoch})) continue;
+    const bool there = vm != nullptr ? evidence_.copies.contains({vm->id(), epoch})
+                                     : evidence_.strays.contains(epoch);
+    if (there) continue;
     const bool older = !runs || epoch < admitted;
     work(volume, older ? VolumeTask::revoke : VolumeTask::detach, Mib(), epoch);
     return true;
@@ -191,7 +201,7 @@ bool Planner::end_strangers(const Volume& volume, const ObservedVolume& seen) {
 }
 
 void Planner::decide_deleting(const Volume& volume, const ObservedVolume* seen) {
-  if (evidence_.held) return;
+  if (evidence_.held || evidence_.resting.contains(volume.id())) return;
   if (seen == nullptr) {
     if (room_in(plan_.removals)) plan_.removals.push_back(volume.id());
     return;

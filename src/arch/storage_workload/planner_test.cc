@@ -33,7 +33,7 @@ class StoragePlannerTest : public testing::Test {
     DeviceEvidence& seen = evidence.devices[device.id()];
     seen.host_reports = true;
     seen.listed = true;
-    seen.seen = {device.id(), true, "", {}};
+    seen.seen = {device.id(), device.spec.directory, true, "", {}};
   }
 
   Volume volume(const std::string& name, std::int64_t size_mib, const std::string& device = "") {
@@ -54,6 +54,7 @@ class StoragePlannerTest : public testing::Test {
     ObservedVolume seen;
     seen.volume = made.id();
     seen.size_mib = made.status.size_mib;
+    seen.floor = made.status.floor;
     seen.epochs = std::move(epochs);
     evidence.devices[made.status.legs.front().device].seen.volumes.push_back(seen);
   }
@@ -138,6 +139,31 @@ TEST_F(StoragePlannerTest, R_B1_AVolumeThatIsGoneIsNeverMadeAnew) {
   EXPECT_EQ(made.volume_changes[0].state, LegState::in_sync);
 }
 
+TEST_F(StoragePlannerTest, R_B1_AnotherVolumeOfTheNameIsNeitherTakenNorErased) {
+  Volume made = volume("data", 100, "d1");
+  made.status.floor = {1, 7};
+  see(made);
+  made.status.floor = {1, 20};
+  made.status.legs.front().state = LegState::creating;
+  put(made);
+  StoragePlan refused = plan();
+  EXPECT_TRUE(refused.work.empty());
+  ASSERT_EQ(refused.volume_changes.size(), 1U);
+  EXPECT_EQ(refused.volume_changes[0].state, LegState::creating);
+  made.meta.deleting_at = WallTime{1};
+  put(made);
+  EXPECT_EQ(plan().removals, std::vector<VolumeId>{made.id()}) << "its own record alone";
+  EXPECT_TRUE(plan().work.empty());
+}
+
+TEST_F(StoragePlannerTest, R_B1_ADeviceThatIsServedFromElsewhereIsNotThisOne) {
+  put(volume("new", 100));
+  for (auto& [id, device] : evidence.devices) device.seen.directory = "/srv/old";
+  const StoragePlan made = plan();
+  EXPECT_TRUE(made.placements.empty());
+  EXPECT_EQ(made.serves.size(), 2U);
+}
+
 TEST_F(StoragePlannerTest, R_B1_GrowsWhatIsToBeLarger) {
   Volume made = volume("data", 100, "d1");
   see(made);
@@ -162,6 +188,9 @@ TEST_F(StoragePlannerTest, R_B1_ErasesOnlyWhatItsOwnerDeletedAndCutsOffFirst) {
   auto& seen = evidence.devices[DeviceId("d1")].seen.volumes;
   seen.front().epochs.clear();
   EXPECT_EQ(plan().work.at(0).task, VolumeTask::erase);
+  evidence.resting.insert(made.id());
+  EXPECT_TRUE(plan().empty()) << "a command is under way";
+  evidence.resting.clear();
   evidence.held = true;
   EXPECT_TRUE(plan().work.empty()) << "nothing after a restore until it is confirmed";
   evidence.held = false;
@@ -189,6 +218,10 @@ TEST_F(StoragePlannerTest, R_B2_EndsAttachmentsThatNoCopyMayHave) {
   vm.status.operation = OperationId("op-1");
   put(vm);
   EXPECT_TRUE(plan().work.empty()) << "an operation knows better";
+  view.vms.erase(vm.id());
+  EXPECT_EQ(first().task, VolumeTask::revoke);
+  evidence.strays = {{1, 5}, {1, 9}};
+  EXPECT_TRUE(plan().work.empty()) << "copies of VMs that are not stored are left alone";
 }
 
 TEST_F(StoragePlannerTest, R_B1_ServesDevicesAndSaysWhyNot) {

@@ -26,6 +26,7 @@ struct StorageEvidence {
   std::vector<std::pair<DeviceId, HostId>>
       strangers;      ///< served by a host that they are not registered with
   bool held = false;  ///< restored from a backup and not yet confirmed: nothing is ended or erased
+  std::set<Epoch> strays;  ///< of copies that hosts report now and whose VMs are not stored
   std::set<std::pair<VmId, Epoch>> copies;   ///< of VMs with volumes, that hosts report now
   std::set<VolumeId> resting;                ///< a command is under way or failed a moment ago
   std::map<VolumeId, std::string> failures;  ///< of the last command; gone when one succeeds

@@ -118,7 +118,8 @@ QemuHypervisor::QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard
       options_(std::move(options)),
       worker_(loop, kWorkers, kQueueMax),
       reader_(loop, 1, kQueueMax),
-      context_{loop, options_, guard, fabric, nullptr, worker_, reader_, image_checks_},
+      prober_(loop, 1, kQueueMax),
+      context_{loop, options_, guard, fabric, nullptr, worker_, reader_, prober_, image_checks_},
       ticker_(loop) {}
 
 QemuHypervisor::~QemuHypervisor() { image_checks_.cancel(); }

@@ -52,6 +52,7 @@ class QemuHypervisor final : public Hypervisor {
   ImageChecks image_checks_;
   Worker worker_;
   Worker reader_;
+  Worker prober_;
   VmContext context_;
   HypervisorSink* sink_ = nullptr;
   std::map<VmId, EpochRecord> epochs_;

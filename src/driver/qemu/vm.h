@@ -90,6 +90,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void await_room();
   void ask_for_room();
   void ask_for_volumes();
+  void try_disks_again();
   void sample_usage();
   void changed(const std::string& why);
 
@@ -102,6 +103,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void ask_left_send();
   void follow_left_send(qmp::MigrationState state);
   void run_again(Callback<void> done, Instant until);
+  bool is_moving() const;
 
   VmContext& context_;
   VmLaunch launch_;

@@ -47,6 +47,7 @@ struct VmContext {
   std::shared_ptr<Cgroups> cgroups;  ///< nullptr: without limits
   Worker& worker;
   Worker& reader;  ///< for what takes long, so that others' starts do not wait behind it
+  Worker& prober;  ///< for questions whose answers may never come
   ImageChecks& image_checks;
 };
 

@@ -35,6 +35,12 @@ bool has_volumes(const VmLaunch& launch) {
                      [](const LaunchDisk& disk) { return disk.endpoint.has_value(); });
 }
 
+bool is_volume(const VmLaunch& launch, const json::object& io_error) {
+  const int index = disk_index_of_node(text_at(io_error, "node-name"));
+  const bool known = index >= 0 && index < static_cast<int>(launch.disks.size());
+  return known && launch.disks[static_cast<std::size_t>(index)].endpoint.has_value();
+}
+
 /// Blocking.
 Result<void> reach_volumes(const VmLaunch& launch) {
   for (const LaunchDisk& disk : launch.disks) {
@@ -98,8 +104,11 @@ void QemuVm::guest_stopped(const QmpEvent& seen) {
   if (seen.name == "WATCHDOG") trouble = kWatchdogExpired;
   if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
     trouble = io_error_text(launch_, seen.data);
-    if (flag_at(seen.data, "nospace")) await_room();
-    volume_awaited_ = has_volumes(launch_);
+    if (is_volume(launch_, seen.data)) {
+      volume_awaited_ = true;
+    } else if (flag_at(seen.data, "nospace")) {
+      await_room();
+    }
   }
   if (trouble.empty() || trouble == failing_) return;
   failing_ = trouble;
@@ -192,8 +201,18 @@ void QemuVm::ask_for_room() {
         self->room_bytes_ = *free;
         if (!grown || self->power_ != VmPower::paused || self->process_.qmp() == nullptr) return;
         self->disk_full_ = false;
-        qmp::resume(*self->process_.qmp(), [](Result<void>) {});
+        self->try_disks_again();
       });
+}
+
+/// Lets a guest run again that a disk has paused; not one that a move has paused or taken away.
+void QemuVm::try_disks_again() {
+  if (is_moving() || postmigrate_ || incoming_) return;
+  qmp::query_status(*process_.qmp(), [this](const Result<qmp::RunState>& state) {
+    const bool paused_by_disk = state.ok() && *state == qmp::RunState::io_error;
+    if (!paused_by_disk || is_moving() || postmigrate_ || process_.qmp() == nullptr) return;
+    qmp::resume(*process_.qmp(), [](Result<void>) {});
+  });
 }
 
 /// A guest whose volume did not answer for longer than QEMU waits goes on once somebody listens
@@ -201,7 +220,7 @@ void QemuVm::ask_for_room() {
 /// pauses again.
 void QemuVm::ask_for_volumes() {
   if (std::exchange(asking_volumes_, true)) return;
-  context_.reader.run<void>([launch = launch_] { return reach_volumes(launch); },
+  context_.prober.run<void>([launch = launch_] { return reach_volumes(launch); },
                             [weak = weak_from_this()](const Result<void>& reached) {
                               const auto self = weak.lock();
                               if (self == nullptr) return;
@@ -209,7 +228,7 @@ void QemuVm::ask_for_volumes() {
                               const bool waits =
                                   self->volume_awaited_ && self->power_ == VmPower::paused;
                               if (!reached || !waits || self->process_.qmp() == nullptr) return;
-                              qmp::resume(*self->process_.qmp(), [](Result<void>) {});
+                              self->try_disks_again();
                             });
 }
 
@@ -247,7 +266,7 @@ void QemuVm::apply_state(Result<qmp::RunState> state) {
   if (*state == qmp::RunState::io_error && failing_.empty()) {
     failing_ = "a disk failed";
     volume_awaited_ = has_volumes(launch_);
-    ask_disks();
+    if (!volume_awaited_) ask_disks();
   }
   if (*state == qmp::RunState::postmigrate && !incoming_) postmigrate_ = true;
   const bool runs = *state == qmp::RunState::running;

@@ -34,13 +34,18 @@ void QemuVm::peer_connected(Descriptor connection) {
   });
 }
 
+/// Its state is on its way, or may be: also by the word of an agent that is gone.
+bool QemuVm::is_moving() const {
+  return left_send_ ||
+         (outgoing_ != nullptr && outgoing_->phase() != OutgoingMigration::Phase::failed);
+}
+
 void QemuVm::send(const MigrationEndpoint& to, const MigrationLimits& limits,
                   Callback<MigrationProgress> done) {
-  const bool begun = left_send_ || (outgoing_ != nullptr &&
-                                    outgoing_->phase() != OutgoingMigration::Phase::failed);
+  const bool begun = is_moving();
   if (begun || power_ != VmPower::running || process_.qmp() == nullptr) {
-    const char* why = begun ? "a send is under way or over"
-                            : "its guest does not run, or QEMU does not answer";
+    const char* why =
+        begun ? "a send is under way or over" : "its guest does not run, or QEMU does not answer";
     return refuse<MigrationProgress>(
         context_.loop, std::move(done),
         make_error(Errc::conflict, fmt::format("send {}: {}", launch_.vm.value, why)));
@@ -66,6 +71,8 @@ void QemuVm::switch_over(Callback<MigrationProgress> done) {
         const auto self = weak.lock();
         if (self != nullptr && result) {
           self->postmigrate_ = true;
+          self->volume_awaited_ = false;
+          self->disk_full_ = false;
           self->power_ = VmPower::paused;
           self->changed("handed over");
           result->handed_over = true;
@@ -200,33 +207,33 @@ void QemuVm::run_again(Callback<void> done, Instant until) {
     return refuse<void>(context_.loop, std::move(done),
                         make_error(Errc::unavailable, launch_.vm.value + ": QEMU does not answer"));
   }
-  qmp::query_status(*process_.qmp(), [this, until, done = std::move(done)](
-                                         Result<qmp::RunState> state) mutable {
-    if (!state) return done(state.error());
-    if (left_send_ || *state == qmp::RunState::finish_migrate) {
-      if (context_.loop.now() >= until) {
-        return done(make_error(Errc::unavailable,
-                               launch_.vm.value + ": its migration has not ended"));
-      }
-      context_.loop.after(kAskAgain, [weak = weak_from_this(), until, done] {
-        if (const auto self = weak.lock()) return self->run_again(done, until);
-        done(make_error(Errc::unavailable, "its process has ended"));
+  qmp::query_status(
+      *process_.qmp(), [this, until, done = std::move(done)](Result<qmp::RunState> state) mutable {
+        if (!state) return done(state.error());
+        if (left_send_ || *state == qmp::RunState::finish_migrate) {
+          if (context_.loop.now() >= until) {
+            return done(
+                make_error(Errc::unavailable, launch_.vm.value + ": its migration has not ended"));
+          }
+          context_.loop.after(kAskAgain, [weak = weak_from_this(), until, done] {
+            if (const auto self = weak.lock()) return self->run_again(done, until);
+            done(make_error(Errc::unavailable, "its process has ended"));
+          });
+          return;
+        }
+        const bool paused_by_move = *state == qmp::RunState::postmigrate ||
+                                    (*state == qmp::RunState::paused && outgoing_ != nullptr);
+        if (!paused_by_move || process_.qmp() == nullptr) return done({});
+        qmp::resume(*process_.qmp(), [this, done = std::move(done)](Result<void> running) {
+          if (running) {
+            postmigrate_ = false;
+            outgoing_.reset();
+            power_ = VmPower::running;
+            changed("runs here again");
+          }
+          done(running);
+        });
       });
-      return;
-    }
-    const bool paused_by_move = *state == qmp::RunState::postmigrate ||
-                                (*state == qmp::RunState::paused && outgoing_ != nullptr);
-    if (!paused_by_move || process_.qmp() == nullptr) return done({});
-    qmp::resume(*process_.qmp(), [this, done = std::move(done)](Result<void> running) {
-      if (running) {
-        postmigrate_ = false;
-        outgoing_.reset();
-        power_ = VmPower::running;
-        changed("runs here again");
-      }
-      done(running);
-    });
-  });
 }
 
 }  // namespace virga

@@ -20,9 +20,10 @@ Result<void> make_files(const VolumeAccess& access, const VolumeFolder& folder,
                         const VolumeRecord& record) {
   if (auto made = make_folders(folder.path, 0700); !made) return made;
   const auto there = read_record(folder);
-  if (there && there->size_mib == record.size_mib) return {};  // by a call a moment ago
+  const bool same = there && there->size_mib == record.size_mib && there->floor == record.floor;
+  if (same) return {};  // by a call that nobody heard the end of
   if (there || there.error().code != Errc::not_found) {
-    const std::string why = there ? "it is there with another size" : there.error().text();
+    const std::string why = there ? "another of this name is there" : there.error().text();
     return make_error(Errc::conflict, "create " + record.volume.value + ": " + why);
   }
   if (auto made = access.make_medium(record); !made) return made;
@@ -96,16 +97,26 @@ void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
     return answer(loop_, std::move(done), std::move(fine));
   }
   if (const auto there = find(volume)) {
-    const Mib has = (*there)->record().size_mib;
-    if (has == size_mib) return answer<void>(loop_, std::move(done), {});
+    const VolumeRecord& has = (*there)->record();
+    if (has.size_mib == size_mib && has.floor == revoked) {
+      return answer<void>(loop_, std::move(done), {});
+    }
+    const std::string with = has.size_mib == size_mib
+                                 ? "is there and another volume"
+                                 : fmt::format("is there with {} MiB", has.size_mib.value);
     return answer<void>(loop_, std::move(done),
-                        make_error(Errc::conflict, fmt::format("{} is there with {} MiB",
-                                                               volume.value, has.value)));
+                        make_error(Errc::conflict, volume.value + " " + with));
+  }
+  // A second medium under one that is being made would be its loss.
+  if (!making_.insert(volume).second) {
+    return answer<void>(loop_, std::move(done),
+                        make_error(Errc::unavailable, volume.value + " is being made"));
   }
   VolumeRecord record;
   record.volume = volume;
   record.size_mib = size_mib;
   record.revoked = revoked;
+  record.floor = revoked;
   make(*folder, record, std::move(done));
 }
 
@@ -117,6 +128,7 @@ void RecordedStore::make(const VolumeFolder& folder, const VolumeRecord& record,
                     [this, access, folder, record, done = std::move(done),
                      alive = std::weak_ptr(alive_)](Result<void> made) {
                       if (alive.expired()) return;
+                      making_.erase(record.volume);
                       if (made && !volumes_.contains(record.volume)) {
                         volumes_[record.volume] = std::make_unique<RecordedVolume>(
                             context_, folder, record, std::move(*access));

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,6 +42,7 @@ class RecordedStore : public BlockStore {
   std::unique_ptr<DeviceAccess> access_;
   VolumeContext context_;
   std::map<VolumeId, std::unique_ptr<RecordedVolume>> volumes_;
+  std::set<VolumeId> making_;
   std::vector<std::unique_ptr<RecordedVolume>> erased_;  ///< until nobody waits for their answers
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
   Worker worker_;  ///< last: its end waits for calls under way, which use the volumes

@@ -292,6 +292,7 @@ ObservedVolume RecordedVolume::observe() const {
   seen.size_mib = record_.size_mib;
   seen.used_bytes = access_->used_bytes();
   seen.revoked = record_.revoked;
+  seen.floor = record_.floor;
   seen.epochs = epochs_of(record_);
   seen.served = access_->served();
   return seen;

@@ -23,11 +23,13 @@ struct VolumeRecord {
   VolumeId volume;
   Mib size_mib;
   Epoch revoked;
+  Epoch floor;    ///< what was revoked when it was made: with the name it says which volume this is
   Epoch highest;  ///< that was ever attached; none below it is let in anew
   std::vector<AttachmentRecord> attachments;  ///< in order of epoch
   int port = 0;  ///< of a server of its own; kept, so that consumers find it again
 };
-BOOST_DESCRIBE_STRUCT(VolumeRecord, (), (volume, size_mib, revoked, highest, attachments, port))
+BOOST_DESCRIBE_STRUCT(VolumeRecord, (),
+                      (volume, size_mib, revoked, floor, highest, attachments, port))
 
 std::vector<Epoch> epochs_of(const VolumeRecord& record);
 

@@ -62,6 +62,21 @@ Refusal check_pinned_device(const ClusterView& view, const Volume& volume) {
                  known);
 }
 
+/// What grows writes its device too, so that nobody else gives the same room away.
+Refusal add_devices(const ClusterView& view, const Volume& before, const Volume& after,
+                    Change& change) {
+  if (before.spec.size_mib == after.spec.size_mib) return std::nullopt;
+  for (const VolumeLeg& leg : before.status.legs) {
+    const Device* device = view.devices.find(leg.device);
+    if (device == nullptr) continue;
+    Device same = *device;
+    same.meta.revision = 0;
+    change.guards.push_back({keys::of(device->id()), device->meta.revision});
+    change.writes.push_back({keys::of(device->id()), to_json_text(same)});
+  }
+  return std::nullopt;
+}
+
 Refusal check_growth(const ClusterView& view, const Volume& before, const Volume& after) {
   const Mib had = std::max(before.spec.size_mib, before.status.size_mib);
   if (after.spec.size_mib < before.spec.size_mib) {
@@ -124,7 +139,7 @@ Refusal add_companions(const RuleContext& context, const Device* before, const D
 
 Refusal add_companions(const RuleContext& context, const Volume* before, const Volume& after,
                        Change& change) {
-  if (before != nullptr) return std::nullopt;
+  if (before != nullptr) return add_devices(context.view, *before, after, change);
   const Cluster* cluster = context.view.clusters.find(after.spec.cluster);
   VIRGA_CHECK(cluster != nullptr);
   change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});

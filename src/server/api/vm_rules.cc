@@ -127,6 +127,11 @@ Refusal check_image_of(const ClusterView& view, const Vm& vm) {
 
 Refusal check_pin(const ClusterView& view, const Vm& vm) {
   const HostId& pinned = vm.spec.pinned_host;
+  if (pinned.empty() && vm.spec.direct_io) {
+    return problem(Errc::invalid,
+                   "spec.pinned_host: is empty; a VM with direct_io is locked to the host whose "
+                   "device it holds: name that host");
+  }
   if (pinned.empty()) return std::nullopt;
   const Host* host = view.hosts.find(pinned);
   if (host != nullptr && host->spec.cluster == vm.spec.cluster) return std::nullopt;

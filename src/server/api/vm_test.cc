@@ -49,6 +49,18 @@ TEST_F(Vms, F_B11_a_vm_is_accepted_with_its_ports_and_addresses_in_one_commit) {
   EXPECT_EQ(count_keys("address/acme/front/"), 2U);
 }
 
+TEST_F(Vms, A3_23_a_vm_with_direct_io_is_locked_to_its_host) {
+  make_running_vm();
+  const auto loose = call("POST", "/v1/vms", vm_body("nic", R"(,"direct_io":true)"));
+  EXPECT_EQ(loose.status, 400);
+  EXPECT_NE(loose.body.find("spec.pinned_host: is empty"), std::string::npos) << loose.body;
+  const std::string locked = R"(,"direct_io":true,"pinned_host":"host-1")";
+  ASSERT_EQ(call("POST", "/v1/vms", vm_body("nic", locked)).status, 202);
+  const auto move = call("POST", "/v1/vms/acme/nic/migrate", R"({"host":"host-2"})");
+  EXPECT_EQ(move.status, 501);
+  EXPECT_NE(move.body.find("cannot move alive"), std::string::npos) << move.body;
+}
+
 TEST_F(Vms, F_B11_the_lowest_free_address_is_taken_also_after_a_removal) {
   make_house();
   for (int i = 0; i < 4; ++i)

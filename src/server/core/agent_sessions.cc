@@ -16,7 +16,7 @@ constexpr Duration kSpreadDelay = milliseconds(100);
 /// A state names all members, so that thousands of hosts that come back at once would otherwise be
 /// told of each other without end.
 constexpr Duration kSpreadPause = milliseconds(1);
-constexpr std::size_t kGroupsBytes = 400'000;  ///< of a message, as estimated
+constexpr std::size_t kGroupsBytes = 400'000;    ///< of a message, as estimated
 constexpr std::size_t kPlacesPerMessage = 4000;  ///< about 0.4 MiB
 
 }  // namespace
@@ -294,6 +294,10 @@ bool knows(const Hello& hello, const Command& command) {
   const bool opens_ports =
       command.kind == CommandKind::start || command.kind == CommandKind::prepare_incoming;
   if (!opens_ports || !command.launch) return true;
+  const auto& disks = command.launch->disks;
+  const bool on_volumes = std::any_of(disks.begin(), disks.end(),
+                                      [](const LaunchDisk& disk) { return !disk.volume.empty(); });
+  if (on_volumes && !has(hello.features, "devices")) return false;
   const auto& nics = command.launch->nics;
   const bool guarded =
       std::any_of(nics.begin(), nics.end(), [](const LaunchNic& nic) { return nic.guarded; });
@@ -471,13 +475,13 @@ namespace {
 
 bool differs(const ObservedVolume& left, const ObservedVolume& right) {
   return left.volume != right.volume || left.size_mib != right.size_mib ||
-         left.revoked != right.revoked || left.epochs != right.epochs ||
-         left.served != right.served;
+         left.revoked != right.revoked || left.floor != right.floor ||
+         left.epochs != right.epochs || left.served != right.served;
 }
 
 bool differs(const ObservedDevice& left, const ObservedDevice& right) {
-  if (left.device != right.device || left.open != right.open || left.failing != right.failing ||
-      left.volumes.size() != right.volumes.size()) {
+  if (left.device != right.device || left.directory != right.directory || left.open != right.open ||
+      left.failing != right.failing || left.volumes.size() != right.volumes.size()) {
     return true;
   }
   for (std::size_t index = 0; index < left.volumes.size(); ++index) {

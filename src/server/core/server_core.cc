@@ -197,6 +197,7 @@ ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
   if (stored == nullptr) return evidence;
   const ClusterPolicy& policy = stored->spec.policy;
   const Instant now = on_.loop.now();
+  evidence.cut_off = cut_off_vms();
   for (const Host* host : view().hosts_of(cluster)) {
     HostEvidence& seen = evidence.hosts[host->id()];
     const auto found = sessions_.hosts().find(host->id());
@@ -264,10 +265,29 @@ StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
     }
     for (const ObservedVm& copy : found->second.report.vms) {
       const Vm* vm = view().vms.find(copy.vm);
+      if (vm == nullptr) evidence.strays.insert(copy.epoch);
       if (vm != nullptr && !vm->spec.disks.empty()) evidence.copies.insert({copy.vm, copy.epoch});
     }
   }
   return evidence;
+}
+
+/// VMs whose epoch in force a volume refuses for ever.
+std::set<VmId> ServerCore::cut_off_vms() const {
+  std::set<VmId> found;
+  for (const auto& [id, device] : view().devices.all()) {
+    const auto host = sessions_.hosts().find(device->spec.host);
+    if (host == sessions_.hosts().end()) continue;
+    for (const ObservedDevice& one : host->second.report.devices) {
+      if (one.device != id) continue;
+      for (const ObservedVolume& volume : one.volumes) {
+        const Vm* user = view().user_of(volume.volume);
+        if (user == nullptr || user->status.host.empty()) continue;
+        if (volume.revoked >= user->status.epoch) found.insert(user->id());
+      }
+    }
+  }
+  return found;
 }
 
 std::optional<std::string> ServerCore::seen_alive(const HostId& host) const {

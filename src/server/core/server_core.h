@@ -66,6 +66,7 @@ class ServerCore {
 
   ClusterEvidence observe(const ClusterId& cluster) const;
   StorageEvidence observe_storage(const ClusterId& cluster) const;
+  std::set<VmId> cut_off_vms() const;
 
  private:
   void load_meta(Callback<void> ready);
