@@ -243,7 +243,7 @@ TEST_P(BlockStoreContract, R_B1_WhatIsNoVolumeIsRefusedByName) {
   VIRGA_FAILS(create("acme/data", 0), Errc::invalid);
   VIRGA_OK(create());
   VIRGA_FAILS(create("acme/data", 17), Errc::conflict);
-  VIRGA_FAILS(create("acme/data", 16, 3), Errc::conflict) << "another volume of the name";
+  VIRGA_FAILS(create("acme/data", 16, 3), Errc::conflict);  // another volume of the name
   EXPECT_EQ(lab->store().observe().size(), 1U);
 }
 
