@@ -332,7 +332,13 @@ bool ClusterController::begin_fence(Transaction& transaction, const FenceHost& f
 
 bool ClusterController::begin_vm_fence(Transaction& transaction, const FenceVm& fence) {
   const Vm* stored = mirror_.view().vms.find(fence.vm);
-  if (stored == nullptr || !stored->status.operation.empty()) return false;
+  if (stored == nullptr) return false;
+  const OperationId& busy = stored->status.operation;
+  const Operation* running = busy.empty() ? nullptr : mirror_.view().operations.find(busy);
+  const bool moving = running != nullptr && running->kind == OperationKind::migrate_vm &&
+                      stored->status.migration.phase != MigrationPhase::switching;
+  if (!busy.empty() && !moving) return false;
+  supersede(transaction, busy);
   Operation operation = make_operation(OperationKind::fence_vm, keys::of(fence.vm), fence.reason);
   operation.meta.tenant = stored->meta.tenant;
   operation.arguments.source = fence.host;

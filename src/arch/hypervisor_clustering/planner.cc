@@ -283,6 +283,9 @@ bool Planner::decide_superseding(const Vm& vm) {
   if (operation == nullptr || operation->kind == OperationKind::delete_vm) return false;
   if (vm.status.migration.phase == MigrationPhase::switching) return false;
   const Host* host = host_of(vm);
+  if (host != nullptr && operation->kind == OperationKind::migrate_vm && !reports(host->id())) {
+    fence_by_storage(vm, *host);  // its steps wait for the source: no other proof may come soon
+  }
   if (host == nullptr || host->status.health != HostHealth::fenced) return false;
   if (operation->kind == OperationKind::stop_vm) return false;
   recover(vm, *host);

@@ -87,6 +87,25 @@ TEST_F(VolumePlanning, R_B2_NothingIsProvenByStorageThatCannotCutOffAll) {
   EXPECT_TRUE(plan().vm_fences.empty()) << "its storage does not answer";
 }
 
+TEST_F(VolumePlanning, R_B2_R_B4_AMoveWhoseSourceIsDeadIsFencedAtBothEnds) {
+  const VmId db = vm_with_volume("a");
+  OperationArguments move;
+  move.source = HostId("a");
+  move.destination = HostId("b");
+  move.epoch = {1, 7};
+  move.next_epoch = {1, 9};
+  add_operation(OperationKind::migrate_vm, db, move);
+  edit_vm(db, [](Vm& vm) {
+    vm.status.migration = {MigrationPhase::prepared, HostId("b"), {1, 9}};
+  });
+  EXPECT_TRUE(plan().vm_fences.empty());
+  kill("a");
+  ASSERT_EQ(plan().vm_fences.size(), 1U);
+  EXPECT_EQ(plan().vm_fences[0].epoch, (Epoch{1, 9}));
+  edit_vm(db, [](Vm& vm) { vm.status.migration.phase = MigrationPhase::switching; });
+  EXPECT_TRUE(plan().vm_fences.empty()) << "its steps know which of the two may go on";
+}
+
 TEST_F(VolumePlanning, R_B2_AHostThatIsMerelySuspectKeepsItsVolumes) {
   vm_with_volume("a");
   silence("a", milliseconds(2100), 2, 2);
@@ -260,6 +279,22 @@ TEST_F(VolumesInUse, R_B2_A1_06_ALostHostsVmStartsElsewhereOnTheWordOfItsVolumes
   ASSERT_NE(start, all.end());
   ASSERT_FALSE(start->second->arguments.lost.empty());
   EXPECT_EQ(start->second->arguments.lost.back(), (LostCopy{lost, FenceProof::storage_revoked}));
+}
+
+TEST_F(VolumesInUse, R_B2_R_B4_AMoveWhoseSourceDiesIsRecoveredOnTheWordOfItsVolumes) {
+  ASSERT_TRUE(until([&] { return serves(); }));
+  const HostId lost = vm().status.host;
+  const Epoch before = vm().status.epoch;
+  hosts.failing.emplace(CommandKind::send, make_error(Errc::unavailable, "no answer"));
+  order_move(other());
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::send) > 0; }));
+  hosts.failing.clear();
+  const Instant cut = loop.now();
+  hosts.cut_power(lost);
+  ASSERT_TRUE(until([&] { return serves() && vm().status.host != lost; }));
+  EXPECT_LT(loop.now() - cut, seconds(8)) << "the move does not wait for a lease";
+  EXPECT_GT(vm().status.epoch, before);
+  EXPECT_EQ(attached(), std::set<Epoch>{vm().status.epoch});
 }
 
 TEST_F(VolumesInUse, R_B2_WithoutAConfirmationTheLeaseIsAwaited) {
