@@ -44,7 +44,6 @@ Event told_of(const Volume& volume, std::string kind, std::string text,
 StorageController::StorageController(Loop& loop, Store& store, StoreMirror& mirror,
                                      HostCommands& commands, NameSource& names)
     : loop_(loop),
-      store_(store),
       mirror_(mirror),
       commands_(commands),
       names_(names),

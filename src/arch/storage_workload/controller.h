@@ -66,7 +66,6 @@ class StorageController {
   void event(Transaction& transaction, Event event);
 
   Loop& loop_;
-  Store& store_;
   StoreMirror& mirror_;
   HostCommands& commands_;
   NameSource& names_;
