@@ -47,7 +47,7 @@ void Checker::changed(WorldChange change, const HostTruth& host, const Copy* cop
   }
   if (change == WorldChange::spawned) {
     check_capacity(host);
-    if (copy->epoch > records_.epoch(copy->vm)) {
+    if (copy->epoch > records_.epoch(copy->vm) && copy->epoch > records_.decided(copy->vm)) {
       report("unrecorded_epoch", fmt::format("{} has a copy of {} with epoch {}; stored is {}",
                                              host.id.value, copy->vm.value, to_string(copy->epoch),
                                              to_string(records_.epoch(copy->vm))));

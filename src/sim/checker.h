@@ -16,6 +16,9 @@ namespace virga::sim {
 struct Records {
   /// The highest epoch that the store admits for the VM (in force, or of its incoming copy).
   std::function<Epoch(const VmId&)> epoch;
+  /// The highest epoch of an operation on the VM that stands in the store, also of one that has ended: a move that was
+  /// given up while its destination still began stays on record there alone.
+  std::function<Epoch(const VmId&)> decided;
   /// The lost copies that stand with the start of this epoch; empty when no such start is recorded.
   std::function<LostCopies(const VmId&, const Epoch&)> lost;
   /// What may be promised of a host's processors, in per cent.

@@ -337,6 +337,15 @@ Records Cloud::records() {
     const auto vm = read<Vm>(keys::of(id));
     return vm ? std::max(vm->status.epoch, vm->status.migration.epoch) : Epoch{};
   };
+  records.decided = [this](const VmId& id) {
+    Epoch highest;
+    for (const Operation& operation : read_all<Operation>(keys::kOperation)) {
+      if (operation.subject != keys::of(id)) continue;
+      const OperationArguments& arguments = operation.arguments;
+      highest = std::max({highest, arguments.epoch, arguments.next_epoch});
+    }
+    return highest;
+  };
   records.lost = [this](const VmId& id, const Epoch& epoch) -> LostCopies {
     const auto vm = read<Vm>(keys::of(id));
     return vm && vm->status.epoch == epoch ? vm->status.lost : LostCopies();

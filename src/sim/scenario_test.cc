@@ -150,6 +150,7 @@ class BareWorld : public testing::Test {
   LostCopies lost = {{HostId("host-1"), FenceProof::agent_confirmed_stop},
                      {HostId("host-2"), FenceProof::agent_confirmed_stop}};
   Checker checker{world, Records{[this](const VmId&) { return stored; },
+                                 [](const VmId&) { return Epoch(); },
                                  [this](const VmId&, const Epoch&) { return lost; }, 100}};
 };
 
