@@ -54,6 +54,7 @@ class RealStoreLab : public BlockStoreLab {
     }
     made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
     made.output_path = folder_ + "/consumer.log";
+    made.die_with_parent = true;
     std::filesystem::remove(made.output_path);
     auto process = Process::spawn(loop_, made);
     ASSERT_TRUE(process.ok()) << process.error().text();
