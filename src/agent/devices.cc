@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <type_traits>
+#include <utility>
+
 #include "base/log.h"
 
 namespace virga {
@@ -20,17 +23,13 @@ bool Devices::execute(const Command& command, const Callback<CommandResult>& don
     return true;
   }
   const StorageCommand& asked = *command.storage;
-  const Callback<void> plain = [done](Result<void> result) {
-    if (!result) return done(result.error());
-    done(CommandResult{});
-  };
   if (command.kind == CommandKind::serve_device) {
-    serve(asked, plain);
+    serve(asked, done);
     return true;
   }
   if (command.kind == CommandKind::release_device) {
-    devices_.erase(asked.device);
-    plain({});
+    const auto gone = give_up(asked.device);
+    done(gone ? Result<CommandResult>(CommandResult{}) : gone.error());
     return true;
   }
   auto store = find(asked);
@@ -55,48 +54,65 @@ Result<BlockStore*> Devices::find(const StorageCommand& asked) {
                                 device.failing.empty() ? "is being opened" : device.failing));
 }
 
-void Devices::serve(const StorageCommand& asked, const Callback<void>& done) {
+template <class T>
+Callback<T> Devices::answer(const DeviceId& id, const Callback<CommandResult>& done) {
+  ++devices_.at(id).calls;
+  return [this, id, done, alive = std::weak_ptr(alive_)](Result<T> result) {
+    if (alive.expired()) return;
+    --devices_.at(id).calls;
+    if (!result) return done(result.error());
+    CommandResult answered;
+    if constexpr (!std::is_void_v<T>) answered.attached = std::move(*result);
+    done(std::move(answered));
+  };
+}
+
+/// A store ends without answers to what it was asked: it goes when nobody waits for one.
+Result<void> Devices::give_up(const DeviceId& id) {
+  const auto found = devices_.find(id);
+  if (found == devices_.end()) return {};
+  if (const int calls = found->second.calls; calls > 0) {
+    return make_error(Errc::unavailable,
+                      fmt::format("device {}: {} calls are under way", id.value, calls));
+  }
+  devices_.erase(found);
+  return {};
+}
+
+void Devices::serve(const StorageCommand& asked, const Callback<CommandResult>& done) {
+  if (const auto found = devices_.find(asked.device);
+      found != devices_.end() && found->second.open && found->second.directory == asked.directory) {
+    return done(CommandResult{});
+  }
+  if (const auto gone = give_up(asked.device); !gone) return done(gone.error());
   Device& device = devices_[asked.device];
-  if (device.open && device.directory == asked.directory) return done({});
-  if (device.opening) {
-    return done(make_error(Errc::unavailable,
-                           fmt::format("device {}: is being opened", asked.device.value)));
-  }
-  if (!make_) {
-    device.failing = "this host has no driver of storage devices";
-    return done(make_error(Errc::unsupported, device.failing));
-  }
-  auto made = make_(asked.directory);
+  device.directory = asked.directory;
+  auto made = make_ ? make_(asked.directory)
+                    : make_error(Errc::unsupported, "this host has no driver of storage devices");
   if (!made) {
     device.failing = made.error().text();
     return done(made.error());
   }
-  device = Device{asked.directory, std::move(*made), false, true, {}};
+  device.store = std::move(*made);
   device.store->open(
-      [this, id = asked.device, done, alive = std::weak_ptr(alive_)](const Result<void>& result) {
-        if (!alive.expired()) opened(id, result, done);
-      });
-}
-
-void Devices::opened(const DeviceId& id, const Result<void>& result, const Callback<void>& done) {
-  const auto found = devices_.find(id);
-  if (found == devices_.end()) {
-    return done(make_error(Errc::cancelled, "device " + id.value + " was released meanwhile"));
-  }
-  Device& device = found->second;
-  device.opening = false;
-  device.open = result.ok();
-  device.failing = result.ok() ? "" : result.error().text();
-  if (!result) log_line(LogLevel::error, "agent", "device " + id.value + ": " + device.failing);
-  done(result);
+      answer<void>(asked.device, [this, id = asked.device, done](Result<CommandResult> result) {
+        Device& opened = devices_.at(id);
+        opened.open = result.ok();
+        opened.failing = result ? "" : result.error().text();
+        if (!result) {
+          log_line(LogLevel::error, "agent", "device " + id.value + ": " + opened.failing);
+        }
+        done(std::move(result));
+      }));
 }
 
 void Devices::work(const Command& command, BlockStore& store, const Callback<CommandResult>& done) {
   const StorageCommand& asked = *command.storage;
-  const auto plain = [done](Result<void> result) {
-    if (!result) return done(result.error());
-    done(CommandResult{});
-  };
+  if (command.kind == CommandKind::attach_volume) {
+    return store.attach(asked.volume, command.epoch, asked.beside,
+                        answer<VolumeEndpoint>(asked.device, done));
+  }
+  const Callback<void> plain = answer<void>(asked.device, done);
   switch (command.kind) {
     case CommandKind::create_volume:
       return store.create(asked.volume, asked.size_mib, command.epoch, plain);
@@ -106,16 +122,8 @@ void Devices::work(const Command& command, BlockStore& store, const Callback<Com
       return store.erase(asked.volume, plain);
     case CommandKind::detach_volume:
       return store.detach(asked.volume, command.epoch, plain);
-    case CommandKind::revoke_volume:
-      return store.revoke(asked.volume, command.epoch, plain);
     default:
-      store.attach(asked.volume, command.epoch, asked.beside,
-                   [done](Result<VolumeEndpoint> endpoint) {
-                     if (!endpoint) return done(endpoint.error());
-                     CommandResult answer;
-                     answer.attached = std::move(*endpoint);
-                     done(std::move(answer));
-                   });
+      store.revoke(asked.volume, command.epoch, plain);
   }
 }
 

@@ -21,9 +21,10 @@ class Devices {
   /// `make` may be empty: this host serves no device.
   explicit Devices(Make make) : make_(std::move(make)) {}
 
-  /// Whether the command is one of a device's; then `done` runs exactly once, within the deadlines of BlockStore.
-  /// Errors: those of BlockStore; not_found (the device is not served here), invalid (a field is missing),
-  /// unavailable (it is being opened, or could not be: the next serve_device tries again).
+  /// Whether the command is one of a device's; then `done` runs exactly once, within the deadlines of BlockStore, or
+  /// never when this object ends before. Errors: those of BlockStore; not_found (the device is not served here),
+  /// invalid (a field is missing), unavailable (it is being opened, or could not be: the next serve_device tries
+  /// again; or it cannot be given up yet, as other calls of it are under way).
   bool execute(const Command& command, const Callback<CommandResult>& done);
 
   /// In order of id. Cost: that of BlockStore::observe() of each.
@@ -34,12 +35,15 @@ class Devices {
     std::string directory;
     std::unique_ptr<BlockStore> store;
     bool open = false;
-    bool opening = false;
     std::string failing;
+    int calls = 0;  ///< under way in the store: it stays until they have ended
   };
 
-  void serve(const StorageCommand& asked, const Callback<void>& done);
-  void opened(const DeviceId& id, const Result<void>& result, const Callback<void>& done);
+  /// What a store answers a call with, handed on to who asked.
+  template <class T>
+  Callback<T> answer(const DeviceId& id, const Callback<CommandResult>& done);
+  void serve(const StorageCommand& asked, const Callback<CommandResult>& done);
+  Result<void> give_up(const DeviceId& id);
   Result<BlockStore*> find(const StorageCommand& asked);
   void work(const Command& command, BlockStore& store, const Callback<CommandResult>& done);
 

@@ -73,8 +73,8 @@ void Migration::prepare(const Operation& operation, const ClusterView& view, Ste
   Command prepare =
       command_for(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
   prepare.launch = std::move(*launch);
-  const auto attached = [this, host = operation.arguments.destination, prepare, done](
-                            const Result<Attachments::Endpoints>& endpoints) mutable {
+  const auto attached = [this, host = operation.arguments.destination, prepare,
+                         done](const Result<Attachments::Endpoints>& endpoints) mutable {
     if (!endpoints) return done(StepOutcome::failed(endpoints.error()));
     if (auto added = add_endpoints(*prepare.launch, *endpoints); !added) {
       return done(StepOutcome::failed(added.error()));
@@ -87,19 +87,18 @@ void Migration::prepare(const Operation& operation, const ClusterView& view, Ste
 
 void Migration::prepare_destination(const HostId& host, Command prepare,
                                     const StepDone& done) const {
-  call(host, std::move(prepare), kPrepareDeadline,
-       [done](Result<CommandResult> result) {
-         if (!result) return done(StepOutcome::failed(result.error()));
-         if (!result->endpoint) {
-           return done(StepOutcome::failed(
-               make_error(Errc::internal, "the destination named no end point")));
-         }
-         StepOutcome outcome = StepOutcome::done();
-         outcome.note = [endpoint = *result->endpoint](Operation& noted) {
-           noted.facts["endpoint"] = to_json(endpoint);
-         };
-         done(std::move(outcome));
-       });
+  call(host, std::move(prepare), kPrepareDeadline, [done](Result<CommandResult> result) {
+    if (!result) return done(StepOutcome::failed(result.error()));
+    if (!result->endpoint) {
+      return done(
+          StepOutcome::failed(make_error(Errc::internal, "the destination named no end point")));
+    }
+    StepOutcome outcome = StepOutcome::done();
+    outcome.note = [endpoint = *result->endpoint](Operation& noted) {
+      noted.facts["endpoint"] = to_json(endpoint);
+    };
+    done(std::move(outcome));
+  });
 }
 
 void Migration::send(const Operation& operation, const ClusterView& view, StepDone done) const {
@@ -227,9 +226,8 @@ void Migration::run_source_again(const Operation& operation, const Error& why,
 }
 
 void Migration::clean(const Operation& operation, const ClusterView& view, StepDone done) const {
-  // Whatever the answers: a copy that stays is of an old epoch and is revoked when its host reports
-  // it,
-  // and attachments that nobody may have any more are ended by the room of storage.
+  // Whatever the answers: a copy that stays is of an old epoch and is revoked when its host reports it, and
+  // attachments that nobody may have any more are ended by the room of storage.
   const auto stop_source = [this, operation, done,
                             fenced = is_fenced(view, operation.arguments.source)] {
     if (fenced) return done(StepOutcome::done());

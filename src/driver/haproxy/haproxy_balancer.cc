@@ -201,40 +201,13 @@ HaproxyBalancer::HaproxyBalancer(AsioLoop& loop, HaproxyOptions options)
         if (::geteuid() != 0) options.user.clear();
         return std::move(options);
       }()),
+      calls_(loop, kWaitingMax, "this load balancer"),
       exit_deadline_(loop),
       restart_(loop),
       restart_pause_(kRestartFirst),
       worker_(loop, kThreads, kJobsMax) {}
 
 HaproxyBalancer::~HaproxyBalancer() = default;
-
-void HaproxyBalancer::enqueue(Step step, Callback<void> done) {
-  if (waiting_.size() >= kWaitingMax) {
-    const auto full = make_error(Errc::exhausted, "too many calls wait for this load balancer");
-    return answer<void>(loop_, std::move(done), full);
-  }
-  waiting_.push_back([this, step = std::move(step), done = std::move(done)] {
-    step([this, done, alive = std::weak_ptr(alive_)](Result<void> outcome) {
-      if (alive.expired()) return;
-      busy_ = false;
-      loop_.post([this, alive] {
-        if (!alive.expired()) next();
-      });
-      done(std::move(outcome));
-    });
-  });
-  loop_.post([this, alive = std::weak_ptr(alive_)] {
-    if (!alive.expired()) next();
-  });
-}
-
-void HaproxyBalancer::next() {
-  if (busy_ || waiting_.empty()) return;
-  busy_ = true;
-  auto call = std::move(waiting_.front());
-  waiting_.pop_front();
-  call();
-}
 
 void HaproxyBalancer::on_worker(std::function<Result<void>()> job, Callback<void> done) {
   worker_.run<void>(std::move(job),
@@ -244,7 +217,7 @@ void HaproxyBalancer::on_worker(std::function<Result<void>()> job, Callback<void
 }
 
 void HaproxyBalancer::open(Callback<void> done) {
-  enqueue([this](const Callback<void>& ended) { open_now(ended); }, std::move(done));
+  calls_.run([this](const Callback<void>& ended) { open_now(ended); }, std::move(done));
 }
 
 void HaproxyBalancer::open_now(const Callback<void>& done) {
@@ -268,7 +241,7 @@ void HaproxyBalancer::apply(const BalancerSpec& wanted, Callback<void> done) {
   if (auto fine = validate(wanted); !fine) {
     return answer<void>(loop_, std::move(done), wrap_error("load balancer", fine.error()));
   }
-  enqueue(
+  calls_.run(
       [this, wanted](const Callback<void>& ended) {
         if (wanted.revision < in_force_.revision) return ended({});
         apply_now(wanted, [this, wanted, ended](Result<void> applied) {
@@ -341,7 +314,7 @@ void HaproxyBalancer::observe(Callback<ObservedBalancer> done) {
 }
 
 void HaproxyBalancer::remove(Callback<void> done) {
-  enqueue([this](const Callback<void>& ended) { remove_now(ended); }, std::move(done));
+  calls_.run([this](const Callback<void>& ended) { remove_now(ended); }, std::move(done));
 }
 
 void HaproxyBalancer::remove_now(const Callback<void>& done) {
@@ -417,7 +390,7 @@ void HaproxyBalancer::exited() {
 void HaproxyBalancer::restart_later() {
   restart_.set_after(restart_pause_, [this] {
     restart_pause_ = std::min(restart_pause_ * 2, kRestartMax);
-    enqueue(
+    calls_.run(
         [this](const Callback<void>& ended) {
           in_force_.revision == 0 ? ended({}) : run_with(in_force_, ended);
         },

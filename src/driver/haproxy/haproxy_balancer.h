@@ -1,12 +1,12 @@
 #pragma once
 
-#include <deque>
 #include <memory>
 #include <optional>
 #include <string>
 
 #include "driver/haproxy/configuration.h"
 #include "driver/load_balancer.h"
+#include "edge/call_queue.h"
 #include "edge/process.h"
 #include "edge/worker.h"
 
@@ -28,10 +28,6 @@ class HaproxyBalancer : public LoadBalancer {
   void remove(Callback<void> done) override;
 
  private:
-  using Step = std::function<void(Callback<void>)>;
-
-  void enqueue(Step step, Callback<void> done);
-  void next();
   void open_now(const Callback<void>& done);
   void apply_now(const BalancerSpec& wanted, const Callback<void>& done);
   void run_with(const BalancerSpec& wanted, const Callback<void>& done);
@@ -52,8 +48,7 @@ class HaproxyBalancer : public LoadBalancer {
   std::shared_ptr<Descriptor> watched_ =
       std::make_shared<Descriptor>();  ///< its pidfd, for the worker's threads
   Instant started_;
-  std::deque<std::function<void()>> waiting_;
-  bool busy_ = false;
+  CallQueue calls_;
   Callback<void> on_exit_;
   Timer exit_deadline_;
   Timer restart_;

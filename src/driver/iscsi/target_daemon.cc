@@ -22,7 +22,11 @@ constexpr Duration kLookEvery = milliseconds(10);
 }  // namespace
 
 TargetDaemon::TargetDaemon(AsioLoop& loop, const IscsiOptions& options)
-    : loop_(loop), options_(options), exit_deadline_(loop), worker_(loop, 1, kJobsMax) {}
+    : loop_(loop),
+      options_(options),
+      calls_(loop, kWaitingMax, "the iSCSI daemon"),
+      exit_deadline_(loop),
+      worker_(loop, 1, kJobsMax) {}
 
 Result<void> TargetDaemon::know() {
   if (known_) return {};
@@ -69,34 +73,6 @@ std::shared_ptr<Task> TargetDaemon::on_ended(Task handler) {
   return held;
 }
 
-void TargetDaemon::enqueue(Step step, Callback<void> done) {
-  if (waiting_.size() >= kWaitingMax) {
-    return answer<void>(loop_, std::move(done),
-                        make_error(Errc::exhausted, "too many calls wait for the iSCSI daemon"));
-  }
-  waiting_.push_back([this, step = std::move(step), done = std::move(done)] {
-    step([this, done, alive = std::weak_ptr(alive_)](Result<void> outcome) {
-      if (alive.expired()) return;
-      busy_ = false;
-      loop_.post([this, alive] {
-        if (!alive.expired()) next();
-      });
-      done(std::move(outcome));
-    });
-  });
-  loop_.post([this, alive = std::weak_ptr(alive_)] {
-    if (!alive.expired()) next();
-  });
-}
-
-void TargetDaemon::next() {
-  if (busy_ || waiting_.empty()) return;
-  busy_ = true;
-  auto call = std::move(waiting_.front());
-  waiting_.pop_front();
-  call();
-}
-
 void TargetDaemon::work(std::function<Result<void>(TargetAdmin&)> job, Callback<void> done) {
   worker_.run<void>(
       [job = std::move(job), program = options_.admin, control = control(),
@@ -125,7 +101,7 @@ void TargetDaemon::serve(const std::string& prefix, const std::vector<Target>& w
       begin(ended);
     });
   };
-  enqueue(
+  calls_.run(
       [begin, again](const Callback<void>& ended) {
         begin([again, ended](Result<void> aligned) {
           if (aligned) return ended({});
@@ -138,7 +114,7 @@ void TargetDaemon::serve(const std::string& prefix, const std::vector<Target>& w
 void TargetDaemon::cut(const std::string& prefix, const std::vector<Target>& wanted,
                        Callback<void> done) {
   const auto align = [prefix, wanted](TargetAdmin& admin) { return admin.align(prefix, wanted); };
-  enqueue(
+  calls_.run(
       [this, align](const Callback<void>& ended) {
         if (!running()) return ended({});
         work(align, [this, ended](const Result<void>& aligned) {

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <memory>
 #include <set>
@@ -9,6 +8,7 @@
 
 #include "driver/iscsi/iscsi_store.h"
 #include "driver/iscsi/target_admin.h"
+#include "edge/call_queue.h"
 #include "edge/process.h"
 #include "edge/worker.h"
 
@@ -37,14 +37,10 @@ class TargetDaemon {
   bool running() const { return process_ != nullptr && process_->running(); }
 
  private:
-  using Step = std::function<void(Callback<void>)>;
-
   std::string state_folder() const { return options_.directory + "/.tgt"; }
   std::string record() const { return state_folder() + "/server.json"; }
   std::string control() const { return state_folder() + "/control"; }
 
-  void enqueue(Step step, Callback<void> done);
-  void next();
   void work(std::function<Result<void>(TargetAdmin&)> job, Callback<void> done);
   void start(Callback<void> done);
   void greet(Instant until, Callback<void> done);
@@ -57,8 +53,7 @@ class TargetDaemon {
   const IscsiOptions& options_;
   std::unique_ptr<Process> process_;
   bool known_ = false;
-  std::deque<std::function<void()>> waiting_;
-  bool busy_ = false;
+  CallQueue calls_;
   std::vector<std::weak_ptr<Task>> handlers_;
   Callback<void> on_exit_;
   Timer exit_deadline_;

@@ -25,6 +25,7 @@ RecordedVolume::RecordedVolume(VolumeContext& context, VolumeFolder folder, Volu
       folder_(std::move(folder)),
       record_(std::move(record)),
       access_(std::move(access)),
+      calls_(context.loop, kWaitingMax, "volume " + record_.volume.value),
       again_(context.loop),
       pause_(kPauseFirst) {
   access_->on_lost([this] {
@@ -34,38 +35,16 @@ RecordedVolume::RecordedVolume(VolumeContext& context, VolumeFolder folder, Volu
   });
 }
 
-void RecordedVolume::enqueue(Step step, Callback<void> done) {
-  if (waiting_.size() >= kWaitingMax) {
-    return context_.loop.post([done, id = record_.volume] {
-      done(make_error(Errc::exhausted, "too many calls wait for volume " + id.value));
-    });
-  }
-  waiting_.push_back([this, step = std::move(step), done = std::move(done)] {
-    const auto ended = [this, done, alive = std::weak_ptr(alive_)](Result<void> outcome) {
-      if (alive.expired()) return;
-      busy_ = false;
-      context_.loop.post([this, alive] {
-        if (!alive.expired()) next();
-      });
-      done(std::move(outcome));
-    };
-    if (erased_) {
-      return ended(make_error(Errc::not_found, record_.volume.value + " was erased just now"));
-    }
-    if (auto known = access_->know(); !known) return ended(std::move(known));
-    step(ended);
-  });
-  context_.loop.post([this, alive = std::weak_ptr(alive_)] {
-    if (!alive.expired()) next();
-  });
-}
-
-void RecordedVolume::next() {
-  if (busy_ || waiting_.empty()) return;
-  busy_ = true;
-  auto call = std::move(waiting_.front());
-  waiting_.pop_front();
-  call();
+void RecordedVolume::enqueue(CallQueue::Step step, Callback<void> done) {
+  calls_.run(
+      [this, step = std::move(step)](Callback<void> ended) {
+        if (erased_) {
+          return ended(make_error(Errc::not_found, record_.volume.value + " was erased just now"));
+        }
+        if (auto known = access_->know(); !known) return ended(std::move(known));
+        step(std::move(ended));
+      },
+      std::move(done));
 }
 
 void RecordedVolume::on_worker(std::function<Result<void>()> job, Callback<void> done) {

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <deque>
 #include <functional>
 #include <memory>
 
 #include "driver/block_store.h"
 #include "driver/volumes/volume_access.h"
 #include "driver/volumes/volume_record.h"
+#include "edge/call_queue.h"
 
 namespace virga {
 
@@ -33,16 +33,13 @@ class RecordedVolume {
   void erase(Callback<void> done);
 
   /// It was erased and nobody waits for an answer.
-  bool over() const { return erased_ && !busy_ && waiting_.empty(); }
+  bool over() const { return erased_ && calls_.idle(); }
 
   ObservedVolume observe() const;
   const VolumeRecord& record() const { return record_; }
 
  private:
-  using Step = std::function<void(Callback<void>)>;
-
-  void enqueue(Step step, Callback<void> done);
-  void next();
+  void enqueue(CallQueue::Step step, Callback<void> done);
   void on_worker(std::function<Result<void>()> job, Callback<void> done);
   void persist(Callback<void> done);
   Result<void> let_in(const Epoch& epoch, const Epoch& beside);
@@ -62,8 +59,7 @@ class RecordedVolume {
   const VolumeFolder folder_;
   VolumeRecord record_;
   std::unique_ptr<VolumeAccess> access_;
-  std::deque<std::function<void()>> waiting_;
-  bool busy_ = false;
+  CallQueue calls_;
   bool erased_ = false;
   Timer again_;
   Duration pause_;

@@ -283,25 +283,22 @@ bool has(const std::vector<std::string>& features, std::string_view name) {
   return std::find(features.begin(), features.end(), name) != features.end();
 }
 
-/// False when the command, or what its launch asks for, came after the agent's version.
-bool knows(const Hello& hello, const Command& command) {
-  const std::string_view kind = enum_name(command.kind);
-  if (has(agent_features(), kind) && !has(hello.features, kind)) return false;
-  if (command.kind == CommandKind::console) return has(hello.features, "upload");
-  const bool seeded = command.kind == CommandKind::start && command.launch &&
-                      command.launch->seed && !command.launch->seed->user_data.empty();
-  if (seeded && !has(hello.features, "user_data")) return false;
-  const bool opens_ports =
-      command.kind == CommandKind::start || command.kind == CommandKind::prepare_incoming;
-  if (!opens_ports || !command.launch) return true;
-  const auto& disks = command.launch->disks;
-  const bool on_volumes = std::any_of(disks.begin(), disks.end(),
-                                      [](const LaunchDisk& disk) { return !disk.volume.empty(); });
-  if (on_volumes && !has(hello.features, "devices")) return false;
-  const auto& nics = command.launch->nics;
-  const bool guarded =
-      std::any_of(nics.begin(), nics.end(), [](const LaunchNic& nic) { return nic.guarded; });
-  return !guarded || has(hello.features, "security_groups");
+/// Of agents that can carry the command out, and what its launch asks for.
+std::vector<std::string_view> features_for(const Command& command) {
+  std::vector<std::string_view> wanted;
+  if (const auto kind = enum_name(command.kind); has(agent_features(), kind)) {
+    wanted.push_back(kind);
+  }
+  if (command.kind == CommandKind::console) wanted.push_back("upload");
+  const bool starts = command.kind == CommandKind::start;
+  if (!command.launch || (!starts && command.kind != CommandKind::prepare_incoming)) return wanted;
+  const VmLaunch& launch = *command.launch;
+  const auto on_volume = [](const LaunchDisk& disk) { return !disk.volume.empty(); };
+  const auto guarded = [](const LaunchNic& nic) { return nic.guarded; };
+  if (starts && launch.seed && !launch.seed->user_data.empty()) wanted.push_back("user_data");
+  if (std::ranges::any_of(launch.disks, on_volume)) wanted.push_back("devices");
+  if (std::ranges::any_of(launch.nics, guarded)) wanted.push_back("security_groups");
+  return wanted;
 }
 
 }  // namespace
@@ -317,8 +314,11 @@ void AgentSessions::call(const HostId& host, Command command, Duration deadline,
   if (live == nullptr || live->session == 0) {
     return refuse_call(Errc::unavailable, "its agent is not connected");
   }
-  if (!knows(live->hello, command)) {
-    return refuse_call(Errc::unsupported, "its agent is of a version that does not know this");
+  for (const std::string_view feature : features_for(command)) {
+    if (has(live->hello.features, feature)) continue;
+    return refuse_call(
+        Errc::unsupported,
+        fmt::format("its agent is of a version that does not know this ({})", feature));
   }
   const SessionId session = live->session;
   int waiting = 0;

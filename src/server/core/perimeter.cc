@@ -64,8 +64,11 @@ void Perimeter::enter(const PortId& id, std::map<HostId, News>& news, std::set<P
       memberships.insert({now.vni, group});
     }
   }
-  ports_[id] = std::move(now);
-  if (ports_[id].groups.empty()) ports_.erase(id);
+  if (now.groups.empty()) {
+    ports_.erase(id);
+  } else {
+    ports_[id] = std::move(now);
+  }
 }
 
 /// Who names a group whose members changed must know.

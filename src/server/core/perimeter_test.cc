@@ -62,8 +62,7 @@ class PerimeterTest : public testing::Test {
     made.spec.vm = VmId("acme/" + vm);
     made.spec.network = NetworkId("acme/" + network);
     made.spec.address = fmt::format("10.50.0.{}/24", number);
-    for (const std::string& group : groups)
-      made.spec.security_groups.emplace_back("acme/" + group);
+    for (const std::string& group : groups) made.spec.security_groups.emplace_back("acme/" + group);
     put(made);
   }
   void vm(const std::string& name, const std::string& host, VmMigration migration = {}) {
@@ -142,8 +141,7 @@ TEST_F(PerimeterTest, R_B3_AMemberThatJoinsOrLeavesIsToldWhereItsGroupIsNamed) {
   vm("third", "c");
   port("third", 12, {"clients"});
   const std::string third = "acme/third-0 10.50.0.12 has [acme/clients] 1001 acme/clients allows";
-  EXPECT_EQ(news(),
-            (Told{{"a", "1001 acme/clients is [10.50.0.11 10.50.0.12]"}, {"c", third}}));
+  EXPECT_EQ(news(), (Told{{"a", "1001 acme/clients is [10.50.0.11 10.50.0.12]"}, {"c", third}}));
   port("third", 12, {});
   EXPECT_EQ(news(), (Told{{"a", "1001 acme/clients is [10.50.0.11]"},
                           {"c", "acme/third-0 10.50.0.12 has []"}}));

@@ -197,7 +197,7 @@ ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
   if (stored == nullptr) return evidence;
   const ClusterPolicy& policy = stored->spec.policy;
   const Instant now = on_.loop.now();
-  evidence.cut_off = cut_off_vms();
+  evidence.cut_off = cut_off_vms(cluster);
   for (const Host* host : view().hosts_of(cluster)) {
     HostEvidence& seen = evidence.hosts[host->id()];
     const auto found = sessions_.hosts().find(host->id());
@@ -273,13 +273,14 @@ StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
 }
 
 /// VMs whose epoch in force a volume refuses for ever.
-std::set<VmId> ServerCore::cut_off_vms() const {
+std::set<VmId> ServerCore::cut_off_vms(const ClusterId& cluster) const {
   std::set<VmId> found;
-  for (const auto& [id, device] : view().devices.all()) {
-    const auto host = sessions_.hosts().find(device->spec.host);
-    if (host == sessions_.hosts().end()) continue;
-    for (const ObservedDevice& one : host->second.report.devices) {
-      if (one.device != id) continue;
+  for (const Host* host : view().hosts_of(cluster)) {
+    const auto live = sessions_.hosts().find(host->id());
+    if (live == sessions_.hosts().end()) continue;
+    for (const ObservedDevice& one : live->second.report.devices) {
+      const Device* device = view().devices.find(one.device);
+      if (device == nullptr || device->spec.host != host->id()) continue;
       for (const ObservedVolume& volume : one.volumes) {
         const Vm* user = view().user_of(volume.volume);
         if (user == nullptr || user->status.host.empty()) continue;

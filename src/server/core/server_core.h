@@ -66,7 +66,7 @@ class ServerCore {
 
   ClusterEvidence observe(const ClusterId& cluster) const;
   StorageEvidence observe_storage(const ClusterId& cluster) const;
-  std::set<VmId> cut_off_vms() const;
+  std::set<VmId> cut_off_vms(const ClusterId& cluster) const;
 
  private:
   void load_meta(Callback<void> ready);
