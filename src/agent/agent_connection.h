@@ -14,7 +14,8 @@ struct AgentConnectionOptions {
   TlsIdentity tls;
   Duration retry_first = milliseconds(
       250);  ///< doubles up to retry_max; each wait is shortened at random by up to half
-  Duration retry_max = seconds(2);  ///< well below a lease: a server that is back must be found in time
+  Duration retry_max =
+      seconds(2);  ///< well below a lease: a server that is back must be found in time
 };
 
 /// How long an agent waits before it tries again after `failures` attempts in a row that failed.

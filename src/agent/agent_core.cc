@@ -352,7 +352,8 @@ void AgentCore::execute(const Command& command) {
       });
     }
     default:
-      if (!execute_migration(command) && !devices_.execute(command, reply_with(command.id))) {
+      if (!execute_migration(command) && !execute_mirror(command) &&
+          !devices_.execute(command, reply_with(command.id))) {
         reply(command.id, make_error(Errc::unsupported, "this agent does not know the command"));
       }
   }
@@ -411,6 +412,28 @@ bool AgentCore::execute_migration(const Command& command) {
     default:
       return false;
   }
+}
+
+bool AgentCore::execute_mirror(const Command& command) {
+  const CommandKind kind = command.kind;
+  const bool mirror = kind == CommandKind::mirror_disk;
+  if (!mirror && kind != CommandKind::switch_disk && kind != CommandKind::cancel_mirror) {
+    return false;
+  }
+  if (!command.mirror) {
+    reply(command.id, make_error(Errc::invalid, "mirror: is missing"));
+  } else if (mirror) {
+    sends_[command.id].vm = command.vm;
+    on_.hypervisor.mirror_disk(command.vm, command.epoch, *command.mirror,
+                               reply_with_progress(command.id));
+  } else if (kind == CommandKind::switch_disk) {
+    on_.hypervisor.switch_disk(command.vm, command.epoch, command.mirror->volume,
+                               reply_to(command.id));
+  } else {
+    on_.hypervisor.cancel_mirror(command.vm, command.epoch, command.mirror->volume,
+                                 reply_to(command.id));
+  }
+  return true;
 }
 
 Capacity AgentCore::free_beside(const std::vector<ObservedVm>& vms) const {

@@ -50,7 +50,8 @@ struct AgentDependencies {
 struct AgentOptions {
   Hello hello;           ///< all but `hypervisor`, which the driver answers
   int probed_peers = 3;  ///< each heartbeat asks the next ones in the ring of names
-  std::uint64_t incarnation = 0;  ///< of the newest server's state that this host has followed in earlier runs
+  std::uint64_t incarnation =
+      0;  ///< of the newest server's state that this host has followed in earlier runs
   std::function<void(std::uint64_t)> keep_incarnation;  ///< for the next run; may be empty
 };
 
@@ -112,6 +113,7 @@ class AgentCore final : public HypervisorSink {
   void execute(const Command& command);
   void start_vm(const Command& command);
   bool execute_migration(const Command& command);
+  bool execute_mirror(const Command& command);
   void send_vm(const Command& command);
   void tell_progress();
   Callback<void> reply_to(std::uint64_t id);

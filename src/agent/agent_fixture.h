@@ -42,6 +42,22 @@ class FakeHypervisor : public Hypervisor {
   }
   void resume(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
   void cancel_send(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
+  void mirror_disk(const VmId&, const Epoch&, const DiskMirror& mirror,
+                   Callback<MigrationProgress> done) override {
+    mirrors.push_back("mirror " + mirror.volume);
+    if (!sends_take_long) return done(sent);
+    sending = std::move(done);
+  }
+  void switch_disk(const VmId&, const Epoch&, const std::string& volume,
+                   Callback<void> done) override {
+    mirrors.push_back("switch " + volume);
+    done({});
+  }
+  void cancel_mirror(const VmId&, const Epoch&, const std::string& volume,
+                     Callback<void> done) override {
+    mirrors.push_back("cancel " + volume);
+    done({});
+  }
   Result<void> change_limits(const VmLaunch& launch) override {
     if (!copies.contains(launch.vm)) return make_error(Errc::not_found, "no such copy");
     limited.push_back(launch);
@@ -59,6 +75,7 @@ class FakeHypervisor : public Hypervisor {
 
   std::map<VmId, ObservedVm> copies;
   std::vector<VmLaunch> launches;
+  std::vector<std::string> mirrors;
   std::vector<VmLaunch> limited;  ///< what change_limits was asked for
   bool sends_take_long = false;
   Callback<MigrationProgress> sending;  ///< of the last send that takes long: the test ends it

@@ -26,8 +26,9 @@ BOOST_DESCRIBE_STRUCT(LeashRequest, (), (kind, name, deadline_ns, lease_ns))
 struct LeashReply {
   std::vector<std::string> held;  ///< names of the guarded processes that still exist, in order
   std::int64_t deadline_ns = 0;
-  bool watchdog = false;  ///< a hardware watchdog is armed, and ends what is held in time when this leash cannot
-  std::string error;      ///< of the request; empty = done
+  bool watchdog =
+      false;  ///< a hardware watchdog is armed, and ends what is held in time when this leash cannot
+  std::string error;  ///< of the request; empty = done
 };
 BOOST_DESCRIBE_STRUCT(LeashReply, (), (held, deadline_ns, watchdog, error))
 

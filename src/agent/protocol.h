@@ -24,7 +24,8 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits", "user_data", "upload", "places", "security_groups", "devices"};
+  return {"change_limits",   "user_data", "upload",     "places",
+          "security_groups", "devices",   "mirror_disk"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -41,7 +42,8 @@ constexpr std::string_view kUploads = "/v1/agent/uploads/";
 /// First message of an agent.
 struct Hello {
   int protocol = kProtocolVersion;
-  std::vector<std::string> features;  ///< agent_features() of its version; the server asks for nothing else
+  std::vector<std::string>
+      features;  ///< agent_features() of its version; the server asks for nothing else
   HostId host;
   std::string boot_id;     ///< changes when the machine boots
   std::string session_id;  ///< random, one a run of the agent
@@ -106,11 +108,14 @@ enum class CommandKind {
   attach_volume,
   detach_volume,
   revoke_volume,
+  mirror_disk,
+  switch_disk,
+  cancel_mirror,
 };
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
                     cancel_send, erase, console, change_limits, serve_device, release_device,
                     create_volume, grow_volume, erase_volume, attach_volume, detach_volume,
-                    revoke_volume)
+                    revoke_volume, mirror_disk, switch_disk, cancel_mirror)
 
 /// What a command is about that a storage device shall do; see BlockStore.
 struct StorageCommand {
@@ -134,9 +139,11 @@ struct Command {
   std::optional<MigrationLimits> limits;
   std::optional<StopOptions> stop;
   std::optional<StorageCommand> storage;
+  std::optional<DiskMirror> mirror;  ///< mirror_disk; switch_disk, cancel_mirror: only its `volume`
 };
 BOOST_DESCRIBE_STRUCT(Command, (),
-                      (id, kind, correlation, vm, epoch, launch, endpoint, limits, stop, storage))
+                      (id, kind, correlation, vm, epoch, launch, endpoint, limits, stop, storage,
+                       mirror))
 
 struct CommandResult {
   std::uint64_t id = 0;

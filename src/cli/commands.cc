@@ -197,12 +197,19 @@ void add_storage_commands(std::vector<Command>& all) {
                  "make it larger, also while a VM uses it",
                  {name_argument(true), option("size-mib", "new size", true)},
                  grow_volume});
+  all.push_back(
+      {"volume",
+       "move",
+       "bring it to another device, while its VM uses it; back again ends a move that is not over",
+       {name_argument(true), option("device", "where it shall be", true)},
+       move_volume});
 }
 
 void add_security_group_commands(std::vector<Command>& all) {
-  const Argument allow = many(
-      "allow", "DIRECTION[,PROTOCOL[,PORTS[,REMOTE]]]: ingress,tcp,80-443,10.50.0.0/24 or egress;"
-               " the remote is a range or one of the tenant's groups");
+  const Argument allow =
+      many("allow",
+           "DIRECTION[,PROTOCOL[,PORTS[,REMOTE]]]: ingress,tcp,80-443,10.50.0.0/24 or egress;"
+           " the remote is a range or one of the tenant's groups");
   add_kind(all, "security-group", true, VIRGA_CLI_KIND("security_groups"));
   all.push_back({"security-group",
                  "create",

@@ -127,8 +127,7 @@ Result<json::array> read_rules(const Invocation& invocation) {
     if (!words[2].empty()) {
       const std::size_t dash = words[2].find('-');
       const auto first = parse_json(words[2].substr(0, dash));
-      const auto last =
-          dash == std::string::npos ? first : parse_json(words[2].substr(dash + 1));
+      const auto last = dash == std::string::npos ? first : parse_json(words[2].substr(dash + 1));
       if (!first.ok() || !last.ok() || !first->is_int64() || !last->is_int64()) return wrong();
       rule["port_min"] = *first;
       rule["port_max"] = *last;
@@ -143,8 +142,8 @@ Result<json::array> read_rules(const Invocation& invocation) {
 /// POST of a new resource; with --wait a VM is followed until it is as wanted.
 int create(Session& session, const Invocation& invocation, const std::string& plural,
            json::object spec) {
-  const bool owned = plural == "vms" || plural == "networks" || plural == "volumes" ||
-                     plural == "security_groups";
+  const bool owned =
+      plural == "vms" || plural == "networks" || plural == "volumes" || plural == "security_groups";
   auto meta = meta_of(invocation.text("name"), owned);
   if (!meta.ok()) return fail(session, meta.error());
   if (!owned && invocation.has("tenant")) (*meta)["tenant"] = invocation.text("tenant");
@@ -290,6 +289,17 @@ int grow_volume(Session& session, const Invocation& invocation) {
   if (!session.wait || session.dry_run) return show_one(session, "volumes", answer->body);
   const auto grown = wait_for_volume(session, invocation.text("name"), false);
   return grown.ok() ? show_one(session, "volumes", *grown) : fail(session, grown.error());
+}
+
+int move_volume(Session& session, const Invocation& invocation) {
+  json::object spec;
+  put_text(invocation, "device", spec, "device");
+  const auto answer = request(session, "PATCH", resource_target("volumes", invocation.text("name")),
+                              json::object{{"spec", spec}});
+  if (!answer.ok()) return fail(session, answer.error());
+  if (!session.wait || session.dry_run) return show_one(session, "volumes", answer->body);
+  const auto moved = wait_for_volume(session, invocation.text("name"), false);
+  return moved.ok() ? show_one(session, "volumes", *moved) : fail(session, moved.error());
 }
 
 int create_security_group(Session& session, const Invocation& invocation) {

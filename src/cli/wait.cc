@@ -89,16 +89,20 @@ Result<json::value> wait_for_volume(Session& session, const std::string& name, b
     if (!answer.ok() && gone && answer.error().code == Errc::not_found) return last;
     if (!answer.ok()) return answer.error();
     last = answer->body;
-    const bool ready = text_at(last, "status.legs.0.state") == "in_sync" &&
+    const std::string wanted = text_at(last, "spec.device");
+    const bool there = (wanted == "-" || wanted == text_at(last, "status.legs.0.device")) &&
+                       text_at(last, "status.legs.1.state") == "-";
+    const bool ready = there && text_at(last, "status.legs.0.state") == "in_sync" &&
                        text_at(last, "status.size_mib") == text_at(last, "spec.size_mib");
     if (ready && !gone) return last;
     if (session.transport.now() >= deadline) {
       const std::string reason = text_at(last, "status.reason");
       return make_error(
           Errc::timeout,
-          fmt::format("volume {} is {} with {} MiB after {} ms{}", name,
-                      text_at(last, "status.legs.0.state"), text_at(last, "status.size_mib"),
-                      to_ms(session.deadline), reason == "-" ? "" : ": " + reason));
+          fmt::format("volume {} is {} on {} with {} MiB after {} ms{}", name,
+                      text_at(last, "status.legs.0.state"), text_at(last, "status.legs.0.device"),
+                      text_at(last, "status.size_mib"), to_ms(session.deadline),
+                      reason == "-" ? "" : ": " + reason));
     }
     session.transport.pause(kPollInterval);
   }

@@ -47,6 +47,17 @@ inline int percent_of(const MigrationProgress& progress) {
   return static_cast<int>(part * 100);
 }
 
+/// A disk of a running VM, and where it shall go on.
+struct DiskMirror {
+  std::string volume;  ///< VolumeId: which disk
+  VolumeEndpoint to;   ///< lets the VM's epoch in, there. Secret
+  std::int64_t bytes_per_second_max = 100 << 20;
+  Duration stall_ms_max = seconds(5);  ///< nothing copied for so long = failed
+  Duration total_ms_max = seconds(3600);
+};
+BOOST_DESCRIBE_STRUCT(DiskMirror, (),
+                      (volume, to, bytes_per_second_max, stall_ms_max, total_ms_max))
+
 struct StopOptions {
   bool force = false;  ///< true: kill at once; false: ask the guest, kill at the deadline
   Duration deadline_ms = seconds(30);
@@ -113,11 +124,28 @@ class Hypervisor {
   /// (the destination is proven never to have run). Nothing to cancel counts as success. Deadline 10 s.
   virtual void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) = 0;
 
+  /// Copies a disk that is a volume to its new place while the guest uses it; completes when both are equal and the
+  /// guest is paused on the new one: so it stays until switch_disk() or cancel_mirror() says who holds the data from
+  /// then on. On error the guest runs on where the disk was. An agent that comes later goes on with the copy that it
+  /// finds. Deadline `total_ms_max` + 10 s.
+  /// Errors: conflict (it does not run, is being moved, or another mirror is not over), not_found (no such disk).
+  virtual void mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
+                           Callback<MigrationProgress> done) = 0;
+
+  /// The guest runs on the new place; the old one is let go. What is not mirrored counts as switched. Deadline 10 s.
+  /// Errors: conflict (the copy is not complete), unavailable.
+  virtual void switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                           Callback<void> done) = 0;
+
+  /// The guest runs on where the disk was. What is not mirrored counts as cancelled. Deadline 10 s.
+  virtual void cancel_mirror(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                             Callback<void> done) = 0;
+
   /// What is logged about the VM from now on belongs to this request, down to its hypervisor's commands. A VM that is
   /// not here is no error: its start carries the request in its launch.
   virtual void attribute(const VmId&, const std::string& /*correlation*/) {}
 
-  /// How far a running send is; zeroes when there is none.
+  /// How far a running send or mirror is; zeroes when there is none.
   virtual MigrationProgress progress(const VmId& vm) const = 0;
 
   /// All copies on this host, running or not, in order of id. Cheap: what is known, no question is asked.

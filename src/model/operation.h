@@ -4,18 +4,27 @@
 #include <string>
 #include <vector>
 
-#include "model/host.h"
 #include "base/reflect.h"
+#include "model/host.h"
 #include "model/meta.h"
 
 namespace virga {
 
-enum class OperationKind { start_vm, stop_vm, migrate_vm, fence_host, delete_vm, fence_vm };
-BOOST_DESCRIBE_ENUM(OperationKind, start_vm, stop_vm, migrate_vm, fence_host, delete_vm, fence_vm)
+enum class OperationKind {
+  start_vm,
+  stop_vm,
+  migrate_vm,
+  fence_host,
+  delete_vm,
+  fence_vm,
+  move_disk,
+};
+BOOST_DESCRIBE_ENUM(OperationKind, start_vm, stop_vm, migrate_vm, fence_host, delete_vm, fence_vm,
+                    move_disk)
 
 enum class OperationState {
-  running,     ///< steps are being taken
-  undoing,     ///< a step failed or somebody cancelled: undo steps are being taken
+  running,  ///< steps are being taken
+  undoing,  ///< a step failed or somebody cancelled: undo steps are being taken
   succeeded,
   failed,      ///< undone; `error` says why
   cancelled,   ///< undone on request
@@ -25,17 +34,20 @@ BOOST_DESCRIBE_ENUM(OperationState, running, undoing, succeeded, failed, cancell
 
 /// What an operation carries from the decision to its steps. Only the fields of its kind are set.
 struct OperationArguments {
-  HostId source;        ///< migrate_vm, stop_vm: where it runs
-  HostId destination;   ///< start_vm, migrate_vm: where it shall run
-  Epoch epoch;          ///< epoch that the effects carry
-  Epoch next_epoch;     ///< migrate_vm: of the incoming copy
-  LostCopies lost;      ///< start_vm after a failure: why no older copy can act
-  std::string boot_id;  ///< fence_host: the boot to be fenced
-  bool force = false;   ///< stop_vm: without asking the guest
+  HostId source;          ///< migrate_vm, stop_vm: where it runs
+  HostId destination;     ///< start_vm, migrate_vm: where it shall run
+  Epoch epoch;            ///< epoch that the effects carry
+  Epoch next_epoch;       ///< migrate_vm: of the incoming copy
+  LostCopies lost;        ///< start_vm after a failure: why no older copy can act
+  std::string boot_id;    ///< fence_host: the boot to be fenced
+  bool force = false;     ///< stop_vm: without asking the guest
   bool ask_only = false;  ///< fence_host: read the power state, switch nothing
+  VolumeId volume{};      ///< move_disk
+  DeviceId device{};      ///< move_disk: where the volume shall be
 };
 BOOST_DESCRIBE_STRUCT(OperationArguments, (),
-                      (source, destination, epoch, next_epoch, lost, boot_id, force, ask_only))
+                      (source, destination, epoch, next_epoch, lost, boot_id, force, ask_only,
+                       volume, device))
 
 struct OperationStep {
   std::string name;
@@ -56,10 +68,10 @@ struct Operation {
   std::vector<OperationStep> steps;  ///< history, one entry a step taken
   WallTime deadline_at;              ///< of the whole operation
   std::string error;
-  std::string correlation;           ///< from the request that caused it
+  std::string correlation;  ///< from the request that caused it
   bool cancel_requested = false;
   int progress_percent = 0;
-  boost::json::object facts;         ///< measured: bytes moved, downtime_ms ...
+  boost::json::object facts;  ///< measured: bytes moved, downtime_ms ...
 
   OperationId id() const { return OperationId(meta.name); }
   bool ended() const { return state >= OperationState::succeeded; }

@@ -10,9 +10,9 @@
 namespace virga {
 
 struct DeviceSpec {
-  HostId host;                             ///< whose agent serves it; never changes
-  std::string directory;                   ///< absolute, on that host; never changes
-  Mib capacity_mib;                        ///< of volumes that it may hold, as their consumers see them
+  HostId host;            ///< whose agent serves it; never changes
+  std::string directory;  ///< absolute, on that host; never changes
+  Mib capacity_mib;       ///< of volumes that it may hold, as their consumers see them
   std::string storage_class = "standard";  ///< volumes ask for a class, not for a device
 };
 BOOST_DESCRIBE_STRUCT(DeviceSpec, (), (host, directory, capacity_mib, storage_class))
@@ -37,15 +37,17 @@ struct VolumeSpec {
   ClusterId cluster;
   Mib size_mib;                            ///< grows, never shrinks
   std::string storage_class = "standard";  ///< never changes
-  DeviceId device;                         ///< where it shall be; empty = the server picks; never changes
+  DeviceId device;  ///< where it shall be; empty = the server picks, and it stays there
 };
 BOOST_DESCRIBE_STRUCT(VolumeSpec, (), (cluster, size_mib, storage_class, device))
 
 enum class LegState {
   creating,  ///< its place is reserved; the device has not said yet that it is there
   in_sync,   ///< holds all that was ever acknowledged
+  behind,    ///< is there and does not hold all: nobody reads it
+  leaving,   ///< not wanted any more; it is erased
 };
-BOOST_DESCRIBE_ENUM(LegState, creating, in_sync)
+BOOST_DESCRIBE_ENUM(LegState, creating, in_sync, behind, leaving)
 
 /// One copy of a volume's data on one device.
 struct VolumeLeg {
@@ -55,10 +57,11 @@ struct VolumeLeg {
 BOOST_DESCRIBE_STRUCT(VolumeLeg, (), (device, state))
 
 struct VolumeStatus {
-  std::vector<VolumeLeg> legs;  ///< empty until a device was chosen
-  Epoch floor;                  ///< attachments up to this epoch, of an earlier volume of the name, are refused
-  Mib size_mib;                 ///< as consumers see it now
-  std::string reason;           ///< why it is not there, not larger or not gone although it should
+  /// Empty until a device was chosen. The first is what consumers use; a second one is there while it moves.
+  std::vector<VolumeLeg> legs;
+  Epoch floor;   ///< attachments up to this epoch, of an earlier volume of the name, are refused
+  Mib size_mib;  ///< as consumers see it now
+  std::string reason;  ///< why it is not there, not larger or not gone although it should
 };
 BOOST_DESCRIBE_STRUCT(VolumeStatus, (), (legs, floor, size_mib, reason))
 

@@ -55,6 +55,11 @@ void Checker::changed(WorldChange change, const HostTruth& host, const Copy* cop
   }
   if (copy->state != CopyState::running) return;
   check_proof(host, *copy, history);
+  if (const std::string volume = world_.lost_writes(*copy); !volume.empty()) {
+    report("lost_write", fmt::format("{} runs on {} and its volume {} does not hold what was "
+                                     "acknowledged last",
+                                     copy->vm.value, host.id.value, volume));
+  }
   history.running.push_back(copy->serial);
   copy_runs(host, *copy);
 }

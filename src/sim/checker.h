@@ -36,6 +36,7 @@ struct Violation {
 ///   old_epoch         no copy begins to run after a newer one has run
 ///   unrecorded_epoch  no copy exists whose epoch was not stored before
 ///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true
+///   lost_write        a copy begins to run on volumes that hold what guests wrote last
 ///   capacity          a host never holds more than it has, moves in flight included
 ///   lease             no guest runs on a host whose lease and slack have ended: 1.5 s, or what the leash leaves to a
 ///                     watchdog (LeashCore::kOverrun) and a drifting clock, where that alone is left

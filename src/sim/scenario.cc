@@ -118,6 +118,7 @@ class Parser {
   Result<Action> server(const Words& words);
   Result<Action> host_action(const Words& words);
   Result<Action> vm_action(const Words& words);
+  Result<Action> volume_action(const Words& words);
   Result<Action> cloud_action(const Words& words);
   Result<HostId> host_name(const std::string& word) const;
   Result<VmId> vm_name(const std::string& word) const;
@@ -355,6 +356,15 @@ Result<Action> Parser::vm_action(const Words& words) {
   });
 }
 
+Result<Action> Parser::volume_action(const Words& words) {
+  if (words.size() != 3) return wrong("line", words[0], "volume TENANT/NAME DEVICE");
+  const auto id = vm_name(words[1]);
+  if (!id) return id.error();
+  return Action([id = VolumeId(id->value), device = DeviceId(words[2])](Cloud& cloud) {
+    cloud.edit<Volume>(id, [device](Volume& volume) { volume.spec.device = device; });
+  });
+}
+
 Result<Action> Parser::cloud_action(const Words& words) {
   if (words[0] == "partition") {
     std::vector<HostId> apart;
@@ -397,8 +407,8 @@ Result<Action> Parser::cloud_action(const Words& words) {
   if (words[0] == "restore") return Action([](Cloud& cloud) { cloud.restore(); });
   return wrong(
       "event", words[0],
-      "fail, heal, bmc, server, vm, start, stop, delete, move, quota, maintenance, ha, network, "
-      "partition, backup or restore");
+      "fail, heal, bmc, server, vm, volume, start, stop, delete, move, quota, maintenance, ha, "
+      "network, partition, backup or restore");
 }
 
 Result<Action> Parser::action(const Words& words) {
@@ -410,6 +420,7 @@ Result<Action> Parser::action(const Words& words) {
   for (const std::string_view known : {"start", "stop", "delete", "move", "quota"}) {
     if (verb == known) return vm_action(words);
   }
+  if (verb == "volume") return volume_action(words);
   if (verb == "vm" && words.size() > 1) {
     const auto id = vm_name(words[1]);
     if (!id) return id.error();

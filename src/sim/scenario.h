@@ -71,7 +71,7 @@ struct EndedCopy {
 };
 
 struct Rehearsal {
-  std::string journal;  ///< what the scenario's expected text is compared with
+  std::string journal;                ///< what the scenario's expected text is compared with
   std::vector<Violation> violations;  ///< but those that the scenario announces
   std::vector<EndedCopy> ended;       ///< in order
   std::uint64_t hash = 0;

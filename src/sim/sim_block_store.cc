@@ -136,7 +136,7 @@ void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
       return done(make_error(Errc::conflict, fmt::format("{} is there with {} MiB", volume.value,
                                                          (*there)->size_mib.value)));
     }
-    if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}, revoked, {}};
+    if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}, revoked, {}, 0};
     done({});
   });
 }

@@ -20,6 +20,7 @@ struct VolumeTruth {
   std::map<std::int64_t, int> blocks;           ///< 64 KiB each: number -> byte that fills it
   Epoch floor{};                                ///< revoked when it was made
   Epoch highest{};                              ///< that was ever attached
+  std::uint64_t written = 0;  ///< number of the last write that guests made; see World
 };
 
 /// A device of a storage node. It outlives agents and servers. Consumers come to it directly.
@@ -36,6 +37,11 @@ struct DeviceTruth {
   /// Whether a consumer gets answers.
   bool lets_in(const VolumeEndpoint& with) const { return admit(with, 0) != nullptr; }
 
+  /// The volume that this consumer gets answers of; nullptr = none.
+  VolumeTruth* served(const VolumeEndpoint& with) {
+    return const_cast<VolumeTruth*>(admit(with, 0));
+  }
+
   /// Whether this attachment stands in the volume's record: what does not will never write again.
   bool knows(const VolumeId& volume, const VolumeEndpoint& with) const;
 
@@ -46,7 +52,7 @@ struct DeviceTruth {
   void kill_server(const VolumeId& volume);
 
   std::map<VolumeId, VolumeTruth> volumes;
-  std::uint64_t serial = 0;                             ///< of secrets and ports
+  std::uint64_t serial = 0;                              ///< of secrets and ports
   std::function<void(const VolumeId&)> on_server_ended;  ///< of the agent that runs now
 
  private:

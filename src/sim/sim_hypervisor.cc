@@ -13,6 +13,7 @@ constexpr Duration kOpen = milliseconds(50);
 constexpr Duration kResumeMax = seconds(10);
 constexpr Duration kSwitchMax = seconds(10);
 constexpr Duration kPoll = milliseconds(20);
+constexpr Duration kMirror = seconds(2);
 constexpr Duration kNoHeartbeat = seconds(10);
 
 std::string on_host(const char* what, const VmId& vm, const HostTruth& host) {
@@ -289,6 +290,65 @@ void SimHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<voi
     migrations_.cancel((*copy)->serial);
     const CopyState state = (*copy)->state;
     if (state != CopyState::postmigrate && state != CopyState::paused) return done({});
+    done(world_.set_state(host_, **copy, CopyState::running));
+  });
+}
+
+void SimHypervisor::mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
+                                Callback<MigrationProgress> done) {
+  const auto copy = find(vm, epoch);
+  const bool ready = copy && (*copy)->mirrored.contains(VolumeId(mirror.volume));
+  agent_.after(ready ? kPoll : kMirror, [this, vm, epoch, mirror, done = std::move(done)] {
+    const auto equal = mirrored(vm, epoch, mirror);
+    if (!equal) return done(equal.error());
+    done(MigrationProgress());
+  });
+}
+
+/// Both are equal and the guest is paused.
+Result<void> SimHypervisor::mirrored(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror) {
+  const auto copy = find(vm, epoch);
+  if (!copy) return copy.error();
+  const VolumeId volume(mirror.volume);
+  if ((*copy)->mirrored.contains(volume)) return {};
+  const auto from = (*copy)->volumes.find(volume);
+  if (from == (*copy)->volumes.end() || (*copy)->state != CopyState::running || (*copy)->deaf) {
+    return make_error(Errc::conflict, on_host("mirror a disk of", vm, host_) + ": it does not run");
+  }
+  VolumeTruth* source = world_.volume_of(from->second);
+  VolumeTruth* target = world_.volume_of(mirror.to);
+  if (source == nullptr || target == nullptr || !world_.storage_reachable(host_)) {
+    return make_error(Errc::unavailable,
+                      on_host("mirror a disk of", vm, host_) + ": a volume does not answer");
+  }
+  world_.guest_writes(host_, **copy);
+  target->written = source->written;
+  target->blocks = source->blocks;
+  (*copy)->mirrored[volume] = mirror.to;
+  (*copy)->state = CopyState::paused;  // so that it writes no more when its state is set
+  return world_.set_state(host_, **copy, CopyState::paused);
+}
+
+void SimHypervisor::switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                                Callback<void> done) {
+  agent_.after(kPoll, [this, vm, epoch, id = VolumeId(volume), done = std::move(done)] {
+    const auto copy = find(vm, epoch);
+    if (!copy) return done(copy.error());
+    auto to = (*copy)->mirrored.extract(id);
+    if (to.empty()) return done({});
+    (*copy)->volumes[id] = to.mapped();
+    done(world_.set_state(host_, **copy, CopyState::running));
+  });
+}
+
+void SimHypervisor::cancel_mirror(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                                  Callback<void> done) {
+  agent_.after(kPoll, [this, vm, epoch, id = VolumeId(volume), done = std::move(done)] {
+    const auto copy = find(vm, epoch);
+    if (!copy) {
+      return done(copy.error().code == Errc::not_found ? Result<void>() : copy.error());
+    }
+    if ((*copy)->mirrored.erase(id) == 0) return done({});
     done(world_.set_state(host_, **copy, CopyState::running));
   });
 }

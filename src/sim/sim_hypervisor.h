@@ -28,6 +28,12 @@ class SimHypervisor : public Hypervisor {
   void switch_over(const VmId& vm, const Epoch& epoch, Callback<MigrationProgress> done) override;
   void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
+  void mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
+                   Callback<MigrationProgress> done) override;
+  void switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                   Callback<void> done) override;
+  void cancel_mirror(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                     Callback<void> done) override;
   Result<void> change_limits(const VmLaunch& launch) override;
   MigrationProgress progress(const VmId& vm) const override;
   std::vector<ObservedVm> observe() const override;
@@ -44,6 +50,7 @@ class SimHypervisor : public Hypervisor {
   ObservedVm observed(const Copy& copy) const;
   Result<void> begin_process(const VmLaunch& launch, CopyState state);
   void run_started(const VmId& vm, std::uint64_t serial);
+  Result<void> mirrored(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror);
   void wait_received(const VmId& vm, const Epoch& epoch, Instant until, Callback<void> done);
   void finish_start(const VmId& vm, const Result<void>& outcome);
 

@@ -9,7 +9,7 @@ namespace virga::sim {
 namespace {
 
 constexpr Duration kHostsJoin = seconds(3);
-constexpr Duration kCalm = seconds(20);        // until the first fault: hosts join, VMs start
+constexpr Duration kCalm = seconds(20);  // until the first fault: hosts join, VMs start
 constexpr Duration kSwitchedOnEvery = seconds(30);
 constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
 constexpr int kHostsPerDevice = 4;
@@ -31,6 +31,7 @@ class Swarm {
   void host_fault(FaultKind kind);
   void server_fault();
   void desire();
+  void move_volume();
   void heal_all();
   void switch_on();
   void note(const std::string& what);
@@ -190,9 +191,10 @@ void Swarm::server_fault() {
 
 /// What users and operators ask for in the middle of it.
 void Swarm::desire() {
-  const std::uint64_t choice = rng_.below(4);
+  const std::uint64_t choice = rng_.below(5);
   const VmId id = some_vm();
   const HostId host = some_host().id;
+  if (choice == 4) return move_volume();
   if (choice == 0) {
     note("stop or start " + id.value);
     cloud_.edit<Vm>(id, [](Vm& vm) {
@@ -207,6 +209,19 @@ void Swarm::desire() {
     cloud_.edit<virga::Host>(
         host, [](virga::Host& stored) { stored.spec.maintenance = !stored.spec.maintenance; });
   }
+}
+
+void Swarm::move_volume() {
+  const auto number = kVmsPerVolume * (1 + static_cast<int>(rng_.below(20)));
+  const auto host = 1 + kHostsPerDevice * static_cast<int>(rng_.below(5));
+  const VolumeId id(fmt::format("t{}/data-{}", number % 5, number));
+  const DeviceId device(fmt::format("host-{}", host));
+  if (number > options_.vms || !cloud_.read<Volume>(keys::of(id)) ||
+      !cloud_.read<Device>(keys::of(device))) {
+    return;
+  }
+  note("move " + id.value + " to " + device.value);
+  cloud_.edit<Volume>(id, [device](Volume& volume) { volume.spec.device = device; });
 }
 
 void Swarm::heal_all() {

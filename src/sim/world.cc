@@ -73,6 +73,36 @@ bool World::locks(const Copy& copy, CopyState state) const {
   return options_.image_locks && needs_lock(state) && copy.own_files;
 }
 
+VolumeTruth* World::volume_of(const VolumeEndpoint& with) {
+  for (HostTruth& host : hosts_) {
+    if (!storage_reachable(host)) continue;
+    for (auto& [directory, device] : host.devices) {
+      if (VolumeTruth* found = device.served(with)) return found;
+    }
+  }
+  return nullptr;
+}
+
+void World::guest_writes(const HostTruth& host, const Copy& copy) {
+  if (!host.acts() || copy.state != CopyState::running || !storage_reachable(host)) return;
+  for (const auto& [volume, with] : copy.volumes) {
+    VolumeTruth* truth = volume_of(with);
+    if (truth == nullptr) continue;
+    truth->written = ++writes_;
+    acknowledged_[{volume, truth->floor}] = writes_;
+  }
+}
+
+std::string World::lost_writes(const Copy& copy) {
+  for (const auto& [volume, with] : copy.volumes) {
+    const VolumeTruth* truth = volume_of(with);
+    if (truth == nullptr) continue;
+    const auto last = acknowledged_.find({volume, truth->floor});
+    if (last != acknowledged_.end() && truth->written != last->second) return volume.value;
+  }
+  return {};
+}
+
 bool World::volume_answers(const VolumeEndpoint& with) const {
   return std::any_of(hosts_.begin(), hosts_.end(), [&](const HostTruth& host) {
     return storage_reachable(host) &&
@@ -124,6 +154,7 @@ Result<void> World::set_state(HostTruth& host, Copy& copy, CopyState to) {
   } else if (stored.lock == copy.serial) {
     stored.lock = 0;
   }
+  guest_writes(host, copy);
   if (to == CopyState::running && copy.answers_at == Instant{}) {
     copy.answers_at = loop_.now() + options_.guest_boot;
   }
@@ -135,6 +166,7 @@ Result<void> World::set_state(HostTruth& host, Copy& copy, CopyState to) {
 void World::end_copy(HostTruth& host, VmId vm, const std::string& why) {
   const auto found = host.copies.find(vm);
   if (found == host.copies.end()) return;
+  guest_writes(host, found->second);
   Copy ended = std::move(found->second);
   host.copies.erase(found);
   hosts_by_serial_.erase(ended.serial);

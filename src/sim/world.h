@@ -62,7 +62,8 @@ struct Copy {
   bool stopping = false;
   std::string trouble;  ///< "guest panicked"; empty = none
   std::map<VolumeId, VolumeEndpoint> volumes;
-  bool own_files = true;  ///< it can write to what locks alone protect
+  std::map<VolumeId, VolumeEndpoint> mirrored;  ///< it is paused: these are equal to the above
+  bool own_files = true;                        ///< it can write to what locks alone protect
 };
 
 enum class WorldChange {
@@ -154,6 +155,15 @@ class World {
   /// Some disk of it is no volume; a VM without disks counts as if it had one.
   static bool has_files(const VmLaunch& launch);
 
+  /// The volume that lets the holder in now; nullptr = none.
+  VolumeTruth* volume_of(const VolumeEndpoint& with);
+
+  /// A guest that runs writes to its volumes, and keeps what was acknowledged.
+  void guest_writes(const HostTruth& host, const Copy& copy);
+
+  /// A volume of it does not hold what was acknowledged last; empty = none. One that was never written holds all.
+  std::string lost_writes(const Copy& copy);
+
   /// Somebody lets the holder in now.
   bool volume_answers(const VolumeEndpoint& with) const;
 
@@ -191,6 +201,9 @@ class World {
   std::deque<HostTruth> hosts_;
   std::map<HostId, std::size_t> by_id_;
   std::map<VmId, StoredVm> stored_;
+  std::map<std::pair<VolumeId, Epoch>, std::uint64_t>
+      acknowledged_;  ///< number of the last write to the volume of this name and floor
+  std::uint64_t writes_ = 0;
   std::map<std::uint64_t, std::size_t> hosts_by_serial_;
   std::vector<Observer> observers_;
   std::uint64_t next_serial_ = 1;

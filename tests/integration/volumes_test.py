@@ -62,13 +62,18 @@ class VolumesTest(LabCase):
     def volume(self):
         return next(v for v in self.cloud.cli("volume", "list") if v["meta"]["name"] == "data")
 
+    def place(self, name, device=None):
+        """A file of the volume, on the device that holds it now."""
+        device = device or self.volume()["status"]["legs"][0]["device"]
+        return os.path.join(self.directory if device == "ssd" else self.directory + "-2", "acme", "data", name)
+
     def record(self):
         """What the device itself holds of the volume."""
-        with open(os.path.join(self.directory, "acme", "data", "volume.json"), encoding="utf-8") as file:
+        with open(self.place("volume.json"), encoding="utf-8") as file:
             return json.load(file)
 
-    def server_pid(self):
-        with open(os.path.join(self.directory, "acme", "data", "server.json"), encoding="utf-8") as file:
+    def server_pid(self, device=None):
+        with open(self.place("server.json", device), encoding="utf-8") as file:
             return json.load(file)["pid"]
 
     def attached(self):
@@ -135,10 +140,52 @@ class VolumesTest(LabCase):
         before = self.answer()
         self.cloud.cli("volume", "grow", "acme/data", "--size-mib", "96")
         self.cloud.wait("the volume has grown", lambda: self.volume()["status"]["size_mib"] == 96, 30)
-        self.assertEqual(os.path.getsize(os.path.join(self.directory, "acme", "data", "volume.raw")), 96 << 20)
+        self.assertEqual(os.path.getsize(self.place("volume.raw")), 96 << 20)
         self.assert_writes_on(before["disk_sequence"])
 
-    def test_06_a_lost_hosts_guest_comes_back_on_the_word_of_its_volume(self):
+    def test_06_a_volume_moves_to_another_device_under_its_guest(self):
+        """A10-04 A3-14 R-B4: copied, made equal, switched, then erased where it was; the guest just goes on."""
+        self.cloud.cli("device", "create", "hdd", "--host", "host-3", "--directory", self.directory + "-2",
+                       "--capacity-mib", "1000")
+        self.cloud.wait("the device is there", lambda: all(one["status"]["available"]
+                                                           for one in self.cloud.cli("device", "list")), 30)
+        before, after = self.answer(), self.cloud.last_event()
+        self.cloud.cli("--wait", "volume", "move", "acme/data", "--device", "hdd")
+        self.cloud.wait_event(after, ["vm.disk_moved"], f"vm/{VM}", 30)
+        self.assertEqual(self.volume()["status"]["legs"], [{"device": "hdd", "state": "in_sync"}])
+        self.assertFalse(os.path.exists(self.place("", "ssd")), "nothing is left where it was")
+        self.assertEqual(os.path.getsize(self.place("volume.raw")), 96 << 20)
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it was not started anew")
+
+    def test_07_a_move_whose_target_dies_leaves_the_guest_where_it_was_and_is_tried_again(self):
+        """A10-04 R-B4 R-F2: the server of the new place is killed while the data are copied."""
+        before, after = self.answer(), self.cloud.last_event()
+        self.cloud.cli("volume", "move", "acme/data", "--device", "ssd")
+        self.cloud.wait("the new place is served", lambda: os.path.exists(self.place("server.json", "ssd")), 30)
+        kill(self.server_pid("ssd"))
+        failed = self.cloud.wait_event(after, ["vm.disk_move_failed"], f"vm/{VM}", 30)
+        self.assertEqual(failed["facts"]["device"], "ssd")
+        self.assertEqual(self.volume()["status"]["legs"][0]["device"], "hdd")
+        self.assert_writes_on(before["disk_sequence"])
+        self.cloud.wait("it has moved", lambda: self.volume()["status"]["legs"]
+                        == [{"device": "ssd", "state": "in_sync"}], 90)
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"])
+
+    def test_08_the_agent_of_the_guests_host_dies_while_its_disk_moves(self):
+        """A10-04 R-B4 R-F1: the next agent finds the copy in QEMU and takes it back; it is tried again."""
+        before, after = self.answer(), self.cloud.last_event()
+        self.cloud.cli("volume", "move", "acme/data", "--device", "hdd")
+        self.cloud.wait("the new place is served", lambda: os.path.exists(self.place("server.json", "hdd")), 30)
+        self.cloud.lab("fail", self.status()["host"], "--how", "agent")
+        self.cloud.wait_event(after, ["vm.disk_move_failed", "vm.disk_moved"], f"vm/{VM}", 60)
+        self.cloud.wait("it has moved", lambda: self.volume()["status"]["legs"]
+                        == [{"device": "hdd", "state": "in_sync"}], 90)
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"])
+
+    def test_09_a_lost_hosts_guest_comes_back_on_the_word_of_its_volume(self):
         """R-B2 A1-06 A1-07: no BMC answers; the volume has cut the old copy off, and that proves it."""
         before, lost = self.answer(), self.status()["host"]
         after, cut = self.cloud.last_event(), time.monotonic()
@@ -153,7 +200,7 @@ class VolumesTest(LabCase):
                         and self.status()["host"] != lost, 60)
         self.assert_writes_on(before["disk_sequence"])
 
-    def test_07_a_zombie_keeps_running_and_writes_nothing(self):
+    def test_10_a_zombie_keeps_running_and_writes_nothing(self):
         """R-B2 A1-06: its host reaches its volume and nobody else; it is cut off before the other starts."""
         before, lost = self.answer(), self.status()["host"]
         old = self.cloud.copies()[VM][lost]
@@ -170,7 +217,7 @@ class VolumesTest(LabCase):
         self.cloud.lab("heal")
         self.cloud.wait("the old copy is gone", lambda: list(self.cloud.copies()[VM]) == [self.status()["host"]], 90)
 
-    def test_08_the_storage_host_is_away_and_comes_back(self):
+    def test_11_the_storage_host_is_away_and_comes_back(self):
         """R-F6: an alarm says so; its guests wait and go on after its return."""
         before, after = self.answer(), self.cloud.last_event()
         self.cloud.lab("fail", "host-3", "--how", "power")
@@ -181,7 +228,7 @@ class VolumesTest(LabCase):
         self.assert_writes_on(before["disk_sequence"])
         self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it went on where it was")
 
-    def test_09_a_guest_that_its_disk_has_paused_goes_on_when_it_is_back(self):
+    def test_12_a_guest_that_its_disk_has_paused_goes_on_when_it_is_back(self):
         """R-F6 R-F1: the server of its volume is gone for longer than QEMU waits, and nobody there to start it."""
         before = self.answer()
         self.cloud.lab("fail", "host-3", "--how", "agent", "--hold")
@@ -192,7 +239,7 @@ class VolumesTest(LabCase):
         self.assert_writes_on(before["disk_sequence"])
         self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it went on where it was")
 
-    def test_10_a_volume_outlives_its_vm_and_goes_when_it_is_deleted(self):
+    def test_13_a_volume_outlives_its_vm_and_goes_when_it_is_deleted(self):
         """R-B1: refused while it is used; kept when the VM goes; erased with its data on request."""
         code, words = self.cloud.cli("volume", "delete", "acme/data", check=False)
         self.assertNotEqual(code, 0)
@@ -208,7 +255,7 @@ class VolumesTest(LabCase):
         self.cloud.cli("--wait", "vm", "delete", VM, text=True)
         self.cloud.cli("volume", "delete", "acme/data", text=True)
         self.cloud.wait("it is gone", lambda: self.cloud.cli("volume", "list") == [], 30)
-        self.assertEqual(glob.glob(os.path.join(self.directory, "acme", "*")), [])
+        self.assertEqual(glob.glob(self.directory + "*/acme/*"), [])
 
 
 if __name__ == "__main__":

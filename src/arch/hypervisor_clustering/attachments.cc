@@ -68,6 +68,25 @@ void Attachments::attach(const ClusterView& view, const Vm& vm, const Epoch& epo
   attach_beside(view, vm, epoch, Epoch(), std::move(done));
 }
 
+void Attachments::attach_at(const ClusterView& view, const Vm& vm, const VolumeId& volume,
+                            const DeviceId& device, const Epoch& epoch,
+                            Callback<VolumeEndpoint> done) {
+  const Device* stored = view.devices.find(device);
+  if (stored == nullptr) {
+    return done(make_error(Errc::not_found, "device " + device.value + " is not registered"));
+  }
+  const ServedVolume one{volume, device, stored->spec.host};
+  attach_one(one, command_for(one, CommandKind::attach_volume, vm, epoch), true,
+             [what = "volume " + volume.value + " on " + device.value,
+              done = std::move(done)](const Result<CommandResult>& result) {
+               if (!result) return done(wrap_error(what, result.error()));
+               if (!result->attached) {
+                 return done(make_error(Errc::internal, what + ": its host named no end point"));
+               }
+               done(*result->attached);
+             });
+}
+
 void Attachments::attach_beside(const ClusterView& view, const Vm& vm, const Epoch& epoch,
                                 const Epoch& beside, Callback<Endpoints> done) {
   const auto volumes = volumes_of(view, vm);

@@ -88,7 +88,9 @@ void ClusterController::notice_ended(const Operation& operation) {
   if (operation.kind == OperationKind::start_vm) {
     retry.hosts.insert(operation.arguments.destination);
   }
-  if (operation.kind != OperationKind::migrate_vm && !fence) {
+  const bool moves =
+      operation.kind == OperationKind::migrate_vm || operation.kind == OperationKind::move_disk;
+  if (!moves && !fence) {
     wait = options_.start_retry_first * (1 << std::min(retry.failures, 5));
     wait = std::min(wait, options_.start_retry_max);
     ++retry.failures;
@@ -107,7 +109,8 @@ ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
     for (const auto& [kind, when] : retry.not_before) {
       if (when <= loop_.now()) continue;
       const bool ends = kind == OperationKind::stop_vm || kind == OperationKind::delete_vm;
-      auto& resting = kind == OperationKind::migrate_vm ? evidence.moves_resting
+      const bool moves = kind == OperationKind::migrate_vm || kind == OperationKind::move_disk;
+      auto& resting = moves                             ? evidence.moves_resting
                       : kind == OperationKind::fence_vm ? evidence.fences_resting
                       : ends                            ? evidence.stops_resting
                                                         : evidence.starts_resting;
@@ -147,6 +150,9 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
   }
   for (const MoveVm& move : plan.moves) {
     commit([&](Transaction& into) { return begin_move(into, move); });
+  }
+  for (const MoveDisk& move : plan.disk_moves) {
+    commit([&](Transaction& into) { return begin_disk_move(into, move); });
   }
   for (const StopVm& stop : plan.stops) {
     commit([&](Transaction& into) { return begin_stop(into, stop); });
@@ -335,8 +341,10 @@ bool ClusterController::begin_vm_fence(Transaction& transaction, const FenceVm& 
   if (stored == nullptr) return false;
   const OperationId& busy = stored->status.operation;
   const Operation* running = busy.empty() ? nullptr : mirror_.view().operations.find(busy);
-  const bool moving = running != nullptr && running->kind == OperationKind::migrate_vm &&
-                      stored->status.migration.phase != MigrationPhase::switching;
+  const bool moving =
+      running != nullptr && (running->kind == OperationKind::move_disk ||
+                             (running->kind == OperationKind::migrate_vm &&
+                              stored->status.migration.phase != MigrationPhase::switching));
   if (!busy.empty() && !moving) return false;
   supersede(transaction, busy);
   Operation operation = make_operation(OperationKind::fence_vm, keys::of(fence.vm), fence.reason);
@@ -410,6 +418,26 @@ bool ClusterController::begin_move(Transaction& transaction, const MoveVm& move)
   transaction.put(operation);
   transaction.put(changed);
   transaction.guard(keys::of(move.destination), destination->meta.revision);
+  return true;
+}
+
+bool ClusterController::begin_disk_move(Transaction& transaction, const MoveDisk& move) {
+  const Vm* stored = mirror_.view().vms.find(move.vm);
+  const Volume* volume = mirror_.view().volumes.find(move.volume);
+  if (stored == nullptr || volume == nullptr || !stored->status.operation.empty()) return false;
+  Operation operation = make_operation(OperationKind::move_disk, keys::of(move.vm), move.reason);
+  operation.meta.tenant = stored->meta.tenant;
+  if (!volume->meta.correlation.empty()) operation.correlation = volume->meta.correlation;
+  operation.deadline_at.unix_ms += to_ms(copying_takes_at_most(*volume));
+  operation.arguments.source = move.host;
+  operation.arguments.epoch = move.epoch;
+  operation.arguments.volume = move.volume;
+  operation.arguments.device = move.device;
+  Vm changed = *stored;
+  changed.status.operation = operation.id();
+  transaction.put(operation);
+  transaction.put(changed);
+  transaction.guard(keys::of(move.volume), volume->meta.revision);
   return true;
 }
 

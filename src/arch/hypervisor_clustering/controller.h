@@ -30,7 +30,8 @@ class ClusterController {
     Duration move_retry = seconds(30);
     Duration fence_retry = seconds(5);
     Duration operation_deadline = seconds(600);
-    Duration store_full_pause = milliseconds(250);  ///< until the next round when the store was full
+    Duration store_full_pause =
+        milliseconds(250);  ///< until the next round when the store was full
   };
 
   ClusterController(Loop& loop, Store& store, StoreMirror& mirror, HostCommands& commands,
@@ -65,6 +66,7 @@ class ClusterController {
   bool observe_vm(Transaction& transaction, const ObserveVm& seen);
   bool begin_start(Transaction& transaction, const StartVm& start);
   bool begin_move(Transaction& transaction, const MoveVm& move);
+  bool begin_disk_move(Transaction& transaction, const MoveDisk& move);
   bool begin_stop(Transaction& transaction, const StopVm& stop);
   bool leave_unplaced(Transaction& transaction, const Unplaced& unplaced);
   void revoke(const RevokeCopy& copy);

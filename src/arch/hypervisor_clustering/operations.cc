@@ -76,8 +76,8 @@ OperationStepTable start_table(const Dependencies& on) {
       status.recovering = false;
       status.lost.clear();
     });
-    emit(context, "vm.started", "its processors run on " +
-                                    context.operation.arguments.destination.value);
+    emit(context, "vm.started",
+         "its processors run on " + context.operation.arguments.destination.value);
   };
   table.undo = [on](const Operation& operation, const ClusterView& view, StepDone done) {
     stop_copy(on, operation, view, {operation.arguments.destination, operation.arguments.epoch},
@@ -179,8 +179,7 @@ OperationStepTable delete_table(const Dependencies& on) {
     }
     for (const VmDisk& disk : vm->spec.disks) {
       if (disk.volume.empty()) continue;
-      context.transaction.erase_with(
-          keys::use(VolumeId(qualified(vm->meta.tenant, disk.volume))));
+      context.transaction.erase_with(keys::use(VolumeId(qualified(vm->meta.tenant, disk.volume))));
     }
     context.transaction.erase(*vm);
     emit(context, "vm.deleted", "it and its own disks are gone");
@@ -282,6 +281,8 @@ OperationStepTable fence_table(const Dependencies& on) {
 
 /// In migration.cc.
 OperationStepTable migrate_table(HostCommands& commands, Loop& loop);
+/// In disk_move.cc.
+OperationStepTable move_disk_table(HostCommands& commands);
 
 void register_cluster_operations(OperationRunner& runner,
                                  ClusterOperationDependencies dependencies) {
@@ -291,6 +292,7 @@ void register_cluster_operations(OperationRunner& runner,
   runner.set_table(OperationKind::delete_vm, delete_table(on));
   runner.set_table(OperationKind::fence_host, fence_table(on));
   runner.set_table(OperationKind::fence_vm, fence_vm_table(on));
+  runner.set_table(OperationKind::move_disk, move_disk_table(on->commands));
   runner.set_table(OperationKind::migrate_vm, migrate_table(on->commands, on->loop));
 }
 

@@ -147,6 +147,7 @@ class Planner {
   void move_away(const Vm& vm, const std::string& reason);
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
+  void move_disk(const Vm& vm);
   void count_copies();
   void judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm);
   void place_waiting();
@@ -177,7 +178,9 @@ void Planner::count_operations() {
       const OperationArguments& arguments = operation->arguments;
       const bool comes = arguments.destination == host;
       if (operation->kind == OperationKind::start_vm && comes) ++starts_[host];
-      if (operation->kind != OperationKind::migrate_vm) continue;
+      const bool moves = operation->kind == OperationKind::migrate_vm ||
+                         operation->kind == OperationKind::move_disk;
+      if (!moves) continue;
       if (arguments.source == host) ++moves_[host];
       if (comes) ++moves_[host];
     }
@@ -250,10 +253,9 @@ void Planner::fence_by_storage(const Vm& vm, const Host& host) {
   if (evidence_.fences_resting.contains(vm.id()) || !room_for(plan_.vm_fences.size())) return;
   const auto volumes = volumes_of(view_, vm);
   if (!volumes) return;
-  const bool all_answer =
-      std::all_of(volumes->begin(), volumes->end(), [&](const ServedVolume& one) {
-        return one.host != host.id() && reports(one.host);
-      });
+  const bool all_answer = std::all_of(
+      volumes->begin(), volumes->end(),
+      [&](const ServedVolume& one) { return one.host != host.id() && reports(one.host); });
   if (!all_answer) return;
   plan_.vm_fences.push_back({vm.id(), host.id(),
                              std::max(vm.status.epoch, vm.status.migration.epoch),
@@ -283,7 +285,9 @@ bool Planner::decide_superseding(const Vm& vm) {
   if (operation == nullptr || operation->kind == OperationKind::delete_vm) return false;
   if (vm.status.migration.phase == MigrationPhase::switching) return false;
   const Host* host = host_of(vm);
-  if (host != nullptr && operation->kind == OperationKind::migrate_vm && !reports(host->id())) {
+  const bool moves =
+      operation->kind == OperationKind::migrate_vm || operation->kind == OperationKind::move_disk;
+  if (host != nullptr && moves && !reports(host->id())) {
     fence_by_storage(vm, *host);  // its steps wait for the source: no other proof may come soon
   }
   if (host == nullptr || host->status.health != HostHealth::fenced) return false;
@@ -329,18 +333,17 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
 /// A restart would apply them too; who changes a quota wants it now. Agents of before tell none.
 void Planner::limit(const Vm& vm, const ObservedVm& copy, bool stays) {
   const Millicores quota = demand_of(vm).cpu_millicores;
-  const bool agrees =
-      copy.cpu_millicores_max == quota && copy.cpu_weight == vm.spec.cpu_weight &&
-      (copy.processes_max == 0 || copy.processes_max == vm.spec.processes_max);
+  const bool agrees = copy.cpu_millicores_max == quota && copy.cpu_weight == vm.spec.cpu_weight &&
+                      (copy.processes_max == 0 || copy.processes_max == vm.spec.processes_max);
   if (agrees || copy.cpu_weight == 0) {
     if (stays) clear_unplaced(vm);
     return;
   }
-  const std::string wanted =
-      fmt::format("{} millicores, weight {} and {} processes are asked for, "
-                  "{}, {} and {} are in force",
-                  quota.value, vm.spec.cpu_weight, vm.spec.processes_max,
-                  copy.cpu_millicores_max.value, copy.cpu_weight, copy.processes_max);
+  const std::string wanted = fmt::format(
+      "{} millicores, weight {} and {} processes are asked for, "
+      "{}, {} and {} are in force",
+      quota.value, vm.spec.cpu_weight, vm.spec.processes_max, copy.cpu_millicores_max.value,
+      copy.cpu_weight, copy.processes_max);
   // The API refuses what does not fit. Two that were raised at once, or a host that shrank: who
   // comes first by name takes what is there, the others wait.
   const Millicores more = quota - copy.cpu_millicores_max;
@@ -415,7 +418,28 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   }
   const std::size_t moves = plan_.moves.size();
   const bool stays = !leave(vm, *host);
-  if (copy != nullptr && plan_.moves.size() == moves) limit(vm, *copy, stays);
+  if (copy == nullptr || plan_.moves.size() != moves) return;
+  limit(vm, *copy, stays);
+  if (stays) move_disk(vm);
+}
+
+/// One after the other. The place is there: what it holds of the data is copied anew.
+void Planner::move_disk(const Vm& vm) {
+  if (evidence_.moves_resting.contains(vm.id()) || !room_for(plan_.disk_moves.size())) return;
+  for (const VmDisk& disk : vm.spec.disks) {
+    if (disk.volume.empty()) continue;
+    const Volume* volume = view_.volumes.find(VolumeId(qualified(vm.meta.tenant, disk.volume)));
+    if (volume == nullptr || volume->status.legs.size() != 2) continue;
+    const VolumeLeg& next = volume->status.legs.back();
+    const Device* device = view_.devices.find(next.device);
+    const bool ready = next.state == LegState::behind && next.device == volume->spec.device &&
+                       device != nullptr && reports(device->spec.host);
+    if (!ready || moves_[vm.status.host] >= policy_.moves_per_host) continue;
+    ++moves_[vm.status.host];
+    plan_.disk_moves.push_back({vm.id(), vm.status.host, vm.status.epoch, volume->id(), next.device,
+                                "disk " + disk.name + " shall be on " + next.device.value});
+    return;
+  }
 }
 
 /// True when it should be elsewhere, whether it can go now or not.

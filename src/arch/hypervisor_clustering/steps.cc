@@ -4,9 +4,7 @@
 
 namespace virga {
 
-VmId vm_of(const Operation& operation) {
-  return VmId(operation.subject.substr(keys::kVm.size()));
-}
+VmId vm_of(const Operation& operation) { return VmId(operation.subject.substr(keys::kVm.size())); }
 
 const Vm* subject_vm(const ClusterView& view, const Operation& operation) {
   return view.vms.find(vm_of(operation));

@@ -34,6 +34,9 @@ Command command_for(CommandKind kind, const Operation& operation, const Epoch& e
 /// Ends one copy at once, without asking its guest.
 Command forced_stop(const Operation& operation, const Epoch& epoch);
 
+/// An upper bound, at a rate that any device has.
+Duration copying_takes_at_most(const Volume& volume);
+
 /// Changes the subject VM in the commit; a VM that is gone or serves another operation is left alone.
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change);
 

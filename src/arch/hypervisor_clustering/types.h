@@ -77,6 +77,16 @@ struct MoveVm {
   std::string reason;
 };
 
+/// A volume of a running VM has a second place that it shall move to.
+struct MoveDisk {
+  VmId vm;
+  HostId host;
+  Epoch epoch;
+  VolumeId volume;
+  DeviceId device;
+  std::string reason;
+};
+
 struct StopVm {
   VmId vm;
   HostId host;
@@ -135,6 +145,7 @@ struct ClusterPlan {
   std::vector<ObserveVm> observations;
   std::vector<StartVm> starts;
   std::vector<MoveVm> moves;
+  std::vector<MoveDisk> disk_moves;
   std::vector<StopVm> stops;
   std::vector<LimitVm> limits;
   std::vector<Unplaced> unplaced;
@@ -142,8 +153,8 @@ struct ClusterPlan {
 
   bool empty() const {
     return host_changes.empty() && fences.empty() && vm_fences.empty() && revokes.empty() &&
-           observations.empty() && starts.empty() && moves.empty() && stops.empty() &&
-           limits.empty() && unplaced.empty();
+           observations.empty() && starts.empty() && moves.empty() && disk_moves.empty() &&
+           stops.empty() && limits.empty() && unplaced.empty();
   }
 };
 

@@ -116,6 +116,9 @@ void StorageController::execute(const ClusterId& cluster, const StoragePlan& pla
   for (const VolumeChange& change : plan.volume_changes) {
     commit([&](Transaction& into) { return change_volume(into, change); });
   }
+  for (const LegChange& change : plan.leg_changes) {
+    commit([&](Transaction& into) { return change_leg(into, change); });
+  }
   for (const VolumeId& id : plan.removals) {
     commit([&](Transaction& into) { return remove(into, id); });
   }
@@ -145,14 +148,38 @@ bool StorageController::change_device(Transaction& transaction, const DeviceChan
 bool StorageController::place(Transaction& transaction, const PlaceVolume& placement) {
   const Volume* stored = mirror_.view().volumes.find(placement.volume);
   const Device* device = mirror_.view().devices.find(placement.device);
-  if (stored == nullptr || device == nullptr || !stored->status.legs.empty()) return false;
+  if (stored == nullptr || device == nullptr) return false;
   Volume changed = *stored;
-  changed.status.legs = {{placement.device, LegState::creating}};
+  auto& legs = changed.status.legs;
+  const bool moves = legs.size() == 1 && legs.front().device != placement.device;
+  if (!legs.empty() && !moves) return false;
+  legs.push_back({placement.device, LegState::creating});
   changed.status.floor = placement.floor;
   changed.status.reason.clear();
   transaction.put(changed);
   transaction.put(*device);  // so that nobody else gives the same room away
-  event(transaction, told_of(changed, "volume.placed", placement.reason));
+  Event told = told_of(changed, moves ? "volume.moves" : "volume.placed", placement.reason);
+  told.facts["device"] = placement.device.value;
+  event(transaction, std::move(told));
+  return true;
+}
+
+bool StorageController::change_leg(Transaction& transaction, const LegChange& change) {
+  const Volume* stored = mirror_.view().volumes.find(change.volume);
+  if (stored == nullptr || stored->status.legs.size() != 2) return false;
+  Volume changed = *stored;
+  VolumeLeg& leg = changed.status.legs.back();
+  if (leg.device != change.device) return false;
+  // An operation on its VM that began a moment ago may be about this place.
+  const Vm* vm = mirror_.view().user_of(change.volume);
+  if (vm != nullptr && !vm->status.operation.empty()) return false;
+  if (vm != nullptr) transaction.guard(keys::of(vm->id()), vm->meta.revision);
+  leg.state = change.state;
+  if (change.gone) changed.status.legs.pop_back();
+  transaction.put(changed);
+  if (!change.gone) return true;
+  event(transaction, told_of(changed, "volume.left",
+                             "nothing of it is on " + change.device.value + " any more"));
   return true;
 }
 

@@ -56,6 +56,7 @@ class StorageController {
   bool change_device(Transaction& transaction, const DeviceChange& change);
   bool place(Transaction& transaction, const PlaceVolume& placement);
   bool change_volume(Transaction& transaction, const VolumeChange& change);
+  bool change_leg(Transaction& transaction, const LegChange& change);
   bool remove(Transaction& transaction, const VolumeId& id);
   void serve(const ClusterId& cluster, const ServeDevice& serve);
   void release(const ClusterId& cluster, const DeviceId& device, const HostId& host);

@@ -62,7 +62,16 @@ class Planner {
   void decide_placed(const Volume& volume, const VolumeLeg& leg);
   bool end_strangers(const Volume& volume, const ObservedVolume& seen);
   void decide_deleting(const Volume& volume, const ObservedVolume* seen);
-  void work(const Volume& volume, VolumeTask task, Mib size, const Epoch& epoch);
+  bool begin_move(const Volume& volume);
+  bool decide_second(const Volume& volume, const VolumeLeg& leg);
+  bool end_second(const Volume& volume, const VolumeLeg& leg);
+  bool change_second(const Volume& volume, const VolumeLeg& leg, LegState state, bool gone = false);
+  bool is_busy(const Volume& volume) const;
+  void work(const Volume& volume, VolumeTask task, Mib size, const Epoch& epoch) {
+    work_on(volume, volume.status.legs.front(), task, size, epoch);
+  }
+  void work_on(const Volume& volume, const VolumeLeg& leg, VolumeTask task, Mib size,
+               const Epoch& epoch);
   void note(const Volume& volume, LegState state, Mib size, std::string reason,
             bool missing = false);
 
@@ -101,7 +110,10 @@ void Planner::judge(const Device& device) {
 }
 
 void Planner::decide(const Volume& volume) {
-  if (!volume.status.legs.empty()) return decide_placed(volume, volume.status.legs.front());
+  const auto& legs = volume.status.legs;
+  if (legs.size() > 1 && decide_second(volume, legs.back())) return;
+  if (legs.size() == 1 && begin_move(volume)) return;
+  if (!legs.empty()) return decide_placed(volume, legs.front());
   if (!volume.meta.deleting_at) return place(volume);
   if (room_in(plan_.removals)) plan_.removals.push_back(volume.id());
 }
@@ -116,7 +128,8 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
   if (device.meta.deleting_at) return "is being deleted";
   if (!serves(device.id())) return unavailable_because(device);
   const Mib free = space_.free_on(device.id());
-  if (free < spec.size_mib) return fmt::format("has {} MiB left", std::max(free, Mib()).value);
+  if (free < std::max(spec.size_mib, volume.status.size_mib))
+    return fmt::format("has {} MiB left", std::max(free, Mib()).value);
   return std::nullopt;
 }
 
@@ -172,7 +185,7 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
     return work(volume, VolumeTask::create, volume.spec.size_mib, volume.status.floor);
   }
   if (end_strangers(volume, *seen)) return;
-  if (seen->size_mib < volume.spec.size_mib) {
+  if (seen->size_mib < volume.spec.size_mib && volume.status.legs.size() == 1) {
     work(volume, VolumeTask::grow, volume.spec.size_mib, Epoch());
   }
   const auto failure = evidence_.failures.find(volume.id());
@@ -210,11 +223,81 @@ void Planner::decide_deleting(const Volume& volume, const ObservedVolume* seen) 
   work(volume, VolumeTask::erase, Mib(), Epoch());
 }
 
-void Planner::work(const Volume& volume, VolumeTask task, Mib size, const Epoch& epoch) {
+/// An operation on its VM may be about its data.
+bool Planner::is_busy(const Volume& volume) const {
+  const Vm* vm = view_.user_of(volume.id());
+  return vm != nullptr && !vm->status.operation.empty();
+}
+
+/// It shall be elsewhere: a place there is reserved first. Its data follow when its VM runs.
+bool Planner::begin_move(const Volume& volume) {
+  const DeviceId& wanted = volume.spec.device;
   const VolumeLeg& leg = volume.status.legs.front();
+  const bool moves = !wanted.empty() && leg.device != wanted && leg.state == LegState::in_sync &&
+                     !volume.meta.deleting_at && !evidence_.held && !is_busy(volume);
+  if (!moves || evidence_of(leg.device).awaited || evidence_of(wanted).awaited) return false;
+  const auto device = space_.devices().find(wanted);
+  const std::string to = "it cannot move to " + wanted.value + ", which ";
+  if (device == space_.devices().end()) {
+    note(volume, leg.state, volume.status.size_mib, to + "is not registered");
+    return true;
+  }
+  if (const auto why = refusal(volume, *device->second)) {
+    note(volume, leg.state, volume.status.size_mib, to + *why);
+    return true;
+  }
+  if (!room_in(plan_.placements)) return true;
+  space_.promise(wanted, std::max(volume.spec.size_mib, volume.status.size_mib));
+  plan_.placements.push_back(
+      {volume.id(), wanted, volume.status.floor, "it shall be there: it moves"});
+  return true;
+}
+
+/// True when that is all for this round.
+bool Planner::decide_second(const Volume& volume, const VolumeLeg& leg) {
+  if (is_busy(volume) || evidence_.held || evidence_of(leg.device).awaited) return false;
+  const bool wanted = !volume.meta.deleting_at && leg.device == volume.spec.device;
+  if (!wanted || leg.state == LegState::leaving) return end_second(volume, leg);
+  if (!serves(leg.device)) return false;
+  const ObservedVolume* seen = observed(leg.device, volume.id());
+  if (seen != nullptr && seen->floor == volume.status.floor) {
+    return leg.state == LegState::creating && change_second(volume, leg, LegState::behind);
+  }
+  if (leg.state == LegState::behind) return change_second(volume, leg, LegState::creating);
+  work_on(volume, leg, VolumeTask::create, volume.status.size_mib, volume.status.floor);
+  return true;
+}
+
+/// Nobody reads there any more: whoever is let in still is not, and it is erased.
+bool Planner::end_second(const Volume& volume, const VolumeLeg& leg) {
+  if (leg.state != LegState::leaving) return change_second(volume, leg, LegState::leaving);
+  if (view_.devices.find(leg.device) == nullptr) {
+    return change_second(volume, leg, LegState::leaving, true);
+  }
+  if (!serves(leg.device)) return false;
+  const ObservedVolume* seen = observed(leg.device, volume.id());
+  if (seen == nullptr || seen->floor != volume.status.floor) {
+    return change_second(volume, leg, LegState::leaving, true);
+  }
+  if (seen->epochs.empty()) {
+    work_on(volume, leg, VolumeTask::erase, Mib(), Epoch());
+  } else {
+    work_on(volume, leg, VolumeTask::revoke, Mib(), seen->epochs.back());
+  }
+  return true;
+}
+
+bool Planner::change_second(const Volume& volume, const VolumeLeg& leg, LegState state, bool gone) {
+  if (evidence_.resting.contains(volume.id()) || !room_in(plan_.leg_changes)) return true;
+  plan_.leg_changes.push_back({volume.id(), leg.device, state, gone});
+  return true;
+}
+
+void Planner::work_on(const Volume& volume, const VolumeLeg& leg, VolumeTask task, Mib size,
+                      const Epoch& epoch) {
   const auto failure = evidence_.failures.find(volume.id());
   if (failure != evidence_.failures.end() && task != VolumeTask::grow) {
-    note(volume, leg.state, volume.status.size_mib, failure->second);
+    note(volume, volume.status.legs.front().state, volume.status.size_mib, failure->second);
   }
   const Device* device = view_.devices.find(leg.device);
   if (evidence_.resting.contains(volume.id()) || !room_in(plan_.work)) return;

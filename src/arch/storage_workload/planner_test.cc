@@ -224,6 +224,124 @@ TEST_F(StoragePlannerTest, R_B2_EndsAttachmentsThatNoCopyMayHave) {
   EXPECT_TRUE(plan().work.empty()) << "copies of VMs that are not stored are left alone";
 }
 
+/// A volume of 100 MiB on d1 that its owner wants on d2.
+class VolumeMoveTest : public StoragePlannerTest {
+ protected:
+  VolumeMoveTest() {
+    moved.spec.device = DeviceId("d2");
+    moved.status.floor = {1, 3};
+    put(moved);
+    see(moved, {{1, 9}});
+    put(user(moved, "h3", {1, 9}));
+  }
+  void second(LegState state) {
+    moved.status.legs.resize(1);
+    moved.status.legs.push_back({DeviceId("d2"), state});
+    put(moved);
+  }
+  void seen_on_second(std::vector<Epoch> epochs) {
+    ObservedVolume seen;
+    seen.volume = moved.id();
+    seen.size_mib = moved.status.size_mib;
+    seen.floor = moved.status.floor;
+    seen.epochs = std::move(epochs);
+    evidence.devices[DeviceId("d2")].seen.volumes = {seen};
+  }
+  void busy() {
+    Vm vm = user(moved, "h3", {1, 9});
+    vm.status.operation = OperationId("op");
+    put(vm);
+  }
+  Volume moved = volume("data", 100, "d1");
+};
+
+TEST_F(VolumeMoveTest, A10_04_R_B4_APlaceIsReservedAndMadeThenItWaitsForItsData) {
+  StoragePlan made = plan();
+  ASSERT_EQ(made.placements.size(), 1U);
+  EXPECT_EQ(made.placements[0].device, DeviceId("d2"));
+  EXPECT_EQ(made.placements[0].floor, moved.status.floor) << "it stays the same volume";
+  second(LegState::creating);
+  made = plan();
+  ASSERT_EQ(made.work.size(), 1U);
+  EXPECT_EQ(made.work[0].task, VolumeTask::create);
+  EXPECT_EQ(made.work[0].host, HostId("h2"));
+  EXPECT_EQ(made.work[0].size_mib, Mib{100});
+  EXPECT_EQ(made.work[0].epoch, moved.status.floor);
+  seen_on_second({});
+  made = plan();
+  ASSERT_EQ(made.leg_changes.size(), 1U);
+  EXPECT_EQ(made.leg_changes[0].state, LegState::behind);
+  second(LegState::behind);
+  EXPECT_TRUE(plan().empty()) << "the room of VMs copies it";
+  seen_on_second({{1, 9}});
+  busy();
+  EXPECT_TRUE(plan().empty()) << "a running copy is left alone";
+}
+
+TEST_F(VolumeMoveTest, A10_04_R_B4_TheOldPlaceIsCutOffThenErasedThenForgotten) {
+  moved.status.legs = {{DeviceId("d2"), LegState::in_sync}, {DeviceId("d1"), LegState::behind}};
+  put(moved);
+  seen_on_second({{1, 9}});
+  busy();
+  EXPECT_TRUE(plan().empty()) << "its guest may not run on the new one yet";
+  put(user(moved, "h3", {1, 9}));
+  StoragePlan made = plan();
+  ASSERT_EQ(made.leg_changes.size(), 1U);
+  EXPECT_EQ(made.leg_changes[0].device, DeviceId("d1"));
+  EXPECT_EQ(made.leg_changes[0].state, LegState::leaving);
+  moved.status.legs.back().state = LegState::leaving;
+  put(moved);
+  made = plan();
+  ASSERT_EQ(made.work.size(), 1U);
+  EXPECT_EQ(made.work[0].task, VolumeTask::revoke);
+  EXPECT_EQ(made.work[0].device, DeviceId("d1"));
+  evidence.devices[DeviceId("d1")].seen.volumes[0].epochs.clear();
+  made = plan();
+  ASSERT_EQ(made.work.size(), 1U);
+  EXPECT_EQ(made.work[0].task, VolumeTask::erase);
+  evidence.devices[DeviceId("d1")].seen.volumes.clear();
+  made = plan();
+  ASSERT_EQ(made.leg_changes.size(), 1U);
+  EXPECT_TRUE(made.leg_changes[0].gone);
+}
+
+TEST_F(VolumeMoveTest, A10_04_R_B4_WhoChangesHisMindGetsTheNewPlaceErasedNotTheOldOne) {
+  second(LegState::behind);
+  seen_on_second({{1, 9}});
+  moved.spec.device = DeviceId("d1");
+  put(moved);
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.leg_changes.size(), 1U);
+  EXPECT_EQ(made.leg_changes[0].device, DeviceId("d2"));
+  EXPECT_EQ(made.leg_changes[0].state, LegState::leaving);
+}
+
+TEST_F(VolumeMoveTest, A10_04_R_B4_WhereThereIsNoRoomItStaysAndSaysWhy) {
+  put(volume("big", 950, "d2"));
+  see(volume("big", 950, "d2"));
+  const StoragePlan made = plan();
+  EXPECT_TRUE(made.placements.empty());
+  ASSERT_EQ(made.volume_changes.size(), 1U);
+  EXPECT_EQ(made.volume_changes[0].reason, "it cannot move to d2, which has 50 MiB left");
+  EXPECT_EQ(made.volume_changes[0].state, LegState::in_sync);
+}
+
+TEST_F(VolumeMoveTest, A10_04_R_B4_AVolumeThatIsDeletedMeanwhileLeavesNothingAnywhere) {
+  second(LegState::behind);
+  seen_on_second({});
+  moved.meta.deleting_at = WallTime{1};
+  put(moved);
+  view.vms.erase(VmId("acme/web"));
+  StoragePlan made = plan();
+  ASSERT_EQ(made.leg_changes.size(), 1U);
+  moved.status.legs.back().state = LegState::leaving;
+  put(moved);
+  made = plan();
+  ASSERT_EQ(made.work.size(), 1U);
+  EXPECT_EQ(made.work[0].device, DeviceId("d2"));
+  EXPECT_EQ(made.work[0].task, VolumeTask::erase);
+}
+
 TEST_F(StoragePlannerTest, R_B1_ServesDevicesAndSaysWhyNot) {
   evidence.devices[DeviceId("d1")].seen.open = false;
   evidence.devices[DeviceId("d1")].seen.failing = "no such folder";

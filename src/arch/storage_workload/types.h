@@ -46,7 +46,7 @@ struct ServeDevice {
   std::string directory;
 };
 
-/// A volume gets its place.
+/// A volume gets its place, or a second one where it shall move to.
 struct PlaceVolume {
   VolumeId volume;
   DeviceId device;
@@ -76,6 +76,14 @@ struct VolumeChange {
   bool missing = false;  ///< it was there and is not any more
 };
 
+/// What becomes of the second place of a volume.
+struct LegChange {
+  VolumeId volume;
+  DeviceId device;
+  LegState state = LegState::creating;
+  bool gone = false;  ///< nothing is left there
+};
+
 /// The room's decision. At most one action a volume and a device.
 struct StoragePlan {
   std::vector<DeviceChange> device_changes;
@@ -84,11 +92,12 @@ struct StoragePlan {
   std::vector<PlaceVolume> placements;
   std::vector<VolumeWork> work;
   std::vector<VolumeChange> volume_changes;
+  std::vector<LegChange> leg_changes;
   std::vector<VolumeId> removals;  ///< nothing of them is left: their records go
 
   bool empty() const {
     return device_changes.empty() && serves.empty() && releases.empty() && placements.empty() &&
-           work.empty() && volume_changes.empty() && removals.empty();
+           work.empty() && volume_changes.empty() && leg_changes.empty() && removals.empty();
   }
 };
 

@@ -190,22 +190,10 @@ json::object nbd_node(const std::string& node, json::object server,
 }
 
 void add_nbd(Arguments& arguments, const std::string& node, const NbdDisk& disk) {
-  constexpr int kReconnectSeconds = 30;
-  json::object made = nbd_node(
-      node, {{"type", "inet"}, {"host", disk.address}, {"port", std::to_string(disk.port)}},
-      disk.export_name);
-  made["reconnect-delay"] = kReconnectSeconds;
   if (!disk.user.empty()) {
-    const std::string keys = node + "-keys";
-    arguments.add("-object", "{}",
-                  json::serialize(json::object{{"qom-type", "tls-creds-psk"},
-                                               {"id", keys},
-                                               {"endpoint", "client"},
-                                               {"dir", disk.keys_directory},
-                                               {"username", disk.user}}));
-    made["tls-creds"] = keys;
+    arguments.add("-object", "{}", json::serialize(keys_object(node, disk)));
   }
-  add_block_node(arguments, made);
+  add_block_node(arguments, volume_node(node, disk));
 }
 
 void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
@@ -331,6 +319,26 @@ Result<std::vector<std::string>> command_line(const Hardware& hardware) {
   if (hardware.direct_boot) add_boot(arguments, hardware.boot);
   return arguments.take();
 }
+
+json::object volume_node(const std::string& node, const NbdDisk& volume) {
+  constexpr int kReconnectSeconds = 30;
+  json::object made = nbd_node(
+      node, {{"type", "inet"}, {"host", volume.address}, {"port", std::to_string(volume.port)}},
+      volume.export_name);
+  made["reconnect-delay"] = kReconnectSeconds;
+  if (!volume.user.empty()) made["tls-creds"] = keys_of(node);
+  return made;
+}
+
+json::object keys_object(const std::string& node, const NbdDisk& volume) {
+  return {{"qom-type", "tls-creds-psk"},
+          {"id", keys_of(node)},
+          {"endpoint", "client"},
+          {"dir", volume.keys_directory},
+          {"username", volume.user}};
+}
+
+std::string keys_of(const std::string& node) { return node + "-keys"; }
 
 int disk_index_of_node(const std::string& node) {
   constexpr std::string_view kPrefix = "disk";

@@ -41,6 +41,12 @@ struct ExportDisk {
 };
 using DiskBackend = std::variant<FileDisk, NbdDisk, ExportDisk>;
 
+/// Block node of a volume, as -blockdev and blockdev-add take it; with `user` it needs the object of keys_object().
+boost::json::object volume_node(const std::string& node, const NbdDisk& volume);
+/// What holds its key, as -object and object-add take it; its id is keys_of(node).
+boost::json::object keys_object(const std::string& node, const NbdDisk& volume);
+std::string keys_of(const std::string& node);
+
 struct TapNic {
   InheritedDescriptor descriptor;
 };

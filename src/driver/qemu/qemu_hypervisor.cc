@@ -365,6 +365,29 @@ void QemuHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<vo
   (*copy)->cancel_send(std::move(done));
 }
 
+void QemuHypervisor::mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
+                                 Callback<MigrationProgress> done) {
+  auto copy = find(vm, epoch);
+  if (!copy) return answer<MigrationProgress>(loop_, std::move(done), copy.error());
+  (*copy)->mirror_disk(mirror, std::move(done));
+}
+
+void QemuHypervisor::switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                                 Callback<void> done) {
+  auto copy = find(vm, epoch);
+  if (!copy) return answer<void>(loop_, std::move(done), copy.error());
+  (*copy)->switch_disk(volume, std::move(done));
+}
+
+void QemuHypervisor::cancel_mirror(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                                   Callback<void> done) {
+  auto copy = find(vm, epoch);
+  if (!copy && copy.error().code == Errc::not_found)
+    return answer<void>(loop_, std::move(done), {});
+  if (!copy) return answer<void>(loop_, std::move(done), copy.error());
+  (*copy)->cancel_mirror(volume, std::move(done));
+}
+
 MigrationProgress QemuHypervisor::progress(const VmId& vm) const {
   const auto found = vms_.find(vm);
   return found == vms_.end() ? MigrationProgress{} : found->second->progress();

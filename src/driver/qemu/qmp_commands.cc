@@ -1,5 +1,6 @@
 #include "driver/qemu/qmp_commands.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "base/reflect.h"
@@ -32,6 +33,21 @@ std::int64_t number_at(const json::value& value, const char* name) {
   if (member == nullptr) return 0;
   if (member->is_int64()) return member->get_int64();
   return member->is_double() ? static_cast<std::int64_t>(member->get_double()) : 0;
+}
+
+json::array list_in(const json::value& answer) {
+  const json::array* list = answer.if_array();
+  return list != nullptr ? *list : json::array();
+}
+
+void take_job(const json::value& job, MirrorState& state) {
+  const std::string status = text_at(job, "status");
+  state.there = true;
+  state.ready = status == "ready";
+  state.concluded = status == "concluded";
+  state.error = text_at(job, "error");
+  state.copied = Bytes{number_at(job, "current-progress")};
+  state.total = Bytes{number_at(job, "total-progress")};
 }
 
 RunState run_state(const std::string& status) {
@@ -155,6 +171,115 @@ void cancel_migration(QmpClient& client, Callback<void> done) {
 void yank_migration(QmpClient& client, Callback<void> done) {
   client.execute_oob("yank", {{"instances", json::array{json::object{{"type", "migration"}}}}},
                      kDeadline, only_outcome(std::move(done)));
+}
+
+void pause(QmpClient& client, Callback<void> done) { simple(client, "stop", {}, std::move(done)); }
+
+void query_mirror(QmpClient& client, const std::string& device, const std::string& job,
+                  Callback<MirrorState> done) {
+  const auto jobs = [&client, job, done](MirrorState state) {
+    client.execute("query-jobs", {}, kDeadline,
+                   [state, job, done](const Result<json::value>& answer) mutable {
+                     if (!answer) return done(answer.error());
+                     for (const json::value& one : list_in(*answer)) {
+                       if (text_at(one, "id") == job) take_job(one, state);
+                     }
+                     done(state);
+                   });
+  };
+  client.execute(
+      "query-block", {}, kDeadline,
+      [path = "/" + device + "/", jobs, done = std::move(done)](const Result<json::value>& answer) {
+        if (!answer) return done(answer.error());
+        MirrorState state;
+        for (const json::value& disk : list_in(*answer)) {
+          const json::object* members = disk.if_object();
+          const json::value* used = members == nullptr ? nullptr : members->if_contains("inserted");
+          const bool same = text_at(disk, "qdev").find(path) != std::string::npos;
+          if (same && used != nullptr) state.node = text_at(*used, "node-name");
+        }
+        jobs(std::move(state));
+      });
+}
+
+void begin_mirror(QmpClient& client, const std::string& job, const std::string& from,
+                  const std::string& to, std::int64_t bytes_per_second_max, Callback<void> done) {
+  simple(client, "blockdev-mirror",
+         {{"job-id", job},
+          {"device", from},
+          {"target", to},
+          {"sync", "full"},
+          {"copy-mode", "background"},
+          {"speed", bytes_per_second_max},
+          {"auto-dismiss", false},
+          {"on-source-error", "report"},
+          {"on-target-error", "report"}},
+         std::move(done));
+}
+
+void complete_job(QmpClient& client, const std::string& job, Callback<void> done) {
+  simple(client, "job-complete", {{"id", job}}, std::move(done));
+}
+
+void cancel_job(QmpClient& client, const std::string& job, Callback<void> done) {
+  simple(client, "job-cancel", {{"id", job}}, std::move(done));
+}
+
+void dismiss_job(QmpClient& client, const std::string& job, Callback<void> done) {
+  simple(client, "job-dismiss", {{"id", job}}, std::move(done));
+}
+
+void add_volume(QmpClient& client, const std::string& node, NbdDisk volume, int keys,
+                Callback<void> done) {
+  client.execute_with(
+      "add-fd", {}, keys,
+      [&client, node, volume = std::move(volume),
+       done = std::move(done)](const Result<json::value>& answer) mutable {
+        if (!answer) return done(answer.error());
+        const std::int64_t set = number_at(*answer, "fdset-id");
+        volume.keys_directory = "/proc/self/fd/" + std::to_string(number_at(*answer, "fd"));
+        const auto connect = [&client, node, volume, set, done](const Result<void>& made) {
+          simple(client, "remove-fd", {{"fdset-id", set}}, [](const Result<void>&) {});
+          if (!made) return done(made);
+          json::object wanted = volume_node(node, volume);
+          wanted["open-timeout"] = 4;
+          simple(client, "blockdev-add", std::move(wanted), done);
+        };
+        simple(client, "object-add", keys_object(node, volume), connect);
+      });
+}
+
+void remove_volume(QmpClient& client, const std::string& node, Callback<void> done) {
+  client.execute("query-named-block-nodes", {{"flat", true}}, kDeadline,
+                 [&client, node, done = std::move(done)](const Result<json::value>& answer) {
+                   if (!answer) return done(answer.error());
+                   const auto drop_keys = [&client, node, done](const Result<void>& removed) {
+                     if (!removed) return done(removed);
+                     // One that is not there is an error in QEMU's eyes only.
+                     simple(client, "object-del", {{"id", keys_of(node)}},
+                            [done](const Result<void>&) { done({}); });
+                   };
+                   const json::array nodes = list_in(*answer);
+                   const bool there = std::ranges::any_of(nodes, [&](const json::value& one) {
+                     return text_at(one, "node-name") == node;
+                   });
+                   if (!there) return drop_keys({});
+                   simple(client, "blockdev-del", {{"node-name", node}}, drop_keys);
+                 });
+}
+
+void use_node(QmpClient& client, const std::string& device, const std::string& node,
+              Callback<void> done) {
+  simple(client, "qom-set",
+         {{"path", "/machine/peripheral/" + device}, {"property", "drive"}, {"value", node}},
+         std::move(done));
+}
+
+void yank_volume(QmpClient& client, const std::string& node, Callback<void> done) {
+  client.execute_oob(
+      "yank",
+      {{"instances", json::array{json::object{{"type", "block-node"}, {"node-name", node}}}}},
+      kDeadline, only_outcome(std::move(done)));
 }
 
 void query_disk_full(QmpClient& client, Callback<bool> done) {

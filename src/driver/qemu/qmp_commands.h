@@ -4,6 +4,7 @@
 #include <string>
 
 #include "base/units.h"
+#include "driver/qemu/hardware.h"
 #include "driver/qmp/qmp_client.h"
 
 /// The QMP commands that Virga uses, typed. Each has a deadline; errors are those of QmpClient.
@@ -59,7 +60,41 @@ void send_through(QmpClient& client, int socket, Callback<void> done);
 void receive_through(QmpClient& client, int socket, Callback<void> done);
 
 void query_migration(QmpClient& client, Callback<MigrationInfo> done);
-void query_disk_full(QmpClient& client, Callback<bool> done);  ///< that one of the disks found no room
+/// A copy of one block node to another, and which of them the guest's disk uses.
+struct MirrorState {
+  std::string node;  ///< of the disk now
+  bool there = false;
+  bool ready = false;  ///< what is left to copy is what the guest writes
+  bool concluded = false;
+  std::string error;  ///< why it concluded before its end; empty = it came to its end
+  Bytes copied;
+  Bytes total;
+};
+
+void pause(QmpClient& client, Callback<void> done);  ///< "stop"
+
+/// `device`: id of the disk's device.
+void query_mirror(QmpClient& client, const std::string& device, const std::string& job,
+                  Callback<MirrorState> done);
+void begin_mirror(QmpClient& client, const std::string& job, const std::string& from,
+                  const std::string& to, std::int64_t bytes_per_second_max, Callback<void> done);
+void complete_job(QmpClient& client, const std::string& job, Callback<void> done);
+void cancel_job(QmpClient& client, const std::string& job, Callback<void> done);
+void dismiss_job(QmpClient& client, const std::string& job, Callback<void> done);
+
+/// Connects to a volume. `keys`: an open folder that holds its key; it stays the caller's.
+void add_volume(QmpClient& client, const std::string& node, NbdDisk volume, int keys,
+                Callback<void> done);
+/// What is not there counts as removed. Errors: internal (it is in use).
+void remove_volume(QmpClient& client, const std::string& node, Callback<void> done);
+/// Makes the disk use another node.
+void use_node(QmpClient& client, const std::string& device, const std::string& node,
+              Callback<void> done);
+/// Breaks a volume's connection out of band; its node does not come back.
+void yank_volume(QmpClient& client, const std::string& node, Callback<void> done);
+
+void query_disk_full(QmpClient& client,
+                     Callback<bool> done);  ///< that one of the disks found no room
 void pass_switchover(QmpClient& client, Callback<void> done);  ///< "migrate-continue"
 void cancel_migration(QmpClient& client, Callback<void> done);
 

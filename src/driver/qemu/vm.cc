@@ -71,6 +71,8 @@ void QemuVm::qmp_lost(const Error& why) {
   log_line(LogLevel::info, "qemu", launch_.vm.value + ": " + why.text(), launch_.correlation);
   // Its connection to the other host is cut as well: QEMU gives up and the guest stays here.
   if (outgoing_ != nullptr) outgoing_->abandon(why);
+  if (mirroring_ != nullptr) mirroring_->abandon(why);
+  mirroring_.reset();
 }
 
 void QemuVm::join_start(Callback<void> done) {
@@ -209,6 +211,7 @@ void QemuVm::exited(ProcessExit exit) {
     start_error_ = std::make_unique<Error>(start_error(words.empty() ? why : words));
   }
   if (outgoing_ != nullptr) outgoing_->abandon(make_error(Errc::unavailable, why));
+  if (mirroring_ != nullptr) mirroring_->abandon(make_error(Errc::unavailable, why));
   end(why);
 }
 

@@ -6,11 +6,12 @@
 #include <vector>
 
 #include "driver/hypervisor.h"
-#include "edge/completion.h"
+#include "driver/qemu/disk_mirror.h"
 #include "driver/qemu/migration_socket.h"
 #include "driver/qemu/vm_guest.h"
 #include "driver/qemu/vm_migration.h"
 #include "driver/qemu/vm_process.h"
+#include "edge/completion.h"
 
 namespace virga {
 
@@ -41,6 +42,10 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void switch_over(Callback<MigrationProgress> done);
   void resume(Callback<void> done);
   void cancel_send(Callback<void> done);
+
+  void mirror_disk(const DiskMirror& wanted, Callback<MigrationProgress> done);
+  void switch_disk(const std::string& volume, Callback<void> done);
+  void cancel_mirror(const std::string& volume, Callback<void> done);
 
   Result<void> change_limits(const VmLaunch& launch);
 
@@ -105,6 +110,15 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void run_again(Callback<void> done, Instant until);
   bool is_moving() const;
 
+  // vm_disk.cc: a disk on its way to another volume
+  Error mirror_error(const std::string& volume, Errc code, const std::string& why) const;
+  Result<void> may_mirror(const std::string& volume) const;
+  bool may_forget_mirror(const Error& why) const;
+  DiskMirroring& mirroring();
+  void forget_mirror();
+  void end_mirror(const std::string& volume, void (DiskMirroring::*how)(Callback<void>), Task then,
+                  Callback<void> done);
+
   VmContext& context_;
   VmLaunch launch_;
   Handlers handlers_;
@@ -131,6 +145,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   Timer stop_timer_;
   bool stopping_ = false;
 
+  std::unique_ptr<DiskMirroring> mirroring_;
   std::unique_ptr<OutgoingMigration> outgoing_;
   bool left_send_ = false;  ///< a migration whose owner, an earlier agent, is gone has not ended
   Timer left_send_cut_;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "driver/qemu/mirror_record.h"
 #include "edge/process.h"
 #include "image/image_checks.h"
 #include "model/launch.h"
@@ -37,8 +38,11 @@ struct LaunchRecord {
   std::uint32_t user = 0;
   bool incoming = false;  ///< waits for a live migration
   bool ended = false;
+  std::optional<MirrorRecord> mirror{};  ///< a disk is on its way to another volume
+  std::vector<int> turned{};             ///< disks whose block node has its second name
 };
-BOOST_DESCRIBE_STRUCT(LaunchRecord, (), (launch, boot_id, pid, start_ticks, user, incoming, ended))
+BOOST_DESCRIBE_STRUCT(LaunchRecord, (),
+                      (launch, boot_id, pid, start_ticks, user, incoming, ended, mirror, turned))
 
 /// The highest epoch that was seen for a VM on this host.
 struct EpochRecord {
@@ -62,7 +66,8 @@ struct OpenDiskFile {
 
 /// A VM's files on shared storage, open.
 struct OpenFiles {
-  std::vector<std::vector<OpenDiskFile>> disks;  ///< per disk: the file and its backing file; of a volume none
+  std::vector<std::vector<OpenDiskFile>>
+      disks;  ///< per disk: the file and its backing file; of a volume none
   Descriptor kernel;
   Descriptor initrd;
   Descriptor seed;  ///< read-only ISO 9660

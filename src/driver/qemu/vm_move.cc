@@ -42,6 +42,11 @@ bool QemuVm::is_moving() const {
 
 void QemuVm::send(const MigrationEndpoint& to, const MigrationLimits& limits,
                   Callback<MigrationProgress> done) {
+  if (process_.record().mirror) {
+    return refuse<MigrationProgress>(
+        context_.loop, std::move(done),
+        mirror_error(process_.record().mirror->volume, Errc::conflict, "is not over"));
+  }
   const bool begun = is_moving();
   if (begun || power_ != VmPower::running || process_.qmp() == nullptr) {
     const char* why =
@@ -82,6 +87,7 @@ void QemuVm::switch_over(Callback<MigrationProgress> done) {
 }
 
 MigrationProgress QemuVm::progress() const {
+  if (mirroring_ != nullptr) return mirroring_->progress();
   return outgoing_ != nullptr ? outgoing_->progress() : MigrationProgress{};
 }
 

@@ -356,4 +356,15 @@ Result<void> VmProcess::mark_incoming(bool incoming) {
   return write_launch_record(folder_, record_);
 }
 
+Result<void> VmProcess::note_mirror(std::optional<MirrorRecord> mirror) {
+  record_.mirror = std::move(mirror);
+  return write_launch_record(folder_, record_);
+}
+
+void VmProcess::turn_disk(std::size_t disk, const VolumeEndpoint& to) {
+  record_.launch.disks[disk].endpoint = to;
+  const int number = static_cast<int>(disk);
+  if (std::erase(record_.turned, number) == 0) record_.turned.push_back(number);
+}
+
 }  // namespace virga

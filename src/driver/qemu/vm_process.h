@@ -7,9 +7,9 @@
 #include <vector>
 
 #include "driver/qemu/hardware.h"
-#include "driver/qmp/qmp_client.h"
 #include "driver/qemu/vm_context.h"
 #include "driver/qemu/vm_files.h"
+#include "driver/qmp/qmp_client.h"
 #include "edge/process.h"
 
 namespace virga {
@@ -63,6 +63,12 @@ class VmProcess {
 
   const VmFolder& folder() const { return folder_; }
   const LaunchRecord& record() const { return record_; }
+
+  /// What the next agent must know of a disk on its way to another volume.
+  Result<void> note_mirror(std::optional<MirrorRecord> mirror);
+
+  /// The disk is another volume's from now on. Noted with the next record.
+  void turn_disk(std::size_t disk, const VolumeEndpoint& to);
   Result<void> mark_incoming(bool incoming);
 
  private:

@@ -62,6 +62,30 @@ Refusal check_pinned_device(const ClusterView& view, const Volume& volume) {
                  known);
 }
 
+/// Another device: it moves there while it is used. Back again, or nowhere, ends that as long as it has not moved.
+Refusal check_move(const ClusterView& view, const Volume& before, const Volume& after) {
+  if (before.spec.device == after.spec.device) return std::nullopt;
+  if (before.status.legs.empty()) return fixed("spec.device", "as long as it has no place");
+  if (auto refused = check_pinned_device(view, after)) return refused;
+  const DeviceId& wanted = after.spec.device;
+  const auto& legs = before.status.legs;
+  const bool stays = wanted.empty() || wanted == legs.front().device;
+  if (stays) return std::nullopt;
+  if (legs.size() > 1 && legs.back().device != wanted) {
+    return problem(
+        Errc::conflict,
+        fmt::format("spec.device: {} is on its way between {} and {}; wait for that",
+                    before.id().value, legs.front().device.value, legs.back().device.value));
+  }
+  const Mib size = std::max(after.spec.size_mib, before.status.size_mib);
+  const Mib free = DeviceSpace(view, before.spec.cluster).free_on(wanted);
+  if (legs.size() > 1 || size <= free) return std::nullopt;
+  return problem(
+      Errc::exhausted,
+      fmt::format("spec.device: \"{}\" has {} MiB left, volume {} needs {}", wanted.value,
+                  std::max(free, Mib()).value, before.id().value, size.value));
+}
+
 /// What grows writes its device too, so that nobody else gives the same room away.
 Refusal add_devices(const ClusterView& view, const Volume& before, const Volume& after,
                     Change& change) {
@@ -78,6 +102,9 @@ Refusal add_devices(const ClusterView& view, const Volume& before, const Volume&
 }
 
 Refusal check_growth(const ClusterView& view, const Volume& before, const Volume& after) {
+  if (before.spec.size_mib != after.spec.size_mib && before.status.legs.size() > 1) {
+    return problem(Errc::conflict, "spec.size_mib: the volume is being moved; grow it after that");
+  }
   const Mib had = std::max(before.spec.size_mib, before.status.size_mib);
   if (after.spec.size_mib < before.spec.size_mib) {
     return problem(Errc::invalid,
@@ -118,8 +145,7 @@ Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& af
     if (before->spec.storage_class != after.spec.storage_class) {
       return fixed("spec.storage_class", "make another volume");
     }
-    if (before->spec.device != after.spec.device)
-      return fixed("spec.device", "make another volume");
+    if (auto refused = check_move(context.view, *before, after)) return refused;
     return check_growth(context.view, *before, after);
   }
   const auto cluster = fitting_cluster(context.view, after.meta.tenant, after.spec.cluster);

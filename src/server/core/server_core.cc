@@ -284,6 +284,10 @@ std::set<VmId> ServerCore::cut_off_vms(const ClusterId& cluster) const {
       for (const ObservedVolume& volume : one.volumes) {
         const Vm* user = view().user_of(volume.volume);
         if (user == nullptr || user->status.host.empty()) continue;
+        const Volume* stored = view().volumes.find(volume.volume);
+        const bool used = stored != nullptr && !stored->status.legs.empty() &&
+                          stored->status.legs.front().device == one.device;
+        if (!used) continue;
         if (volume.revoked >= user->status.epoch) found.insert(user->id());
       }
     }

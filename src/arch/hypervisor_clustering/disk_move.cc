@@ -1,0 +1,168 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "arch/hypervisor_clustering/attachments.h"
+#include "arch/hypervisor_clustering/operations.h"
+#include "arch/hypervisor_clustering/steps.h"
+
+/// A volume of a running VM moves to another device. copy: both places are made equal and the guest is paused, so that
+/// they stay so; the commit that ends it says that the new place is the one that counts. switch: the guest runs on
+/// there. Whoever dies at any moment: the place that the store names first holds all that was acknowledged.
+namespace virga {
+namespace {
+
+constexpr Duration kAskDeadline = seconds(12);
+constexpr Duration kAgain = milliseconds(500);
+constexpr std::int64_t kSlowestMibPerSecond = 5;
+
+DiskMirror mirror_of(const Operation& operation) {
+  DiskMirror mirror;
+  mirror.volume = operation.arguments.volume.value;
+  return mirror;
+}
+
+/// True once the store says that the new place counts.
+bool has_moved(const ClusterView& view, const Operation& operation) {
+  const Volume* volume = view.volumes.find(operation.arguments.volume);
+  return volume != nullptr && !volume->status.legs.empty() &&
+         volume->status.legs.front().device == operation.arguments.device;
+}
+
+class DiskMove {
+ public:
+  explicit DiskMove(HostCommands& commands) : commands_(commands) {}
+
+  void copy(const Operation& operation, const ClusterView& view, const StepDone& done) const;
+  void switch_disk(const Operation& operation, const ClusterView& view,
+                   const StepDone& done) const {
+    end(CommandKind::switch_disk, operation, view, done);
+  }
+  void undo(const Operation& operation, const ClusterView& view, const StepDone& done) const {
+    end(has_moved(view, operation) ? CommandKind::switch_disk : CommandKind::cancel_mirror,
+        operation, view, done);
+  }
+
+ private:
+  void mirror(const Operation& operation, const VolumeEndpoint& to, Duration limit,
+              const StepDone& done) const;
+  void end(CommandKind how, const Operation& operation, const ClusterView& view,
+           const StepDone& done) const;
+
+  HostCommands& commands_;
+};
+
+void DiskMove::copy(const Operation& operation, const ClusterView& view,
+                    const StepDone& done) const {
+  const OperationArguments& wanted = operation.arguments;
+  const Vm* vm = subject_vm(view, operation);
+  const Volume* volume = view.volumes.find(wanted.volume);
+  const bool there = volume != nullptr && volume->status.legs.size() == 2 &&
+                     volume->status.legs.back().device == wanted.device &&
+                     volume->status.legs.back().state == LegState::behind;
+  if (vm == nullptr || !there || is_fenced(view, wanted.source)) {
+    return done(StepOutcome::failed(
+        make_error(Errc::conflict, "the VM, its host or the place for the volume is gone")));
+  }
+  Attachments(commands_).attach_at(view, *vm, wanted.volume, wanted.device, wanted.epoch,
+                                   [this, operation, limit = copying_takes_at_most(*volume),
+                                    done](const Result<VolumeEndpoint>& to) {
+                                     to ? mirror(operation, *to, limit, done)
+                                        : done(StepOutcome::failed(to.error()));
+                                   });
+}
+
+void DiskMove::mirror(const Operation& operation, const VolumeEndpoint& to, Duration limit,
+                      const StepDone& done) const {
+  Command command = command_for(CommandKind::mirror_disk, operation, operation.arguments.epoch);
+  command.mirror = mirror_of(operation);
+  command.mirror->to = to;
+  command.mirror->total_ms_max = limit;
+  commands_.call(
+      operation.arguments.source, std::move(command), limit + kAskDeadline,
+      [done](const Result<CommandResult>& equal) {
+        done(equal ? StepOutcome::done() : StepOutcome::failed(equal.error()));
+      },
+      [done](int percent) { done(StepOutcome::progress(percent)); });
+}
+
+/// A guest that is paused has nobody else who lets it run: asked until it is known what came of it.
+void DiskMove::end(CommandKind how, const Operation& operation, const ClusterView& view,
+                   const StepDone& done) const {
+  const HostId& host = operation.arguments.source;
+  if (is_fenced(view, host)) return done(StepOutcome::done());
+  Command command = command_for(how, operation, operation.arguments.epoch);
+  command.mirror = mirror_of(operation);
+  commands_.call(host, std::move(command), kAskDeadline,
+                 [done](const Result<CommandResult>& ended) {
+                   const Errc code = ended ? Errc::not_found : ended.error().code;
+                   // Another copy, or none: that guest is not there any more.
+                   const bool over = code == Errc::not_found || code == Errc::fenced;
+                   done(over ? StepOutcome::done() : StepOutcome::again(ended.error(), kAgain));
+                 });
+}
+
+/// From now on the new place counts.
+void turn_over(const RecordContext& context) {
+  const Volume* volume = context.view.volumes.find(context.operation.arguments.volume);
+  const bool there = volume != nullptr && volume->status.legs.size() == 2 &&
+                     volume->status.legs.back().device == context.operation.arguments.device;
+  if (!there) return;
+  Volume changed = *volume;
+  auto& legs = changed.status.legs;
+  std::swap(legs.front(), legs.back());
+  legs.front().state = LegState::in_sync;
+  legs.back().state = LegState::behind;
+  context.transaction.put(changed);
+}
+
+}  // namespace
+
+Duration copying_takes_at_most(const Volume& volume) {
+  return seconds(60) + seconds(volume.status.size_mib.value / kSlowestMibPerSecond);
+}
+
+OperationStepTable move_disk_table(HostCommands& commands) {
+  const auto move = std::make_shared<DiskMove>(commands);
+  const auto give_back = [](VmStatus& status) { status.operation = OperationId(); };
+  OperationStepTable table;
+  OperationStepTable::Step copy;
+  copy.name = "copy";
+  copy.act = [move](const auto& operation, const auto& view, const auto& done) {
+    move->copy(operation, view, done);
+  };
+  copy.record = turn_over;
+  table.steps.push_back(std::move(copy));
+  OperationStepTable::Step over;
+  over.name = "switch";
+  over.past_deadline = true;
+  over.act = [move](const auto& operation, const auto& view, const auto& done) {
+    move->switch_disk(operation, view, done);
+  };
+  table.steps.push_back(std::move(over));
+  table.undo = [move](const auto& operation, const auto& view, const auto& done) {
+    move->undo(operation, view, done);
+  };
+  const auto tell = [](const RecordContext& context, const char* kind, const std::string& text,
+                       Severity severity) {
+    Event event = event_of(context, kind, text);
+    event.severity = severity;
+    event.facts["volume"] = context.operation.arguments.volume.value;
+    event.facts["device"] = context.operation.arguments.device.value;
+    context.event(std::move(event));
+  };
+  table.record_success = [give_back, tell](const RecordContext& context) {
+    change_vm(context, give_back);
+    const OperationArguments& moved = context.operation.arguments;
+    tell(context, "vm.disk_moved",
+         moved.volume.value + " is on " + moved.device.value + ", nothing was missed",
+         Severity::info);
+  };
+  table.record_failure = [give_back, tell](const RecordContext& context) {
+    change_vm(context, give_back);
+    tell(context, "vm.disk_move_failed", context.operation.error, Severity::warning);
+  };
+  return table;
+}
+
+}  // namespace virga

@@ -1,0 +1,20 @@
+#pragma once
+
+#include <string>
+
+#include "base/reflect.h"
+#include "model/launch.h"
+
+namespace virga {
+
+/// A mirror that has begun and is not over; stands on this host's disk before QEMU hears of it.
+struct MirrorRecord {
+  std::string volume;
+  std::string device;  ///< id of the disk's device
+  std::string from;    ///< block node that it uses
+  std::string target;  ///< block node of the new place
+  VolumeEndpoint to;
+};
+BOOST_DESCRIBE_STRUCT(MirrorRecord, (), (volume, device, from, target, to))
+
+}  // namespace virga
