@@ -288,6 +288,7 @@ bool knows(const Hello& hello, const Command& command) {
   const std::string_view kind = enum_name(command.kind);
   if (has(agent_features(), kind) && !has(hello.features, kind)) return false;
   if (command.kind == CommandKind::console) return has(hello.features, "upload");
+  if (command.balancer) return has(hello.features, "balancers");
   const bool seeded = command.kind == CommandKind::start && command.launch &&
                       command.launch->seed && !command.launch->seed->user_data.empty();
   if (seeded && !has(hello.features, "user_data")) return false;
