@@ -8,6 +8,7 @@
 #include "driver/block_store.h"
 #include "driver/fabric.h"
 #include "driver/hypervisor.h"
+#include "model/balancer.h"
 #include "model/cluster.h"
 #include "model/event.h"
 #include "model/host.h"
@@ -24,8 +25,8 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits",   "user_data", "upload",     "places",
-          "security_groups", "devices",   "mirror_disk"};
+  return {"change_limits",   "user_data", "upload",      "places",
+          "security_groups", "devices",   "mirror_disk", "balancers"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -84,10 +85,11 @@ struct HostReport {
   std::string degraded;  ///< what is failing on this host; empty = nothing
   std::uint64_t fabric_version = 0;
   std::vector<ObservedDevice> devices;  ///< that it was told to serve, in order of id
+  std::vector<ServiceBalancer> balancers;  ///< in order of service
 };
 BOOST_DESCRIBE_STRUCT(HostReport, (),
                       (sequence, sent_at_ms, vms, peers, used, leash_armed, loop_lag_ms, degraded,
-                       fabric_version, devices))
+                       fabric_version, devices, balancers))
 
 enum class CommandKind {
   start,
@@ -111,11 +113,14 @@ enum class CommandKind {
   mirror_disk,
   switch_disk,
   cancel_mirror,
+  apply_balancer,
+  remove_balancer,
 };
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
                     cancel_send, erase, console, change_limits, serve_device, release_device,
                     create_volume, grow_volume, erase_volume, attach_volume, detach_volume,
-                    revoke_volume, mirror_disk, switch_disk, cancel_mirror)
+                    revoke_volume, mirror_disk, switch_disk, cancel_mirror, apply_balancer,
+                    remove_balancer)
 
 /// What a command is about that a storage device shall do; see BlockStore.
 struct StorageCommand {
@@ -127,7 +132,17 @@ struct StorageCommand {
 };
 BOOST_DESCRIBE_STRUCT(StorageCommand, (), (device, directory, volume, size_mib, beside))
 
-/// Something to do; idempotent by (kind, vm or volume, epoch). Only the fields of its kind are set.
+/// The load balancer of a service that the host shall have, or (remove_balancer: `service` alone is read) no more.
+/// Certificates in `spec` are secret: they reach no log and no report.
+struct BalancerCommand {
+  ServiceId service;
+  BalancerLeg leg;    ///< its frontends' address
+  BalancerSpec spec;  ///< a revision older than the one in force changes nothing
+};
+BOOST_DESCRIBE_STRUCT(BalancerCommand, (), (service, leg, spec))
+
+/// Something to do; idempotent by (kind, vm or volume, epoch), of balancers by (kind, service, revision). Only the
+/// fields of its kind are set.
 struct Command {
   std::uint64_t id = 0;  ///< unique in one session; comes back in the result
   CommandKind kind = CommandKind::start;
@@ -140,10 +155,11 @@ struct Command {
   std::optional<StopOptions> stop;
   std::optional<StorageCommand> storage;
   std::optional<DiskMirror> mirror;  ///< mirror_disk; switch_disk, cancel_mirror: only its `volume`
+  std::optional<BalancerCommand> balancer;
 };
 BOOST_DESCRIBE_STRUCT(Command, (),
                       (id, kind, correlation, vm, epoch, launch, endpoint, limits, stop, storage,
-                       mirror))
+                       mirror, balancer))
 
 struct CommandResult {
   std::uint64_t id = 0;

@@ -77,6 +77,17 @@ struct OpenPort {
   bool packets = false;  ///< the descriptor is a packet socket on a cable of that name, one frame a message
 };
 
+/// A load balancer's place on a tenant's network.
+struct BalancerLeg {
+  std::uint32_t vni = 0;
+  std::string mac;      ///< "52:54:00:..."
+  std::string address;  ///< IPv4 with prefix length, "10.50.0.10/24"
+  int mtu = 1450;       ///< bytes, the network's
+
+  friend bool operator==(const BalancerLeg&, const BalancerLeg&) = default;
+};
+BOOST_DESCRIBE_STRUCT(BalancerLeg, (), (vni, mac, address, mtu))
+
 /// Networks of one host. Implementations: LinuxFabric (bridge + VXLAN + tap by rtnetlink), SimFabric.
 ///
 /// Idempotent. Loop thread only; calls return at once and take effect in their order; `done` is called once, on the

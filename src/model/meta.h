@@ -23,6 +23,7 @@ struct PortTag {};
 struct SecurityGroupTag {};
 struct VolumeTag {};
 struct DeviceTag {};
+struct ServiceTag {};
 
 using HostId = Id<HostTag>;            ///< the host's name
 using VmId = Id<VmTag>;                ///< "tenant/name"
@@ -35,6 +36,7 @@ using PortId = Id<PortTag>;            ///< "tenant/vm-index"
 using SecurityGroupId = Id<SecurityGroupTag>;  ///< "tenant/name"
 using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
 using DeviceId = Id<DeviceTag>;        ///< the storage device's name
+using ServiceId = Id<ServiceTag>;      ///< "tenant/name"
 
 /// Head of every stored resource.
 struct Meta {
