@@ -92,6 +92,7 @@ AgentDependencies AgentRun::Impl::dependencies() {
 
 Result<std::unique_ptr<BlockStore>> AgentRun::Impl::make_device(const std::string& directory) {
   DeviceTruth& truth = parts_.host.devices[directory];
+  truth.address = parts_.host.address;
   return std::unique_ptr<BlockStore>(std::make_unique<SimBlockStore>(process_, truth));
 }
 

@@ -66,7 +66,8 @@ class GuardClient : public ProcessGuard {
 struct HostNetworks {
   FabricState state;
   std::map<std::string, std::vector<std::string>> groups;  ///< by PortId
-  std::map<std::uint32_t, std::map<std::string, std::string>> places;  ///< by VNI: MAC -> tunnel end
+  std::map<std::uint32_t, std::map<std::string, std::string>>
+      places;  ///< by VNI: MAC -> tunnel end
 };
 
 /// An agent's hold on the networks of its host, which outlive it: `there`.

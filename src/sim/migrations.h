@@ -34,9 +34,9 @@ class Migrations {
     MigrationLimits limits;
     MigrationProgress progress;
     Instant began;
-    Instant moved;       ///< when data last moved
-    Instant paused;      ///< the guest
-    bool ready = false;  ///< at the switch-over point
+    Instant moved;        ///< when data last moved
+    Instant paused;       ///< the guest
+    bool ready = false;   ///< at the switch-over point
     bool passed = false;  ///< that point
     Callback<MigrationProgress> done;
   };

@@ -37,7 +37,8 @@ using SessionId = std::uint64_t;  ///< 0 = none
 /// A probe under way between two agents.
 struct PeerDatagram {
   PeerProbe probe;
-  const std::string* key = nullptr;  ///< what its sender authenticates with, as MessageNetwork::key() gave it
+  const std::string* key =
+      nullptr;        ///< what its sender authenticates with, as MessageNetwork::key() gave it
   std::string bytes;  ///< with the codec: the text on the wire; `probe` is unset until it is opened
 
   /// Whether it is authentic to a reader with this key; `probe` can be read then.

@@ -149,9 +149,9 @@ class BareWorld : public testing::Test {
   Epoch stored{1, 100};
   LostCopies lost = {{HostId("host-1"), FenceProof::agent_confirmed_stop},
                      {HostId("host-2"), FenceProof::agent_confirmed_stop}};
-  Checker checker{world, Records{[this](const VmId&) { return stored; },
-                                 [](const VmId&) { return Epoch(); },
-                                 [this](const VmId&, const Epoch&) { return lost; }, 100}};
+  Checker checker{
+      world, Records{[this](const VmId&) { return stored; }, [](const VmId&) { return Epoch(); },
+                     [this](const VmId&, const Epoch&) { return lost; }, 100}};
 };
 
 TEST_F(BareWorld, F_B12_checker_sees_a_vm_in_two_places) {

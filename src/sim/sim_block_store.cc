@@ -26,8 +26,9 @@ const VolumeTruth* DeviceTruth::admit(const VolumeEndpoint& with, std::int64_t e
   for (const auto& [id, truth] : volumes) {
     if (truth.hangs || end > to_bytes(truth.size_mib).value) continue;
     for (const auto& [epoch, at] : truth.exports) {
-      const bool same = at.port == with.port && at.export_name == with.export_name &&
-                        at.user == with.user && at.key == with.key;
+      const bool same = at.address == with.address && at.port == with.port &&
+                        at.export_name == with.export_name && at.user == with.user &&
+                        at.key == with.key;
       if (same) return &truth;
     }
   }
@@ -178,7 +179,7 @@ Result<VolumeEndpoint> SimBlockStore::let_in(const VolumeId& volume, VolumeTruth
   const std::uint64_t serial = ++device_.serial;
   const int port = all.empty() ? static_cast<int>(10'000 + serial) : all.begin()->second.port;
   all[epoch] = {"nbd",
-                "127.0.0.1",
+                device_.address,
                 port,
                 fmt::format("{}-{}-{:032x}", volume.value, to_string(epoch), serial),
                 fmt::format("e{}", epoch.counter),

@@ -51,6 +51,7 @@ struct DeviceTruth {
   /// Ends a volume's server; its agent hears of it.
   void kill_server(const VolumeId& volume);
 
+  std::string address = "127.0.0.1";  ///< of its servers
   std::map<VolumeId, VolumeTruth> volumes;
   std::uint64_t serial = 0;                              ///< of secrets and ports
   std::function<void(const VolumeId&)> on_server_ended;  ///< of the agent that runs now

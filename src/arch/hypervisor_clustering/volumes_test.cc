@@ -124,6 +124,44 @@ TEST_F(VolumePlanning, R_B2_ACopyThatAFenceWithoutEndHasCutOffIsStartedAnew) {
   EXPECT_TRUE(plan().stops.empty()) << "not before a restore is confirmed";
 }
 
+TEST_F(VolumePlanning, A10_04_R_B4_ADiskThatHasAPlaceElsewhereIsMovedThere) {
+  const VmId db = vm_with_volume("a");
+  view.devices.put(std::make_shared<const Device>(device_on("b")));
+  Volume moved = ready_volume("data", "c");
+  moved.spec.device = DeviceId("disk-b");
+  moved.status.legs.push_back({DeviceId("disk-b"), LegState::creating});
+  view.volumes.put(std::make_shared<const Volume>(moved));
+  EXPECT_TRUE(plan().disk_moves.empty()) << "its place is not there yet";
+  moved.status.legs.back().state = LegState::behind;
+  view.volumes.put(std::make_shared<const Volume>(moved));
+  const ClusterPlan made = plan();
+  ASSERT_EQ(made.disk_moves.size(), 1U);
+  EXPECT_EQ(made.disk_moves[0].vm, db);
+  EXPECT_EQ(made.disk_moves[0].host, HostId("a"));
+  EXPECT_EQ(made.disk_moves[0].device, DeviceId("disk-b"));
+  evidence.moves_resting.insert(db);
+  EXPECT_TRUE(plan().disk_moves.empty()) << "the last try failed a moment ago";
+  evidence.moves_resting.clear();
+  edit_vm(db, [](Vm& vm) { vm.spec.move_to = HostId("b"); });
+  EXPECT_TRUE(plan().disk_moves.empty()) << "one move at a time";
+  edit_vm(db, [](Vm& vm) { vm.spec.move_to = HostId(); });
+  silence("b", seconds(3), 1, 1);
+  EXPECT_TRUE(plan().disk_moves.empty()) << "its new place does not answer";
+}
+
+TEST_F(VolumePlanning, A10_04_R_B2_AVmWhoseDiskMovesIsFencedByThePlaceThatCounts) {
+  const VmId db = vm_with_volume("a");
+  OperationArguments move;
+  move.source = HostId("a");
+  move.epoch = {1, 7};
+  move.volume = VolumeId("acme/data");
+  move.device = DeviceId("disk-b");
+  add_operation(OperationKind::move_disk, db, move);
+  EXPECT_TRUE(plan().vm_fences.empty());
+  kill("a");
+  ASSERT_EQ(plan().vm_fences.size(), 1U);
+}
+
 TEST_F(VolumePlanning, R_B1_AVmWaitsForItsVolumesAndSaysSo) {
   const VmId db = vm_with_volume("");
   ASSERT_EQ(plan().starts.size(), 1U);
@@ -259,6 +297,82 @@ TEST_F(VolumesInUse, R_B2_R_B4_AMoveThatFailsLeavesTheSourceAloneLetIn) {
   ASSERT_TRUE(until([&] { return hosts.count(CommandKind::detach_volume) > 0 && serves(); }));
   EXPECT_EQ(vm().status.epoch, before);
   EXPECT_EQ(attached(), std::set<Epoch>{before});
+}
+
+/// The volume shall be on a device of host b, where its place is made.
+class VolumeMoves : public VolumesInUse {
+ protected:
+  const Volume& stored() const { return *server->view().volumes.find(volume); }
+  void order_disk_move() {
+    ASSERT_TRUE(until([&] { return serves(); }));
+    bool done = false;
+    Transaction transaction;
+    transaction.put(device_on("b"));
+    Volume changed = stored();
+    changed.spec.device = DeviceId("disk-b");
+    changed.status.legs.push_back({DeviceId("disk-b"), LegState::behind});
+    transaction.put(changed);
+    server->store().commit(transaction.guards(), transaction.writes(),
+                           [&](Result<CommitOutcome> outcome) {
+                             done = outcome->verdict == CommitVerdict::committed;
+                           });
+    ASSERT_TRUE(until([&] { return done; }));
+  }
+  int first(CommandKind kind) const {
+    for (std::size_t at = 0; at < hosts.commands.size(); ++at) {
+      if (hosts.commands[at].second.kind == kind) return static_cast<int>(at);
+    }
+    return -1;
+  }
+  bool moved() const { return stored().status.legs.front().device == DeviceId("disk-b"); }
+};
+
+TEST_F(VolumeMoves, A10_04_R_B4_TheStoreSaysWhichPlaceCountsBeforeTheGuestRunsThere) {
+  order_disk_move();
+  hosts.failing.emplace(CommandKind::switch_disk, make_error(Errc::unavailable, "no answer"));
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::switch_disk) > 1; }));
+  EXPECT_TRUE(moved());
+  EXPECT_EQ(stored().status.legs.front().state, LegState::in_sync);
+  EXPECT_EQ(stored().status.legs.back().state, LegState::behind);
+  EXPECT_FALSE(vm().status.operation.empty()) << "asked until it is known: the guest is paused";
+  hosts.failing.clear();
+  ASSERT_TRUE(until([&] { return serves(); }));
+  EXPECT_LT(first(CommandKind::mirror_disk), first(CommandKind::switch_disk));
+  const auto& mirror = hosts.commands.at(static_cast<std::size_t>(first(CommandKind::mirror_disk)));
+  EXPECT_EQ(mirror.second.mirror->volume, "acme/data");
+  EXPECT_FALSE(mirror.second.mirror->to.export_name.empty());
+  EXPECT_EQ(hosts.count(CommandKind::cancel_mirror), 0);
+}
+
+TEST_F(VolumeMoves, A10_04_R_B4_ACopyThatFailsLeavesTheGuestWhereItWasAndIsTriedAgain) {
+  hosts.failing.emplace(CommandKind::mirror_disk, make_error(Errc::unavailable, "target is gone"));
+  order_disk_move();
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::cancel_mirror) > 0 && serves(); }));
+  EXPECT_FALSE(moved());
+  EXPECT_EQ(hosts.count(CommandKind::switch_disk), 0);
+  hosts.failing.clear();
+  ASSERT_TRUE(until([&] { return moved() && serves(); }));
+}
+
+TEST_F(VolumeMoves, A10_04_R_B4_AServerThatDiesWhileTheGuestIsPausedIsFollowedByOneThatLetsItRun) {
+  hosts.failing.emplace(CommandKind::switch_disk, make_error(Errc::unavailable, "no answer"));
+  order_disk_move();
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::switch_disk) > 0; }));
+  server.reset();
+  hosts.failing.clear();
+  server = std::make_unique<FakeServer>(loop, hosts, disk, MemoryStoreOptions(), 2);
+  ASSERT_TRUE(until([&] { return server->view().vms.find(id) != nullptr && serves(); }));
+  EXPECT_TRUE(moved());
+}
+
+TEST_F(VolumeMoves, A10_04_R_B2_AHostThatIsLostInTheMiddleIsRecoveredFromThePlaceThatCounts) {
+  hosts.failing.emplace(CommandKind::switch_disk, make_error(Errc::unavailable, "no answer"));
+  order_disk_move();
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::switch_disk) > 0; }));
+  const HostId lost = vm().status.host;
+  hosts.cut_power(lost);
+  ASSERT_TRUE(until([&] { return serves() && vm().status.host != lost; }));
+  EXPECT_TRUE(moved());
 }
 
 TEST_F(VolumesInUse, R_B2_A1_06_ALostHostsVmStartsElsewhereOnTheWordOfItsVolumes) {

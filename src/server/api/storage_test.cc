@@ -79,6 +79,27 @@ TEST_F(Storage, R_B1_a_volume_grows_within_its_device_and_never_shrinks) {
           404, "spec.device");
 }
 
+TEST_F(Storage, A10_04_R_B4_a_volume_is_told_where_it_shall_be) {
+  make_storage();
+  ASSERT_EQ(call("POST", "/v1/devices", device_body("disk-2", 100)).status, 201);
+  ASSERT_EQ(call("POST", "/v1/devices", device_body("disk-3", 900)).status, 201);
+  make_ready("data", 600);
+  const auto to = [&](const std::string& device) {
+    return call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"device":")" + device + R"("}})");
+  };
+  refused(to("none"), 404, "has no device");
+  refused(to("disk-2"), 507, "has 100 MiB left");
+  EXPECT_EQ(to("disk-1").status, 202) << "it is there already";
+  EXPECT_EQ(to("disk-3").status, 202);
+  Volume moving = *view.volumes.find(VolumeId("acme/data"));
+  moving.status.legs.push_back({DeviceId("disk-3"), LegState::behind});
+  put(moving, keys::of(moving.id()));
+  refused(call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"size_mib":700}})"), 409,
+          "is being moved");
+  refused(to("disk-2"), 409, "is on its way between disk-1 and disk-3");
+  EXPECT_EQ(to("disk-1").status, 202) << "changed his mind";
+}
+
 TEST_F(Storage, R_B1_R_B2_one_vm_at_a_time_has_a_volume) {
   make_storage();
   make_ready("data", 64);
