@@ -157,6 +157,25 @@ def migrate(cloud, namespace, addresses):
         raise CloudError("the echo connection was lost by the move")
 
 
+def move_volume(cloud, namespace, address, storage):
+    """The volume goes to another device while its guest writes to it."""
+    cloud.cli("device", "create", "ssd-2", "--host", storage, "--directory", os.path.join(cloud.data, "volumes-2"),
+              "--capacity-mib", "1000")
+    before = cloud.http(namespace, address)
+    prober = cloud.probe(namespace, [address], "echo")
+    began = time.monotonic()
+    cloud.cli("--wait", "volume", "move", "acme/data", "--device", "ssd-2")
+    took = time.monotonic() - began
+    time.sleep(2)
+    line = prober.stop()[0]
+    after = cloud.http(namespace, address)
+    say(f"acme/data moved from ssd to ssd-2 in {took:.2f} s under its guest: longest silence "
+        f"{line['longest_silence_ms']:.0f} ms, connections lost {line['connections_lost']}, writes acknowledged "
+        f"meanwhile {after['disk_sequence'] - before['disk_sequence']}, foreign writes {after['disk_foreign_writes']}")
+    if after["boot_id"] != before["boot_id"] or after["disk_foreign_writes"] or line["connections_lost"]:
+        raise CloudError("the move of its volume was seen by the guest")
+
+
 def recover_by_storage(cloud, namespace, addresses):
     """A VM whose disk is a volume of another host loses its own, and no BMC answers: storage alone proves the loss."""
     storage = fullest(vms_by_host(cloud))
@@ -169,6 +188,7 @@ def recover_by_storage(cloud, namespace, addresses):
     cloud.wait_answering(["acme/db"], 120)
     show_answers(cloud, namespace, {"acme/db": addresses["acme/db"]})
     say(cloud.cli("volume", "list", text=True).rstrip())
+    move_volume(cloud, namespace, addresses["acme/db"], storage)
     lost = cloud.vms()["acme/db"]["status"]["host"]
     if lost == storage:
         raise CloudError(f"acme/db runs on {storage}, where its volume is")
@@ -215,7 +235,7 @@ def run(cloud, packages, keep):
     cloud.lab("heal", host)
     cloud.wait_hosts(3, 90)
 
-    title("a volume cuts off the copy on a lost host whose BMC is silent")
+    title("a volume moves under its guest, and cuts off the copy on a lost host whose BMC is silent")
     cloud.lab("heal", recover_by_storage(cloud, namespace, addresses))
     cloud.wait_hosts(3, 90)
     title("all hosts are back")

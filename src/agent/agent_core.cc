@@ -417,7 +417,8 @@ bool AgentCore::execute_migration(const Command& command) {
 bool AgentCore::execute_mirror(const Command& command) {
   const CommandKind kind = command.kind;
   const bool mirror = kind == CommandKind::mirror_disk;
-  if (!mirror && kind != CommandKind::switch_disk && kind != CommandKind::cancel_mirror) {
+  if (!mirror && kind != CommandKind::switch_disk && kind != CommandKind::cancel_mirror &&
+      kind != CommandKind::grow_disk) {
     return false;
   }
   if (!command.mirror) {
@@ -426,6 +427,9 @@ bool AgentCore::execute_mirror(const Command& command) {
     sends_[command.id].vm = command.vm;
     on_.hypervisor.mirror_disk(command.vm, command.epoch, *command.mirror,
                                reply_with_progress(command.id));
+  } else if (kind == CommandKind::grow_disk) {
+    on_.hypervisor.grow_disk(command.vm, command.epoch, command.mirror->volume,
+                             reply_to(command.id));
   } else if (kind == CommandKind::switch_disk) {
     on_.hypervisor.switch_disk(command.vm, command.epoch, command.mirror->volume,
                                reply_to(command.id));

@@ -42,6 +42,11 @@ class FakeHypervisor : public Hypervisor {
   }
   void resume(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
   void cancel_send(const VmId&, const Epoch&, Callback<void> done) override { done({}); }
+  void grow_disk(const VmId&, const Epoch&, const std::string& volume,
+                 Callback<void> done) override {
+    mirrors.push_back("grow " + volume);
+    done({});
+  }
   void mirror_disk(const VmId&, const Epoch&, const DiskMirror& mirror,
                    Callback<MigrationProgress> done) override {
     mirrors.push_back("mirror " + mirror.volume);

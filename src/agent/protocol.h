@@ -113,13 +113,14 @@ enum class CommandKind {
   mirror_disk,
   switch_disk,
   cancel_mirror,
+  grow_disk,
   apply_balancer,
   remove_balancer,
 };
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
                     cancel_send, erase, console, change_limits, serve_device, release_device,
                     create_volume, grow_volume, erase_volume, attach_volume, detach_volume,
-                    revoke_volume, mirror_disk, switch_disk, cancel_mirror, apply_balancer,
+                    revoke_volume, mirror_disk, switch_disk, cancel_mirror, grow_disk, apply_balancer,
                     remove_balancer)
 
 /// What a command is about that a storage device shall do; see BlockStore.
@@ -154,7 +155,7 @@ struct Command {
   std::optional<MigrationLimits> limits;
   std::optional<StopOptions> stop;
   std::optional<StorageCommand> storage;
-  std::optional<DiskMirror> mirror;  ///< mirror_disk; switch_disk, cancel_mirror: only its `volume`
+  std::optional<DiskMirror> mirror;  ///< mirror_disk; others about a disk: only its `volume`
   std::optional<BalancerCommand> balancer;
 };
 BOOST_DESCRIBE_STRUCT(Command, (),

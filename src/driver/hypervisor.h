@@ -124,6 +124,11 @@ class Hypervisor {
   /// (the destination is proven never to have run). Nothing to cancel counts as success. Deadline 10 s.
   virtual void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) = 0;
 
+  /// Shows a running guest the size that a volume of it has now. Deadline 20 s.
+  /// Errors: those of mirror_disk().
+  virtual void grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                         Callback<void> done) = 0;
+
   /// Copies a disk that is a volume to its new place while the guest uses it; completes when both are equal and the
   /// guest is paused on the new one: so it stays until switch_disk() or cancel_mirror() says who holds the data from
   /// then on. On error the guest runs on where the disk was. An agent that comes later goes on with the copy that it

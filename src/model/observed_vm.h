@@ -3,6 +3,7 @@
 #include <boost/describe.hpp>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "model/vm.h"
 
@@ -11,6 +12,13 @@ namespace virga {
 /// How health_reason begins for failures that only a restart of the guest cures.
 inline constexpr std::string_view kGuestPanicked = "guest panicked";
 inline constexpr std::string_view kWatchdogExpired = "watchdog expired";
+
+/// A volume as the guest has it.
+struct ObservedDisk {
+  VolumeId volume;
+  Mib size_mib;
+};
+BOOST_DESCRIBE_STRUCT(ObservedDisk, (), (volume, size_mib))
 
 /// What really exists on this host for one VM.
 struct ObservedVm {
@@ -28,10 +36,11 @@ struct ObservedVm {
   Millicores cpu_millicores_max;   ///< quota in force
   int cpu_weight = 0;              ///< in force; 0 = not told
   int processes_max = 0;           ///< in force; 0 = not told
+  std::vector<ObservedDisk> disks;  ///< that are volumes; empty = none, or not told
 };
 BOOST_DESCRIBE_STRUCT(ObservedVm, (),
                       (vm, epoch, power, incoming, postmigrate, health, health_reason,
                        heartbeat_age_ms, cpu_millicores_used, memory_mib_used, cpu_millicores_max,
-                       cpu_weight, processes_max))
+                       cpu_weight, processes_max, disks))
 
 }  // namespace virga

@@ -294,6 +294,23 @@ void SimHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<voi
   });
 }
 
+void SimHypervisor::grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                              Callback<void> done) {
+  agent_.after(kPoll, [this, vm, epoch, id = VolumeId(volume), done = std::move(done)] {
+    const auto copy = find(vm, epoch);
+    if (!copy) return done(copy.error());
+    const auto with = (*copy)->volumes.find(id);
+    const VolumeTruth* truth =
+        with == (*copy)->volumes.end() ? nullptr : world_.volume_of(with->second);
+    if (truth == nullptr || !world_.storage_reachable(host_)) {
+      return done(make_error(Errc::unavailable, on_host("grow a disk of", vm, host_) +
+                                                    ": the volume does not answer"));
+    }
+    (*copy)->disk_sizes[id] = truth->size_mib;
+    done({});
+  });
+}
+
 void SimHypervisor::mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                                 Callback<MigrationProgress> done) {
   const auto copy = find(vm, epoch);
@@ -394,6 +411,7 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   seen.cpu_millicores_max = copy.takes.cpu_millicores;
   seen.cpu_weight = copy.cpu_weight;
   seen.processes_max = copy.processes_max;
+  for (const auto& [volume, size] : copy.disk_sizes) seen.disks.push_back({volume, size});
   return seen;
 }
 

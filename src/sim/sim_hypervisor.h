@@ -28,6 +28,8 @@ class SimHypervisor : public Hypervisor {
   void switch_over(const VmId& vm, const Epoch& epoch, Callback<MigrationProgress> done) override;
   void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
+  void grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                 Callback<void> done) override;
   void mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                    Callback<MigrationProgress> done) override;
   void switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,

@@ -135,7 +135,12 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   copy.serial = next_serial_++;
   copy.own_files = has_files(launch);
   for (const LaunchDisk& disk : launch.disks) {
-    if (disk.endpoint) copy.volumes[VolumeId(disk.volume)] = *disk.endpoint;
+    if (!disk.endpoint) continue;
+    const VolumeId volume(disk.volume);
+    copy.volumes[volume] = *disk.endpoint;
+    if (const VolumeTruth* truth = volume_of(*disk.endpoint)) {
+      copy.disk_sizes[volume] = truth->size_mib;
+    }
   }
   hosts_by_serial_[copy.serial] = host.index;
   if (locks(copy, state)) stored_[copy.vm].lock = copy.serial;

@@ -62,6 +62,7 @@ struct Copy {
   bool stopping = false;
   std::string trouble;  ///< "guest panicked"; empty = none
   std::map<VolumeId, VolumeEndpoint> volumes;
+  std::map<VolumeId, Mib> disk_sizes;           ///< of volumes, as its guest has them
   std::map<VolumeId, VolumeEndpoint> mirrored;  ///< it is paused: these are equal to the above
   bool own_files = true;                        ///< it can write to what locks alone protect
 };

@@ -95,11 +95,7 @@ void ClusterController::notice_ended(const Operation& operation) {
     wait = std::min(wait, options_.start_retry_max);
     ++retry.failures;
   }
-  retry.not_before[operation.kind] = loop_.now() + wait;
-  loop_.at(loop_.now() + wait, [this, id, alive = std::weak_ptr(alive_)] {
-    if (alive.expired()) return;
-    if (const Vm* vm = mirror_.view().vms.find(id)) mark(vm->spec.cluster);
-  });
+  rest(id, operation.kind, wait);
 }
 
 ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
@@ -162,6 +158,7 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
   }
   for (const RevokeCopy& copy : plan.revokes) revoke(copy);
   for (const LimitVm& change : plan.limits) limit(change);
+  for (const GrowDisk& growth : plan.disk_growths) grow(growth);
   tell_strays(plan.strays);
 }
 
@@ -209,6 +206,30 @@ void ClusterController::limit(const LimitVm& change) {
   log_line(LogLevel::info, "cluster", fmt::format("{}: {}", change.vm.value, change.reason));
   commands_.call(change.host, std::move(command), seconds(10), [](Result<CommandResult> done) {
     if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
+  });
+}
+
+void ClusterController::grow(const GrowDisk& growth) {
+  const Vm* vm = mirror_.view().vms.find(growth.vm);
+  if (vm == nullptr) return;
+  Command command;
+  command.kind = CommandKind::grow_disk;
+  command.correlation = vm->meta.correlation;
+  command.vm = growth.vm;
+  command.epoch = vm->status.epoch;
+  command.mirror.emplace().volume = growth.volume.value;
+  // Not before a report could tell what it came to.
+  rest(growth.vm, OperationKind::move_disk, options_.growth_retry);
+  commands_.call(growth.host, std::move(command), seconds(25), [](Result<CommandResult> done) {
+    if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
+  });
+}
+
+void ClusterController::rest(const VmId& id, OperationKind kind, Duration wait) {
+  retries_[id].not_before[kind] = loop_.now() + wait;
+  loop_.at(loop_.now() + wait, [this, id, alive = std::weak_ptr(alive_)] {
+    if (alive.expired()) return;
+    if (const Vm* vm = mirror_.view().vms.find(id)) mark(vm->spec.cluster);
   });
 }
 

@@ -27,6 +27,7 @@ class ClusterController {
     Duration start_retry_first =
         seconds(1);  ///< after a failed start; doubles up to start_retry_max
     Duration start_retry_max = seconds(30);
+    Duration growth_retry = seconds(2);  ///< a grown volume is shown to its guest again after that
     Duration move_retry = seconds(30);
     Duration fence_retry = seconds(5);
     Duration operation_deadline = seconds(600);
@@ -71,6 +72,8 @@ class ClusterController {
   bool leave_unplaced(Transaction& transaction, const Unplaced& unplaced);
   void revoke(const RevokeCopy& copy);
   void limit(const LimitVm& change);
+  void grow(const GrowDisk& growth);
+  void rest(const VmId& id, OperationKind kind, Duration wait);
   void supersede(Transaction& transaction, const OperationId& id);
   Operation make_operation(OperationKind kind, std::string subject, std::string reason);
   void event(Transaction& transaction, Event event);

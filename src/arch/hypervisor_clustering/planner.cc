@@ -148,6 +148,7 @@ class Planner {
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
   void move_disk(const Vm& vm);
+  bool grow_disk(const Vm& vm, const ObservedVm& copy);
   void count_copies();
   void judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm);
   void place_waiting();
@@ -420,7 +421,21 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   const bool stays = !leave(vm, *host);
   if (copy == nullptr || plan_.moves.size() != moves) return;
   limit(vm, *copy, stays);
-  if (stays) move_disk(vm);
+  if (stays && !grow_disk(vm, *copy)) move_disk(vm);
+}
+
+/// A disk that moves keeps its size: this comes first.
+bool Planner::grow_disk(const Vm& vm, const ObservedVm& copy) {
+  for (const ObservedDisk& disk : copy.disks) {
+    const Volume* volume = view_.volumes.find(disk.volume);
+    if (volume == nullptr || volume->status.size_mib <= disk.size_mib) continue;
+    const bool may = !evidence_.moves_resting.contains(vm.id());
+    if (may && room_for(plan_.disk_growths.size())) {
+      plan_.disk_growths.push_back({vm.id(), vm.status.host, disk.volume});
+    }
+    return true;
+  }
+  return false;
 }
 
 /// One after the other. The place is there: what it holds of the data is copied anew.

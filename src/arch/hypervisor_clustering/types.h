@@ -112,6 +112,13 @@ struct LimitVm {
   std::string reason;
 };
 
+/// A volume of a running VM is larger than its guest knows: it is shown, at once, without an operation.
+struct GrowDisk {
+  VmId vm;
+  HostId host;
+  VolumeId volume;
+};
+
 /// The stored state of a VM follows what its host reports.
 struct ObserveVm {
   VmId vm;
@@ -148,13 +155,14 @@ struct ClusterPlan {
   std::vector<MoveDisk> disk_moves;
   std::vector<StopVm> stops;
   std::vector<LimitVm> limits;
+  std::vector<GrowDisk> disk_growths;
   std::vector<Unplaced> unplaced;
   std::vector<StrayVm> strays;
 
   bool empty() const {
     return host_changes.empty() && fences.empty() && vm_fences.empty() && revokes.empty() &&
            observations.empty() && starts.empty() && moves.empty() && disk_moves.empty() &&
-           stops.empty() && limits.empty() && unplaced.empty();
+           stops.empty() && limits.empty() && disk_growths.empty() && unplaced.empty();
   }
 };
 

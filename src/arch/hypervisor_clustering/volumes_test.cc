@@ -149,6 +149,28 @@ TEST_F(VolumePlanning, A10_04_R_B4_ADiskThatHasAPlaceElsewhereIsMovedThere) {
   EXPECT_TRUE(plan().disk_moves.empty()) << "its new place does not answer";
 }
 
+TEST_F(VolumePlanning, R_B1_AGuestIsShownTheSizeOfItsVolumeAndNothingMovesBefore) {
+  const VmId db = vm_with_volume("a");
+  Volume moved = ready_volume("data", "c");
+  moved.spec.device = DeviceId("disk-b");
+  moved.status.legs.push_back({DeviceId("disk-b"), LegState::behind});
+  moved.status.size_mib = Mib{96};
+  view.volumes.put(std::make_shared<const Volume>(moved));
+  view.devices.put(std::make_shared<const Device>(device_on("b")));
+  ObservedVm& copy = evidence.hosts[HostId("a")].vms.front();
+  EXPECT_TRUE(plan().disk_growths.empty()) << "an agent of before does not say what its guest has";
+  copy.disks = {{moved.id(), Mib{64}}};
+  ClusterPlan made = plan();
+  ASSERT_EQ(made.disk_growths.size(), 1U);
+  EXPECT_EQ(made.disk_growths[0].vm, db);
+  EXPECT_EQ(made.disk_growths[0].volume, moved.id());
+  EXPECT_TRUE(made.disk_moves.empty());
+  copy.disks = {{moved.id(), Mib{96}}};
+  made = plan();
+  EXPECT_TRUE(made.disk_growths.empty());
+  EXPECT_EQ(made.disk_moves.size(), 1U);
+}
+
 TEST_F(VolumePlanning, A10_04_R_B2_AVmWhoseDiskMovesIsFencedByThePlaceThatCounts) {
   const VmId db = vm_with_volume("a");
   OperationArguments move;

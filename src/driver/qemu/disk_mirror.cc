@@ -59,12 +59,7 @@ void DiskMirroring::begin(const qmp::MirrorState& state) {
                       limits_.bytes_per_second_max, checked([this] { follow(); }));
   };
   const auto connect = [this, checked, mirror] {
-    NbdDisk volume;
-    volume.address = record_.to.address;
-    volume.port = static_cast<std::uint16_t>(record_.to.port);
-    volume.export_name = record_.to.export_name;
-    volume.user = record_.to.user;
-    qmp::add_volume(client_, record_.target, std::move(volume), keys_->get(), checked(mirror));
+    qmp::add_volume(client_, record_.target, nbd_of(record_.to), keys_->get(), checked(mirror));
   };
   const auto clear = [this, checked, connect] {
     qmp::remove_volume(client_, record_.target, checked(connect));
@@ -165,7 +160,7 @@ void DiskMirroring::take_back(Callback<void> done) {
                            removed ? run_if_paused(done) : done(removed);
                          }));
     });
-    if (state.node != record_.target) return remove({});
+    if (state.node != record_.target) return remove(Result<void>());
     qmp::use_node(client_, record_.device, record_.from, remove);
   });
 }

@@ -7,6 +7,7 @@
 #include "driver/qemu/mirror_record.h"
 #include "driver/qemu/qmp_commands.h"
 #include "driver/qemu/vm_context.h"
+#include "driver/qemu/vm_files.h"
 #include "edge/completion.h"
 
 namespace virga {

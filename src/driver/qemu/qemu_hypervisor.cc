@@ -365,6 +365,13 @@ void QemuHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<vo
   (*copy)->cancel_send(std::move(done));
 }
 
+void QemuHypervisor::grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                               Callback<void> done) {
+  auto copy = find(vm, epoch);
+  if (!copy) return answer<void>(loop_, std::move(done), copy.error());
+  (*copy)->grow_disk(volume, std::move(done));
+}
+
 void QemuHypervisor::mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                                  Callback<MigrationProgress> done) {
   auto copy = find(vm, epoch);

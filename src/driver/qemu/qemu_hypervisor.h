@@ -31,6 +31,8 @@ class QemuHypervisor final : public Hypervisor {
   void resume(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   Result<void> change_limits(const VmLaunch& launch) override;
+  void grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                 Callback<void> done) override;
   void mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                    Callback<MigrationProgress> done) override;
   void switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,

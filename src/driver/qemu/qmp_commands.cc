@@ -1,6 +1,7 @@
 #include "driver/qemu/qmp_commands.h"
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "base/reflect.h"
@@ -38,6 +39,19 @@ std::int64_t number_at(const json::value& value, const char* name) {
 json::array list_in(const json::value& answer) {
   const json::array* list = answer.if_array();
   return list != nullptr ? *list : json::array();
+}
+
+/// What the disk of a device uses; nothing when this entry of query-block is of another one.
+std::optional<DiskNode> node_of(const json::value& disk, const std::string& device) {
+  const json::object* members = disk.if_object();
+  const json::value* used = members == nullptr ? nullptr : members->if_contains("inserted");
+  if (used == nullptr || text_at(disk, "qdev").find("/" + device + "/") == std::string::npos) {
+    return std::nullopt;
+  }
+  const json::object* node = used->if_object();
+  const json::value* image = node == nullptr ? nullptr : node->if_contains("image");
+  return DiskNode{text_at(*used, "node-name"),
+                  Bytes{image == nullptr ? 0 : number_at(*image, "virtual-size")}};
 }
 
 void take_job(const json::value& job, MirrorState& state) {
@@ -175,11 +189,28 @@ void yank_migration(QmpClient& client, Callback<void> done) {
 
 void pause(QmpClient& client, Callback<void> done) { simple(client, "stop", {}, std::move(done)); }
 
+void query_disk(QmpClient& client, const std::string& device, Callback<DiskNode> done) {
+  client.execute("query-block", {}, kDeadline,
+                 [device, done = std::move(done)](const Result<json::value>& answer) {
+                   if (!answer) return done(answer.error());
+                   for (const json::value& disk : list_in(*answer)) {
+                     if (auto node = node_of(disk, device)) return done(*node);
+                   }
+                   done(make_error(Errc::not_found, "QEMU has no disk " + device));
+                 });
+}
+
+void grow_node(QmpClient& client, const std::string& node, Bytes size, Callback<void> done) {
+  simple(client, "block_resize", {{"node-name", node}, {"size", size.value}}, std::move(done));
+}
+
 void query_mirror(QmpClient& client, const std::string& device, const std::string& job,
                   Callback<MirrorState> done) {
-  const auto jobs = [&client, job, done](MirrorState state) {
+  const auto jobs = [&client, job, done = std::move(done)](const Result<DiskNode>& disk) {
+    if (!disk) return done(disk.error());
     client.execute("query-jobs", {}, kDeadline,
-                   [state, job, done](const Result<json::value>& answer) mutable {
+                   [state = MirrorState{disk->name, false, false, false, {}, {}, {}}, job,
+                    done](const Result<json::value>& answer) mutable {
                      if (!answer) return done(answer.error());
                      for (const json::value& one : list_in(*answer)) {
                        if (text_at(one, "id") == job) take_job(one, state);
@@ -187,19 +218,7 @@ void query_mirror(QmpClient& client, const std::string& device, const std::strin
                      done(state);
                    });
   };
-  client.execute(
-      "query-block", {}, kDeadline,
-      [path = "/" + device + "/", jobs, done = std::move(done)](const Result<json::value>& answer) {
-        if (!answer) return done(answer.error());
-        MirrorState state;
-        for (const json::value& disk : list_in(*answer)) {
-          const json::object* members = disk.if_object();
-          const json::value* used = members == nullptr ? nullptr : members->if_contains("inserted");
-          const bool same = text_at(disk, "qdev").find(path) != std::string::npos;
-          if (same && used != nullptr) state.node = text_at(*used, "node-name");
-        }
-        jobs(std::move(state));
-      });
+  query_disk(client, device, jobs);
 }
 
 void begin_mirror(QmpClient& client, const std::string& job, const std::string& from,

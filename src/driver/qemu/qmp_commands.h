@@ -60,7 +60,13 @@ void send_through(QmpClient& client, int socket, Callback<void> done);
 void receive_through(QmpClient& client, int socket, Callback<void> done);
 
 void query_migration(QmpClient& client, Callback<MigrationInfo> done);
-/// A copy of one block node to another, and which of them the guest's disk uses.
+/// The block node that a disk uses.
+struct DiskNode {
+  std::string name;
+  Bytes size;  ///< as the guest has it
+};
+
+/// A copy of one block node to another, and which of them the disk uses.
 struct MirrorState {
   std::string node;  ///< of the disk now
   bool there = false;
@@ -73,7 +79,10 @@ struct MirrorState {
 
 void pause(QmpClient& client, Callback<void> done);  ///< "stop"
 
-/// `device`: id of the disk's device.
+/// `device`: id of the disk's device. Errors: not_found.
+void query_disk(QmpClient& client, const std::string& device, Callback<DiskNode> done);
+/// Takes over the size that the volume behind the node has.
+void grow_node(QmpClient& client, const std::string& node, Bytes size, Callback<void> done);
 void query_mirror(QmpClient& client, const std::string& device, const std::string& job,
                   Callback<MirrorState> done);
 void begin_mirror(QmpClient& client, const std::string& job, const std::string& from,

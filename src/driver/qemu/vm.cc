@@ -126,6 +126,7 @@ void QemuVm::run_first_time() {
     power_ = VmPower::running;
     // Switches may know its card from a host where it ran before; not every guest says where it is.
     if (process_.qmp() != nullptr) qmp::announce_self(*process_.qmp(), [](Result<void>) {});
+    learn_disks();
     changed("started");
     finish_start({});
   });

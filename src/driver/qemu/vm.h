@@ -44,6 +44,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void cancel_send(Callback<void> done);
 
   void mirror_disk(const DiskMirror& wanted, Callback<MigrationProgress> done);
+  void grow_disk(const std::string& volume, Callback<void> done);
   void switch_disk(const std::string& volume, Callback<void> done);
   void cancel_mirror(const std::string& volume, Callback<void> done);
 
@@ -112,8 +113,11 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
 
   // vm_disk.cc: a disk on its way to another volume
   Error mirror_error(const std::string& volume, Errc code, const std::string& why) const;
-  Result<void> may_mirror(const std::string& volume) const;
-  bool may_forget_mirror(const Error& why) const;
+  Result<void> may_mirror(const std::string& volume);
+  Result<std::shared_ptr<Descriptor>> keys_for(std::size_t disk, const VolumeEndpoint& at);
+  void copy_disk(const DiskMirror& wanted, const Callback<MigrationProgress>& done);
+  void learn_disks();
+  bool may_forget_mirror(const Error& why);
   DiskMirroring& mirroring();
   void forget_mirror();
   void end_mirror(const std::string& volume, void (DiskMirroring::*how)(Callback<void>), Task then,
@@ -146,6 +150,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   bool stopping_ = false;
 
   std::unique_ptr<DiskMirroring> mirroring_;
+  std::map<VolumeId, Mib> disk_sizes_;
   std::unique_ptr<OutgoingMigration> outgoing_;
   bool left_send_ = false;  ///< a migration whose owner, an earlier agent, is gone has not ended
   Timer left_send_cut_;

@@ -136,6 +136,7 @@ ObservedVm QemuVm::observed() const {
   seen.cpu_millicores_max = launch_.cpu_millicores;
   seen.cpu_weight = launch_.cpu_weight;
   seen.processes_max = launch_.processes_max;
+  for (const auto& [volume, size] : disk_sizes_) seen.disks.push_back({volume, size});
   if (const auto sign = guest_.last_sign()) seen.heartbeat_age_ms = context_.loop.now() - *sign;
   if (!failing_.empty() || qmp_silent_) {
     seen.health = VmHealth::failing;
@@ -346,6 +347,7 @@ bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migrat
   left_send_ = false;
   if (!incoming_ && under_way(migration.state)) end_left_send(migration.state);
   apply_state(state);
+  learn_disks();
   changed("adopted");
   return true;
 }

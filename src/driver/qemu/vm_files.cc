@@ -326,6 +326,10 @@ Result<Descriptor> write_volume_keys(const VmFolder& folder, std::size_t disk,
   return opened;
 }
 
+NbdDisk nbd_of(const VolumeEndpoint& at) {
+  return {at.address, static_cast<std::uint16_t>(at.port), at.export_name, at.user, {}};
+}
+
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch) {
   if (launch.directory.empty()) return {};
   const std::string folder = shared_directory + "/" + launch.directory;

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "driver/qemu/hardware.h"
 #include "driver/qemu/mirror_record.h"
 #include "edge/process.h"
 #include "image/image_checks.h"
@@ -39,10 +40,9 @@ struct LaunchRecord {
   bool incoming = false;  ///< waits for a live migration
   bool ended = false;
   std::optional<MirrorRecord> mirror{};  ///< a disk is on its way to another volume
-  std::vector<int> turned{};             ///< disks whose block node has its second name
 };
 BOOST_DESCRIBE_STRUCT(LaunchRecord, (),
-                      (launch, boot_id, pid, start_ticks, user, incoming, ended, mirror, turned))
+                      (launch, boot_id, pid, start_ticks, user, incoming, ended, mirror))
 
 /// The highest epoch that was seen for a VM on this host.
 struct EpochRecord {
@@ -102,6 +102,9 @@ Result<std::int64_t> free_bytes(const std::string& folder);
 /// Errors: invalid (no end point, or of another protocol than NBD).
 Result<Descriptor> write_volume_keys(const VmFolder& folder, std::size_t disk,
                                      const LaunchDisk& volume, std::uint32_t user);
+
+/// Where a volume is, without its key.
+NbdDisk nbd_of(const VolumeEndpoint& at);
 
 /// Writes the resolved configuration beside the disks, atomically, without what opens volumes. Blocking.
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch);

@@ -127,6 +127,7 @@ void QemuVm::run_arrived() {
     power_ = VmPower::running;
     guest_.tick(true);
     if (process_.qmp() != nullptr) qmp::announce_self(*process_.qmp(), [](Result<void>) {});
+    learn_disks();
     changed("runs after a live migration");
     finish_resume({});
     // Nobody waits for what is written for people and for later starts.

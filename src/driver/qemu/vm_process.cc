@@ -191,11 +191,7 @@ Result<void> VmProcess::add_volume(std::size_t index, Inherited& inherited) {
   const LaunchDisk& disk = record_.launch.disks[index];
   auto keys = write_volume_keys(folder_, index, disk, record_.user);
   if (!keys) return keys.error();
-  NbdDisk volume;
-  volume.address = disk.endpoint->address;
-  volume.port = static_cast<std::uint16_t>(disk.endpoint->port);
-  volume.export_name = disk.endpoint->export_name;
-  volume.user = disk.endpoint->user;
+  NbdDisk volume = nbd_of(*disk.endpoint);
   volume.keys_directory = fmt::format("/proc/self/fd/{}", inherited.give(std::move(*keys)).number);
   inherited.hardware.disks.push_back({disk.name, std::move(volume)});
   return {};
@@ -363,8 +359,6 @@ Result<void> VmProcess::note_mirror(std::optional<MirrorRecord> mirror) {
 
 void VmProcess::turn_disk(std::size_t disk, const VolumeEndpoint& to) {
   record_.launch.disks[disk].endpoint = to;
-  const int number = static_cast<int>(disk);
-  if (std::erase(record_.turned, number) == 0) record_.turned.push_back(number);
 }
 
 }  // namespace virga
