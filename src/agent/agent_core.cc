@@ -23,6 +23,7 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
     : on_(std::move(dependencies)),
       options_(std::move(options)),
       devices_(on_.make_device),
+      balancers_(on_.fabric, on_.balancers),
       heartbeat_timer_(on_.loop),
       lease_timer_(on_.loop) {
   incarnation_ = options_.incarnation;
@@ -48,6 +49,7 @@ void AgentCore::start(Callback<void> ready) {
     lease_end_ = on_.loop.now() + policy_.lease_ms;
     watch_lease();
     heartbeat_due_ = on_.loop.now();
+    balancers_.start();
     heartbeat();
     ready({});
   });
@@ -147,6 +149,7 @@ void AgentCore::heartbeat() {
   probe_peers();
   judge_peers();
   report_now(std::move(vms));
+  balancers_.look();
   tell_progress();
 }
 
@@ -182,6 +185,7 @@ HostReport AgentCore::make_report(std::vector<ObservedVm> vms) {
   report.loop_lag_ms = loop_lag_;
   report.fabric_version = on_.fabric.version();
   report.devices = devices_.observe();
+  report.balancers = balancers_.observe();
   report.peers.reserve(watched_.size());
   for (const std::size_t index : watched_) {
     const Peer& peer = peers_[index];
@@ -353,7 +357,8 @@ void AgentCore::execute(const Command& command) {
     }
     default:
       if (!execute_migration(command) && !execute_mirror(command) &&
-          !devices_.execute(command, reply_with(command.id))) {
+          !devices_.execute(command, reply_with(command.id)) &&
+          !balancers_.execute(command, reply_with(command.id))) {
         reply(command.id, make_error(Errc::unsupported, "this agent does not know the command"));
       }
   }

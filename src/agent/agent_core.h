@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "agent/balancers.h"
 #include "agent/devices.h"
 #include "agent/peer_probe.h"
 #include "agent/protocol.h"
@@ -45,6 +46,7 @@ struct AgentDependencies {
   std::function<Capacity()> used;
   std::function<std::string()> degraded;
   Devices::Make make_device{};  ///< empty: this host serves no storage device
+  BalancerHome* balancers = nullptr;  ///< nullptr: this host carries no load balancer
 };
 
 struct AgentOptions {
@@ -60,7 +62,7 @@ struct AgentOptions {
 ///
 /// Safety: guests run only under a lease that the server granted (counted from the moment the report was sent) and
 /// under a guard that holds the same deadline; when the lease ends they are killed here, and by the guard if this
-/// process cannot.
+/// process cannot. Load balancers go on without it, see Balancers.
 class AgentCore final : public HypervisorSink {
  public:
   AgentCore(AgentDependencies dependencies, AgentOptions options);
@@ -131,6 +133,7 @@ class AgentCore final : public HypervisorSink {
   AgentDependencies on_;
   AgentOptions options_;
   Devices devices_;
+  Balancers balancers_;
   ClusterPolicy policy_;
   Timer heartbeat_timer_;
   Timer lease_timer_;

@@ -413,5 +413,109 @@ TEST(AgentCore, A1_14_F_B7_datagrams_that_are_not_authentic_are_dropped) {
   EXPECT_TRUE(b.link.datagrams.empty());
 }
 
+/// A balancer that does at once what it is asked; it outlives agents.
+class PromptBalancer : public LoadBalancer {
+ public:
+  PromptBalancer(Loop& loop, std::uint64_t& in_force) : loop_(loop), in_force_(in_force) {}
+  void open(Callback<void> done) override { answer<void>(loop_, std::move(done), {}); }
+  void apply(const BalancerSpec& wanted, Callback<void> done) override {
+    in_force_ = wanted.revision;
+    answer<void>(loop_, std::move(done), {});
+  }
+  std::uint64_t revision() const override { return in_force_; }
+  void observe(Callback<ObservedBalancer> done) override {
+    ObservedBalancer seen;
+    seen.revision = in_force_;
+    answer<ObservedBalancer>(loop_, std::move(done), seen);
+  }
+  void remove(Callback<void> done) override {
+    in_force_ = 0;
+    answer<void>(loop_, std::move(done), {});
+  }
+
+ private:
+  Loop& loop_;
+  std::uint64_t& in_force_;
+};
+
+class PromptBalancers : public BalancerHome {
+ public:
+  explicit PromptBalancers(Loop& loop) : loop_(loop) {}
+  std::unique_ptr<LoadBalancer> make(const ServiceId& service, const std::string&) override {
+    return std::make_unique<PromptBalancer>(loop_, in_force[service]);
+  }
+  std::map<ServiceId, BalancerLeg> remembered() override { return legs; }
+  Result<void> remember(const ServiceId& service, const BalancerLeg& leg) override {
+    legs[service] = leg;
+    return {};
+  }
+  Result<void> forget(const ServiceId& service) override {
+    legs.erase(service);
+    return {};
+  }
+  std::map<ServiceId, std::uint64_t> in_force;
+  std::map<ServiceId, BalancerLeg> legs;
+
+ private:
+  Loop& loop_;
+};
+
+TEST(AgentCore, R_B6_a_balancer_is_reported_before_its_answer_and_goes_on_without_a_lease) {
+  SimLoop loop;
+  FakeHypervisor hypervisor;
+  NullFabric fabric(loop);
+  FakeGuard guard;
+  FakeLink link;
+  PromptBalancers balancers(loop);
+  const AgentDependencies on{loop,
+                             hypervisor,
+                             fabric,
+                             guard,
+                             link,
+                             link,
+                             [] { return Capacity(); },
+                             [] { return std::string(); },
+                             {},
+                             &balancers};
+  const auto begin = [&on] {
+    auto core = std::make_unique<AgentCore>(on, Agent::options("a"));
+    core->start([](Result<void>) {});
+    core->link_opened();
+    ServerMessage message;
+    message.welcome = Welcome();
+    core->link_received(message);
+    return core;
+  };
+  auto core = begin();
+  const auto tell = [&](CommandKind kind) {
+    ServerMessage message;
+    Command& command = message.command.emplace();
+    command.id = 9;
+    command.kind = kind;
+    command.balancer.emplace().service = ServiceId("acme/web");
+    command.balancer->spec.revision = 3;
+    core->link_received(message);
+    loop.run_for(milliseconds(10));
+  };
+  tell(CommandKind::apply_balancer);
+  ASSERT_TRUE(link.sent.back().result);
+  EXPECT_TRUE(link.sent.back().result->ok) << link.sent.back().result->error;
+  const auto& report = link.sent.at(link.sent.size() - 2).report;
+  ASSERT_TRUE(report && report->balancers.size() == 1);
+  EXPECT_EQ(report->balancers[0].seen.revision, 3U);
+  loop.run_for(seconds(60));
+  EXPECT_FALSE(core->lease_valid());
+  EXPECT_EQ(balancers.in_force.at(ServiceId("acme/web")), 3U);
+  core.reset();
+  core = begin();
+  loop.run_for(seconds(3));
+  ASSERT_TRUE(link.sent.back().report && link.sent.back().report->balancers.size() == 1);
+  EXPECT_TRUE(link.sent.back().report->balancers[0].running) << "with the next agent too";
+  tell(CommandKind::remove_balancer);
+  EXPECT_EQ(balancers.in_force.at(ServiceId("acme/web")), 0U);
+  ASSERT_TRUE(link.sent.at(link.sent.size() - 2).report);
+  EXPECT_TRUE(link.sent.at(link.sent.size() - 2).report->balancers.empty());
+}
+
 }  // namespace
 }  // namespace virga

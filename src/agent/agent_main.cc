@@ -13,11 +13,13 @@
 #include "agent/agent_connection.h"
 #include "agent/agent_core.h"
 #include "agent/agent_list_main.h"
+#include "agent/balancer_folders.h"
 #include "agent/directory_look.h"
 #include "agent/host_facts.h"
 #include "agent/leash_client.h"
 #include "agent/storage_watch.h"
 #include "base/log.h"
+#include "driver/haproxy/haproxy_balancer.h"
 #include "driver/nbd/nbd_store.h"
 #include "driver/net/linux_fabric.h"
 #include "driver/qemu/qemu_hypervisor.h"
@@ -45,6 +47,7 @@ struct AgentArguments {
   std::string leash = "/run/virga/leash.sock";
   std::string shared;
   std::string cgroup_base;
+  std::string namespaces = "vg-";
   bool unlimited = false;
   DeclaredCapacity declared;
   std::string run_directory;
@@ -86,6 +89,10 @@ class Agent {
         storage_(loop_, "shared directory " + arguments_.shared,
                  [this](Callback<void> done) { look_at_storage(std::move(done)); }),
         looks_(loop_, 1, 1),
+        balancers_(arguments_.data + "/balancers",
+                   [this](const std::string& directory, const std::string& network_namespace) {
+                     return make_balancer(directory, network_namespace);
+                   }),
         timer_(loop_),
         status_timer_(loop_) {}
 
@@ -100,6 +107,8 @@ class Agent {
   Result<void> begin(const Identity& identity);
   Hello hello() const;
   Result<std::unique_ptr<BlockStore>> make_device(const std::string& directory);
+  std::unique_ptr<LoadBalancer> make_balancer(const std::string& directory,
+                                              const std::string& network_namespace);
   std::string degraded() const;
   void look_at_storage(Callback<void> done);
   void write_status();
@@ -114,6 +123,7 @@ class Agent {
   std::uint64_t look_ = 0;
   std::unique_ptr<LinuxFabric> fabric_;
   std::unique_ptr<QemuHypervisor> hypervisor_;
+  BalancerFolders balancers_;
   PeerSocket peers_;
   std::unique_ptr<AgentConnection> connection_;
   std::unique_ptr<AgentCore> core_;
@@ -206,9 +216,20 @@ Result<std::unique_ptr<BlockStore>> Agent::make_device(const std::string& direct
   return std::unique_ptr<BlockStore>(std::make_unique<NbdStore>(loop_, options));
 }
 
+std::unique_ptr<LoadBalancer> Agent::make_balancer(const std::string& directory,
+                                                   const std::string& network_namespace) {
+  HaproxyOptions options;
+  options.directory = directory;
+  options.network_namespace = network_namespace;
+  // Who may not make control groups may not become another user either.
+  if (arguments_.unlimited) options.user.clear();
+  return std::make_unique<HaproxyBalancer>(loop_, options);
+}
+
 Result<void> Agent::begin(const Identity& identity) {
   LinuxFabricOptions network;
   network.local_address = arguments_.tenant_address;
+  network.space_prefix = arguments_.namespaces;
   network.packet_ports = arguments_.unlimited && access("/dev/net/tun", R_OK | W_OK) != 0;
   if (network.packet_ports) {
     log_line(LogLevel::info, "agent",
@@ -252,7 +273,8 @@ Result<void> Agent::begin(const Identity& identity) {
   core_ = std::make_unique<AgentCore>(
       AgentDependencies{loop_, *hypervisor_, *fabric_, guard_, *connection_, peers_,
                         [this] { return facts_.used(); }, [this] { return degraded(); },
-                        [this](const std::string& directory) { return make_device(directory); }},
+                        [this](const std::string& directory) { return make_device(directory); },
+                        &balancers_},
       std::move(core_options));
   core_->start([this](Result<void> started) {
     if (!started) return fail(started.error());
@@ -310,6 +332,9 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
   app.add_option("--run", arguments.run_directory, "folder of running guests; default DATA/run");
   app.add_option("--leash", arguments.leash, "socket of virgad leash")->capture_default_str();
   app.add_option("--cgroup-base", arguments.cgroup_base, "control group of this host");
+  app.add_option("--namespaces", arguments.namespaces,
+                 "begins the names of network namespaces that this host makes for load balancers")
+      ->capture_default_str();
   app.add_flag("--unlimited", arguments.unlimited,
                "guests run without control groups and as this user: for who may make neither");
   app.add_option("--cpu-millicores", arguments.declared.cpu_millicores,

@@ -120,6 +120,20 @@ class Fabric {
 
   /// Removes the tap; a port that is not there counts as removed.
   virtual void close_port(const LaunchNic& nic, Callback<void> done) = 0;
+
+  /// Gives a service's load balancer a network namespace of its own with one device, joined to the network as a
+  /// guest's port is, so that it sends only as itself and is reached where place() leads to its MAC. One that is there
+  /// is made what `leg` says. It outlives this object; the next one finds it again. No network has a way out of itself,
+  /// and so a leg has no default route. Errors beside those of all calls: not_found (the network is not on this host),
+  /// invalid (MAC, address).
+  virtual void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) = 0;
+
+  /// Path of its namespace, whether it is there or not; empty in the simulator.
+  virtual std::string leg_namespace(const ServiceId& service) const = 0;
+
+  /// Removes it, with the name of the namespace; a process that is still in there is cut off. A leg that is not there
+  /// counts as removed.
+  virtual void close_leg(const ServiceId& service, Callback<void> done) = 0;
 };
 
 }  // namespace virga

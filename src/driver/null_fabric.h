@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <utility>
 #include <vector>
 
@@ -29,8 +30,19 @@ class NullFabric final : public Fabric {
   void close_port(const LaunchNic&, Callback<void> done) override {
     answer<void>(loop_, std::move(done), {});
   }
+  void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) override {
+    if (leg_answer) legs[service] = leg;
+    answer<void>(loop_, std::move(done), leg_answer);
+  }
+  std::string leg_namespace(const ServiceId&) const override { return {}; }
+  void close_leg(const ServiceId& service, Callback<void> done) override {
+    if (leg_answer) legs.erase(service);
+    answer<void>(loop_, std::move(done), leg_answer);
+  }
 
   std::vector<FabricGroups> guarded;  ///< all calls
+  std::map<ServiceId, BalancerLeg> legs;
+  Result<void> leg_answer;  ///< of the next calls about legs
 
  private:
   Loop& loop_;

@@ -10,6 +10,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <optional>
+#include <set>
+#include <utility>
 
 #include "lab/cgroup.h"
 
@@ -64,14 +67,14 @@ class NamespacedProcesses final : public HostProcesses {
 
   std::vector<pid_t> list() const override {
     std::vector<pid_t> found;
-    struct stat wanted {};
-    if (stat(("/run/netns/" + name_).c_str(), &wanted) != 0) return found;
+    const std::set<Place> wanted = places();
+    if (wanted.empty()) return found;
     std::error_code error;
     for (const auto& entry : fs::directory_iterator("/proc", error)) {
       const pid_t pid = std::atoi(entry.path().filename().c_str());
-      struct stat seen {};
-      if (pid <= 0 || stat((entry.path() / "ns/net").c_str(), &seen) != 0) continue;
-      if (seen.st_ino == wanted.st_ino && seen.st_dev == wanted.st_dev) found.push_back(pid);
+      if (pid <= 0) continue;
+      const auto place = place_of(entry.path() / "ns/net");
+      if (place && wanted.contains(*place)) found.push_back(pid);
     }
     std::sort(found.begin(), found.end());
     return found;
@@ -104,6 +107,26 @@ class NamespacedProcesses final : public HostProcesses {
   }
 
  private:
+  using Place = std::pair<dev_t, ino_t>;
+
+  static std::optional<Place> place_of(const fs::path& path) {
+    struct stat seen {};
+    if (stat(path.c_str(), &seen) != 0) return std::nullopt;
+    return Place(seen.st_dev, seen.st_ino);
+  }
+
+  /// The host's namespace and those that its agent has made: their names begin with the host's.
+  std::set<Place> places() const {
+    std::set<Place> found;
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator("/run/netns", error)) {
+      const std::string name = entry.path().filename();
+      if (name != name_ && !name.starts_with(name_ + "-")) continue;
+      if (const auto place = place_of(entry.path())) found.insert(*place);
+    }
+    return found;
+  }
+
   /// Returns whom it was sent to. The pidfd is opened before the namespace is looked at again, so
   /// that a pid which was given to another meanwhile does no harm.
   std::vector<pid_t> signal_all(int number) const {

@@ -13,7 +13,8 @@ namespace virga {
 
 /// All processes of one host of the lab, followed in one of two ways. With control groups they are born into a group,
 /// which also holds them to what the host declares. Without the right to make groups they are those in the host's
-/// network namespace, which no process of a host can leave; then nothing limits them.
+/// network namespace and in those that its agent has made, which no process of a host can leave; then nothing limits
+/// them.
 ///
 /// A view of what the kernel knows, without state of its own: lab and BMC each have one. Blocking, but only for
 /// kernel calls.

@@ -171,6 +171,8 @@ ProcessOptions LabHost::agent_program() const {
                      runtime("leash.sock"),
                      "--shared",
                      runtime("shared"),
+                     "--namespaces",
+                     plan.host_namespace(index_) + "-",
                      "--log-level",
                      options_.log_level};
   if (options_.rights == LabRights::whole_machine) {

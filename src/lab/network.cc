@@ -266,7 +266,12 @@ Result<void> LabNetwork::unplug_host(int index) {
     lines.push_back("link del " + port_of(index, network));
   }
   auto done = ip_batch(plan_.switch_namespace(), lines);
-  return done ? ip_batch("", {"netns del " + plan_.host_namespace(index)}) : done;
+  const std::string host = plan_.host_namespace(index);
+  Lines root{"netns del " + host};
+  for (const std::string& name : namespaces_of(plan_.instance)) {
+    if (name.starts_with(host + "-")) root.push_back("netns del " + name);
+  }
+  return done ? ip_batch("", root) : done;
 }
 
 Result<void> LabNetwork::set_cut(int index, LabNetworkName network, bool cut) {

@@ -13,6 +13,29 @@ constexpr Duration kStorageRetry = milliseconds(500);
 
 }  // namespace
 
+/// The balancers of one host as its agent's drivers.
+class HostBalancers : public BalancerHome {
+ public:
+  HostBalancers(Loop& agent, HostTruth& host) : agent_(agent), host_(host) {}
+
+  std::unique_ptr<LoadBalancer> make(const ServiceId& service, const std::string&) override {
+    return std::make_unique<SimLoadBalancer>(agent_, host_.balancers[service]);
+  }
+  std::map<ServiceId, BalancerLeg> remembered() override { return host_.balancer_legs; }
+  Result<void> remember(const ServiceId& service, const BalancerLeg& leg) override {
+    host_.balancer_legs[service] = leg;
+    return {};
+  }
+  Result<void> forget(const ServiceId& service) override {
+    host_.balancer_legs.erase(service);
+    return {};
+  }
+
+ private:
+  Loop& agent_;
+  HostTruth& host_;
+};
+
 class AgentRun::Impl : public AgentLink, public PeerLink {
  public:
   Impl(Parts parts, const SimProcess& clock);
@@ -50,6 +73,7 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
   GuardClient guard_;
   SimFabric fabric_;
   SimHypervisor hypervisor_;
+  HostBalancers balancers_;
   StorageWatch storage_;
   bool connected_ = false;
   bool connecting_ = false;
@@ -63,6 +87,7 @@ AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
       guard_(parts_.world.loop(), parts_.leash),
       fabric_(process_, parts_.networks),
       hypervisor_(parts_.world, parts_.migrations, parts_.host, process_, guard_),
+      balancers_(process_, parts_.host),
       storage_(process_, "shared storage",
                [this](Callback<void> done) { look_at_storage(std::move(done)); }),
       core_(dependencies(), options()) {
@@ -87,7 +112,8 @@ AgentDependencies AgentRun::Impl::dependencies() {
                            *this,
                            [this] { return parts_.host.used(); },
                            [this] { return degraded(); },
-                           [this](const std::string& directory) { return make_device(directory); }};
+                           [this](const std::string& directory) { return make_device(directory); },
+                           &balancers_};
 }
 
 Result<std::unique_ptr<BlockStore>> AgentRun::Impl::make_device(const std::string& directory) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 namespace virga::sim {
 namespace {
 
@@ -115,6 +117,26 @@ void SimFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
 }
 
 void SimFabric::close_port(const LaunchNic&, Callback<void> done) {
+  answer<void>(agent_, std::move(done), {});
+}
+
+void SimFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) {
+  const auto& networks = there_.state.networks;
+  const bool here = std::any_of(networks.begin(), networks.end(), [&leg](const Network& network) {
+    return network.spec.vni == leg.vni;
+  });
+  if (!here) {
+    const auto why =
+        fmt::format("open the leg of balancer {} on VNI {}: the network is not on this host",
+                    service.value, leg.vni);
+    return answer<void>(agent_, std::move(done), make_error(Errc::not_found, why));
+  }
+  there_.legs[service] = leg;
+  answer<void>(agent_, std::move(done), {});
+}
+
+void SimFabric::close_leg(const ServiceId& service, Callback<void> done) {
+  there_.legs.erase(service);
   answer<void>(agent_, std::move(done), {});
 }
 

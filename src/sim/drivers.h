@@ -68,6 +68,7 @@ struct HostNetworks {
   std::map<std::string, std::vector<std::string>> groups;  ///< by PortId
   std::map<std::uint32_t, std::map<std::string, std::string>>
       places;  ///< by VNI: MAC -> tunnel end
+  std::map<ServiceId, BalancerLeg> legs;
 };
 
 /// An agent's hold on the networks of its host, which outlive it: `there`.
@@ -81,6 +82,9 @@ class SimFabric : public Fabric {
   std::uint64_t version() const override { return there_.state.version; }
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;
+  void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) override;
+  std::string leg_namespace(const ServiceId&) const override { return {}; }
+  void close_leg(const ServiceId& service, Callback<void> done) override;
 
  private:
   Loop& agent_;

@@ -99,10 +99,14 @@ void BalancerTruth::take(const BalancerSpec& wanted, Instant now) {
 }
 
 void BalancerTruth::kill() {
+  lose_power();
+  if (on_ended) on_ended();
+}
+
+void BalancerTruth::lose_power() {
   serving = false;
   servers.clear();
   frontends.clear();
-  if (on_ended) on_ended();
 }
 
 SimLoadBalancer::SimLoadBalancer(Loop& agent, BalancerTruth& truth) : agent_(agent), truth_(truth) {

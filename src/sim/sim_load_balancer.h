@@ -43,6 +43,9 @@ struct BalancerTruth {
   /// Ends it with all that is under way; its agent hears of it.
   void kill();
 
+  /// Ends it with its host; what it has to be stands on the disk.
+  void lose_power();
+
   std::map<std::string, Listener> listeners;  ///< servers, by "address:port"
   std::set<std::string> taken;                ///< "address:port" of others than servers
   BalancerSpec in_force;                      ///< revision 0 = none

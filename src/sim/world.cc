@@ -206,6 +206,7 @@ void World::power_off(HostTruth& host, const std::string& why) {
   while (!host.copies.empty()) end_copy(host, host.copies.begin()->first, why);
   loop_.drop(host.group);
   for (auto& [directory, device] : host.devices) device.lose_power();
+  for (auto& [service, balancer] : host.balancers) balancer.lose_power();
   host.powered = false;
   host.frozen = false;
   host.seen.clear();

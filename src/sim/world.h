@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "driver/bmc.h"
+#include "driver/fabric.h"
 #include "driver/hypervisor.h"
 #include "sim/sim_block_store.h"
+#include "sim/sim_load_balancer.h"
 #include "sim/sim_loop.h"
 
 /// Ground truth of the simulated cloud: what really runs, is powered, locked and connected. The programs under test
@@ -97,6 +99,8 @@ struct HostTruth {
   std::uint64_t starts_failing = 0;  ///< so many of the next VM starts fail
   std::map<VmId, Copy> copies;
   std::map<std::string, DeviceTruth> devices;  ///< by directory
+  std::map<ServiceId, BalancerTruth> balancers;
+  std::map<ServiceId, BalancerLeg> balancer_legs;  ///< that its disk remembers
   std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
   Instant
       lease_until{};  ///< true time until which the last grant that its agent received allows guests

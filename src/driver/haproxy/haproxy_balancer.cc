@@ -53,6 +53,7 @@ ProcessOptions program(const HaproxyOptions& options, std::vector<std::string> a
   made.arguments = std::move(arguments);
   made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/sbin:/usr/bin:/sbin:/bin"}};
   made.working_directory = options.directory;
+  made.lowered = true;
   return made;
 }
 

@@ -156,6 +156,16 @@ class WaitingFabric {
   Result<void> close_port(const LaunchNic& nic) {
     return wait<void>([&](Callback<void> done) { fabric_->close_port(nic, std::move(done)); });
   }
+  Result<void> open_leg(const ServiceId& service, const BalancerLeg& leg) {
+    return wait<void>([&](Callback<void> done) { fabric_->open_leg(service, leg, done); });
+  }
+  Result<void> close_leg(const ServiceId& service) {
+    return wait<void>([&](Callback<void> done) { fabric_->close_leg(service, done); });
+  }
+  std::string leg_namespace(const ServiceId& service) const {
+    return fabric_->leg_namespace(service);
+  }
+  std::string leg_name(const ServiceId& service) const { return fabric_->leg_name(service); }
   Result<void> remove_all() {
     return wait<void>([&](Callback<void> done) { fabric_->remove_all(std::move(done)); });
   }

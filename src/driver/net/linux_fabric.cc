@@ -15,7 +15,10 @@
 #include <cctype>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
 
+#include "driver/net/balancer_leg.h"
+#include "driver/net/cable.h"
 #include "driver/net/packet_port.h"
 #include "driver/net/stable_hash.h"
 
@@ -27,6 +30,8 @@ constexpr std::uint8_t kTunnelTtl = 64;
 constexpr std::string_view kBridgePart = "br";
 constexpr std::string_view kTunnelPart = "vx";
 constexpr std::string_view kTapPart = "t";
+constexpr std::string_view kLegPart = "l";
+constexpr const char* kSpaces = "/run/netns";
 constexpr std::size_t kCallsMax = 4096;
 constexpr std::uint16_t kReplace = NLM_F_CREATE | NLM_F_REPLACE;
 constexpr std::uint16_t kNoFlags = 0;
@@ -62,6 +67,19 @@ std::string bridge_mac(std::uint32_t vni) {
                         static_cast<char>(vni >> 8 & 255),
                         static_cast<char>(vni & 255)};
   return {bytes, sizeof bytes};
+}
+
+/// Whether hexadecimal digits follow `begin`, and nothing else.
+bool is_named(const std::string& name, const std::string& begin) {
+  return name.size() > begin.size() && name.rfind(begin, 0) == 0 &&
+         std::all_of(name.begin() + static_cast<std::ptrdiff_t>(begin.size()), name.end(),
+                     [](unsigned char letter) { return std::isxdigit(letter); });
+}
+
+/// 10 hexadecimal digits.
+std::string short_name(const std::string& of) {
+  constexpr std::uint64_t kMask = (std::uint64_t{1} << 40) - 1;
+  return fmt::format("{:010x}", stable_hash(of) & kMask);
 }
 
 /// Keeps the first error of several independent steps.
@@ -100,6 +118,7 @@ Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(Loop& loop, LinuxFabricOp
         Errc::invalid,
         fmt::format("device prefix \"{}\": 1 to 4 letters or digits are right", prefix));
   }
+  if (options.space_prefix.empty()) options.space_prefix = prefix + "-";
   auto socket = NetlinkSocket::open(options.network_namespace);
   if (!socket) return socket.error();
   auto filter = PortFilter::open(prefix + "ports", options.network_namespace);
@@ -125,15 +144,20 @@ std::string LinuxFabric::tunnel_name(std::uint32_t vni) const {
 }
 
 std::string LinuxFabric::tap_name(const std::string& port) const {
-  constexpr std::uint64_t kMask = (std::uint64_t{1} << 40) - 1;
-  return fmt::format("{}{}{:010x}", options_.name_prefix, kTapPart, stable_hash(port) & kMask);
+  return fmt::format("{}{}{}", options_.name_prefix, kTapPart, short_name(port));
+}
+
+std::string LinuxFabric::leg_name(const ServiceId& service) const {
+  return fmt::format("{}{}{}", options_.name_prefix, kLegPart, short_name(service.value));
+}
+
+std::string LinuxFabric::leg_namespace(const ServiceId& service) const {
+  return fmt::format("{}/{}{}{}", kSpaces, options_.space_prefix, kLegPart,
+                     short_name(service.value));
 }
 
 bool LinuxFabric::is_ours(const std::string& name, std::string_view part) const {
-  const std::string begin = options_.name_prefix + std::string(part);
-  return name.size() > begin.size() && name.rfind(begin, 0) == 0 &&
-         std::all_of(name.begin() + static_cast<std::ptrdiff_t>(begin.size()), name.end(),
-                     [](unsigned char letter) { return std::isxdigit(letter); });
+  return is_named(name, options_.name_prefix + std::string(part));
 }
 
 LinuxFabric::Link LinuxFabric::parse_link(std::string_view body) {
@@ -480,6 +504,15 @@ void LinuxFabric::close_port(const LaunchNic& nic, Callback<void> done) {
   worker_.run<void>([this, nic] { return remove_port(nic); }, std::move(done));
 }
 
+void LinuxFabric::open_leg(const ServiceId& service, const BalancerLeg& leg,
+                           Callback<void> done) {
+  worker_.run<void>([this, service, leg] { return make_leg(service, leg); }, std::move(done));
+}
+
+void LinuxFabric::close_leg(const ServiceId& service, Callback<void> done) {
+  worker_.run<void>([this, service] { return remove_leg(service); }, std::move(done));
+}
+
 void LinuxFabric::remove_all(Callback<void> done) {
   worker_.run<void>([this] { return remove_devices(); }, std::move(done));
 }
@@ -610,15 +643,56 @@ Result<void> LinuxFabric::remove_port(const LaunchNic& nic) {
   return removed;
 }
 
+/// What it may send is said before it is joined, as with a guest's port.
+Result<void> LinuxFabric::make_leg(const ServiceId& service, const BalancerLeg& leg) {
+  const std::string what =
+      fmt::format("open the leg of balancer {} on VNI {}", service.value, leg.vni);
+  if (auto fine = check_leg(leg); !fine) return wrap_error(what, fine.error());
+  const auto bridge = link(bridge_name(leg.vni));
+  if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
+  const std::string device = leg_name(service);
+  const LaunchNic port{service.value, "", leg.vni, leg.mac, leg.address, leg.mtu};
+  if (auto done = filter_.set(device, port); !done) return wrap_error(what, done.error());
+  const auto space = ensure_network_namespace(leg_namespace(service));
+  if (!space) return wrap_error(what, space.error());
+  if (auto done = ensure_leg(socket_, device, space->get(), leg); !done)
+    return wrap_error(what, done.error());
+  auto joined = finish_link(device, leg.mtu, bridge->index);
+  return joined ? joined : wrap_error(what, joined.error());
+}
+
+Result<void> LinuxFabric::remove_leg(const ServiceId& service) {
+  const std::string device = leg_name(service);
+  auto removed = remove_link(device);
+  if (!removed) return removed;
+  removed = filter_.forget(device);
+  keep_first(removed, remove_network_namespace(leg_namespace(service)));
+  return removed;
+}
+
+Result<void> LinuxFabric::remove_spaces() const {
+  Result<void> outcome;
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(kSpaces, failed)) {
+    const std::string name = entry.path().filename().string();
+    if (!is_named(name, options_.space_prefix + std::string(kLegPart))) continue;
+    keep_first(outcome, remove_network_namespace(entry.path().string()));
+  }
+  return outcome;
+}
+
 Result<void> LinuxFabric::remove_devices() {
   const auto present = links();
   if (!present) return present.error();
   Result<void> outcome;
   for (const auto& [name, ignored] : *present) {
-    const bool ours =
-        is_ours(name, kBridgePart) || is_ours(name, kTunnelPart) || is_ours(name, kTapPart);
+    bool ours = false;
+    for (const auto part : {kBridgePart, kTunnelPart, kTapPart, kLegPart}) {
+      ours = ours || is_ours(name, part);
+    }
     if (ours) keep_first(outcome, remove_link(name));
   }
+  keep_first(outcome, remove_spaces());
   keep_first(outcome, filter_.remove_all());
   keep_first(outcome, groups_.remove_all());
   tracked_.clear();

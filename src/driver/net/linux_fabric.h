@@ -21,6 +21,7 @@ struct LinuxFabricOptions {
       "vg";  ///< 1..4 letters or digits; begins the names of all devices made here
   int network_namespace = -1;  ///< descriptor, must stay open; -1 = the caller's
   bool packet_ports = false;   ///< ports are cables with a packet socket, see open_packet_port(), instead of taps
+  std::string space_prefix{};  ///< begins the names of legs' namespaces in /run/netns; empty = `name_prefix`-
 };
 
 /// Bridge + VXLAN + taps by rtnetlink: per network one bridge `<prefix>br<vni>` and one tunnel device
@@ -30,6 +31,7 @@ struct LinuxFabricOptions {
 /// The host itself has no address on the tenants' bridges. What a port may send is set before it joins (PortFilter);
 /// what it exchanges with others when it has security groups (GroupFilter) needs the kernel's module br_netfilter,
 /// which is switched on for the bridges of such ports alone.
+/// A load balancer's leg is a cable `<prefix>l<hash>` into the namespace `<space_prefix>l<hash>`, filtered as a tap is.
 /// One thread of its own talks to the kernel.
 ///
 /// open_port: the descriptor is -1 when another process holds the tap already (a VM that was adopted after a restart of
@@ -47,12 +49,17 @@ class LinuxFabric final : public Fabric {
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;
 
-  /// Removes every device with this prefix.
+  void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) override;
+  std::string leg_namespace(const ServiceId& service) const override;
+  void close_leg(const ServiceId& service, Callback<void> done) override;
+
+  /// Removes every device and namespace with these prefixes.
   void remove_all(Callback<void> done);
 
   std::string bridge_name(std::uint32_t vni) const;
   std::string tunnel_name(std::uint32_t vni) const;
   std::string tap_name(const std::string& port) const;
+  std::string leg_name(const ServiceId& service) const;
 
  private:
   struct Link {
@@ -103,6 +110,9 @@ class LinuxFabric final : public Fabric {
   Result<void> ensure_tracking();
   Result<OpenPort> make_port(const LaunchNic& nic);
   Result<void> remove_port(const LaunchNic& nic);
+  Result<void> make_leg(const ServiceId& service, const BalancerLeg& leg);
+  Result<void> remove_leg(const ServiceId& service);
+  Result<void> remove_spaces() const;
   Result<void> remove_devices();
   static Link parse_link(std::string_view body);
   Result<Links> links();

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <poll.h>
+#include <sys/mount.h>
 
 #include "driver/net/fabric_fixture.h"
 
@@ -433,6 +434,147 @@ TEST_F(LinuxFabricTest, F_B10_TheHostHasNoAddressInATenantsNetwork) {
     if (name.rfind("vgt", 0) != 0) continue;
     EXPECT_TRUE(device.at("addr_info").as_array().empty()) << name;
   }
+}
+
+/// A balancer's leg on the first host; names of this process alone, as they are the machine's.
+class BalancerLegTest : public LinuxFabricTest {
+ protected:
+  BalancerLegTest() {
+    restart_agent();
+    const auto applied = first_->apply(state(1, {network("acme", 1001), network("acme", 1002)}));
+    EXPECT_TRUE(applied.ok());
+  }
+  ~BalancerLegTest() override {
+    EXPECT_TRUE(first_->remove_all().ok());
+    EXPECT_FALSE(exists());
+  }
+
+  void restart_agent() {
+    auto made = WaitingFabric::open({"uplink", "10.77.0.1", "vgt", one_.get(), false,
+                                     fmt::format("virga-test-{}-", ::getpid())});
+    EXPECT_TRUE(made.ok()) << made.error().text();
+    first_ = std::move(*made);
+  }
+
+  std::string space() const { return first_->leg_namespace(service_); }
+  std::string device() const { return first_->leg_name(service_); }
+  bool exists() const { return ::access(space().c_str(), F_OK) == 0; }
+
+  /// What ip(8) says in there, as JSON, or prints.
+  std::string inside(std::vector<std::string> arguments) const {
+    const Descriptor there(::open(space().c_str(), O_RDONLY | O_CLOEXEC));
+    ProcessOptions options;
+    options.arguments = std::move(arguments);
+    options.network_namespace = there.get();
+    const auto ended = run_process(options, seconds(30));
+    EXPECT_TRUE(ended.ok());
+    return ended.ok() ? ended->out : "";
+  }
+  json::object leg() const {
+    const auto said = parse_json(inside({"/usr/sbin/ip", "-j", "addr", "show", "dev", "leg"}));
+    return said.ok() && said->is_array() && !said->as_array().empty()
+               ? said->as_array()[0].as_object()
+               : json::object();
+  }
+  std::vector<std::string> addresses() const {
+    std::vector<std::string> found;
+    const json::object device = leg();
+    if (!device.contains("addr_info")) return found;
+    for (const auto& one : device.at("addr_info").as_array()) {
+      found.push_back(fmt::format("{}/{}", std::string(one.at("local").as_string()),
+                                  one.at("prefixlen").as_int64()));
+    }
+    return found;
+  }
+
+  const ServiceId service_{"acme/a-service-with-a-long-name"};
+  BalancerLeg wanted_{1001, "52:54:00:00:00:0a", "10.50.0.100/24", 1400};
+};
+
+TEST_F(BalancerLegTest, R_B6_ALegIsADeviceInANamespaceOfItsOwnAndIsFoundAgain) {
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  EXPECT_LE(device().size(), 15U);
+  const auto near = one_.devices().at(device());
+  EXPECT_EQ(near.at("master"), "vgtbr1001");
+  EXPECT_EQ(near.at("mtu"), 1400);
+  const auto far = leg();
+  EXPECT_EQ(far.at("address"), "52:54:00:00:00:0a");
+  EXPECT_EQ(far.at("mtu"), 1400);
+  EXPECT_NE(json::serialize(far.at("flags")).find("\"UP\""), std::string::npos);
+  EXPECT_EQ(addresses(), std::vector<std::string>{"10.50.0.100/24"}) << "and none of IPv6";
+  restart_agent();
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  EXPECT_EQ(leg().at("ifindex"), far.at("ifindex"));
+  EXPECT_EQ(one_.devices().at(device()).at("ifindex"), near.at("ifindex"));
+}
+
+TEST_F(BalancerLegTest, R_B6_ALegIsReachedLikeAGuestAndSendsOnlyAsItself) {
+  const auto web = nic("acme/web.0", 1001);
+  const Descriptor tap = port(*first_, web);
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  const std::string mac("\x52\x54\0\0\0\x0a", 6);
+  const std::string asks = frame(kBroadcast, kWeb, arp_request(kWeb, 10, 100), kArp);
+  const std::string answer = arp_answer(mac, 100, kWeb, 10);
+  EXPECT_EQ(pass(tap.get(), tap.get(), asks, answer).back(), answer);
+  texts_until(tap.get(), "silence", kResendMs);
+  inside({"/usr/sbin/ip", "addr", "add", "10.50.0.66/24", "dev", "leg"});
+  const std::string forged = frame(kBroadcast, kWeb, arp_request(kWeb, 10, 66), kArp);
+  ASSERT_EQ(::write(tap.get(), forged.data(), forged.size()), static_cast<ssize_t>(forged.size()));
+  EXPECT_EQ(pass(tap.get(), tap.get(), asks, answer), std::vector<std::string>{answer})
+      << "no word for an address that is not its own";
+}
+
+TEST_F(BalancerLegTest, R_B6_ALegThatChangesIsMadeWhatIsWanted) {
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  const auto index = leg().at("ifindex");
+  wanted_ = {1002, "52:54:00:00:00:0b", "10.50.0.101/24", 1450};
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  EXPECT_EQ(leg().at("ifindex"), index);
+  EXPECT_EQ(leg().at("address"), "52:54:00:00:00:0b");
+  EXPECT_EQ(leg().at("mtu"), 1450);
+  EXPECT_EQ(addresses(), std::vector<std::string>{"10.50.0.101/24"});
+  EXPECT_EQ(one_.devices().at(device()).at("master"), "vgtbr1002");
+  // What was half made or half taken away.
+  inside({"/usr/sbin/ip", "link", "del", "leg"});
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  EXPECT_EQ(addresses(), std::vector<std::string>{"10.50.0.101/24"});
+  ASSERT_EQ(::umount2(space().c_str(), MNT_DETACH), 0);
+  EXPECT_TRUE(exists()) << "the file";
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  EXPECT_EQ(addresses(), std::vector<std::string>{"10.50.0.101/24"});
+}
+
+TEST_F(BalancerLegTest, R_B6_ALegIsClosedOnceAndLeavesNothing) {
+  const auto before = one_.devices();
+  ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
+  ASSERT_TRUE(exists());
+  const auto rules = [this] {
+    ProcessOptions list;
+    list.arguments = {"/usr/sbin/nft", "list", "table", "bridge", "vgtports"};
+    list.network_namespace = one_.get();
+    return run_process(list, seconds(30))->out;
+  };
+  EXPECT_NE(rules().find("52:54:00:00:00:0a"), std::string::npos);
+  restart_agent();
+  ASSERT_TRUE(first_->close_leg(service_).ok());
+  EXPECT_FALSE(exists());
+  EXPECT_EQ(one_.devices().size(), before.size());
+  EXPECT_EQ(rules().find("52:54:00:00:00:0a"), std::string::npos);
+  EXPECT_TRUE(first_->close_leg(service_).ok());
+}
+
+TEST_F(BalancerLegTest, R_B6_ALegThatCannotBeSaysWhyAndLeavesNothing) {
+  const auto with = [this](std::uint32_t vni, const std::string& mac, const std::string& address) {
+    const auto refused = first_->open_leg(service_, {vni, mac, address, 1450});
+    return refused.ok() ? Errc::conflict : refused.error().code;
+  };
+  EXPECT_EQ(with(1003, "52:54:00:00:00:0a", "10.50.0.100/24"), Errc::not_found);
+  EXPECT_EQ(with(1001, "52:54", "10.50.0.100/24"), Errc::invalid);
+  for (const char* address : {"10.50.0.100", "10.50.0.100/", "10.50.0.100/33", "10.50/24", ""}) {
+    EXPECT_EQ(with(1001, "52:54:00:00:00:0a", address), Errc::invalid) << address;
+  }
+  EXPECT_FALSE(one_.devices().contains(device()));
+  EXPECT_FALSE(exists());
 }
 
 TEST_F(LinuxFabricTest, F_B10_OneBadNetworkDoesNotHoldUpTheOthers) {

@@ -1,7 +1,6 @@
 #include "driver/net/packet_port.h"
 
 #include <arpa/inet.h>
-#include <fcntl.h>
 #include <linux/ethtool.h>
 #include <linux/if.h>
 #include <linux/if_ether.h>
@@ -9,13 +8,12 @@
 #include <linux/if_packet.h>
 #include <linux/rtnetlink.h>
 #include <linux/sockios.h>
-#include <linux/veth.h>
-#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #include <cerrno>
 
+#include "driver/net/cable.h"
 #include "edge/file.h"
 
 namespace virga {
@@ -24,45 +22,12 @@ namespace {
 
 const std::string kFarEnd = "far";
 
-Result<Descriptor> make_empty_namespace() {
-  constexpr const char* kOwn = "/proc/thread-self/ns/net";
-  const Descriptor home(open(kOwn, O_RDONLY | O_CLOEXEC));
-  if (!home.valid() || unshare(CLONE_NEWNET) != 0) {
-    return errno_error("make a network namespace", errno);
-  }
-  Descriptor made(open(kOwn, O_RDONLY | O_CLOEXEC));
-  // A thread that stayed there would do all its later work in the wrong network.
-  VIRGA_CHECK(setns(home.get(), CLONE_NEWNET) == 0);
-  if (!made.valid()) return errno_error("open the new network namespace", errno);
-  return made;
-}
-
-Result<void> make_cable(NetlinkSocket& socket, const std::string& name, int mtu, int far) {
-  NetlinkMessage message(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL);
-  const auto size = static_cast<std::uint32_t>(mtu);
-  message.header(ifinfomsg{}).text(IFLA_IFNAME, name).number(IFLA_MTU, size);
-  message.nest(IFLA_LINKINFO, [&](NetlinkMessage& info) {
-    info.text(IFLA_INFO_KIND, "veth").nest(IFLA_INFO_DATA, [&](NetlinkMessage& data) {
-      data.nest(VETH_INFO_PEER, [&](NetlinkMessage& peer) {
-        peer.header(ifinfomsg{}).text(IFLA_IFNAME, kFarEnd).number(IFLA_MTU, size);
-        peer.number(IFLA_NET_NS_FD, static_cast<std::uint32_t>(far));
-      });
-    });
-  });
-  return socket.execute(message).as_result("make the cable " + name);
-}
-
 Result<int> bring_far_end_up(int far) {
   auto socket = NetlinkSocket::open(far);
   if (!socket) return socket.error();
-  ifinfomsg header{};
-  const auto found =
-      socket->execute(NetlinkMessage(RTM_GETLINK, 0).header(header).text(IFLA_IFNAME, kFarEnd),
-                      [&header](std::string_view body) {
-                        body.copy(reinterpret_cast<char*>(&header), sizeof header);
-                      });
-  if (auto done = found.as_result("look for the cable's far end"); !done) return done.error();
-  const int index = header.ifi_index;
+  const auto found = device_index(*socket, kFarEnd);
+  if (!found) return found.error();
+  const int index = *found;
   if (auto done = keep_addresses_off(*socket, index, kFarEnd); !done) return done.error();
   ifinfomsg up{};
   up.ifi_index = index;
@@ -114,9 +79,9 @@ Result<void> leave_nothing_to_a_card(int network_namespace, const std::string& n
 
 Result<Descriptor> open_packet_port(NetlinkSocket& socket, int network_namespace,
                                     const std::string& name, int mtu) {
-  auto far = make_empty_namespace();
+  auto far = make_network_namespace();
   if (!far) return far.error();
-  if (auto made = make_cable(socket, name, mtu, far->get()); !made) return made.error();
+  if (auto made = make_cable(socket, name, mtu, {kFarEnd, far->get()}); !made) return made.error();
   if (auto done = leave_nothing_to_a_card(network_namespace, name); !done) return done.error();
   const auto index = bring_far_end_up(far->get());
   if (!index) return index.error();

@@ -143,8 +143,8 @@ void QemuVm::grow_disk(const std::string& volume, Callback<void> done) {
   }
   auto keys = keys_for(disk, *launch_.disks[disk].endpoint);
   if (!keys) return context_.loop.post([done, why = keys.error()] { done(why); });
-  DiskGrowth growth{*process_.qmp(), device_of(disk), *launch_.disks[disk].endpoint,
-                    std::move(*keys), {}, {}};
+  DiskGrowth growth{
+      *process_.qmp(), device_of(disk), *launch_.disks[disk].endpoint, std::move(*keys), {}, {}};
   const auto grown = [this, weak = weak_from_this(), done](const Result<void>& result) {
     if (weak.lock() != nullptr) learn_disks();
     done(result);
@@ -163,8 +163,8 @@ void QemuVm::learn_disks() {
   for (std::size_t disk = 0; disk < launch_.disks.size(); ++disk) {
     if (launch_.disks[disk].volume.empty() || process_.qmp() == nullptr) continue;
     qmp::query_disk(*process_.qmp(), device_of(disk),
-                    [this, weak = weak_from_this(), id = VolumeId(launch_.disks[disk].volume)](
-                        const Result<qmp::DiskNode>& node) {
+                    [this, weak = weak_from_this(),
+                     id = VolumeId(launch_.disks[disk].volume)](const Result<qmp::DiskNode>& node) {
                       if (weak.lock() == nullptr || !node) return;
                       disk_sizes_[id] = Mib{node->size.value >> 20};
                     });
