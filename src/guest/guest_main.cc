@@ -99,7 +99,8 @@ class Guest {
     if (has_witness_) {
       text += ",\"disk_sequence\":" + std::to_string(witness_.sequence()) +
               ",\"disk_foreign_writes\":" + std::to_string(witness_.foreign_writes()) +
-              ",\"disk_errors\":" + std::to_string(witness_.errors());
+              ",\"disk_errors\":" + std::to_string(witness_.errors()) +
+              ",\"disk_bytes\":" + std::to_string(witness_.disk_bytes());
     }
     return text + "}\n";
   }

@@ -53,6 +53,11 @@ bool DiskWitness::start() {
   return true;
 }
 
+std::uint64_t DiskWitness::disk_bytes() const {
+  std::uint64_t bytes = 0;
+  return ::ioctl(file_, BLKGETSIZE64, &bytes) == 0 ? bytes : 0;
+}
+
 void DiskWitness::run() {
   Block seen;
   Block last;

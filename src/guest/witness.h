@@ -23,6 +23,7 @@ class DiskWitness {
   }  ///< last number on the disk; goes on over boots
   std::uint64_t foreign_writes() const { return foreign_writes_; }
   std::uint64_t errors() const { return errors_; }  ///< reads and writes that failed
+  std::uint64_t disk_bytes() const;                 ///< size of the disk now; 0 = not known
 
  private:
   void run();

@@ -141,6 +141,7 @@ class VolumesTest(LabCase):
         self.cloud.cli("volume", "grow", "acme/data", "--size-mib", "96")
         self.cloud.wait("the volume has grown", lambda: self.volume()["status"]["size_mib"] == 96, 30)
         self.assertEqual(os.path.getsize(self.place("volume.raw")), 96 << 20)
+        self.cloud.wait("its guest sees the new size", lambda: self.answer()["disk_bytes"] == 96 << 20, 30)
         self.assert_writes_on(before["disk_sequence"])
 
     def test_06_a_volume_moves_to_another_device_under_its_guest(self):
@@ -150,8 +151,12 @@ class VolumesTest(LabCase):
         self.cloud.wait("the device is there", lambda: all(one["status"]["available"]
                                                            for one in self.cloud.cli("device", "list")), 30)
         before, after = self.answer(), self.cloud.last_event()
+        prober = self.cloud.probe(self.client, [self.addresses[VM]], "echo")
         self.cloud.cli("--wait", "volume", "move", "acme/data", "--device", "hdd")
         self.cloud.wait_event(after, ["vm.disk_moved"], f"vm/{VM}", 30)
+        line = prober.stop()[0]
+        self.assertEqual(line["connections_lost"], 0)
+        print(f"a volume of 96 MiB moved under its guest: longest silence {line['longest_silence_ms']:.0f} ms")
         self.assertEqual(self.volume()["status"]["legs"], [{"device": "hdd", "state": "in_sync"}])
         self.assertFalse(os.path.exists(self.place("", "ssd")), "nothing is left where it was")
         self.assertEqual(os.path.getsize(self.place("volume.raw")), 96 << 20)
@@ -159,15 +164,19 @@ class VolumesTest(LabCase):
         self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it was not started anew")
 
     def test_07_a_move_whose_target_dies_leaves_the_guest_where_it_was_and_is_tried_again(self):
-        """A10-04 R-B4 R-F2: the server of the new place is killed while the data are copied."""
+        """A10-04 R-B4 R-F2: the server of the new place is lost while the data are copied, and nobody starts it."""
+        self.cloud.cli("--wait", "volume", "grow", "acme/data", "--size-mib", "700")
+        self.cloud.wait("its guest sees the new size", lambda: self.answer()["disk_bytes"] == 700 << 20, 30)
         before, after = self.answer(), self.cloud.last_event()
         self.cloud.cli("volume", "move", "acme/data", "--device", "ssd")
         self.cloud.wait("the new place is served", lambda: os.path.exists(self.place("server.json", "ssd")), 30)
+        self.cloud.lab("fail", "host-3", "--how", "agent", "--hold")
         kill(self.server_pid("ssd"))
-        failed = self.cloud.wait_event(after, ["vm.disk_move_failed"], f"vm/{VM}", 30)
+        failed = self.cloud.wait_event(after, ["vm.disk_move_failed"], f"vm/{VM}", 40)
         self.assertEqual(failed["facts"]["device"], "ssd")
         self.assertEqual(self.volume()["status"]["legs"][0]["device"], "hdd")
-        self.assert_writes_on(before["disk_sequence"])
+        self.assertGreater(self.answer()["disk_sequence"], before["disk_sequence"], "it just goes on")
+        self.cloud.lab("heal", "host-3")
         self.cloud.wait("it has moved", lambda: self.volume()["status"]["legs"]
                         == [{"device": "ssd", "state": "in_sync"}], 90)
         self.assert_writes_on(before["disk_sequence"])
