@@ -119,6 +119,22 @@ TEST(HaproxyServers, R_B6_AServerThatWentComesBackAtAnotherPlace) {
   EXPECT_EQ(commands_for(example(), rows).size(), 2U) << "it is in maintenance already";
 }
 
+TEST(HaproxyServers, R_B6_AServerComesBackBeforeAnotherGoes) {
+  HaproxyRows rows = equal_rows();
+  rows[1] = row("s2", "10.50.0.12:8080", "MAINT", 100);
+  BalancerSpec spec = example();
+  spec.pools[0].servers.erase(spec.pools[0].servers.begin());
+  const Commands commands = commands_for(spec, rows);
+  ASSERT_GE(commands.size(), 2U);
+  EXPECT_EQ(commands.back(), "set server servers/s1 state maint");
+  EXPECT_EQ(commands[commands.size() - 2], "set server servers/s2 state ready");
+  rows[1]["status"] = "DRAIN";
+  rows[1]["uweight"] = "0";
+  spec = example();
+  spec.pools[0].servers[0].state = BalancerServerState::drain;
+  EXPECT_EQ(commands_for(spec, rows).back(), "set server servers/s1 weight 0");
+}
+
 TEST(HaproxyServers, R_B6_SessionsOfOldWorkersCount) {
   HaproxyRows rows = equal_rows();
   HaproxyRows old = {row("s1", "10.50.0.11:8080", "UP", 100), row("gone", "10.0.0.1:1", "UP", 1),

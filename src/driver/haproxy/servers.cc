@@ -135,23 +135,27 @@ void add_old_sessions(const HaproxyRows& old, std::map<ServerKey, ObservedBalanc
 
 std::vector<std::string> commands_for(const BalancerSpec& spec, const HaproxyRows& rows) {
   auto missing = wanted_servers(spec);
-  std::vector<std::string> commands;
+  std::vector<std::string> staying;
+  std::vector<std::string> leaving;
   for (const HaproxyRow& row : rows) {
     if (!is_server(row)) continue;
     const ServerKey key = key_of(row);
     const std::string name = key.first + "/" + key.second;
     const auto wanted = missing.find(key);
     if (wanted != missing.end()) {
-      change_server(*wanted->second.server, row, name, commands);
+      const BalancerServer& server = *wanted->second.server;
+      change_server(server, row, name,
+                    server.state == BalancerServerState::ready ? staying : leaving);
       missing.erase(wanted);
     } else if (!in_maintenance(row)) {
-      commands.push_back(fmt::format("set server {} state maint", name));
+      leaving.push_back(fmt::format("set server {} state maint", name));
     }
   }
-  // First, so that one can go while its successor comes.
+  // Who comes, comes before another goes: there is always one that can answer.
   std::vector<std::string> all;
   for (const auto& [key, wanted] : missing) add_server(wanted, key.first + "/" + key.second, all);
-  all.insert(all.end(), commands.begin(), commands.end());
+  all.insert(all.end(), staying.begin(), staying.end());
+  all.insert(all.end(), leaving.begin(), leaving.end());
   return all;
 }
 
