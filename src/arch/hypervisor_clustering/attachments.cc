@@ -68,16 +68,10 @@ void Attachments::attach(const ClusterView& view, const Vm& vm, const Epoch& epo
   attach_beside(view, vm, epoch, Epoch(), std::move(done));
 }
 
-void Attachments::attach_at(const ClusterView& view, const Vm& vm, const VolumeId& volume,
-                            const DeviceId& device, const Epoch& epoch,
+void Attachments::attach_at(const ServedVolume& place, const Vm& vm, const Epoch& epoch,
                             Callback<VolumeEndpoint> done) {
-  const Device* stored = view.devices.find(device);
-  if (stored == nullptr) {
-    return done(make_error(Errc::not_found, "device " + device.value + " is not registered"));
-  }
-  const ServedVolume one{volume, device, stored->spec.host};
-  attach_one(one, command_for(one, CommandKind::attach_volume, vm, epoch), true,
-             [what = "volume " + volume.value + " on " + device.value,
+  attach_one(place, command_for(place, CommandKind::attach_volume, vm, epoch), true,
+             [what = "volume " + place.volume.value + " on " + place.device.value,
               done = std::move(done)](const Result<CommandResult>& result) {
                if (!result) return done(wrap_error(what, result.error()));
                if (!result->attached) {

@@ -25,9 +25,9 @@ class Attachments {
   /// Lets `epoch` in, alone: older epochs are over for ever first.
   void attach(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<Endpoints> done);
 
-  /// Lets `epoch` in, alone, to the place where a volume shall move to. Errors: not_found (the device).
-  void attach_at(const ClusterView& view, const Vm& vm, const VolumeId& volume,
-                 const DeviceId& device, const Epoch& epoch, Callback<VolumeEndpoint> done);
+  /// Lets `epoch` in, alone, to the place where a volume shall move to.
+  void attach_at(const ServedVolume& place, const Vm& vm, const Epoch& epoch,
+                 Callback<VolumeEndpoint> done);
 
   /// Lets `epoch` in beside the one that a live move leaves.
   void attach_beside(const ClusterView& view, const Vm& vm, const Epoch& epoch, const Epoch& beside,

@@ -6,9 +6,10 @@
 #include "arch/hypervisor_clustering/operations.h"
 #include "arch/hypervisor_clustering/steps.h"
 
-/// A volume of a running VM moves to another device. copy: both places are made equal and the guest is paused, so that
-/// they stay so; the commit that ends it says that the new place is the one that counts. switch: the guest runs on
-/// there. Whoever dies at any moment: the place that the store names first holds all that was acknowledged.
+/// A volume of a running VM moves to another device. copy: both places are made equal and the guest
+/// is paused, so that they stay so; the commit that ends it says that the new place is the one that
+/// counts. switch: the guest runs on there. Whoever dies at any moment: the place that the store
+/// names first holds all that was acknowledged.
 namespace virga {
 namespace {
 
@@ -60,16 +61,17 @@ void DiskMove::copy(const Operation& operation, const ClusterView& view,
   const bool there = volume != nullptr && volume->status.legs.size() == 2 &&
                      volume->status.legs.back().device == wanted.device &&
                      volume->status.legs.back().state == LegState::behind;
-  if (vm == nullptr || !there || is_fenced(view, wanted.source)) {
+  const Device* device = view.devices.find(wanted.device);
+  if (vm == nullptr || !there || device == nullptr || is_fenced(view, wanted.source)) {
     return done(StepOutcome::failed(
         make_error(Errc::conflict, "the VM, its host or the place for the volume is gone")));
   }
-  Attachments(commands_).attach_at(view, *vm, wanted.volume, wanted.device, wanted.epoch,
-                                   [this, operation, limit = copying_takes_at_most(*volume),
-                                    done](const Result<VolumeEndpoint>& to) {
-                                     to ? mirror(operation, *to, limit, done)
-                                        : done(StepOutcome::failed(to.error()));
-                                   });
+  Attachments(commands_).attach_at(
+      {wanted.volume, wanted.device, device->spec.host}, *vm, wanted.epoch,
+      [this, operation, limit = copying_takes_at_most(*volume),
+       done](const Result<VolumeEndpoint>& to) {
+        to ? mirror(operation, *to, limit, done) : done(StepOutcome::failed(to.error()));
+      });
 }
 
 void DiskMove::mirror(const Operation& operation, const VolumeEndpoint& to, Duration limit,

@@ -226,8 +226,8 @@ void Migration::run_source_again(const Operation& operation, const Error& why,
 }
 
 void Migration::clean(const Operation& operation, const ClusterView& view, StepDone done) const {
-  // Whatever the answers: a copy that stays is of an old epoch and is revoked when its host reports it, and
-  // attachments that nobody may have any more are ended by the room of storage.
+  // Whatever the answers: a copy that stays is of an old epoch and is revoked when its host reports
+  // it, and attachments that nobody may have any more are ended by the room of storage.
   const auto stop_source = [this, operation, done,
                             fenced = is_fenced(view, operation.arguments.source)] {
     if (fenced) return done(StepOutcome::done());

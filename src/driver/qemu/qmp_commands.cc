@@ -221,15 +221,14 @@ void query_mirror(QmpClient& client, const std::string& device, const std::strin
   query_disk(client, device, jobs);
 }
 
-void begin_mirror(QmpClient& client, const std::string& job, const std::string& from,
-                  const std::string& to, std::int64_t bytes_per_second_max, Callback<void> done) {
+void begin_mirror(QmpClient& client, const MirrorJob& job, Callback<void> done) {
   simple(client, "blockdev-mirror",
-         {{"job-id", job},
-          {"device", from},
-          {"target", to},
+         {{"job-id", job.name},
+          {"device", job.from},
+          {"target", job.to},
           {"sync", "full"},
           {"copy-mode", "background"},
-          {"speed", bytes_per_second_max},
+          {"speed", job.bytes_per_second_max},
           {"auto-dismiss", false},
           {"on-source-error", "report"},
           {"on-target-error", "report"}},

@@ -77,6 +77,13 @@ struct MirrorState {
   Bytes total;
 };
 
+struct MirrorJob {
+  std::string name;
+  std::string from;  ///< block node
+  std::string to;    ///< block node
+  std::int64_t bytes_per_second_max = 0;
+};
+
 void pause(QmpClient& client, Callback<void> done);  ///< "stop"
 
 /// `device`: id of the disk's device. Errors: not_found.
@@ -85,8 +92,7 @@ void query_disk(QmpClient& client, const std::string& device, Callback<DiskNode>
 void grow_node(QmpClient& client, const std::string& node, Bytes size, Callback<void> done);
 void query_mirror(QmpClient& client, const std::string& device, const std::string& job,
                   Callback<MirrorState> done);
-void begin_mirror(QmpClient& client, const std::string& job, const std::string& from,
-                  const std::string& to, std::int64_t bytes_per_second_max, Callback<void> done);
+void begin_mirror(QmpClient& client, const MirrorJob& job, Callback<void> done);
 void complete_job(QmpClient& client, const std::string& job, Callback<void> done);
 void cancel_job(QmpClient& client, const std::string& job, Callback<void> done);
 void dismiss_job(QmpClient& client, const std::string& job, Callback<void> done);

@@ -6,8 +6,8 @@
 #include "driver/qemu/hardware.h"
 #include "driver/qemu/vm.h"
 
-/// A disk that moves to another volume under a running guest. The mirror's record is on the disk before QEMU hears of
-/// it and goes when the guest runs on one of the two places.
+/// A disk that moves to another volume under a running guest, or grows. The mirror's record is on
+/// the disk before QEMU hears of it and goes when the guest runs on one of the two places.
 namespace virga {
 namespace {
 

@@ -62,7 +62,8 @@ Refusal check_pinned_device(const ClusterView& view, const Volume& volume) {
                  known);
 }
 
-/// Another device: it moves there while it is used. Back again, or nowhere, ends that as long as it has not moved.
+/// Another device: it moves there while it is used. Back again, or nowhere, ends that as long as it
+/// has not moved.
 Refusal check_move(const ClusterView& view, const Volume& before, const Volume& after) {
   if (before.spec.device == after.spec.device) return std::nullopt;
   if (before.status.legs.empty()) return fixed("spec.device", "as long as it has no place");
