@@ -6,6 +6,7 @@
 #include "model/operation.h"
 #include "model/volume.h"
 #include "model/security_group.h"
+#include "model/service.h"
 
 namespace virga {
 
@@ -27,6 +28,8 @@ template json::value to_json<Volume>(const Volume&);
 template Result<Volume> from_json<Volume>(const json::value&, UnknownFields);
 template json::value to_json<SecurityGroup>(const SecurityGroup&);
 template Result<SecurityGroup> from_json<SecurityGroup>(const json::value&, UnknownFields);
+template json::value to_json<Service>(const Service&);
+template Result<Service> from_json<Service>(const json::value&, UnknownFields);
 template json::value to_json<Image>(const Image&);
 template Result<Image> from_json<Image>(const json::value&, UnknownFields);
 template json::value to_json<Operation>(const Operation&);

@@ -41,10 +41,12 @@ struct PortSpec {
   std::string mac;      ///< "52:54:00:..."
   std::string address;  ///< IPv4 with prefix length, "10.50.0.10/24"
   std::vector<SecurityGroupId> security_groups{};  ///< none = open within its network
+  ServiceId service{};  ///< instead of `vm`: whose frontend it is
 };
-BOOST_DESCRIBE_STRUCT(PortSpec, (), (vm, network, mac, address, security_groups))
+BOOST_DESCRIBE_STRUCT(PortSpec, (), (vm, network, mac, address, security_groups, service))
 
-/// A VM's place on a network. Lives apart from VM and host, so that it survives every move.
+/// The place of a VM, or of a service's frontend, on a network. Lives apart from VM and host, so that it survives every
+/// move.
 struct Port {
   Meta meta;
   PortSpec spec;

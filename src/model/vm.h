@@ -52,11 +52,13 @@ struct VmSpec {
   std::string
       user_data;  ///< for cloud-init in a disk image: "#cloud-config\n..." or a script, at most 32 KiB
   bool restart = false;  ///< operator's command: stop and start again; cleared when decided
+  ServiceId service;     ///< it is a copy of this service, which alone changes it; empty = none
 };
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
                       (cluster, image, cpus, cpu_millicores, cpu_weight, processes_max, memory_mib,
                        disks, nics, power, restart_priority, anti_affinity_group, pinned_host,
-                       move_to, restart, direct_io, downtime_ms_max, parameters, user_data))
+                       move_to, restart, direct_io, downtime_ms_max, parameters, user_data,
+                       service))
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };

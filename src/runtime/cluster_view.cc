@@ -43,6 +43,8 @@ Result<void> ClusterView::apply(const Change& change) {
     done = apply_to(volumes, change, keys::kVolume);
   } else if (key.starts_with(keys::kDevice)) {
     done = apply_to(devices, change, keys::kDevice);
+  } else if (key.starts_with(keys::kService)) {
+    done = apply_to(services, change, keys::kService);
   } else if (key.starts_with(keys::kSecurityGroup)) {
     done = apply_to(security_groups, change, keys::kSecurityGroup);
   } else if (key.starts_with(keys::kImage)) {
@@ -89,6 +91,11 @@ std::vector<std::string> ClusterView::keys_of(const VmId& vm) const {
     found.push_back(keys::use(VolumeId(qualified(stored->meta.tenant, disk.volume))));
   }
   return found;
+}
+
+const Service* ClusterView::replacer_of(const Vm& vm) const {
+  const Service* service = vm.spec.service.empty() ? nullptr : services.find(vm.spec.service);
+  return service != nullptr && service->replaces(vm.id()) ? service : nullptr;
 }
 
 std::vector<const Port*> ClusterView::ports_of(const VmId& vm) const {

@@ -12,6 +12,7 @@
 #include "model/network.h"
 #include "model/operation.h"
 #include "model/security_group.h"
+#include "model/service.h"
 #include "model/vm.h"
 #include "model/volume.h"
 #include "store/store.h"
@@ -116,25 +117,16 @@ class Table {
   std::tuple<Index<Groups>...> indices_;
 };
 
-struct HostsOfCluster {
+template <typename T>
+struct OfCluster {
   using Key = ClusterId;
-  static void each(const Host& host, const auto& tell) { tell(host.spec.cluster); }
+  static void each(const T& resource, const auto& tell) { tell(resource.spec.cluster); }
 };
-
-struct VmsOfCluster {
-  using Key = ClusterId;
-  static void each(const Vm& vm, const auto& tell) { tell(vm.spec.cluster); }
-};
-
-struct NetworksOfCluster {
-  using Key = ClusterId;
-  static void each(const Network& network, const auto& tell) { tell(network.spec.cluster); }
-};
-
-struct VolumesOfCluster {
-  using Key = ClusterId;
-  static void each(const Volume& volume, const auto& tell) { tell(volume.spec.cluster); }
-};
+using HostsOfCluster = OfCluster<Host>;
+using VmsOfCluster = OfCluster<Vm>;
+using NetworksOfCluster = OfCluster<Network>;
+using VolumesOfCluster = OfCluster<Volume>;
+using ServicesOfCluster = OfCluster<Service>;
 
 /// By status.host and by the destination of a migration.
 struct VmsOnHost {
@@ -189,6 +181,7 @@ struct ClusterView {
   Table<Vm, VmsOfCluster, VmsOnHost, VmsOfVolume> vms;
   Table<Device> devices;
   Table<Volume, VolumesOfCluster> volumes;
+  Table<Service, ServicesOfCluster> services;
   Table<Operation, OperationsOnHost, OperationsByEnd> operations;
 
   /// VMs whose status.host or migration destination is `host`, in order of id.
@@ -219,6 +212,14 @@ struct ClusterView {
   std::vector<const Volume*> volumes_of(const ClusterId& cluster) const {
     return volumes.in<VolumesOfCluster>(cluster);
   }
+
+  /// Services of a cluster, in order of id.
+  std::vector<const Service*> services_of(const ClusterId& cluster) const {
+    return services.in<ServicesOfCluster>(cluster);
+  }
+
+  /// The service that will replace this copy of it when its host is to be emptied; nullptr = none.
+  const Service* replacer_of(const Vm& vm) const;
 
   /// Operations that have not ended and come from or go to `host`, in order of id.
   std::vector<const Operation*> operations_on(const HostId& host) const {

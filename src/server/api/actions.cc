@@ -14,7 +14,8 @@ Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
   return Problem{make_error(code, std::move(text)), std::move(reasons), 0};
 }
 
-/// Applies `mutate` to the resource that the path names; answers 202 for a VM, 200 else.
+/// Applies `mutate` to the resource that the path names; answers 202 when controllers work on it,
+/// 200 else.
 template <typename T>
 void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate) {
   const std::string id = Kind<T>::kTenantOwned ? qualified(call->segments[1], call->segments[2])
@@ -27,10 +28,13 @@ void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate) 
       return problem(Errc::conflict,
                      fmt::format("{} \"{}\" is being deleted", Kind<T>::kSingular, id));
     }
+    if constexpr (std::is_same_v<T, Vm>) {
+      if (auto refused = refuse_copy(*before)) return *refused;
+    }
     T after = *before;
     Event event = event_of("", key_of<T>(before->meta), before->meta.tenant, "");
     if (auto refused = mutate(view, after, event)) return *refused;
-    const int status = std::is_same_v<T, Vm> ? 202 : 200;
+    const int status = worked_on<T> ? 202 : 200;
     if (to_json(after) == to_json(*before)) return unchanged(*before, status);
     Change change = change_of(*engine, *call, before, std::move(after), status);
     change.event = std::move(event);
@@ -182,6 +186,25 @@ void act_on_vm(const EnginePtr& engine, const CallPtr& call) {
     event.text = "vm " + vm.id().value + " shall restart";
     return std::nullopt;
   });
+}
+
+void relocate_service(const EnginePtr& engine, const CallPtr& call) {
+  const auto body = read_body(*call);
+  if (!body.ok()) return engine->refuse(call, body.error());
+  change_one<Service>(
+      engine, call, [body = *body](const ClusterView& view, Service& service, Event& event) {
+        json::object whole = body;
+        if (!whole.contains("mode")) whole["mode"] = enum_name(service.spec.policy.relocation);
+        auto order = from_json<RelocationOrder>(json::value(std::move(whole)));
+        if (!order.ok()) return Refusal(Problem{order.error(), {}, 0});
+        if (auto refused = check_relocation(view, service, *order)) return refused;
+        event.kind = "service.relocation_requested";
+        event.text = fmt::format("vm {}/{} of service {} shall be relocated", service.meta.tenant,
+                                 order->copy, service.id().value);
+        event.facts["host"] = order->host.value;
+        service.spec.relocate = std::move(*order);
+        return Refusal();
+      });
 }
 
 void act_on_host(const EnginePtr& engine, const CallPtr& call) {

@@ -30,6 +30,7 @@ std::vector<Route> make_routes() {
       {"POST", {"vms", "*", "*", "restart"}, api::act_on_vm},
       {"POST", {"vms", "*", "*", "migrate"}, api::act_on_vm},
       {"GET", {"vms", "*", "*", "console"}, api::show_console},
+      {"POST", {"services", "*", "*", "relocate"}, api::relocate_service},
       {"POST", {"hosts", "*", "maintenance"}, api::act_on_host},
       {"POST", {"hosts", "*", "activate"}, api::act_on_host},
       {"POST", {"hosts", "*", "confirm-off"}, api::act_on_host},

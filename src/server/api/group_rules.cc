@@ -75,6 +75,13 @@ std::vector<Reason> users_of(const ClusterView& view, const SecurityGroup& group
     if (uses && users.size() < kReasonsMax)
       users.push_back({"port " + id.value, "of vm " + port->spec.vm.value});
   }
+  for (const auto& [id, service] : view.services.all()) {
+    const auto& groups = service->spec.vm.security_groups;
+    const bool same_tenant = service->meta.tenant == group.meta.tenant;
+    const bool uses = std::find(groups.begin(), groups.end(), group.meta.name) != groups.end();
+    if (same_tenant && uses && users.size() < kReasonsMax)
+      users.push_back({"service " + id.value, "its copies have it"});
+  }
   for (const auto& [id, other] : view.security_groups.all()) {
     if (others_of(*other).contains(group.id()) && users.size() < kReasonsMax)
       users.push_back({"security_group " + id.value, "names it in a rule"});

@@ -31,6 +31,7 @@ VIRGA_API_KIND(SecurityGroup, "security_group", security_groups, keys::kSecurity
 VIRGA_API_KIND(Vm, "vm", vms, keys::kVm, true);
 VIRGA_API_KIND(Device, "device", devices, keys::kDevice, false);
 VIRGA_API_KIND(Volume, "volume", volumes, keys::kVolume, true);
+VIRGA_API_KIND(Service, "service", services, keys::kService, true);
 VIRGA_API_KIND(Port, "port", ports, keys::kPort, true);
 VIRGA_API_KIND(Operation, "operation", operations, keys::kOperation, false);
 
@@ -38,7 +39,8 @@ VIRGA_API_KIND(Operation, "operation", operations, keys::kOperation, false);
 
 /// Kinds that controllers work on after the answer: created, changed and deleted with 202.
 template <typename T>
-constexpr bool worked_on = std::is_same_v<T, Vm> || std::is_same_v<T, Volume>;
+constexpr bool worked_on =
+    std::is_same_v<T, Vm> || std::is_same_v<T, Volume> || std::is_same_v<T, Service>;
 
 /// Calls `task.template operator()<T>()` for each kind.
 template <typename Task>
@@ -52,6 +54,7 @@ void for_each_kind(Task&& task) {
   task.template operator()<Vm>();
   task.template operator()<Device>();
   task.template operator()<Volume>();
+  task.template operator()<Service>();
   task.template operator()<Port>();
   task.template operator()<Operation>();
 }

@@ -144,6 +144,9 @@ void add_actions(json::object& paths) {
   add_action(paths, "/v1/vms/{tenant}/{name}/restart", "stop a vm and start it again", "Vm", "202");
   add_action(paths, "/v1/vms/{tenant}/{name}/migrate", "move a vm alive; body {\"host\"} or none",
              "Vm", "202");
+  add_action(paths, "/v1/services/{tenant}/{name}/relocate",
+             "replace one copy elsewhere; body {\"copy\", \"host\", \"mode\", \"for_ms\"} or less",
+             "Service", "202");
   add_action(paths, "/v1/hosts/{name}/maintenance", "evacuate a host and place nothing there",
              "Host", "200");
   add_action(paths, "/v1/hosts/{name}/activate", "end maintenance", "Host", "200");
@@ -186,6 +189,7 @@ boost::json::object openapi_document() {
   add_kind<Vm>(paths, schemas, "Vm");
   add_kind<Device>(paths, schemas, "Device");
   add_kind<Volume>(paths, schemas, "Volume");
+  add_kind<Service>(paths, schemas, "Service");
   add_kind<Port>(paths, schemas, "Port");
   add_kind<Operation>(paths, schemas, "Operation");
   schemas["Event"] = json_schema<Event>();

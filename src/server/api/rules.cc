@@ -220,6 +220,9 @@ std::vector<Reason> users_of(const ClusterView& view, const Cluster& cluster) {
   for (const Volume* volume : view.volumes_of(cluster.id())) {
     users.add(name_of(*volume), "belongs to it");
   }
+  for (const Service* service : view.services_of(cluster.id())) {
+    users.add(name_of(*service), "belongs to it");
+  }
   for (const auto& [id, vm] : view.vms.all()) {
     if (vm->spec.cluster == cluster.id()) users.add(name_of(*vm), "runs in it");
   }
@@ -255,14 +258,19 @@ std::vector<Reason> users_of(const ClusterView& view, const Image& image) {
   for (const auto& [id, vm] : view.vms.all()) {
     if (vm->spec.image == image.id()) users.add(name_of(*vm), "was made from it");
   }
+  for (const auto& [id, service] : view.services.all()) {
+    if (service->spec.vm.image == image.id()) users.add(name_of(*service), "makes copies from it");
+  }
   return users.take();
 }
 
 std::vector<Reason> users_of(const ClusterView& view, const Network& network) {
   Users users;
   for (const auto& [id, port] : view.ports.all()) {
-    if (port->spec.network == network.id())
-      users.add(name_of(*port), "of vm " + port->spec.vm.value);
+    if (port->spec.network != network.id()) continue;
+    const bool frontend = !port->spec.service.empty();
+    users.add(name_of(*port), frontend ? "of service " + port->spec.service.value
+                                       : "of vm " + port->spec.vm.value);
   }
   return users.take();
 }

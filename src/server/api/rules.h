@@ -31,6 +31,7 @@ Refusal apply_rules(const RuleContext& context, const Image* before, Image& afte
 Refusal apply_rules(const RuleContext& context, const Network* before, Network& after);
 Refusal apply_rules(const RuleContext& context, const Device* before, Device& after);
 Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& after);
+Refusal apply_rules(const RuleContext& context, const Service* before, Service& after);
 Refusal apply_rules(const RuleContext& context, const SecurityGroup* before, SecurityGroup& after);
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
 
@@ -48,10 +49,18 @@ Refusal add_companions(const RuleContext& context, const Device* before, const D
                        Change& change);
 Refusal add_companions(const RuleContext& context, const Volume* before, const Volume& after,
                        Change& change);
+Refusal add_companions(const RuleContext& context, const Service* before, const Service& after,
+                       Change& change);
 Refusal add_companions(const RuleContext& context, const SecurityGroup* before,
                        const SecurityGroup& after, Change& change);
 Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
                        Change& change);
+
+/// Whether a copy of the service can be relocated so; an empty `copy` becomes one that serves.
+Refusal check_relocation(const ClusterView& view, const Service& service, RelocationOrder& order);
+
+/// Why a user cannot change this VM: it is a copy of a service.
+Refusal refuse_copy(const Vm& vm);
 
 /// Whether a new VM can have the volumes that it names, and the keys that make them its own.
 Refusal check_volumes_of(const ClusterView& view, const Vm& vm);
@@ -69,6 +78,7 @@ std::vector<Reason> users_of(const ClusterView& view, const Image& image);
 std::vector<Reason> users_of(const ClusterView& view, const Network& network);
 std::vector<Reason> users_of(const ClusterView& view, const Device& device);
 std::vector<Reason> users_of(const ClusterView& view, const Volume& volume);
+std::vector<Reason> users_of(const ClusterView& view, const Service& service);
 std::vector<Reason> users_of(const ClusterView& view, const SecurityGroup& group);
 
 /// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid,

@@ -147,6 +147,15 @@ const std::map<std::string, Range>& ranges() {
       {"vm.nics", {"nics", 0, 8, "NICs"}},
       {"device.capacity_mib", {"capacity_mib", 1, 1LL << 34, "MiB"}},
       {"volume.size_mib", {"size_mib", 1, kMibMax, "MiB"}},
+      {"service.replicas", {"replicas", 1, 16, "copies"}},
+      {"service.vm.port", {"vm.port", 1, 65'535, "(a TCP port)"}},
+      {"service.frontend.port", {"frontend.port", 1, 65'535, "(a TCP port)"}},
+      {"service.check.interval_ms", {"check.interval_ms", 50, 60'000, "milliseconds"}},
+      {"service.check.timeout_ms", {"check.timeout_ms", 10, 60'000, "milliseconds"}},
+      {"service.check.fall", {"check.fall", 1, 100, "failures"}},
+      {"service.check.rise", {"check.rise", 1, 100, "successes"}},
+      {"service.policy.drain_ms", {"policy.drain_ms", 0, 3'600'000, "milliseconds"}},
+      {"service.policy.answer_ms", {"policy.answer_ms", 1'000, 3'600'000, "milliseconds"}},
       {"vm.nics.security_groups", {"nics.security_groups", 0, 5, "groups"}},
       {"security_group.rules", {"rules", 0, 64, "rules"}},
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
@@ -334,6 +343,30 @@ Result<void> check_volume(const VolumeSpec& spec) {
               in_range("volume", "size_mib", spec.size_mib.value),
               check_name("spec.storage_class", spec.storage_class),
               check_optional_name("spec.device", spec.device.value)});
+}
+
+Result<void> check_service(const Meta& meta, const ServiceSpec& spec) {
+  constexpr std::size_t kNameMax = 48;  // its copies' names and their ports' are made of it
+  if (meta.name.size() > kNameMax) {
+    return wrong("meta.name", meta.name, "a service's name has at most 48 characters");
+  }
+  const auto in = [](std::string_view field, std::int64_t value) {
+    return in_range("service", field, value);
+  };
+  auto checked = all({in("replicas", spec.replicas), in("vm.port", spec.vm.port),
+                      in("frontend.port", spec.frontend.port),
+                      in("check.interval_ms", to_ms(spec.check.interval_ms)),
+                      in("check.timeout_ms", to_ms(spec.check.timeout_ms)),
+                      in("check.fall", spec.check.fall), in("check.rise", spec.check.rise),
+                      in("policy.drain_ms", to_ms(spec.policy.drain_ms)),
+                      in("policy.answer_ms", to_ms(spec.policy.answer_ms))});
+  if (!checked.ok()) return checked;
+  const std::string& path = spec.check.path;
+  if (path.empty() || path.front() != '/' || path.size() > kWordMax * 4 || !plain(path, "._-/")) {
+    return wrong("spec.check.path", path,
+                 "a path of letters, digits and . _ - /; right would be /health");
+  }
+  return {};
 }
 
 namespace {

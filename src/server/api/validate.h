@@ -7,6 +7,7 @@
 #include "model/image.h"
 #include "model/network.h"
 #include "model/security_group.h"
+#include "model/service.h"
 #include "model/vm.h"
 #include "model/volume.h"
 
@@ -33,6 +34,8 @@ Result<void> check_image(const ImageSpec& spec);
 Result<void> check_network(const NetworkSpec& spec);
 Result<void> check_device(const DeviceSpec& spec);
 Result<void> check_volume(const VolumeSpec& spec);
+/// Beside what is asked of its copies, which are VMs.
+Result<void> check_service(const Meta& meta, const ServiceSpec& spec);
 Result<void> check_security_group(const SecurityGroupSpec& spec);
 Result<void> check_vm(const VmSpec& spec);
 

@@ -1,15 +1,12 @@
 #include <fmt/format.h>
 
+#include "mechanism/network/addresses.h"
 #include "mechanism/placement/placement.h"
-#include "model/ipv4.h"
 #include "server/api/rules.h"
 #include "server/api/validate.h"
 
 namespace virga::api {
 namespace {
-
-constexpr std::uint32_t kFirstAddress = 10;  ///< offset in the subnet; below it is room for routers
-constexpr std::uint32_t kFirstAddressSmall = 2;  ///< in subnets of 16 addresses and fewer
 
 Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
   return Problem{make_error(code, std::move(text)), std::move(reasons), 0};
@@ -158,41 +155,6 @@ Refusal check_groups(const ClusterView& view, const Vm* before, const Vm& after)
   return std::nullopt;
 }
 
-/// Bits of the network's name: with the address they make a MAC that no other port of it can have.
-std::uint32_t hash_of(const std::string& text) {
-  std::uint32_t hash = 2166136261U;  // FNV-1a
-  for (const char c : text) hash = (hash ^ static_cast<unsigned char>(c)) * 16777619U;
-  return hash;
-}
-
-/// 52:54:00 and 24 bits that are the address's own within its network (subnets have at most 16 host
-/// bits), mixed with the network's name so that equal addresses of two networks differ.
-std::string mac_of(const NetworkId& network, std::uint32_t address) {
-  const std::uint32_t bits = (hash_of(network.value) ^ address) & 0xffffff;
-  return fmt::format("52:54:00:{:02x}:{:02x}:{:02x}", bits >> 16, bits >> 8 & 255, bits & 255);
-}
-
-Result<std::uint32_t> free_address(const RuleContext& context, const Network& network,
-                                   const std::set<std::uint32_t>& avoid) {
-  const auto subnet = parse_subnet("spec.subnet", network.spec.subnet);
-  if (!subnet.ok()) return wrap_error("network " + network.id().value, subnet.error());
-  const std::set<std::uint32_t>& used = context.view.addresses_on(network.id());
-  std::set<std::uint32_t> outside;
-  for (const OutsidePort& port : network.spec.outside)
-    outside.insert(parse_ipv4(port.address).value_or(0));
-  std::uint32_t candidate =
-      subnet->base + (subnet->size() > 16 ? kFirstAddress : kFirstAddressSmall);
-  auto next_used = used.lower_bound(candidate);
-  for (; candidate < subnet->broadcast(); ++candidate) {
-    while (next_used != used.end() && *next_used < candidate) ++next_used;
-    const bool taken = next_used != used.end() && *next_used == candidate;
-    if (taken || avoid.contains(candidate) || outside.contains(candidate)) continue;
-    if (!context.engine.claims().taken(network.id().value, candidate)) return candidate;
-  }
-  return make_error(Errc::exhausted, fmt::format("network {}: all addresses of {} are in use",
-                                                 network.id().value, network.spec.subnet));
-}
-
 std::vector<SecurityGroupId> groups_of(const Vm& vm, const VmNic& nic) {
   std::vector<SecurityGroupId> groups;
   for (const std::string& name : nic.security_groups)
@@ -244,19 +206,19 @@ Refusal add_ports(const RuleContext& context, const Vm& vm, Change& change) {
     const NetworkId network_id(qualified(vm.meta.tenant, vm.spec.nics[i].network));
     const Network* network = context.view.networks.find(network_id);
     VIRGA_CHECK(network != nullptr);
-    const auto address = free_address(context, *network, avoid);
+    const auto address = free_address(context.view, *network, [&](std::uint32_t candidate) {
+      return avoid.contains(candidate) ||
+             context.engine.claims().taken(network_id.value, candidate);
+    });
     if (!address.ok()) return Problem{address.error(), {}, 0};
     context.tries.addresses.insert(*address);
     claims->push_back(context.engine.claims().take(network_id.value, *address));
-    const std::string prefix = network->spec.subnet.substr(network->spec.subnet.find('/'));
-    Port port;
+    Port port = make_port(*network, *address, groups_of(vm, vm.spec.nics[i]));
     port.meta.name = fmt::format("{}-{}", vm.meta.name, i);
     port.meta.tenant = vm.meta.tenant;
-    port.meta.generation = 1;
     port.meta.created_at = context.engine.context().loop.wall_now();
     port.meta.correlation = context.call.correlation;
-    port.spec = {vm.id(), network_id, mac_of(network_id, *address), ipv4_text(*address) + prefix,
-                 groups_of(vm, vm.spec.nics[i])};
+    port.spec.vm = vm.id();
     guard_groups(context.view, port.spec.security_groups, guarded, change);
     change.guards.push_back({keys::of(port.id()), 0});
     change.writes.push_back({keys::of(port.id()), to_json_text(port)});
@@ -273,14 +235,27 @@ Refusal add_ports(const RuleContext& context, const Vm& vm, Change& change) {
 
 }  // namespace
 
+Refusal refuse_copy(const Vm& vm) {
+  if (vm.spec.service.empty()) return std::nullopt;
+  const std::string& service = vm.spec.service.value;
+  return problem(Errc::conflict,
+                 fmt::format("vm {} is a copy of service {}, which alone changes it; see `virga "
+                             "service get {}`",
+                             vm.id().value, service, service));
+}
+
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
   const ClusterView& view = context.view;
   if (before != nullptr) {
+    if (auto refused = refuse_copy(*before)) return refused;
+    after.spec.service = before->spec.service;
     if (after.spec.cluster.empty()) after.spec.cluster = before->spec.cluster;
     after.spec.move_to = before->spec.move_to;
     after.spec.restart = before->spec.restart;
   } else if (!after.spec.move_to.empty() || after.spec.restart) {
     return problem(Errc::invalid, "spec.move_to: is set by POST .../migrate and .../restart only");
+  } else if (!after.spec.service.empty()) {
+    return problem(Errc::invalid, "spec.service: services make their copies themselves");
   }
   if (auto sound = check_vm(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
   const auto cluster = fitting_cluster(view, after.meta.tenant, after.spec.cluster);

@@ -258,6 +258,9 @@ Decision decide_mark(Engine& engine, const Call& call, const ClusterView& view) 
     Change change = change_of(engine, call, before, after, 202);
     change.event = event_of(kind + ".delete_requested", change.primary, after.meta.tenant,
                             kind + " " + after.id().value + " shall be deleted");
+    if constexpr (std::is_same_v<T, Vm>) {
+      if (auto refused = refuse_copy(*before)) return *refused;
+    }
     if constexpr (std::is_same_v<T, Volume>) {
       if (auto refused = refuse_used(view, *before)) return *refused;
       change.guards.push_back({keys::use(before->id()), 0});
@@ -298,6 +301,7 @@ void with_writable_kind(const std::string& name, Task&& task) {
   if (name == Kind<Network>::kPlural) task.template operator()<Network>();
   if (name == Kind<Device>::kPlural) task.template operator()<Device>();
   if (name == Kind<Volume>::kPlural) task.template operator()<Volume>();
+  if (name == Kind<Service>::kPlural) task.template operator()<Service>();
   if (name == Kind<SecurityGroup>::kPlural) task.template operator()<SecurityGroup>();
   if (name == Kind<Vm>::kPlural) task.template operator()<Vm>();
 }

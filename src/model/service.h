@@ -1,0 +1,161 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/reflect.h"
+#include "base/units.h"
+#include "model/balancer.h"
+#include "model/meta.h"
+
+namespace virga {
+
+/// What each copy of a service is made from. A change of it holds for copies that are made later.
+struct ServiceTemplate {
+  ImageId image;
+  int cpus = 1;
+  Millicores cpu_millicores{0};  ///< quota in sum; 0 = cpus * 1000
+  Mib memory_mib{128};
+  std::string network;                         ///< of the same tenant; never changes
+  std::vector<std::string> security_groups{};  ///< of the same tenant, at most 5
+  int port = 80;                               ///< that its guests listen on; never changes
+  HostId pinned_host{};    ///< copies may run nowhere else; empty = anywhere in the cluster
+  bool direct_io = false;  ///< copies hold a device of their host: locked to it, never relocated
+  std::map<std::string, std::string> parameters{};  ///< handed to the guests (name=value)
+  std::string user_data{};                          ///< see VmSpec
+};
+BOOST_DESCRIBE_STRUCT(ServiceTemplate, (),
+                      (image, cpus, cpu_millicores, memory_mib, network, security_groups, port,
+                       pinned_host, direct_io, parameters, user_data))
+
+/// Where consumers come to.
+struct ServiceFrontend {
+  std::string address;  ///< IPv4 of its network; empty = the server picks; never changes
+  int port = 80;        ///< never changes
+  BalancerProtocol protocol = BalancerProtocol::tcp;
+};
+BOOST_DESCRIBE_STRUCT(ServiceFrontend, (), (address, port, protocol))
+
+enum class RelocationMode {
+  duplicate,       ///< a new copy answers first, then the original drains and goes
+  live_migration,  ///< the copy's VM moves alive
+};
+BOOST_DESCRIBE_ENUM(RelocationMode, duplicate, live_migration)
+
+struct ServicePolicy {
+  RelocationMode relocation = RelocationMode::duplicate;  ///< when nobody says otherwise
+  bool return_home = false;  ///< what a maintenance moved comes back when it is over
+  Duration drain_ms = seconds(30);    ///< how long connections in flight get before a copy goes
+  Duration answer_ms = seconds(120);  ///< within which a new copy must answer requests
+};
+BOOST_DESCRIBE_STRUCT(ServicePolicy, (), (relocation, return_home, drain_ms, answer_ms))
+
+/// Operator's command to relocate one copy.
+struct RelocationOrder {
+  std::string copy;  ///< name of its VM
+  HostId host;       ///< where to; empty = the server picks
+  RelocationMode mode = RelocationMode::duplicate;
+  Duration for_ms{0};  ///< it comes back then; 0 = it stays
+};
+BOOST_DESCRIBE_STRUCT(RelocationOrder, (), (copy, host, mode, for_ms))
+
+struct ServiceSpec {
+  ClusterId cluster;
+  ServiceTemplate vm;
+  int replicas = 2;  ///< copies, 1..16
+  ServiceFrontend frontend;
+  BalancerCheck check;
+  ServicePolicy policy;
+  std::optional<RelocationOrder> relocate;  ///< cleared when decided
+};
+BOOST_DESCRIBE_STRUCT(ServiceSpec, (),
+                      (cluster, vm, replicas, frontend, check, policy, relocate))
+
+enum class ServiceCopyState {
+  starting,  ///< has not been seen healthy by the balancer yet; gets no requests
+  serving,   ///< gets requests while it is healthy
+  draining,  ///< gets no new requests; those in flight finish
+  retired,   ///< its VM is being deleted
+};
+BOOST_DESCRIBE_ENUM(ServiceCopyState, starting, serving, draining, retired)
+
+struct ServiceCopy {
+  VmId vm;
+  ServiceCopyState state = ServiceCopyState::starting;
+  WallTime since;          ///< in this state
+  HostId home{};           ///< it is away from there for a time, and goes back when that host takes VMs
+  Duration away_ms{0};     ///< not before it has served so long
+  bool released = false;   ///< no duplicate answered in time: it may be moved alive
+
+  friend bool operator==(const ServiceCopy&, const ServiceCopy&) = default;
+};
+BOOST_DESCRIBE_STRUCT(ServiceCopy, (), (vm, state, since, home, away_ms, released))
+
+/// What is under way: at most one a service.
+struct ServiceRelocation {
+  RelocationMode mode = RelocationMode::duplicate;
+  VmId original;
+  VmId replacement{};  ///< duplicate
+  HostId source;
+  HostId host;          ///< where it goes
+  HostId home{};        ///< it is temporary, and goes back there
+  Duration away_ms{0};  ///< but not before
+  std::string cause;    ///< "an operator asked for it", "host-1 goes into maintenance"
+  WallTime started_at;
+
+  friend bool operator==(const ServiceRelocation&, const ServiceRelocation&) = default;
+};
+BOOST_DESCRIBE_STRUCT(ServiceRelocation, (),
+                      (mode, original, replacement, source, host, home, away_ms, cause, started_at))
+
+struct ServiceStatus {
+  HostId balancer;       ///< whose agent carries the balancer; the frontend's address leads there
+  HostId balancer_next;  ///< where it will be: begins to run there before the address follows
+  std::vector<ServiceCopy> copies;  ///< in order of creation
+  std::uint64_t copies_made = 0;
+  std::optional<ServiceRelocation> relocation;
+  bool available = false;  ///< the balancer runs and a copy behind it is healthy
+  std::string reason;      ///< why not, or why it is not as it is asked for
+
+  friend bool operator==(const ServiceStatus&, const ServiceStatus&) = default;
+};
+BOOST_DESCRIBE_STRUCT(ServiceStatus, (),
+                      (balancer, balancer_next, copies, copies_made, relocation, available, reason))
+
+/// Copies of one VM template behind one address. Its copies are VMs of the tenant that belong to it.
+struct Service {
+  Meta meta;
+  ServiceSpec spec;
+  ServiceStatus status;
+
+  ServiceId id() const { return ServiceId(qualified(meta.tenant, meta.name)); }
+
+  /// Of its address.
+  PortId port_id() const { return PortId(qualified(meta.tenant, meta.name + "-frontend")); }
+
+  const ServiceCopy* find_copy(const VmId& vm) const {
+    const auto found = std::find_if(status.copies.begin(), status.copies.end(),
+                                    [&](const ServiceCopy& copy) { return copy.vm == vm; });
+    return found == status.copies.end() ? nullptr : &*found;
+  }
+
+  /// When the copy's host is to be emptied, the service replaces it by a duplicate: nobody else moves it meanwhile.
+  /// Bounded by the policy's times: a copy that could not be replaced is released.
+  bool replaces(const VmId& vm) const {
+    const ServiceCopy* copy = find_copy(vm);
+    if (copy == nullptr || meta.deleting_at || spec.policy.relocation != RelocationMode::duplicate)
+      return false;
+    return !copy->released && copy->state != ServiceCopyState::starting;
+  }
+};
+BOOST_DESCRIBE_STRUCT(Service, (), (meta, spec, status))
+
+// Read and written in one translation unit (model/json.cc): reflection is dear to compile.
+extern template json::value to_json<Service>(const Service&);
+extern template Result<Service> from_json<Service>(const json::value&, UnknownFields);
+
+}  // namespace virga

@@ -1,0 +1,136 @@
+#include "server/api/api_fixture.h"
+
+namespace virga::test {
+namespace {
+
+class Services : public ApiTest {
+ protected:
+  static std::string body(const std::string& name, const std::string& more = "",
+                          const std::string& vm = "") {
+    return R"({"meta":{"tenant":"acme","name":")" + name +
+           R"("},"spec":{"vm":{"image":"tiny","network":"front")" + vm + "}" + more + "}}";
+  }
+  void refused(const HttpResponse& answer, int status, const std::string& words) {
+    EXPECT_EQ(answer.status, status) << answer.body;
+    EXPECT_NE(answer.body.find(words), std::string::npos) << answer.body;
+  }
+  /// acme/web with a copy that serves on host-1, as its controller would make it.
+  void make_serving(bool direct_io = false) {
+    make_house();
+    ASSERT_EQ(call("POST", "/v1/services", body("web")).status, 202);
+    Host host;
+    host.meta.name = "host-1";
+    host.spec.cluster = ClusterId("lab");
+    put(host, keys::of(host.id()));
+    Vm vm;
+    vm.meta.tenant = "acme";
+    vm.meta.name = "web-c1";
+    vm.spec.cluster = ClusterId("lab");
+    vm.spec.image = ImageId("tiny");
+    vm.spec.service = ServiceId("acme/web");
+    vm.spec.direct_io = direct_io;
+    vm.status.host = host.id();
+    put(vm, keys::of(vm.id()));
+    Service service = *view.services.find(ServiceId("acme/web"));
+    ServiceCopy& copy = service.status.copies.emplace_back();
+    copy.vm = vm.id();
+    copy.state = ServiceCopyState::serving;
+    put(service, keys::of(service.id()));
+  }
+};
+
+TEST_F(Services, R_B5_a_service_gets_an_address_of_its_network_and_keeps_it) {
+  make_house();
+  const auto made = call("POST", "/v1/services", body("web"));
+  ASSERT_EQ(made.status, 202) << made.body;
+  const Service* service = view.services.find(ServiceId("acme/web"));
+  ASSERT_NE(service, nullptr);
+  EXPECT_EQ(service->spec.frontend.address, "10.50.0.10");
+  EXPECT_EQ(service->spec.cluster, ClusterId("lab"));
+  const Port* port = view.ports.find(PortId("acme/web-frontend"));
+  ASSERT_NE(port, nullptr);
+  EXPECT_EQ(port->spec.service, ServiceId("acme/web"));
+  EXPECT_EQ(call("POST", "/v1/vms", vm_body("vm")).status, 202);
+  EXPECT_EQ(view.ports.find(PortId("acme/vm-0"))->spec.address, "10.50.0.11/16");
+  refused(call("POST", "/v1/services", body("other", R"(,"frontend":{"address":"10.50.0.11"})")),
+          409, "is in use");
+  refused(call("POST", "/v1/services", body("other", R"(,"frontend":{"address":"10.9.0.1"})")), 400,
+          "is no address of 10.50.0.0/16");
+  EXPECT_EQ(
+      call("POST", "/v1/services", body("other", R"(,"frontend":{"address":"10.50.7.7"})")).status,
+      202);
+  refused(call("DELETE", "/v1/networks/acme/front"), 409, "of service acme/web");
+  refused(call("DELETE", "/v1/images/tiny"), 409, "service acme/web");
+}
+
+TEST_F(Services, R_B5_what_is_wrong_is_named_with_its_field) {
+  make_house();
+  refused(call("POST", "/v1/services", body("web", R"(,"replicas":17)")), 400, "spec.replicas: 17");
+  refused(call("POST", "/v1/services", body(std::string(49, 'w'))), 400, "at most 48");
+  refused(call("POST", "/v1/services", body("web", "", R"(,"cpus":0)")), 400, "spec.vm.cpus: 0");
+  refused(call("POST", "/v1/services", body("web", "", R"(,"port":0)")), 400, "spec.vm.port: 0");
+  refused(call("POST", "/v1/services", body("web", R"(,"check":{"path":"x y"})")), 400,
+          "spec.check.path");
+  refused(call("POST", "/v1/services", body("web", R"(,"relocate":{"copy":"x"})")), 400,
+          "POST .../relocate");
+  refused(
+      call(
+          "POST", "/v1/services",
+          R"({"meta":{"tenant":"acme","name":"web"},"spec":{"vm":{"image":"none","network":"front"}}})"),
+      404, "spec.vm.image");
+  refused(
+      call(
+          "POST", "/v1/services",
+          R"({"meta":{"tenant":"acme","name":"web"},"spec":{"vm":{"image":"tiny","network":"none"}}})"),
+      404, "spec.vm.network");
+}
+
+TEST_F(Services, R_B5_what_copies_rest_on_never_changes_and_how_many_does) {
+  make_house();
+  ASSERT_EQ(call("POST", "/v1/services", body("web")).status, 202);
+  EXPECT_EQ(call("PATCH", "/v1/services/acme/web", R"({"spec":{"replicas":3}})").status, 202);
+  EXPECT_EQ(view.services.find(ServiceId("acme/web"))->spec.replicas, 3);
+  refused(call("PATCH", "/v1/services/acme/web", R"({"spec":{"vm":{"port":81}}})"), 400,
+          "spec.vm.port: never changes");
+  refused(call("PATCH", "/v1/services/acme/web", R"({"spec":{"frontend":{"port":81}}})"), 400,
+          "spec.frontend.port: never changes");
+  EXPECT_EQ(call("DELETE", "/v1/services/acme/web").status, 202);
+  EXPECT_TRUE(view.services.find(ServiceId("acme/web"))->meta.deleting_at.has_value());
+}
+
+TEST_F(Services, R_B5_copies_belong_to_their_service) {
+  make_serving();
+  const std::string words = "is a copy of service acme/web";
+  refused(call("DELETE", "/v1/vms/acme/web-c1"), 409, words);
+  refused(call("PATCH", "/v1/vms/acme/web-c1", R"({"spec":{"cpu_weight":7}})"), 409, words);
+  refused(call("POST", "/v1/vms/acme/web-c1/stop"), 409, words);
+  refused(call("POST", "/v1/vms/acme/web-c1/migrate", "{}"), 409, words);
+  refused(call("POST", "/v1/vms", vm_body("mine", R"(,"service":"acme/web")")), 400,
+          "spec.service");
+}
+
+TEST_F(Services, A3_03_A3_09_an_operator_relocates_one_copy_at_a_time) {
+  make_serving();
+  const std::string target = "/v1/services/acme/web/relocate";
+  refused(call("POST", target, R"({"copy":"db"})"), 404, "is no copy of service acme/web");
+  refused(call("POST", target, R"({"host":"none"})"), 404, "is no host of cluster");
+  refused(call("POST", target, R"({"host":"host-1"})"), 409, "is on \\\"host-1\\\" already");
+  refused(call("POST", target, R"({"for_ms":-1})"), 400, "for_ms");
+  const auto accepted = call("POST", target, R"({"for_ms":60000})");
+  EXPECT_EQ(accepted.status, 202) << accepted.body;
+  const Service* service = view.services.find(ServiceId("acme/web"));
+  ASSERT_TRUE(service->spec.relocate.has_value());
+  EXPECT_EQ(service->spec.relocate->copy, "web-c1");
+  EXPECT_EQ(service->spec.relocate->mode, RelocationMode::duplicate);
+  refused(call("POST", target, "{}"), 409, "one copy at a time");
+}
+
+TEST_F(Services, A3_23_direct_io_is_refused_with_the_reason) {
+  make_serving(true);
+  refused(call("POST", "/v1/services/acme/web/relocate", "{}"), 501, "is locked to that host");
+  refused(call("POST", "/v1/services", body("raw", "", R"(,"direct_io":true)")), 400,
+          "spec.vm.pinned_host");
+}
+
+}  // namespace
+}  // namespace virga::test
