@@ -1,6 +1,8 @@
 #include "mechanism/metering/series.h"
 
 #include <algorithm>
+#include <bit>
+#include <utility>
 
 namespace virga::metering {
 namespace {
@@ -26,7 +28,9 @@ constexpr std::uint64_t kSameRun = 0;  ///< then how many points are as the one 
 constexpr std::uint64_t kGapRun = 1;   ///< then how many points are missing
 constexpr std::uint64_t kChange = 2;
 
-enum class Against : char { zero, before };  ///< what changes are counted against
+/// How a block is laid out: as changes against zero, as changes against the point before, or,
+/// without gaps, as what each point has above the least, all in the same number of bits.
+enum class Layout : char { against_zero, against_before, packed };
 
 std::uint64_t zigzag(std::int64_t number) {
   return (static_cast<std::uint64_t>(number) << 1U) ^ static_cast<std::uint64_t>(number >> 63);
@@ -62,13 +66,13 @@ Result<std::uint64_t> take_bits(std::string_view& from) {
   return damaged();
 }
 
-void append_tokens(std::string& to, std::span<const std::int64_t> points, Against against) {
+void append_tokens(std::string& to, std::span<const std::int64_t> points, Layout layout) {
   std::int64_t base = 0;
   for (std::size_t at = 0; at < points.size();) {
     const bool gap = points[at] == kGap;
     if (!gap && points[at] != base) {
       append_bits(to, zigzag(minus(points[at], base)) + kChange - 1);
-      if (against == Against::before) base = points[at];
+      if (layout == Layout::against_before) base = points[at];
       ++at;
       continue;
     }
@@ -80,6 +84,47 @@ void append_tokens(std::string& to, std::span<const std::int64_t> points, Agains
   }
 }
 
+unsigned bits_of(std::uint64_t number) { return static_cast<unsigned>(std::bit_width(number)); }
+
+/// Lowest bits first.
+void append_packed(std::string& to, std::span<const std::int64_t> points) {
+  const auto [least, most] = std::minmax_element(points.begin(), points.end());
+  const auto width = bits_of(static_cast<std::uint64_t>(minus(*most, *least)));
+  append_bits(to, zigzag(*least));
+  append_bits(to, width);
+  std::vector<bool> bits;
+  for (const std::int64_t point : points) {
+    const auto above = static_cast<std::uint64_t>(minus(point, *least));
+    for (unsigned bit = 0; bit < width; ++bit) bits.push_back((above >> bit & 1U) != 0);
+  }
+  for (std::size_t at = 0; at < bits.size(); at += 8) {
+    unsigned byte = 0;
+    for (std::size_t bit = at; bit < std::min(at + 8, bits.size()); ++bit) {
+      byte |= static_cast<unsigned>(bits[bit]) << (bit - at);
+    }
+    to += static_cast<char>(byte);
+  }
+}
+
+Result<void> take_packed(std::string_view& from, std::span<std::int64_t> points) {
+  const auto least = take_bits(from);
+  if (!least) return least.error();
+  const auto width = take_bits(from);
+  if (!width) return width.error();
+  if (*width > 64 || from.size() < (*width * points.size() + 7) / 8) return damaged();
+  std::size_t at = 0;
+  for (std::int64_t& point : points) {
+    std::uint64_t above = 0;
+    for (unsigned bit = 0; bit < *width; ++bit, ++at) {
+      const auto byte = static_cast<unsigned char>(from[at / 8]);
+      above |= static_cast<std::uint64_t>(byte >> (at % 8) & 1U) << bit;
+    }
+    point = plus(unzigzag(*least), static_cast<std::int64_t>(above));
+  }
+  from.remove_prefix((at + 7) / 8);
+  return {};
+}
+
 }  // namespace
 
 std::span<const Series> series_of(SubjectKind kind) {
@@ -88,27 +133,36 @@ std::span<const Series> series_of(SubjectKind kind) {
   return kOfVolume;
 }
 
-/// Steady series are short as changes against the point before, rare bursts as changes against
-/// zero.
+/// Whichever is the shortest: rare bursts are against zero, steady series against the point before,
+/// noise is packed.
 void append_points(std::string& to, std::span<const std::int64_t> points) {
-  std::string bursts(1, static_cast<char>(Against::zero));
-  std::string steady(1, static_cast<char>(Against::before));
-  append_tokens(bursts, points, Against::zero);
-  append_tokens(steady, points, Against::before);
-  to += bursts.size() < steady.size() ? bursts : steady;
+  std::string shortest;
+  for (const Layout layout : {Layout::against_zero, Layout::against_before, Layout::packed}) {
+    std::string block(1, static_cast<char>(layout));
+    if (layout != Layout::packed) {
+      append_tokens(block, points, layout);
+    } else if (points.empty() || std::find(points.begin(), points.end(), kGap) != points.end()) {
+      continue;
+    } else {
+      append_packed(block, points);
+    }
+    if (shortest.empty() || block.size() < shortest.size()) shortest = std::move(block);
+  }
+  to += shortest;
 }
 
 Result<void> take_points(std::string_view& from, std::span<std::int64_t> points) {
   if (from.empty()) return damaged();
-  const auto against = static_cast<Against>(from.front());
+  const auto layout = static_cast<Layout>(from.front());
   from.remove_prefix(1);
+  if (layout == Layout::packed) return take_packed(from, points);
   std::int64_t base = 0;
   for (std::size_t at = 0; at < points.size();) {
     const auto token = take_bits(from);
     if (!token) return token.error();
     if (*token >= kChange) {
       points[at] = plus(base, unzigzag(*token - kChange + 1));
-      if (against == Against::before) base = points[at];
+      if (layout == Layout::against_before) base = points[at];
       ++at;
       continue;
     }
@@ -146,23 +200,35 @@ Result<std::int64_t> take_number(std::string_view& from) {
   return unzigzag(*bits);
 }
 
+namespace {
+
+/// The largest point is told as what it has above the mean: in a steady series next to nothing.
+std::int64_t mean_of(const Rollup& rollup) { return rollup.sum / rollup.points; }
+
+}  // namespace
+
+/// The number of points stands there only when some are missing: the last bit of the sum tells.
 void append_rollup(std::string& to, const Rollup& rollup) {
-  append_number(to, rollup.points);
-  if (rollup.points == 0) return;
-  append_number(to, rollup.sum);
-  append_number(to, rollup.most);
+  const bool whole = rollup.points == static_cast<std::int64_t>(kWindowPoints);
+  append_bits(to, zigzag(rollup.sum) << 1U | (whole ? 0U : 1U));
+  if (!whole) append_number(to, rollup.points);
+  if (rollup.points != 0) append_number(to, rollup.most - mean_of(rollup));
 }
 
 Result<Rollup> take_rollup(std::string_view& from) {
-  Rollup rollup;
-  const auto points = take_number(from);
-  if (!points) return points.error();
-  if (*points == 0) return rollup;
-  const auto sum = take_number(from);
+  const auto sum = take_bits(from);
   if (!sum) return sum.error();
-  const auto most = take_number(from);
-  if (!most) return most.error();
-  return Rollup{*points, *sum, *most};
+  Rollup rollup{kWindowPoints, unzigzag(*sum >> 1U), 0};
+  if ((*sum & 1U) != 0) {
+    const auto points = take_number(from);
+    if (!points) return points.error();
+    rollup.points = *points;
+  }
+  if (rollup.points == 0) return Rollup();
+  const auto above = take_number(from);
+  if (!above) return above.error();
+  rollup.most = mean_of(rollup) + *above;
+  return rollup;
 }
 
 std::string pack(const Amounts& amounts) {
