@@ -23,6 +23,7 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
     : on_(std::move(dependencies)),
       options_(std::move(options)),
       devices_(on_.make_device),
+      usage_(on_.loop, on_.hypervisor, [this](UsageReport usage) { send_usage(std::move(usage)); }),
       heartbeat_timer_(on_.loop),
       lease_timer_(on_.loop) {
   incarnation_ = options_.incarnation;
@@ -49,6 +50,7 @@ void AgentCore::start(Callback<void> ready) {
     watch_lease();
     heartbeat_due_ = on_.loop.now();
     heartbeat();
+    if (options_.reports_usage) usage_.start();
     ready({});
   });
 }
@@ -99,6 +101,7 @@ void AgentCore::link_received(const ServerMessage& message) {
   if (message.cluster) take_cluster(*message.cluster);
   if (message.places) take_places(*message.places);
   if (message.groups) take_groups(*message.groups);
+  if (message.usage_kept) usage_.kept(*message.usage_kept);
   if (message.command) execute(*message.command);
 }
 
@@ -158,6 +161,13 @@ void AgentCore::tell_progress() {
     message.progress = CommandProgress{command, percent};
     on_.link.send(std::move(message));
   }
+}
+
+void AgentCore::send_usage(UsageReport usage) {
+  if (!welcomed_) return;
+  AgentMessage message;
+  message.usage = std::move(usage);
+  on_.link.send(std::move(message));
 }
 
 void AgentCore::report_now() {
