@@ -24,6 +24,7 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
       options_(std::move(options)),
       devices_(on_.make_device),
       balancers_(on_.fabric, on_.balancers),
+      usage_(on_.loop, on_.hypervisor, [this](UsageReport usage) { send_usage(std::move(usage)); }),
       heartbeat_timer_(on_.loop),
       lease_timer_(on_.loop) {
   incarnation_ = options_.incarnation;
@@ -51,6 +52,7 @@ void AgentCore::start(Callback<void> ready) {
     heartbeat_due_ = on_.loop.now();
     balancers_.start();
     heartbeat();
+    if (options_.reports_usage) usage_.start();
     ready({});
   });
 }
@@ -101,6 +103,7 @@ void AgentCore::link_received(const ServerMessage& message) {
   if (message.cluster) take_cluster(*message.cluster);
   if (message.places) take_places(*message.places);
   if (message.groups) take_groups(*message.groups);
+  if (message.usage_kept) usage_.kept(*message.usage_kept);
   if (message.command) execute(*message.command);
 }
 
@@ -161,6 +164,13 @@ void AgentCore::tell_progress() {
     message.progress = CommandProgress{command, percent};
     on_.link.send(std::move(message));
   }
+}
+
+void AgentCore::send_usage(UsageReport usage) {
+  if (!welcomed_) return;
+  AgentMessage message;
+  message.usage = std::move(usage);
+  on_.link.send(std::move(message));
 }
 
 void AgentCore::report_now() {

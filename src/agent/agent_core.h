@@ -11,6 +11,7 @@
 #include "agent/devices.h"
 #include "agent/peer_probe.h"
 #include "agent/protocol.h"
+#include "agent/usage_reporter.h"
 #include "base/loop.h"
 #include "driver/process_guard.h"
 
@@ -51,6 +52,7 @@ struct AgentDependencies {
 
 struct AgentOptions {
   Hello hello;           ///< all but `hypervisor`, which the driver answers
+  bool reports_usage = false;  ///< of its guests, for metering
   int probed_peers = 3;  ///< each heartbeat asks the next ones in the ring of names
   std::uint64_t incarnation =
       0;  ///< of the newest server's state that this host has followed in earlier runs
@@ -101,6 +103,7 @@ class AgentCore final : public HypervisorSink {
   };
 
   void heartbeat();
+  void send_usage(UsageReport usage);
   void report_now();
   void report_now(std::vector<ObservedVm> vms);
   HostReport make_report(std::vector<ObservedVm> vms);
@@ -135,6 +138,7 @@ class AgentCore final : public HypervisorSink {
   Devices devices_;
   Balancers balancers_;
   ClusterPolicy policy_;
+  UsageReporter usage_;
   Timer heartbeat_timer_;
   Timer lease_timer_;
   Instant heartbeat_due_;

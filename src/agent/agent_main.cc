@@ -262,6 +262,7 @@ Result<void> Agent::begin(const Identity& identity) {
   const std::string jitter = random_secret().substr(0, 15);
   connection_ = std::make_unique<AgentConnection>(loop_, link, std::stoull(jitter, nullptr, 16));
   AgentOptions core_options;
+  core_options.reports_usage = true;
   core_options.hello = hello();
   if (const auto kept = read_file(incarnation_path(), 64)) {
     std::from_chars(kept->data(), kept->data() + kept->size(), core_options.incarnation);

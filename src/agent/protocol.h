@@ -9,6 +9,7 @@
 #include "model/cluster.h"
 #include "model/event.h"
 #include "model/host.h"
+#include "model/usage.h"
 
 /// The link between `virgad server` and `virgad agent`: JSON objects, one a WebSocket text message, at most 1 MiB.
 /// Exactly one member is set. Unknown members and enum names of a newer peer are ignored on this link (only here).
@@ -103,8 +104,9 @@ struct AgentMessage {
   std::optional<CommandProgress> progress;
   std::optional<CommandResult> result;
   std::optional<AgentEvent> event;
+  std::optional<UsageReport> usage;
 };
-BOOST_DESCRIBE_STRUCT(AgentMessage, (), (hello, report, progress, result, event))
+BOOST_DESCRIBE_STRUCT(AgentMessage, (), (hello, report, progress, result, event, usage))
 
 /// The server's answer to Hello.
 struct Welcome {
@@ -153,9 +155,10 @@ struct ServerMessage {
   std::optional<ClusterState> cluster;
   std::optional<FabricPlaces> places;
   std::optional<FabricGroups> groups;
+  std::optional<UsageKept> usage_kept;
   std::optional<SessionRefusal> refusal;  ///< last message before the server closes the connection
 };
 BOOST_DESCRIBE_STRUCT(ServerMessage, (),
-                      (welcome, grant, command, cluster, places, groups, refusal))
+                      (welcome, grant, command, cluster, places, groups, usage_kept, refusal))
 
 }  // namespace virga

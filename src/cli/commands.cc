@@ -299,6 +299,31 @@ void add_work_commands(std::vector<Command>& all) {
                  show_whatif});
 }
 
+void add_usage_commands(std::vector<Command>& all) {
+  const Argument csv = flag("csv", "print CSV");
+  all.push_back({"usage",
+                 "list",
+                 "pay-per-use records of whole days (UTC); default: today",
+                 {option("tenant", "only this tenant's"),
+                  option("vm", "TENANT/NAME: only this one"),
+                  option("volume", "TENANT/NAME: only this one"),
+                  option("from", "day: 2026-11-01"), option("to", "the first day after"), csv},
+                 list_usage});
+  all.push_back({"usage",
+                 "points",
+                 "what one used over time: vm/TENANT/NAME, volume/TENANT/NAME or host/NAME; "
+                 "default: the last hour",
+                 {{"name", "KIND/NAME", Takes::one, true, true},
+                  option("from", "2026-11-01 or 2026-11-01T12:00:00Z"), option("to", "likewise"),
+                  option("step", "seconds, a multiple of 10; below 300 for the last day alone")},
+                 show_usage_points});
+  all.push_back({"usage",
+                 "bill",
+                 "what a tenant owes for a month",
+                 {option("tenant", "who", true), option("month", "2026-11", true), csv},
+                 show_bill});
+}
+
 void add_lab_commands(std::vector<Command>& all) {
   all.push_back(
       {"lab", "status", "what the lab runs", {option("instance", "the lab's name")}, show_lab});
@@ -383,6 +408,7 @@ const std::vector<Command>& commands() {
     add_security_group_commands(all);
     add_vm_commands(all);
     add_work_commands(all);
+    add_usage_commands(all);
     add_lab_commands(all);
     add_other_commands(all);
     return all;
@@ -404,6 +430,7 @@ const std::map<std::string, std::string>& nouns() {
       {"vm", "virtual machines"},
       {"operation", "work under way and done"},
       {"event", "the journal"},
+      {"usage", "what was used and what it costs"},
       {"audit", "proof that the journal was not changed"},
       {"whatif", "questions that change nothing"},
       {"lab", "faults in a running `virgad dev`"}};

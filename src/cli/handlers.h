@@ -30,6 +30,9 @@ int act_on_vm(Session& session, const Invocation& invocation, const std::string&
 int show_console(Session& session, const Invocation& invocation);
 int show_peers(Session& session, const Invocation& invocation);
 int list_events(Session& session, const Invocation& invocation);
+int list_usage(Session& session, const Invocation& invocation);
+int show_usage_points(Session& session, const Invocation& invocation);
+int show_bill(Session& session, const Invocation& invocation);
 int make_join_token(Session& session, const Invocation& invocation);
 int show_whatif(Session& session, const Invocation& invocation);
 int apply_file(Session& session, const Invocation& invocation);

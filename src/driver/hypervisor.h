@@ -9,6 +9,7 @@
 #include "base/time.h"
 #include "model/launch.h"
 #include "model/observed_vm.h"
+#include "model/usage.h"
 
 namespace virga {
 
@@ -155,6 +156,12 @@ class Hypervisor {
 
   /// All copies on this host, running or not, in order of id. Cheap: what is known, no question is asked.
   virtual std::vector<ObservedVm> observe() const = 0;
+
+  /// What each copy has used since it began, as last measured; with those that have ended until they are forgotten, of
+  /// these the newest kEndedUsagesMax. Cheap as observe(). A hypervisor that measures nothing tells of none.
+  virtual std::vector<VmUsage> usage() const { return {}; }
+  virtual void forget_usage(const VmId&, const Epoch&) {}
+  static constexpr std::size_t kEndedUsagesMax = 1024;
 
   /// The last `bytes_max` of the VM's console.
   virtual Result<std::string> console_tail(const VmId& vm, std::size_t bytes_max) const = 0;

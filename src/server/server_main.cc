@@ -15,6 +15,7 @@
 #include "edge/file.h"
 #include "edge/process.h"
 #include "edge/tls.h"
+#include "mechanism/metering/sqlite_usage_store.h"
 #include "runtime/sqlite_journal.h"
 #include "server/agent_listener.h"
 #include "server/api/api.h"
@@ -29,6 +30,7 @@ struct ServerArguments {
   std::string listen = "127.0.0.1:7480";
   std::string agents = "127.0.0.1:7443";
   std::string log_level = "info";
+  std::string prices;
   int listen_descriptor = -1;
 };
 
@@ -73,6 +75,7 @@ class Server {
 
  private:
   Result<void> open_files();
+  Result<void> open_usage();
   Result<void> open_ports();
   Result<void> open_agent_port();
   Result<std::unique_ptr<HttpServer>> serve_operators(HttpServerOptions options);
@@ -89,6 +92,8 @@ class Server {
   Metrics metrics_;
   std::unique_ptr<SqliteStore> store_;
   std::unique_ptr<SqliteJournal> journal_;
+  std::unique_ptr<metering::SqliteUsageStore> usage_;
+  metering::PriceList prices_;
   std::optional<CertificateAuthority> authority_;
   AgentListener agents_;
   std::unique_ptr<ServerCore> core_;
@@ -111,6 +116,21 @@ Result<void> Server::open_files() {
   auto authority = CertificateAuthority::open(arguments_.data + "/authority");
   if (!authority) return authority.error();
   authority_ = std::move(*authority);
+  return {};
+}
+
+Result<void> Server::open_usage() {
+  constexpr std::size_t kPricesMax = 1 << 20;
+  if (!arguments_.prices.empty()) {
+    const auto text = read_file(arguments_.prices, kPricesMax);
+    if (!text) return wrap_error("--prices", text.error());
+    auto prices = metering::read_prices(*text);
+    if (!prices) return wrap_error("--prices " + arguments_.prices, prices.error());
+    prices_ = *std::move(prices);
+  }
+  auto usage = metering::SqliteUsageStore::open(loop_, arguments_.data + "/usage.db");
+  if (!usage) return wrap_error("open the file of metering", usage.error());
+  usage_ = *std::move(usage);
   return {};
 }
 
@@ -203,6 +223,8 @@ ApiContext Server::make_context() {
   };
   context.collect = [this](Metrics& metrics) { collect(metrics); };
   context.confirm_recovery = [this] { core_->release_recovery_hold(); };
+  context.usage = usage_.get();
+  context.prices = prices_;
   context.ready = [this]() -> Result<void> {
     if (ready_) return {};
     return make_error(Errc::unavailable, "the state is still being loaded");
@@ -215,7 +237,8 @@ void Server::make_core() {
       ServerDependencies{loop_, *store_, *journal_, bmc_, agents_, [] { return random_secret(); },
                          [](const std::string& secret, const std::string& name) {
                            return sha256_hex(hmac_sha256(secret, name));
-                         }},
+                         },
+                         usage_.get()},
       ServerOptions{});
   api_ = std::make_unique<Api>(make_context());
 }
@@ -286,6 +309,7 @@ Result<void> Server::open_ports() {
 
 Result<void> Server::run() {
   if (auto opened = open_files(); !opened) return opened;
+  if (auto opened = open_usage(); !opened) return opened;
   make_core();
   if (auto opened = open_ports(); !opened) return opened;
   loop_.on_signal({SIGINT, SIGTERM}, [this](int) { loop_.stop(); });
@@ -317,6 +341,7 @@ int server_main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--agents", arguments.agents, "ADDRESS:PORT for agents (mutual TLS)")
       ->capture_default_str();
+  app.add_option("--prices", arguments.prices, "JSON file of what use costs; see metering.md");
   app.add_option("--listen-descriptor", arguments.listen_descriptor,
                  "a listening loopback socket that the starter hands over, for the API too");
   app.add_option("--log-level", arguments.log_level, "debug, info, warning or error")

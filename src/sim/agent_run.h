@@ -20,6 +20,7 @@ class AgentRun {
     HostTruth& host;
     HostNetworks& networks;
     Rng rng;
+    bool reports_usage = false;
     std::function<Leash*()> leash{};                         ///< the host's leash, or nullptr
     std::function<void(const LeaseGrant& grant)> granted{};  ///< told before the agent reads it
   };

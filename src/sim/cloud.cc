@@ -56,6 +56,7 @@ void Cloud::start_server() {
     to == MachinePower::on ? power_on(host) : power_off(host, kSwitchedOff);
   };
   parts.event = [this](const Event& event) { take_event(event); };
+  if (options_.metering) parts.usage = usage_;
   server_ = std::make_unique<ServerRun>(std::move(parts));
   world_.mix("server starts");
 }
@@ -96,6 +97,7 @@ void Cloud::start_agent(HostTruth& host) {
   Programs& here = programs(host);
   if (here.agent != nullptr || !host.powered) return;
   AgentRun::Parts parts{world_, migrations_, network_, host, here.networks, rng_.fork()};
+  parts.reports_usage = options_.metering;
   parts.leash = [&here] { return here.leash.get(); };
   parts.granted = [this, &host](const LeaseGrant& grant) { lease_granted(host, grant); };
   here.agent_stopped = false;

@@ -26,6 +26,7 @@ struct CloudOptions {
   WorldOptions world;
   NetworkOptions network;
   MemoryStoreOptions store;
+  bool metering = false;  ///< off: a message less for each host in ten seconds
   Duration supervisor{0};  ///< killed programs are started again after this; 0 = only when healed
 };
 
@@ -122,6 +123,7 @@ class Cloud {
   }
 
   const std::vector<Event>& events() const { return events_; }
+  const metering::MemoryUsage& usage() const { return *usage_; }
 
   const HostNetworks& networks(const HostTruth& host) const {
     return programs_[host.index]->networks;
@@ -178,6 +180,7 @@ class Cloud {
   Checker checker_;
   std::shared_ptr<MemoryDisk> disk_ = std::make_shared<MemoryDisk>();
   JournalDisk journal_;
+  std::shared_ptr<metering::MemoryUsage> usage_ = std::make_shared<metering::MemoryUsage>();
   std::vector<std::unique_ptr<Programs>> programs_;
   std::unique_ptr<ServerRun> server_;
   std::vector<Event> events_;

@@ -27,6 +27,7 @@ class ServerRun::Impl : public HostLinks {
   MemoryStore store_;
   SimJournal journal_;
   SimBmc bmc_;
+  std::unique_ptr<metering::MemoryUsageStore> usage_;
   ServerCore core_;
 };
 
@@ -36,11 +37,15 @@ ServerRun::Impl::Impl(Parts parts)
       store_(process_, parts_.rng.fork(), parts_.store, parts_.disk),
       journal_(process_, parts_.journal, parts_.event),
       bmc_(parts_.world, process_, parts_.switch_power),
+      usage_(parts_.usage == nullptr
+                 ? nullptr
+                 : std::make_unique<metering::MemoryUsageStore>(process_, parts_.usage)),
       core_(ServerDependencies{process_, store_, journal_, bmc_, *this,
                                [this] { return make_secret(); },
                                [](const std::string& secret, const std::string& name) {
                                  return secret + "/" + name;  // nobody forges in the simulation
-                               }},
+                               },
+                               usage_.get()},
             ServerOptions{}) {
   core_.start([this](const Result<void>& ready) {
     VIRGA_CHECK(ready.ok());

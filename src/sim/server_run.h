@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/rng.h"
+#include "mechanism/metering/memory_usage_store.h"
 #include "model/event.h"
 #include "sim/drivers.h"
 #include "sim/network.h"
@@ -23,6 +24,7 @@ class ServerRun {
     JournalDisk& journal;
     Rng rng;
     MemoryStoreOptions store{};
+    std::shared_ptr<metering::MemoryUsage> usage{};  ///< nullptr = nothing is metered
     std::function<void(HostTruth&, MachinePower)> switch_power{};
     std::function<void(const Event&)> event{};  ///< told of every entry of the journal
   };

@@ -422,6 +422,39 @@ std::vector<ObservedVm> SimHypervisor::observe() const {
   return all;
 }
 
+/// A tenth of what it may have, and a page a second to disk and network.
+VmUsage SimHypervisor::used(const Copy& copy) const {
+  constexpr std::int64_t kPage = 4096;
+  VmUsage usage;
+  usage.vm = copy.vm;
+  usage.epoch = copy.epoch;
+  usage.age_ms = world_.loop().now() - copy.born;
+  usage.cpus = copy.cpus;
+  usage.memory_mib = copy.takes.memory_mib;
+  usage.run_ms = copy.run_time(world_.loop().now());
+  usage.cpu_ms = usage.run_ms * copy.takes.cpu_millicores.value / 10'000;
+  usage.memory_mib_used = copy.takes.memory_mib;
+  usage.disk_writes = to_ms(usage.run_ms) / 1'000;
+  usage.disk_written_bytes = usage.net_sent_bytes = usage.disk_writes * kPage;
+  return usage;
+}
+
+std::vector<VmUsage> SimHypervisor::usage() const {
+  std::vector<VmUsage> all;
+  for (const auto& [usage, since] : ended_) {
+    all.push_back(usage);
+    all.back().age_ms += world_.loop().now() - since;
+  }
+  for (const auto& [vm, copy] : host_.copies) all.push_back(used(copy));
+  return all;
+}
+
+void SimHypervisor::forget_usage(const VmId& vm, const Epoch& epoch) {
+  std::erase_if(ended_, [&](const auto& one) {
+    return one.first.vm == vm && one.first.epoch == epoch;
+  });
+}
+
 Result<std::string> SimHypervisor::console_tail(const VmId& vm, std::size_t bytes_max) const {
   if (host_.copies.count(vm) == 0) {
     return make_error(Errc::not_found, on_host("read console of", vm, host_) + ": not here");
@@ -432,7 +465,12 @@ Result<std::string> SimHypervisor::console_tail(const VmId& vm, std::size_t byte
 void SimHypervisor::copy_changed(const Copy& copy, bool ended) {
   if (sink_ == nullptr) return;
   ObservedVm seen = observed(copy);
-  if (ended) seen.power = VmPower::stopped;
+  if (ended) {
+    seen.power = VmPower::stopped;
+    if (ended_.size() == kEndedUsagesMax) ended_.erase(ended_.begin());
+    ended_.emplace_back(used(copy), world_.loop().now());
+    ended_.back().first.ended = true;
+  }
   agent_.post([this, seen = std::move(seen), why = copy.trouble] { sink_->vm_changed(seen, why); });
 }
 

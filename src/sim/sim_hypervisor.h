@@ -39,6 +39,8 @@ class SimHypervisor : public Hypervisor {
   Result<void> change_limits(const VmLaunch& launch) override;
   MigrationProgress progress(const VmId& vm) const override;
   std::vector<ObservedVm> observe() const override;
+  std::vector<VmUsage> usage() const override;
+  void forget_usage(const VmId& vm, const Epoch& epoch) override;
   Result<std::string> console_tail(const VmId& vm, std::size_t bytes_max) const override;
 
   /// The world tells what happened to a copy on this host.
@@ -50,6 +52,7 @@ class SimHypervisor : public Hypervisor {
   Result<void> admit(const VmId& vm, const Epoch& epoch);
   Result<Copy*> find(const VmId& vm, const Epoch& epoch);
   ObservedVm observed(const Copy& copy) const;
+  VmUsage used(const Copy& copy) const;
   Result<void> begin_process(const VmLaunch& launch, CopyState state);
   void run_started(const VmId& vm, std::uint64_t serial);
   Result<void> mirrored(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror);
@@ -63,6 +66,7 @@ class SimHypervisor : public Hypervisor {
   ProcessGuard& guard_;
   HypervisorSink* sink_ = nullptr;
   std::map<VmId, std::vector<Callback<void>>> starts_;
+  std::vector<std::pair<VmUsage, Instant>> ended_;  ///< last figures of copies that are gone, since when
   std::shared_ptr<int> alive_ = std::make_shared<int>();
 };
 

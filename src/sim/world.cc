@@ -133,6 +133,8 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   copy.cpu_weight = launch.cpu_weight;
   copy.processes_max = launch.processes_max;
   copy.serial = next_serial_++;
+  copy.cpus = launch.cpus;
+  copy.born = loop_.now();
   copy.own_files = has_files(launch);
   for (const LaunchDisk& disk : launch.disks) {
     if (!disk.endpoint) continue;
@@ -163,6 +165,8 @@ Result<void> World::set_state(HostTruth& host, Copy& copy, CopyState to) {
   if (to == CopyState::running && copy.answers_at == Instant{}) {
     copy.answers_at = loop_.now() + options_.guest_boot;
   }
+  copy.ran = copy.run_time(loop_.now());
+  copy.runs_since = loop_.now();
   copy.state = to;
   tell(WorldChange::state, host, &copy);
   return {};
@@ -175,11 +179,24 @@ void World::end_copy(HostTruth& host, VmId vm, const std::string& why) {
   Copy ended = std::move(found->second);
   host.copies.erase(found);
   hosts_by_serial_.erase(ended.serial);
+  ended.ran = ended.run_time(loop_.now());
+  ended.runs_since = loop_.now();
+  ran_[vm] += ended.ran;
   StoredVm& stored = stored_[vm];
   if (stored.lock == ended.serial) stored.lock = 0;
   // A guest that had failed and was then stopped in order has not been lost.
   if (ended.trouble.empty() || why == "stopped") ended.trouble = why;
   tell(WorldChange::ended, host, &ended);
+}
+
+Duration World::run_time(const VmId& vm) const {
+  const auto before = ran_.find(vm);
+  Duration ran = before == ran_.end() ? Duration::zero() : before->second;
+  for (const HostTruth& host : hosts_) {
+    const auto copy = host.copies.find(vm);
+    if (copy != host.copies.end()) ran += copy->second.run_time(loop_.now());
+  }
+  return ran;
 }
 
 Copy* World::find_copy(std::uint64_t serial, HostTruth** host) {

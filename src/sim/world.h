@@ -66,7 +66,15 @@ struct Copy {
   std::map<VolumeId, VolumeEndpoint> volumes;
   std::map<VolumeId, Mib> disk_sizes;           ///< of volumes, as its guest has them
   std::map<VolumeId, VolumeEndpoint> mirrored;  ///< it is paused: these are equal to the above
-  bool own_files = true;                        ///< it can write to what locks alone protect
+  bool own_files = true;  ///< it can write to what locks alone protect
+  int cpus = 1;
+  Instant born{};
+  Instant runs_since{};  ///< while it runs
+  Duration ran{0};       ///< before that
+
+  Duration run_time(Instant now) const {
+    return state == CopyState::running ? ran + (now - runs_since) : ran;
+  }
 };
 
 enum class WorldChange {
@@ -181,6 +189,8 @@ class World {
   Copy& spawn(HostTruth& host, const VmLaunch& launch, CopyState state);
   /// Sets the state, takes or frees the image lock as the new state needs. Errors: conflict (locked elsewhere).
   Result<void> set_state(HostTruth& host, Copy& copy, CopyState to);
+  /// How long the VM's guests have run in truth, all copies together.
+  Duration run_time(const VmId& vm) const;
   /// Ends a copy's process; frees its lock. Nothing when it is not there.
   void end_copy(HostTruth& host, VmId vm, const std::string& why);
   /// The guest hangs or answers again, panics, or its process turns deaf.
@@ -209,6 +219,7 @@ class World {
   std::map<std::pair<VolumeId, Epoch>, std::uint64_t>
       acknowledged_;  ///< number of the last write to the volume of this name and floor
   std::uint64_t writes_ = 0;
+  std::map<VmId, Duration> ran_;  ///< copies that have ended
   std::map<std::uint64_t, std::size_t> hosts_by_serial_;
   std::vector<Observer> observers_;
   std::uint64_t next_serial_ = 1;

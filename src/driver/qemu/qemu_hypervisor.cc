@@ -201,7 +201,7 @@ std::shared_ptr<QemuVm> QemuHypervisor::make_vm(const VmFolder& folder, const Vm
       if (!alive.expired() && sink_ != nullptr) sink_->vm_changed(now, why);
     });
   };
-  handlers.ended = [this, id] { vms_.erase(id); };
+  handlers.ended = [this, id] { ended(id); };
   handlers.before_run = [this, id, epoch = launch.epoch] { return remember(id, {epoch, true}); };
   return std::make_shared<QemuVm>(context_, folder, launch, std::move(handlers));
 }
@@ -409,6 +409,33 @@ std::vector<ObservedVm> QemuHypervisor::observe() const {
   std::vector<ObservedVm> all;
   for (const auto& [id, vm] : vms_) all.push_back(vm->observed());
   return all;
+}
+
+void QemuHypervisor::ended(const VmId& vm) {
+  const auto found = vms_.find(vm);
+  if (found == vms_.end()) return;
+  VmUsage last = found->second->used();
+  last.ended = true;
+  vms_.erase(found);
+  if (last.run_ms == Duration::zero()) return;
+  if (ended_.size() == kEndedUsagesMax) ended_.erase(ended_.begin());
+  ended_.emplace_back(std::move(last), loop_.now());
+}
+
+std::vector<VmUsage> QemuHypervisor::usage() const {
+  std::vector<VmUsage> all;
+  for (const auto& [usage, since] : ended_) {
+    all.push_back(usage);
+    all.back().age_ms += loop_.now() - since;
+  }
+  for (const auto& [id, vm] : vms_) all.push_back(vm->used());
+  return all;
+}
+
+void QemuHypervisor::forget_usage(const VmId& vm, const Epoch& epoch) {
+  std::erase_if(ended_, [&](const auto& one) {
+    return one.first.vm == vm && one.first.epoch == epoch;
+  });
 }
 
 Result<std::string> QemuHypervisor::console_tail(const VmId& vm, std::size_t bytes_max) const {

@@ -42,6 +42,8 @@ class QemuHypervisor final : public Hypervisor {
   void attribute(const VmId& vm, const std::string& correlation) override;
   MigrationProgress progress(const VmId& vm) const override;
   std::vector<ObservedVm> observe() const override;
+  std::vector<VmUsage> usage() const override;
+  void forget_usage(const VmId& vm, const Epoch& epoch) override;
   Result<std::string> console_tail(const VmId& vm, std::size_t bytes_max) const override;
 
  private:
@@ -54,6 +56,7 @@ class QemuHypervisor final : public Hypervisor {
   std::shared_ptr<QemuVm> make_vm(const VmFolder& folder, const VmLaunch& launch);
   void begin(const VmLaunch& launch, bool incoming, Callback<void> done);
   std::uint32_t pick_user() const;
+  void ended(const VmId& vm);
 
   AsioLoop& loop_;
   const QemuOptions options_;
@@ -65,6 +68,7 @@ class QemuHypervisor final : public Hypervisor {
   HypervisorSink* sink_ = nullptr;
   std::map<VmId, EpochRecord> epochs_;
   std::map<VmId, std::shared_ptr<QemuVm>> vms_;
+  std::vector<std::pair<VmUsage, Instant>> ended_;  ///< last figures of copies that are gone, since when
   Timer ticker_;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };

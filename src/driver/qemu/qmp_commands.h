@@ -6,6 +6,7 @@
 #include "base/units.h"
 #include "driver/qemu/hardware.h"
 #include "driver/qmp/qmp_client.h"
+#include "model/usage.h"
 
 /// The QMP commands that Virga uses, typed. Each has a deadline; errors are those of QmpClient.
 /// Source: qemu/qemu, qapi/*.json of 7.2.
@@ -110,6 +111,8 @@ void yank_volume(QmpClient& client, const std::string& node, Callback<void> done
 
 void query_disk_full(QmpClient& client,
                      Callback<bool> done);  ///< that one of the disks found no room
+/// What all disks of the guest together have moved; the rest of the answer is not set.
+void query_disk_traffic(QmpClient& client, Callback<VmUsage> done);
 void pass_switchover(QmpClient& client, Callback<void> done);  ///< "migrate-continue"
 void cancel_migration(QmpClient& client, Callback<void> done);
 

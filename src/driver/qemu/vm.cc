@@ -26,7 +26,8 @@ QemuVm::QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Hand
       start_deadline_(context.loop),
       stop_timer_(context.loop),
       left_send_cut_(context.loop),
-      resume_(context.loop) {}
+      resume_(context.loop),
+      meter_(folder.meter()) {}
 
 void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
   incoming_ = incoming;
@@ -101,6 +102,7 @@ void QemuVm::ports_opened(const Result<void>& ports, const OpenFiles& files, std
   if (!ports) return fail_start(wrap_error("start " + launch_.vm.value, ports.error()));
   stage_ = Stage::launching;
   const auto launched = process_.launch(files, incoming_, user);
+  meter_.begin(launch_.epoch, process_.taps(), context_.loop.now());
   if (!launched) return fail_start(wrap_error("start " + launch_.vm.value, launched.error()));
   process_.connect_qmp(kQmpDeadline,
                        [this](Result<void> opened) { qmp_opened(std::move(opened)); });
@@ -222,6 +224,11 @@ void QemuVm::end(const std::string& why) {
   left_send_cut_.cancel();
   listener_.reset();
   const Error error = start_error_ != nullptr ? *start_error_ : make_error(Errc::unavailable, why);
+  sample_usage();
+  if (VmUsage links; meter_.read_links(links), links.net_sent_bytes >= traffic_.net_sent_bytes) {
+    traffic_.net_sent_bytes = links.net_sent_bytes;
+    traffic_.net_received_bytes = links.net_received_bytes;
+  }
   stage_ = Stage::ended;
   power_ = VmPower::stopped;
   changed(stopping_ ? "stopped" : why);

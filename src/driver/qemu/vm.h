@@ -9,6 +9,7 @@
 #include "driver/qemu/disk_mirror.h"
 #include "driver/qemu/migration_socket.h"
 #include "driver/qemu/vm_guest.h"
+#include "driver/qemu/vm_meter.h"
 #include "driver/qemu/vm_migration.h"
 #include "driver/qemu/vm_process.h"
 #include "edge/completion.h"
@@ -63,6 +64,9 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   MigrationEndpoint endpoint() const;
   MigrationProgress progress() const;
   ObservedVm observed() const;
+
+  /// What it has used, as of the last tick; its run time as of now.
+  VmUsage used() const;
   Result<std::string> console(std::size_t bytes_max) const;
 
  private:
@@ -98,6 +102,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void ask_for_volumes();
   void try_disks_again();
   void sample_usage();
+  void sample_traffic();
+  bool guest_runs() const;
   void changed(const std::string& why);
 
   // vm_move.cc: live migration
@@ -160,6 +166,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   bool arrived_ = false;
   Completion<void> resume_;
 
+  VmMeter meter_;
+  VmUsage traffic_;  ///< its counters of disks and networks
   CgroupUsage usage_;
   Instant usage_at_;
   Millicores cpu_used_;

@@ -16,6 +16,7 @@ namespace json = boost::json;
 constexpr Duration kAdoptDeadline = seconds(5);
 constexpr Duration kHeartbeatMax = seconds(5);
 constexpr int kStateTicks = 2;
+constexpr int kTrafficTicks = 5;  // twice between two reports of usage
 constexpr int kRoomTicks = 3;
 constexpr int kVolumeTicks = 3;
 constexpr Duration kVolumeAnswersWithin = milliseconds(300);
@@ -116,12 +117,33 @@ void QemuVm::guest_stopped(const QmpEvent& seen) {
 }
 
 void QemuVm::changed(const std::string& why) {
+  meter_.set_running(guest_runs(), context_.loop.now());
   const ObservedVm now = observed();
   told_health_ = now.health;
   log_line(LogLevel::info, "qemu",
            fmt::format("{} epoch {}: {}", launch_.vm.value, to_string(launch_.epoch), why),
            launch_.correlation);
   if (handlers_.changed) handlers_.changed(now, why);
+}
+
+/// A guest that was asked to end runs until it has.
+bool QemuVm::guest_runs() const {
+  if (power_ == VmPower::stopping) return meter_.running();
+  return power_ == VmPower::running && !incoming_ && !postmigrate_;
+}
+
+VmUsage QemuVm::used() const {
+  const Instant now = context_.loop.now();
+  VmUsage usage = traffic_;
+  usage.vm = launch_.vm;
+  usage.epoch = launch_.epoch;
+  usage.age_ms = meter_.age(now);
+  usage.cpus = launch_.cpus;
+  usage.memory_mib = launch_.memory_mib;
+  usage.run_ms = meter_.run_time(now);
+  usage.cpu_ms = usage_.cpu_time;
+  usage.memory_mib_used = Mib{usage_.memory.value >> 20};
+  return usage;
 }
 
 ObservedVm QemuVm::observed() const {
@@ -153,7 +175,9 @@ void QemuVm::tick() {
   if (stage_ != Stage::ready) return;
   ++ticks_;
   guest_.tick(power_ == VmPower::running && !incoming_);
+  meter_.set_running(guest_runs(), context_.loop.now());
   sample_usage();
+  if (ticks_ % kTrafficTicks == 0) sample_traffic();
   trim_console(process_.folder().console());
   if (process_.qmp() == nullptr) {
     reconnect();
@@ -245,6 +269,22 @@ void QemuVm::sample_usage() {
   usage_at_ = now;
 }
 
+void QemuVm::sample_traffic() {
+  VmUsage links;
+  meter_.read_links(links);
+  traffic_.net_received_bytes = links.net_received_bytes;
+  traffic_.net_sent_bytes = links.net_sent_bytes;
+  if (process_.qmp() == nullptr) return;
+  qmp::query_disk_traffic(*process_.qmp(), [weak = weak_from_this()](Result<VmUsage> disks) {
+    const auto self = weak.lock();
+    if (self == nullptr || !disks) return;
+    self->traffic_.disk_read_bytes = disks->disk_read_bytes;
+    self->traffic_.disk_written_bytes = disks->disk_written_bytes;
+    self->traffic_.disk_reads = disks->disk_reads;
+    self->traffic_.disk_writes = disks->disk_writes;
+  });
+}
+
 void QemuVm::ask_state() {
   if (std::exchange(asking_, true)) return;
   qmp::query_status(*process_.qmp(), [this](Result<qmp::RunState> state) {
@@ -298,6 +338,7 @@ void QemuVm::reconnect() {
 
 void QemuVm::adopt(const LaunchRecord& record, Callback<void> done) {
   incoming_ = record.incoming;
+  meter_.adopt(launch_.epoch, context_.loop.now());
   if (const auto adopted = process_.adopt(record); !adopted) {
     const bool unknown = !process_.exists() && adopted.error().code != Errc::not_found;
     if (unknown) return context_.loop.post([done = std::move(done), adopted] { done(adopted); });

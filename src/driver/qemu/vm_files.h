@@ -24,6 +24,7 @@ struct VmFolder {
   std::string guest_agent() const { return path + "/guest-agent.sock"; }
   std::string console() const { return path + "/console.log"; }
   std::string log() const { return path + "/qemu.log"; }
+  std::string meter() const { return path + "/meter.json"; }
   std::string keys(std::size_t disk) const { return path + "/keys-" + std::to_string(disk); }
 };
 

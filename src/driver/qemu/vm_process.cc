@@ -107,6 +107,7 @@ Result<void> VmProcess::take_port(const LaunchNic& nic, Descriptor opened,
   if (!opened.valid())
     return make_error(Errc::internal, "port " + nic.port + ": no tap was opened");
   ports_[nic.port] = {std::move(opened), port->packets};
+  if (!port->packets) taps_.push_back(port->tap_name);
   return {};
 }
 

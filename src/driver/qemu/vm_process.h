@@ -62,6 +62,9 @@ class VmProcess {
   std::string log_tail() const;
 
   const VmFolder& folder() const { return folder_; }
+
+  /// Names of the taps that open_ports() made.
+  const std::vector<std::string>& taps() const { return taps_; }
   const LaunchRecord& record() const { return record_; }
 
   /// What the next agent must know of a disk on its way to another volume.
@@ -96,6 +99,7 @@ class VmProcess {
   std::unique_ptr<QmpClient> qmp_;
   bool qmp_open_ = false;
   std::vector<LaunchNic> open_nics_;
+  std::vector<std::string> taps_;
   std::map<std::string, Port> ports_;  ///< by the card's port, until QEMU has them
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };

@@ -44,6 +44,9 @@ std::vector<Route> make_routes() {
       {"POST", {"backup"}, api::write_backup},
       {"GET", {"watch"}, api::watch_resources},
       {"GET", {"events"}, api::read_events},
+      {"GET", {"usage"}, api::read_usage},
+      {"GET", {"usage", "points"}, api::read_usage_points},
+      {"GET", {"bills", "*", "*"}, api::read_bill},
   };
   api::for_each_kind([&]<typename T>() {
     const std::string_view kind = Kind<T>::kPlural;

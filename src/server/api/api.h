@@ -8,6 +8,7 @@
 
 #include "edge/http.h"
 #include "edge/tls.h"
+#include "mechanism/metering/bill.h"
 #include "runtime/cluster_view.h"
 #include "runtime/journal.h"
 #include "server/api/metrics.h"
@@ -59,6 +60,10 @@ struct ApiContext {
 
   /// Where the planner would start a VM that is not stored; the error says why nowhere. May be empty.
   std::function<Result<HostId>(const Vm&)> foretell_start = {};
+
+  /// What was used, and what it costs. nullptr = nothing is metered.
+  metering::UsageStore* usage = nullptr;
+  metering::PriceList prices = {};
 };
 
 /// The HTTP API: reads come from the view, changes go to the store as desired state with their audit event in the

@@ -38,6 +38,11 @@ void join_host(const EnginePtr& engine, const CallPtr& call);
 void watch_resources(const EnginePtr& engine, const CallPtr& call);
 void read_events(const EnginePtr& engine, const CallPtr& call);
 
+// usage.cc
+void read_usage(const EnginePtr& engine, const CallPtr& call);
+void read_usage_points(const EnginePtr& engine, const CallPtr& call);
+void read_bill(const EnginePtr& engine, const CallPtr& call);
+
 /// The body as a JSON object; empty body = {}. Errors: invalid (not JSON, too deep or large, not an object, content
 /// type is not JSON).
 Result<boost::json::object> read_body(const Call& call);

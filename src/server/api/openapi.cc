@@ -170,6 +170,13 @@ void add_actions(json::object& paths) {
               "server-sent events of changes: ?revision= &kinds= &tenant=; 410 when too old");
   add_reading(paths, "/v1/events",
               "the journal: ?after= &limit= &newest= &kind= &subject= &tenant= &follow=true");
+  add_reading(paths, "/v1/usage",
+              "pay-per-use records: ?tenant= &resource=vm/TENANT/NAME &from= &to= &format=csv");
+  add_reading(paths, "/v1/usage/points",
+              "what a resource used: ?resource= (also host/NAME) &from= &to= &step= in seconds");
+  add_reading(paths, "/v1/bills/{tenant}/{month}", "what a tenant owes for 2026-11; ?format=csv");
+  paths["/v1/bills/{tenant}/{month}"].as_object()["parameters"] =
+      json::array{parameter("tenant", "path", "owner"), parameter("month", "path", "2026-11")};
   add_reading(paths, "/healthz", "alive");
   add_reading(paths, "/readyz", "can serve");
   add_reading(paths, "/metrics", "figures for Prometheus");

@@ -66,6 +66,7 @@ void AgentSessions::received(SessionId session, AgentMessage message) {
     return progressed(message.progress->percent);
   }
   if (message.result) return result(session, std::move(*message.result));
+  if (message.usage && usage_) return usage_(host, *message.usage);
   if (message.event && events_) {
     Event event;
     event.kind = message.event->kind;
@@ -432,6 +433,14 @@ void AgentSessions::tell_places(const HostId& host, const FabricPlaces& places) 
     message.places->whole.clear();
     next = end;
   } while (next != places.at.end());
+}
+
+void AgentSessions::tell_usage_kept(const HostId& host, std::uint64_t sequence) {
+  const LiveHost* live = find(host);
+  if (live == nullptr || live->session == 0) return;
+  ServerMessage message;
+  message.usage_kept = UsageKept{sequence};
+  links_.send(live->session, message);
 }
 
 void AgentSessions::tell_groups(const HostId& host, const FabricGroups& groups) {

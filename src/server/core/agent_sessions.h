@@ -53,6 +53,7 @@ class AgentSessions final : public HostCommands {
   /// Told when something arrived that decisions depend on.
   using Listener = std::function<void(const HostId& host)>;
   using EventSink = std::function<void(Event event)>;
+  using UsageSink = std::function<void(const HostId& host, const UsageReport& usage)>;
 
   AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links);
 
@@ -85,6 +86,10 @@ class AgentSessions final : public HostCommands {
   /// Does nothing when the host is not connected: it is told all when it comes.
   void tell_places(const HostId& host, const FabricPlaces& places);
   void tell_groups(const HostId& host, const FabricGroups& groups);
+
+  /// Told of what guests have used; without it nobody is.
+  void set_usage_sink(UsageSink sink) { usage_ = std::move(sink); }
+  void tell_usage_kept(const HostId& host, std::uint64_t sequence);
 
   /// The key that authenticates the probes of a cluster's hosts; each has its own.
   void set_probe_keys(std::function<std::string(const ClusterId&)> key_of) {
@@ -127,6 +132,7 @@ class AgentSessions final : public HostCommands {
   Listener changed_;
   Listener greeted_;
   EventSink events_;
+  UsageSink usage_;
   Options options_;
   Instant leads_since_;
   std::function<std::string(const ClusterId&)> probe_key_of_;

@@ -46,6 +46,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
                  [this](const HostId& host, const FabricGroups& groups) {
                    sessions_.tell_groups(host, groups);
                  }),
+      metering_(on_.loop, on_.usage, mirror_, sessions_),
       runner_(on_.loop, on_.store, mirror_, names_),
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
       storage_(on_.loop, on_.store, mirror_, sessions_, names_),
@@ -126,6 +127,7 @@ void ServerCore::lead(const Callback<void>& ready) {
   });
   overlay_.load();
   perimeter_.load();
+  metering_.start();
   runner_.start();
   controller_.start([this](const ClusterId& cluster) { return observe(cluster); },
                     options_.controller);

@@ -10,6 +10,7 @@
 #include "runtime/journal_pump.h"
 #include "runtime/operation_runner.h"
 #include "server/core/agent_sessions.h"
+#include "server/core/metering.h"
 #include "server/core/overlay.h"
 #include "server/core/perimeter.h"
 
@@ -24,6 +25,7 @@ struct ServerDependencies {
   std::function<std::string()> make_secret;  ///< 256 random bits, hex
   /// A key for one purpose, made of a secret and a name; nobody finds the secret by it.
   std::function<std::string(const std::string& secret, const std::string& name)> derive_key;
+  metering::UsageStore* usage = nullptr;  ///< nullptr = nothing is metered
 };
 
 struct ServerOptions {
@@ -86,6 +88,7 @@ class ServerCore {
   AgentSessions sessions_;
   Overlay overlay_;
   Perimeter perimeter_;
+  Metering metering_;
   OperationRunner runner_;
   ClusterController controller_;
   StorageController storage_;
