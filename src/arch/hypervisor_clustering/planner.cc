@@ -462,6 +462,8 @@ bool Planner::leave(const Vm& vm, const Host& host) {
   if (!vm.spec.move_to.empty()) {
     move_to(vm, vm.spec.move_to, "an operator asked for it");
   } else if (host.spec.maintenance) {
+    // Its service makes a duplicate first; it says when it cannot.
+    if (view_.replacer_of(vm) != nullptr) return true;
     move_away(vm, host.id().value + " goes into maintenance");
   } else if (host.status.health == HostHealth::degraded && armed_) {
     move_away(vm, host.id().value + " is failing: " + host.status.health_reason);

@@ -447,6 +447,29 @@ TEST_F(Planning, A1_11_F_B8_maintenance_moves_vms_away_alive_within_the_limit) {
   EXPECT_TRUE(made.stops.empty());
 }
 
+TEST_F(Planning, A3_02_A3_06_a_copy_that_its_service_replaces_is_left_to_it_until_it_is_released) {
+  three_hosts();
+  const VmId web = add_vm("web", "a");
+  Service service;
+  service.meta.tenant = web.value.substr(0, web.value.find('/'));
+  service.meta.name = "shop";
+  ServiceCopy& copy = service.status.copies.emplace_back();
+  copy.vm = web;
+  copy.state = ServiceCopyState::serving;
+  edit_vm(web, [&](Vm& vm) { vm.spec.service = service.id(); });
+  edit_host("a", [](Host& host) { host.spec.maintenance = true; });
+  const auto moves = [&] {
+    view.services.put(std::make_shared<const Service>(service));
+    return plan().moves.size();
+  };
+  EXPECT_EQ(moves(), 0U);
+  copy.released = true;
+  EXPECT_EQ(moves(), 1U) << "it could not be replaced";
+  copy.released = false;
+  service.spec.policy.relocation = RelocationMode::live_migration;
+  EXPECT_EQ(moves(), 1U);
+}
+
 TEST_F(Planning, F_B8_moves_in_flight_count_against_the_limit_at_both_ends) {
   three_hosts();
   const VmId flying = add_vm("flying", "c");
