@@ -272,6 +272,49 @@ void add_vm_commands(std::vector<Command>& all) {
   all.push_back({"vm", "console", "the last of its console", {name_argument(true)}, show_console});
 }
 
+void add_service_commands(std::vector<Command>& all) {
+  add_kind(all, "service", true, VIRGA_CLI_KIND("services"));
+  all.push_back(
+      {"service",
+       "create",
+       "make copies of one VM behind one address",
+       {name_argument(true), option("image", "of its copies", true),
+        option("network", "of the tenant: its address and its copies are there", true),
+        option("replicas", "copies; default 2"),
+        option("port", "that consumers connect to; default 80"),
+        option("guest-port", "that its guests listen on; default 80"),
+        option("address", "that consumers connect to; default: the server picks"),
+        option("protocol", "tcp or http; default tcp"),
+        option("check", "how copies are looked at: tcp or http; default tcp"),
+        option("check-path", "http: what is asked for; default /"),
+        option("relocation", "duplicate or live_migration; default duplicate"),
+        flag("return-home", "what a maintenance moved comes back when it is over"),
+        option("drain-ms", "for requests in flight before a copy goes; default 30000"),
+        option("answer-ms", "within which a new copy must answer; default 120000"),
+        option("cpus", "processors of a copy"),
+        option("millicores", "processor quota of a copy in thousandths of a core"),
+        option("memory-mib", "memory of a copy"),
+        many("security-group", "a security group of its copies"),
+        option("pin", "its copies may run on this host only"),
+        many("parameter", "NAME=VALUE for the guests"),
+        option("user-data", "file for cloud-init in a disk image"),
+        option("cluster", "cluster; default: the only one"), many("label", "NAME=VALUE")},
+       create_service});
+  all.push_back({"service",
+                 "relocate",
+                 "replace one copy elsewhere; consumers notice nothing",
+                 {name_argument(true), option("copy", "name of its VM; default: any that serves"),
+                  option("host", "where to; default: the planner chooses"),
+                  option("mode", "duplicate or live_migration; default: as its policy says"),
+                  option("for-ms", "it comes back then; default: it stays")},
+                 relocate_service});
+  all.push_back({"service",
+                 "scale",
+                 "change how many copies it has",
+                 {name_argument(true), option("replicas", "copies", true)},
+                 scale_service});
+}
+
 void add_work_commands(std::vector<Command>& all) {
   add_kind(all, "operation", false, VIRGA_CLI_READ_KIND("operations"));
   all.push_back({"operation",
@@ -407,6 +450,7 @@ const std::vector<Command>& commands() {
     add_storage_commands(all);
     add_security_group_commands(all);
     add_vm_commands(all);
+    add_service_commands(all);
     add_work_commands(all);
     add_usage_commands(all);
     add_lab_commands(all);
@@ -428,6 +472,7 @@ const std::map<std::string, std::string>& nouns() {
       {"volume", "tenants' disks that outlive VMs and hosts"},
       {"security-group", "what VMs may exchange with others"},
       {"vm", "virtual machines"},
+      {"service", "copies of a VM behind one address, moved without anyone noticing"},
       {"operation", "work under way and done"},
       {"event", "the journal"},
       {"usage", "what was used and what it costs"},

@@ -24,7 +24,8 @@ constexpr KnownKind kKinds[] = {{"cluster", "clusters", false}, {"machine", "mac
                                 {"image", "images", false},     {"network", "networks", true},
                                 {"security_group", "security_groups", true},
                                 {"host", "hosts", false},       {"device", "devices", false},
-                                {"volume", "volumes", true},    {"vm", "vms", true}};
+                                {"volume", "volumes", true},    {"vm", "vms", true},
+                                {"service", "services", true}};
 
 std::string text_of(const json::object& from, std::string_view name) {
   const auto* value = from.if_contains(name);
@@ -43,7 +44,7 @@ Result<ManifestEntry> read_entry(const json::value& document, const std::string&
   if (known == std::end(kKinds)) {
     return wrong("kind: \"" + kind.substr(0, 80) +
                  "\" is not one of cluster, machine, image, network, security_group, host, device, "
-                 "volume, vm");
+                 "volume, vm, service");
   }
   body.erase("kind");
   body.erase("status");

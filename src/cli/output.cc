@@ -180,6 +180,21 @@ const Columns& columns_of_storage() {
   return kColumns;
 }
 
+const Columns& columns_of_services() {
+  static const Columns kColumns = {
+      {"services",
+       {{"NAME", "meta.tenant+meta.name"},
+        {"ADDRESS", "spec.frontend.address"},
+        {"PORT", "spec.frontend.port"},
+        {"REPLICAS", "spec.replicas"},
+        {"AVAILABLE", "status.available"},
+        {"BALANCER", "status.balancer"},
+        {"RELOCATING", "status.relocation.original"},
+        {"CLUSTER", "spec.cluster", true},
+        {"REASON", "status.reason", true}}}};
+  return kColumns;
+}
+
 const Columns& columns_of_records() {
   static const Columns kColumns = {
       {"operations",
@@ -242,8 +257,8 @@ const Columns& columns_of_records() {
 
 const std::vector<Column>& columns_of(const std::string& plural) {
   static const std::vector<Column> kName = {{"NAME", "meta.name"}};
-  for (const Columns* columns :
-       {&columns_of_resources(), &columns_of_storage(), &columns_of_records()}) {
+  for (const Columns* columns : {&columns_of_resources(), &columns_of_storage(),
+                                 &columns_of_services(), &columns_of_records()}) {
     if (const auto found = columns->find(plural); found != columns->end()) return found->second;
   }
   return kName;

@@ -5,6 +5,7 @@
 #include "base/reflect.h"
 #include "cli/client.h"
 #include "cli/handlers.h"
+#include "cli/options.h"
 #include "cli/output.h"
 #include "cli/wait.h"
 #include "edge/file.h"
@@ -59,37 +60,6 @@ Result<json::object> meta_of(const std::string& name, bool owned) {
   return json::object{{"tenant", name.substr(0, slash)}, {"name", name.substr(slash + 1)}};
 }
 
-/// A whole number option into `spec`. Errors: invalid.
-Result<void> put_number(const Invocation& invocation, const std::string& option, json::object& spec,
-                        const std::string& field) {
-  if (!invocation.has(option)) return {};
-  const auto parsed = parse_json(invocation.text(option));
-  if (!parsed.ok() || !(parsed->is_int64() || parsed->is_uint64())) {
-    return make_error(Errc::invalid, fmt::format("--{}: \"{}\" is not a whole number", option,
-                                                 invocation.text(option)));
-  }
-  spec[field] = *parsed;
-  return {};
-}
-
-void put_text(const Invocation& invocation, const std::string& option, json::object& spec,
-              const std::string& field) {
-  if (invocation.has(option)) spec[field] = invocation.text(option);
-}
-
-/// NAME=VALUE pairs. Errors: invalid.
-Result<json::object> read_pairs(const Invocation& invocation, const std::string& option) {
-  json::object pairs;
-  for (const std::string& pair : invocation.all(option)) {
-    const std::size_t equals = pair.find('=');
-    if (equals == std::string::npos || equals == 0) {
-      return make_error(Errc::invalid, fmt::format("--{}: \"{}\" is not NAME=VALUE", option, pair));
-    }
-    pairs[pair.substr(0, equals)] = pair.substr(equals + 1);
-  }
-  return pairs;
-}
-
 /// What of a VM can be chosen when it is made and changed later. Errors: invalid.
 Result<void> put_vm_size(const Invocation& invocation, json::object& spec) {
   put_text(invocation, "priority", spec, "restart_priority");
@@ -139,11 +109,41 @@ Result<json::array> read_rules(const Invocation& invocation) {
   return rules;
 }
 
-/// POST of a new resource; with --wait a VM is followed until it is as wanted.
+}  // namespace
+
+Result<void> put_number(const Invocation& invocation, const std::string& option, json::object& spec,
+                        const std::string& field) {
+  if (!invocation.has(option)) return {};
+  const auto parsed = parse_json(invocation.text(option));
+  if (!parsed.ok() || !(parsed->is_int64() || parsed->is_uint64())) {
+    return make_error(Errc::invalid, fmt::format("--{}: \"{}\" is not a whole number", option,
+                                                 invocation.text(option)));
+  }
+  spec[field] = *parsed;
+  return {};
+}
+
+void put_text(const Invocation& invocation, const std::string& option, json::object& spec,
+              const std::string& field) {
+  if (invocation.has(option)) spec[field] = invocation.text(option);
+}
+
+Result<json::object> read_pairs(const Invocation& invocation, const std::string& option) {
+  json::object pairs;
+  for (const std::string& pair : invocation.all(option)) {
+    const std::size_t equals = pair.find('=');
+    if (equals == std::string::npos || equals == 0) {
+      return make_error(Errc::invalid, fmt::format("--{}: \"{}\" is not NAME=VALUE", option, pair));
+    }
+    pairs[pair.substr(0, equals)] = pair.substr(equals + 1);
+  }
+  return pairs;
+}
+
 int create(Session& session, const Invocation& invocation, const std::string& plural,
            json::object spec) {
-  const bool owned =
-      plural == "vms" || plural == "networks" || plural == "volumes" || plural == "security_groups";
+  const bool owned = plural == "vms" || plural == "networks" || plural == "volumes" ||
+                     plural == "security_groups" || plural == "services";
   auto meta = meta_of(invocation.text("name"), owned);
   if (!meta.ok()) return fail(session, meta.error());
   if (!owned && invocation.has("tenant")) (*meta)["tenant"] = invocation.text("tenant");
@@ -161,11 +161,13 @@ int create(Session& session, const Invocation& invocation, const std::string& pl
     const auto ready = wait_for_volume(session, invocation.text("name"), false);
     return ready.ok() ? show_one(session, plural, *ready) : fail(session, ready.error());
   }
+  if (session.wait && plural == "services" && !session.dry_run) {
+    const auto ready = wait_for_service(session, invocation.text("name"), false);
+    return ready.ok() ? show_one(session, plural, *ready) : fail(session, ready.error());
+  }
   warn_unplaced(session, made->body);
   return show_one(session, plural, made->body);
 }
-
-}  // namespace
 
 void warn_unplaced(Session& session, const json::value& vm) {
   const std::string reason = text_at(vm, "status.unplaced_reason");
@@ -199,6 +201,10 @@ int delete_resource(Session& session, const Invocation& invocation, const std::s
   }
   if (session.wait && plural == "volumes" && !session.dry_run) {
     const auto gone = wait_for_volume(session, name, true);
+    if (!gone.ok()) return fail(session, gone.error());
+  }
+  if (session.wait && plural == "services" && !session.dry_run) {
+    const auto gone = wait_for_service(session, name, true);
     if (!gone.ok()) return fail(session, gone.error());
   }
   session.out(fmt::format("{} {}\n", name,

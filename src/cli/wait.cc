@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cli/output.h"
 
 namespace virga::cli {
@@ -103,6 +105,42 @@ Result<json::value> wait_for_volume(Session& session, const std::string& name, b
                       text_at(last, "status.legs.0.state"), text_at(last, "status.legs.0.device"),
                       text_at(last, "status.size_mib"), to_ms(session.deadline),
                       reason == "-" ? "" : ": " + reason));
+    }
+    session.transport.pause(kPollInterval);
+  }
+}
+
+namespace {
+
+bool service_is_settled(const json::value& service) {
+  const json::array& copies = service.at_pointer("/status/copies").as_array();
+  const bool serving = std::all_of(copies.begin(), copies.end(), [](const json::value& copy) {
+    return text_at(copy, "state") == "serving";
+  });
+  return serving && std::to_string(copies.size()) == text_at(service, "spec.replicas") &&
+         text_at(service, "status.available") == "true" &&
+         text_at(service, "status.relocation.mode") == "-" &&
+         text_at(service, "spec.relocate.copy") == "-";
+}
+
+}  // namespace
+
+Result<json::value> wait_for_service(Session& session, const std::string& name, bool gone) {
+  const Instant deadline = session.transport.now() + session.deadline;
+  json::value last;
+  while (true) {
+    const auto answer = request(session, "GET", resource_target("services", name));
+    if (!answer.ok() && gone && answer.error().code == Errc::not_found) return last;
+    if (!answer.ok()) return answer.error();
+    last = answer->body;
+    if (!gone && service_is_settled(last)) return last;
+    if (session.transport.now() >= deadline) {
+      const std::string reason = text_at(last, "status.reason");
+      return make_error(Errc::timeout,
+                        fmt::format("service {} is not as it should be after {} ms{}; `virga "
+                                    "service get {}` shows how it goes on",
+                                    name, to_ms(session.deadline),
+                                    reason == "-" ? "" : ": " + reason, name));
     }
     session.transport.pause(kPollInterval);
   }

@@ -16,6 +16,10 @@ Result<boost::json::value> wait_for_vm(Session& session, const std::string& name
 /// timeout (with the reason that the volume itself gives), not_found.
 Result<boost::json::value> wait_for_volume(Session& session, const std::string& name, bool gone);
 
+/// Polls until the service has as many copies as it is to have, all of which serve, and nothing is under way; `gone`:
+/// until nothing of it is left. Errors: timeout (with the reason that the service itself gives), not_found.
+Result<boost::json::value> wait_for_service(Session& session, const std::string& name, bool gone);
+
 /// Polls until no VM runs on the host; tells on standard error how many are left. Errors: timeout (names them and why
 /// they have not gone).
 Result<void> wait_for_empty_host(Session& session, const std::string& host);

@@ -501,12 +501,34 @@ bool differs(const ObservedDevice& left, const ObservedDevice& right) {
   return false;
 }
 
+/// What is counted does not count here.
+bool differs(const ServiceBalancer& left, const ServiceBalancer& right) {
+  const auto& before = left.seen.servers;
+  const auto& after = right.seen.servers;
+  if (left.service != right.service || left.running != right.running ||
+      left.failing != right.failing || left.seen.revision != right.seen.revision ||
+      before.size() != after.size()) {
+    return true;
+  }
+  for (std::size_t index = 0; index < before.size(); ++index) {
+    if (before[index].name != after[index].name || before[index].state != after[index].state ||
+        before[index].health != after[index].health) {
+      return true;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 bool differs(const HostReport& before, const HostReport& after) {
   if (before.devices.size() != after.devices.size()) return true;
   for (std::size_t index = 0; index < before.devices.size(); ++index) {
     if (differs(before.devices[index], after.devices[index])) return true;
+  }
+  if (before.balancers.size() != after.balancers.size()) return true;
+  for (std::size_t index = 0; index < before.balancers.size(); ++index) {
+    if (differs(before.balancers[index], after.balancers[index])) return true;
   }
   if (before.degraded != after.degraded || before.leash_armed != after.leash_armed ||
       before.vms.size() != after.vms.size() || before.peers.size() != after.peers.size()) {

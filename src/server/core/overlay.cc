@@ -18,25 +18,44 @@ HostId host_in_charge(const VmStatus& status) {
 
 }  // namespace
 
-Overlay::OverlayVm Overlay::look_at(const VmId& id) const {
-  OverlayVm seen;
+void Overlay::add_port(const Port& port, const HostId& at, OverlaySubject& seen) const {
+  const Network* network = view_.networks.find(port.spec.network);
+  if (network == nullptr) return;
+  const std::string& address = port.spec.address;
+  seen.ports.push_back(
+      {network->spec.vni, port.spec.mac, address.substr(0, address.find('/')), at, ""});
+}
+
+void Overlay::look_at_vm(const VmId& id, OverlaySubject& seen) const {
   const Vm* vm = view_.vms.find(id);
-  if (vm == nullptr) return seen;
-  for (const Port* port : view_.ports_of(id)) {
-    const Network* network = view_.networks.find(port->spec.network);
-    if (network == nullptr) continue;
-    const std::string& address = port->spec.address;
-    seen.ports.push_back({network->spec.vni, port->spec.mac, address.substr(0, address.find('/')),
-                          host_in_charge(vm->status), ""});
-  }
+  if (vm == nullptr) return;
+  for (const Port* port : view_.ports_of(id)) add_port(*port, host_in_charge(vm->status), seen);
   for (const HostId& host : {vm->status.host, vm->status.migration.destination}) {
     if (!host.empty()) seen.carriers.insert(host);
   }
+}
+
+void Overlay::look_at_service(const ServiceId& id, OverlaySubject& seen) const {
+  const Service* service = view_.services.find(id);
+  const Port* port = service == nullptr ? nullptr : view_.ports.find(service->port_id());
+  if (port == nullptr) return;
+  add_port(*port, service->status.balancer, seen);
+  for (const HostId& host : {service->status.balancer, service->status.balancer_next}) {
+    if (!host.empty()) seen.carriers.insert(host);
+  }
+}
+
+Overlay::OverlaySubject Overlay::look_at(const std::string& key) const {
+  OverlaySubject seen;
+  if (const auto vm = below(key, keys::kVm); !vm.empty()) look_at_vm(VmId(std::string(vm)), seen);
+  if (const auto service = below(key, keys::kService); !service.empty())
+    look_at_service(ServiceId(std::string(service)), seen);
   return seen;
 }
 
-void Overlay::enter(const VmId& id, OverlayVm now, std::map<std::uint32_t, News>& news) {
-  OverlayVm& before = vms_[id];
+void Overlay::enter(const std::string& key, OverlaySubject now,
+                    std::map<std::uint32_t, News>& news) {
+  OverlaySubject& before = subjects_[key];
   if (before == now) return;
   std::set<std::uint32_t> joined;  // networks that it was on
   for (const OverlayPort& port : before.ports) {
@@ -64,7 +83,7 @@ void Overlay::enter(const VmId& id, OverlayVm now, std::map<std::uint32_t, News>
     }
   }
   before = std::move(now);
-  if (before.ports.empty()) vms_.erase(id);
+  if (before.ports.empty()) subjects_.erase(key);
 }
 
 void Overlay::enter_outside(const Network& network, std::map<std::uint32_t, News>& news) {
@@ -86,23 +105,30 @@ void Overlay::enter_outside(const Network& network, std::map<std::uint32_t, News
 }
 
 void Overlay::load() {
-  vms_.clear();
+  subjects_.clear();
   networks_.clear();
   outside_.clear();
   std::map<std::uint32_t, News> ignored;
   for (const auto& [id, network] : view_.networks.all()) enter_outside(*network, ignored);
-  for (const auto& [id, vm] : view_.vms.all()) enter(id, look_at(id), ignored);
+  for (const auto& [id, vm] : view_.vms.all()) enter(keys::of(id), look_at(keys::of(id)), ignored);
+  for (const auto& [id, service] : view_.services.all()) {
+    enter(keys::of(id), look_at(keys::of(id)), ignored);
+  }
   for (const auto& [id, host] : view_.hosts.all()) addresses_[id] = host->status.tenant_address;
 }
 
 void Overlay::changed(const std::vector<Change>& changes) {
-  std::set<VmId> affected;
+  std::set<std::string> affected;
   std::map<std::uint32_t, News> news;
   for (const Change& change : changes) {
     const std::string_view key = change.entry.key;
-    if (const auto vm = below(key, keys::kVm); !vm.empty()) affected.insert(VmId(std::string(vm)));
+    if (key.starts_with(keys::kVm) || key.starts_with(keys::kService)) {
+      affected.insert(std::string(key));
+    }
     if (const auto port = below(key, keys::kPort); !port.empty()) {
-      affected.insert(VmId(std::string(port.substr(0, port.rfind('-')))));
+      const std::string owner(port.substr(0, port.rfind('-')));
+      affected.insert(keys::of(VmId(owner)));
+      affected.insert(keys::of(ServiceId(owner)));
     }
     const auto named = below(key, keys::kNetwork);
     const Network* network =
@@ -118,7 +144,7 @@ void Overlay::changed(const std::vector<Change>& changes) {
       }
     }
   }
-  for (const VmId& id : affected) enter(id, look_at(id), news);
+  for (const std::string& key : affected) enter(key, look_at(key), news);
   tell(news);
 }
 

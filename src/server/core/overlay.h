@@ -14,8 +14,8 @@ namespace virga {
 /// Knows where every port is and tells the hosts that carry its network: those where a VM with a port on it is placed
 /// or is expected by a live move. All follows from the stored state: a port is where its VM's epoch in force was
 /// placed; from the moment that a move is recorded as switching, while both copies are paused, at its destination. A
-/// move that is taken back, or a restart after a failure, is one more change of the record. Machines outside that a
-/// network names are where it says.
+/// move that is taken back, or a restart after a failure, is one more change of the record. The frontend of a service
+/// is where its balancer is placed. Machines outside that a network names are where it says.
 ///
 /// Loop thread only. Cost: O(ports of the VMs that changed + hosts that carry their networks).
 class Overlay {
@@ -45,11 +45,12 @@ class Overlay {
 
     friend bool operator==(const OverlayPort&, const OverlayPort&) = default;
   };
-  struct OverlayVm {
+  /// A VM, or the frontend of a service.
+  struct OverlaySubject {
     std::vector<OverlayPort> ports;
     std::set<HostId> carriers;
 
-    friend bool operator==(const OverlayVm&, const OverlayVm&) = default;
+    friend bool operator==(const OverlaySubject&, const OverlaySubject&) = default;
   };
   struct OverlayNetwork {
     std::map<std::string, OverlayPort> ports;  ///< by MAC
@@ -61,16 +62,19 @@ class Overlay {
     std::set<HostId> begins;                     ///< hosts that carry it from now on
   };
 
-  OverlayVm look_at(const VmId& id) const;
+  OverlaySubject look_at(const std::string& key) const;
+  void look_at_vm(const VmId& id, OverlaySubject& seen) const;
+  void look_at_service(const ServiceId& id, OverlaySubject& seen) const;
+  void add_port(const Port& port, const HostId& at, OverlaySubject& seen) const;
   void enter_outside(const Network& network, std::map<std::uint32_t, News>& news);
-  void enter(const VmId& id, OverlayVm now, std::map<std::uint32_t, News>& news);
+  void enter(const std::string& key, OverlaySubject now, std::map<std::uint32_t, News>& news);
   void tell(const std::map<std::uint32_t, News>& news) const;
   void add_all(std::uint32_t vni, FabricPlaces& places) const;
   PortPlace place_of(const OverlayPort& port) const;
 
   const ClusterView& view_;
   Tell tell_;
-  std::map<VmId, OverlayVm> vms_;
+  std::map<std::string, OverlaySubject> subjects_;  ///< by their store key
   std::map<std::uint32_t, OverlayNetwork> networks_;
   std::map<std::uint32_t, std::vector<OverlayPort>> outside_;  ///< by VNI
   std::map<HostId, std::string> addresses_;  ///< tunnel ends that were told

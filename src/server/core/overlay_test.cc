@@ -107,6 +107,33 @@ TEST_F(OverlayTest, R_B3_OnlyHostsThatCarryANetworkAreToldOfItsPorts) {
                   {"b", "whole 1001, 10.50.0.10 at 198.51.100.a, 10.50.0.11 at 198.51.100.b"}}));
 }
 
+TEST_F(OverlayTest, R_B5_AServicesAddressLeadsToItsBalancersHost) {
+  two_vms();
+  Port frontend;
+  frontend.meta.tenant = "acme";
+  frontend.meta.name = "shop-frontend";
+  frontend.spec.network = NetworkId("acme/front");
+  frontend.spec.mac = "52:54:00:00:00:09";
+  frontend.spec.address = "10.50.0.19/24";
+  frontend.spec.service = ServiceId("acme/shop");
+  put(frontend);
+  Service shop;
+  shop.meta.tenant = "acme";
+  shop.meta.name = "shop";
+  shop.spec.cluster = ClusterId("main");
+  shop.status.balancer = HostId("a");
+  put(shop);
+  const std::string at = "10.50.0.19 at 198.51.100.";
+  EXPECT_EQ(news(), (Told{{"a", at + "a"}, {"b", at + "a"}}));
+  shop.status.balancer_next = HostId("c");
+  put(shop);
+  const std::string vms = "whole 1001, 10.50.0.10 at 198.51.100.a, 10.50.0.11 at 198.51.100.b, ";
+  EXPECT_EQ(news(), (Told{{"c", vms + at + "a"}})) << "it carries the network before the address";
+  shop.status.balancer = std::exchange(shop.status.balancer_next, HostId());
+  put(shop);
+  EXPECT_EQ(news(), (Told{{"a", at + "c"}, {"b", at + "c"}, {"c", at + "c"}}));
+}
+
 TEST_F(OverlayTest, R_B3_AMoveIsToldWhenBothCopiesArePausedAndTakenBackWithItsRecord) {
   two_vms();
   vm("acme/web", "a", {MigrationPhase::prepared, HostId("c"), {}});

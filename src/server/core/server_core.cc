@@ -50,6 +50,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
       runner_(on_.loop, on_.store, mirror_, names_),
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
       storage_(on_.loop, on_.store, mirror_, sessions_, names_),
+      services_(on_.loop, on_.store, mirror_, sessions_, names_),
       pump_(on_.loop, on_.store, mirror_, on_.journal),
       tick_timer_(on_.loop) {}
 
@@ -133,6 +134,8 @@ void ServerCore::lead(const Callback<void>& ready) {
                     options_.controller);
   storage_.start([this](const ClusterId& cluster) { return observe_storage(cluster); },
                  options_.storage);
+  services_.start([this](const ClusterId& cluster) { return observe_services(cluster); },
+                  options_.services);
   if (recovery_held_) {
     log_line(LogLevel::warning, "server",
              "the state was restored from a backup: nothing is fenced or restarted until every "
@@ -153,6 +156,7 @@ void ServerCore::tick() {
     resync_due_ = tick_began_ + options_.resync;
     for (const auto& [id, cluster] : view().clusters.all()) mark(id);
   }
+  services_.tick();
   sessions_.each_stored([this](const LiveHost& live) {
     if (needs_attention(live)) mark(live.cluster->id());
   });
@@ -233,6 +237,29 @@ ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
 void ServerCore::mark(const ClusterId& cluster) {
   controller_.mark(cluster);
   if (view().devices.size() > 0 || view().volumes.size() > 0) storage_.mark(cluster);
+  if (view().services.size() > 0) services_.mark(cluster);
+}
+
+ServiceEvidence ServerCore::observe_services(const ClusterId& cluster) const {
+  ServiceEvidence evidence;
+  evidence.held = recovery_held_;
+  const Cluster* stored = view().clusters.find(cluster);
+  if (stored == nullptr) return evidence;
+  const Duration patience = stored->spec.policy.suspect_after_ms;
+  const Instant now = on_.loop.now();
+  for (const Host* host : view().hosts_of(cluster)) {
+    BalancerHostEvidence& seen = evidence.hosts[host->id()];
+    const auto found = sessions_.hosts().find(host->id());
+    const bool heard = found != sessions_.hosts().end() && found->second.reported;
+    seen.awaited = !heard && now - leads_since_ < stored->spec.policy.lease_ms / 2;
+    if (!heard) continue;
+    const LiveHost& live = found->second;
+    seen.reports = live.session != 0 && now - live.last_report_at < patience;
+    const auto& features = live.hello.features;
+    seen.can_balance = std::find(features.begin(), features.end(), "balancers") != features.end();
+    for (const ServiceBalancer& one : live.report.balancers) seen.balancers[one.service] = one;
+  }
+  return evidence;
 }
 
 StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {

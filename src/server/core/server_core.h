@@ -4,6 +4,7 @@
 #include <string>
 
 #include "arch/hypervisor_clustering/controller.h"
+#include "arch/service_relocation/controller.h"
 #include "arch/storage_workload/controller.h"
 #include "driver/bmc.h"
 #include "runtime/journal.h"
@@ -33,6 +34,7 @@ struct ServerOptions {
   Duration resync = seconds(30);      ///< every cluster is looked at so often, whatever was told
   ClusterController::Options controller;
   StorageController::Options storage;
+  ServiceController::Options services;
 };
 
 /// The server without its sockets: the mirror of the store, the agents' sessions, the rooms' controllers, the runner of
@@ -68,6 +70,7 @@ class ServerCore {
 
   ClusterEvidence observe(const ClusterId& cluster) const;
   StorageEvidence observe_storage(const ClusterId& cluster) const;
+  ServiceEvidence observe_services(const ClusterId& cluster) const;
   std::set<VmId> cut_off_vms(const ClusterId& cluster) const;
 
  private:
@@ -92,6 +95,7 @@ class ServerCore {
   OperationRunner runner_;
   ClusterController controller_;
   StorageController storage_;
+  ServiceController services_;
   JournalPump pump_;
   Timer tick_timer_;
   Instant tick_due_;

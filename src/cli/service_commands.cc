@@ -1,0 +1,103 @@
+#include <fmt/format.h>
+
+#include "cli/client.h"
+#include "cli/handlers.h"
+#include "cli/options.h"
+#include "cli/wait.h"
+#include "edge/file.h"
+
+namespace virga::cli {
+namespace {
+
+Result<void> put_numbers(const Invocation& invocation, json::object& into,
+                         std::initializer_list<std::pair<const char*, const char*>> fields) {
+  for (const auto& [option, field] : fields) {
+    if (auto put = put_number(invocation, option, into, field); !put.ok()) return put;
+  }
+  return {};
+}
+
+/// What copies are made from. Errors: invalid, what reading files gives.
+Result<json::object> read_template(const Invocation& invocation) {
+  json::object vm;
+  put_text(invocation, "image", vm, "image");
+  put_text(invocation, "network", vm, "network");
+  put_text(invocation, "pin", vm, "pinned_host");
+  auto put = put_numbers(invocation, vm,
+                         {{"cpus", "cpus"},
+                          {"memory-mib", "memory_mib"},
+                          {"millicores", "cpu_millicores"},
+                          {"guest-port", "port"}});
+  if (!put.ok()) return put.error();
+  const auto groups = invocation.all("security-group");
+  if (!groups.empty()) vm["security_groups"] = json::array(groups.begin(), groups.end());
+  auto parameters = read_pairs(invocation, "parameter");
+  if (!parameters.ok()) return parameters.error();
+  if (!parameters->empty()) vm["parameters"] = *parameters;
+  if (invocation.has("user-data")) {
+    auto text = read_file(invocation.text("user-data"), 32 << 10);
+    if (!text.ok()) return wrap_error("--user-data", text.error());
+    vm["user_data"] = *text;
+  }
+  return vm;
+}
+
+int show_service(Session& session, const Invocation& invocation, const json::value& answered) {
+  if (!session.wait || session.dry_run) return show_one(session, "services", answered);
+  const auto settled = wait_for_service(session, invocation.text("name"), false);
+  return settled.ok() ? show_one(session, "services", *settled) : fail(session, settled.error());
+}
+
+}  // namespace
+
+int create_service(Session& session, const Invocation& invocation) {
+  json::object spec;
+  put_text(invocation, "cluster", spec, "cluster");
+  auto vm = read_template(invocation);
+  if (!vm.ok()) return fail(session, vm.error());
+  spec["vm"] = std::move(*vm);
+  json::object frontend;
+  json::object check;
+  json::object policy;
+  put_text(invocation, "address", frontend, "address");
+  put_text(invocation, "protocol", frontend, "protocol");
+  put_text(invocation, "check", check, "protocol");
+  put_text(invocation, "check-path", check, "path");
+  put_text(invocation, "relocation", policy, "relocation");
+  if (invocation.has("return-home")) policy["return_home"] = true;
+  auto put = put_numbers(invocation, spec, {{"replicas", "replicas"}});
+  if (put.ok()) put = put_numbers(invocation, frontend, {{"port", "port"}});
+  if (put.ok()) {
+    put = put_numbers(invocation, policy, {{"drain-ms", "drain_ms"}, {"answer-ms", "answer_ms"}});
+  }
+  if (!put.ok()) return fail(session, put.error());
+  if (!frontend.empty()) spec["frontend"] = frontend;
+  if (!check.empty()) spec["check"] = check;
+  if (!policy.empty()) spec["policy"] = policy;
+  return create(session, invocation, "services", spec);
+}
+
+int relocate_service(Session& session, const Invocation& invocation) {
+  json::object order;
+  for (const char* field : {"copy", "host", "mode"}) put_text(invocation, field, order, field);
+  if (auto put = put_number(invocation, "for-ms", order, "for_ms"); !put.ok())
+    return fail(session, put.error());
+  const auto answer =
+      request(session, "POST", resource_target("services", invocation.text("name")) + "/relocate",
+              json::value(order));
+  if (!answer.ok()) return fail(session, answer.error());
+  return show_service(session, invocation, answer->body);
+}
+
+int scale_service(Session& session, const Invocation& invocation) {
+  json::object spec;
+  if (auto put = put_number(invocation, "replicas", spec, "replicas"); !put.ok())
+    return fail(session, put.error());
+  const auto answer =
+      request(session, "PATCH", resource_target("services", invocation.text("name")),
+              json::object{{"spec", spec}});
+  if (!answer.ok()) return fail(session, answer.error());
+  return show_service(session, invocation, answer->body);
+}
+
+}  // namespace virga::cli
