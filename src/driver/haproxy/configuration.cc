@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include <set>
 
 #include "edge/tls.h"
@@ -36,6 +38,9 @@ const char* idle_words(BalancerProtocol protocol) {
 std::string global_section(const BalancerSpec& spec, const HaproxyOptions& options) {
   std::int64_t connections = 100;  // of those who look at it
   for (const BalancerFrontend& frontend : spec.frontends) connections += frontend.connections_max;
+  if (options.connections_max > 0) {
+    connections = std::min<std::int64_t>(connections, options.connections_max);
+  }
   std::string text = fmt::format(
       "  stats socket unix@runtime.sock mode 600 level admin expose-fd listeners\n"
       "  server-state-file servers.state\n"

@@ -13,6 +13,8 @@ struct HaproxyOptions {
   std::string network_namespace;  ///< path of the one that it is in for its life; empty = ours
   std::string user = "haproxy";   ///< user and group of what serves clients; not root: stays us
   int threads = 1;                ///< that serve clients
+  int connections_max =
+      0;  ///< of all frontends together; 0 = as many as this process may have descriptors for
   Duration lingering = std::chrono::hours(1);  ///< of connections of before a reload
 };
 

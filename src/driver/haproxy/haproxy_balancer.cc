@@ -2,8 +2,10 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <csignal>
 #include <filesystem>
@@ -194,12 +196,23 @@ Result<ObservedBalancer> look_at(const HaproxyControl& control, const BalancerSp
   return seen;
 }
 
+/// Each connection has two ends; HAProxy does not start when it may not open as many descriptors.
+int connections_possible() {
+  constexpr rlim_t kForItself = 1000;
+  constexpr rlim_t kEnough = 1'000'000;
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 1000;
+  const rlim_t most = std::min(limit.rlim_max, kEnough);
+  return static_cast<int>(std::max<rlim_t>(most, kForItself + 200) - kForItself) / 2;
+}
+
 }  // namespace
 
 HaproxyBalancer::HaproxyBalancer(AsioLoop& loop, HaproxyOptions options)
     : loop_(loop),
       options_([&] {
         if (::geteuid() != 0) options.user.clear();
+        if (options.connections_max == 0) options.connections_max = connections_possible();
         return std::move(options);
       }()),
       calls_(loop, kWaitingMax, "this load balancer"),
