@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job on real guests: three hosts, six VMs of two tenants, a live move, lost power, a cut link, a volume.
+"""The main job on real guests: three hosts, six VMs of two tenants, a live move, a service, lost power, a cut link, a volume.
 
 Called by scripts/demo after the build. Prints a timeline and measured figures; ends with 1 if anything that it shows
 did not happen.
@@ -27,11 +27,15 @@ def title(text):
     say(f"== {text}")
 
 
-def manifest():
+def networks():
+    return "---\n".join(f"kind: network\nmeta: {{name: {network}, tenant: {tenant}}}\n"
+                        f"spec: {{cluster: lab, subnet: {subnet}}}\n"
+                        for tenant, (network, subnet, _) in TENANTS.items())
+
+
+def guests():
     parts = []
-    for tenant, (network, subnet, _) in TENANTS.items():
-        parts.append(f"kind: network\nmeta: {{name: {network}, tenant: {tenant}}}\n"
-                     f"spec: {{cluster: lab, subnet: {subnet}}}\n")
+    for tenant, (network, _, _) in TENANTS.items():
         for index in (1, 2, 3):
             priority = "high" if index == 1 else "normal"
             parts.append(f"kind: vm\nmeta: {{name: web-{index}, tenant: {tenant}}}\n"
@@ -176,6 +180,38 @@ def move_volume(cloud, namespace, address, storage):
         raise CloudError("the move of its volume was seen by the guest")
 
 
+def relocate_service(cloud, namespace):
+    """Two guests behind one address; one of them is replaced while a consumer asks without a pause."""
+    def status():
+        return cloud.api("GET", "services/acme/shop")["status"]
+
+    def settled():
+        now = status()
+        states = [copy["state"] for copy in now["copies"]]
+        return now["available"] and not now.get("relocation") and states == ["serving", "serving"]
+
+    cloud.cli("service", "create", "acme/shop", "--image", "tiny", "--network", "front", "--replicas", "2", "--port", "80",
+              "--guest-port", "80", "--protocol", "http", "--check", "http")
+    cloud.wait("the service is available", settled, 120)
+    address = cloud.api("GET", "ports/acme/shop-frontend")["spec"]["address"].partition("/")[0]
+    original = status()["copies"][0]["vm"]
+    say(f"acme/shop answers at {address}, balanced by HAProxy on {status()['balancer']} over "
+        + " and ".join(f"{copy['vm']} on {cloud.vms()[copy['vm']]['status']['host']}" for copy in status()["copies"]))
+    prober = cloud.probe(namespace, [address], "http")
+    began = time.monotonic()
+    cloud.cli("service", "relocate", "acme/shop", "--copy", original.partition("/")[2])
+    cloud.wait("it is relocated", lambda: original not in [copy["vm"] for copy in status()["copies"]] and settled(), 150)
+    took = time.monotonic() - began
+    time.sleep(1)
+    line = prober.stop()[0]
+    say(f"{original} was duplicated, redirected, drained and retired in {took:.0f} s: {line['answers']} requests, "
+        f"{line['failures']} failed, longest silence {line['longest_silence_ms']:.0f} ms")
+    cloud.cli("service", "delete", "acme/shop", text=True)
+    cloud.wait("it is gone", lambda: cloud.cli("service", "list") == [], 60)
+    if line["failures"]:
+        raise CloudError("requests failed while the service was relocated")
+
+
 def recover_by_storage(cloud, namespace, addresses):
     """A VM whose disk is a volume of another host loses its own, and no BMC answers: storage alone proves the loss."""
     storage = fullest(vms_by_host(cloud))
@@ -207,12 +243,17 @@ def run(cloud, packages, keep):
     cloud.wait_hosts(3)
     cloud.build_image(packages)
     say(cloud.cli("host", "list", text=True).rstrip())
-    title("six VMs of two tenants")
-    cloud.apply(manifest())
-    cloud.wait_answering(NAMES, 240)
+    cloud.apply(networks())
     namespace = None
     for tenant, (network, _, client) in TENANTS.items():
         namespace = cloud.attach_client(f"{tenant}/{network}", client)
+
+    title("a service of two guests: one is relocated under constant requests")
+    relocate_service(cloud, namespace)
+
+    title("six VMs of two tenants")
+    cloud.apply(guests())
+    cloud.wait_answering(NAMES, 240)
     addresses = {name: cloud.address(name) for name in NAMES}
     show_inventory(cloud)
     show_answers(cloud, namespace, addresses)
