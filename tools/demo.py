@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The main job on real guests: three hosts, six VMs of two tenants, a live move, a service, lost power, a cut link, a volume.
+"""The main job on real guests: three hosts, a service, six VMs of two tenants, a live move, lost hosts, a volume.
 
 Called by scripts/demo after the build. Prints a timeline and measured figures; ends with 1 if anything that it shows
 did not happen.
@@ -190,8 +190,8 @@ def relocate_service(cloud, namespace):
         states = [copy["state"] for copy in now["copies"]]
         return now["available"] and not now.get("relocation") and states == ["serving", "serving"]
 
-    cloud.cli("service", "create", "acme/shop", "--image", "tiny", "--network", "front", "--replicas", "2", "--port", "80",
-              "--guest-port", "80", "--protocol", "http", "--check", "http")
+    cloud.cli("service", "create", "acme/shop", "--image", "tiny", "--network", "front", "--replicas", "2",
+              "--port", "80", "--guest-port", "80", "--protocol", "http", "--check", "http")
     cloud.wait("the service is available", settled, 120)
     address = cloud.api("GET", "ports/acme/shop-frontend")["spec"]["address"].partition("/")[0]
     original = status()["copies"][0]["vm"]
@@ -200,7 +200,8 @@ def relocate_service(cloud, namespace):
     prober = cloud.probe(namespace, [address], "http")
     began = time.monotonic()
     cloud.cli("service", "relocate", "acme/shop", "--copy", original.partition("/")[2])
-    cloud.wait("it is relocated", lambda: original not in [copy["vm"] for copy in status()["copies"]] and settled(), 150)
+    cloud.wait("it is relocated",
+               lambda: original not in [copy["vm"] for copy in status()["copies"]] and settled(), 150)
     took = time.monotonic() - began
     time.sleep(1)
     line = prober.stop()[0]
