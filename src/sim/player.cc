@@ -1,3 +1,4 @@
+#include "sim/consumers.h"
 #include "sim/scenario.h"
 
 #include <fmt/format.h>
@@ -157,6 +158,38 @@ void put_vm(Cloud& cloud, const ScenarioVm& vm) {
   });
 }
 
+void put_service(Cloud& cloud, const ScenarioService& service) {
+  const std::string tenant = service.id.value.substr(0, service.id.value.find('/'));
+  const std::string name = service.id.value.substr(tenant.size() + 1);
+  const NetworkId network(tenant + "/front");
+  cloud.edit<virga::Network>(network, [tenant](virga::Network& made) {
+    made.meta.tenant = tenant;
+    made.meta.name = "front";
+    made.spec = {ClusterId("c1"), 77, "10.50.0.0/24", 1450};
+  });
+  const std::string address = "10.50.0.10";
+  cloud.edit<Port>(PortId(service.id.value + "-frontend"), [&](Port& port) {
+    port.meta.tenant = tenant;
+    port.meta.name = name + "-frontend";
+    port.spec.service = service.id;
+    port.spec.network = network;
+    port.spec.mac = "52:54:00:00:32:0a";
+    port.spec.address = address + "/24";
+  });
+  cloud.edit<Service>(service.id, [&](Service& made) {
+    made.meta.tenant = tenant;
+    made.meta.name = name;
+    made.spec.cluster = ClusterId("c1");
+    made.spec.vm.image = ImageId("tiny");
+    made.spec.vm.network = "front";
+    made.spec.replicas = service.replicas;
+    made.spec.frontend.address = address;
+    made.spec.frontend.protocol = BalancerProtocol::http;
+    made.spec.check.protocol = BalancerProtocol::http;
+    made.spec.policy.relocation = service.relocation;
+  });
+}
+
 Rehearsal play(const Scenario& scenario) {
   Rehearsal rehearsal;
   SimLoop loop;
@@ -173,6 +206,11 @@ Rehearsal play(const Scenario& scenario) {
   for (const ScenarioVm& vm : scenario.vms) {
     loop.after(kVmsComeAfter, [&cloud, &vm] { put_vm(cloud, vm); });
   }
+  for (const ScenarioService& service : scenario.services) {
+    loop.after(kVmsComeAfter, [&cloud, &service] { put_service(cloud, service); });
+  }
+  Consumers consumers(cloud);
+  if (!scenario.services.empty()) consumers.start();
   for (const ScenarioEvent& event : scenario.events) {
     loop.after(event.at, [&cloud, &event] { event.act(cloud); });
   }
@@ -182,6 +220,10 @@ Rehearsal play(const Scenario& scenario) {
   for (const Event& event : cloud.events()) rehearsal.journal += normalised(event, start);
   for (const Vm& vm : cloud.read_all<Vm>(keys::kVm)) {
     rehearsal.journal += truth_of(cloud, vm, cloud.world());
+  }
+  for (const auto& [id, tally] : consumers.tallies()) {
+    rehearsal.journal += fmt::format("truth service {} answered {} failed {}\n", id.value,
+                                     tally.answered, tally.failed);
   }
   for (const HostTruth& host : cloud.world().hosts()) {
     rehearsal.journal += truth_of(cloud, host);

@@ -119,6 +119,8 @@ class Parser {
   Result<Action> host_action(const Words& words);
   Result<Action> vm_action(const Words& words);
   Result<Action> volume_action(const Words& words);
+  Result<Action> relocate(const Words& words);
+  Result<void> service(const Words& words);
   Result<Action> cloud_action(const Words& words);
   Result<HostId> host_name(const std::string& word) const;
   Result<VmId> vm_name(const std::string& word) const;
@@ -365,6 +367,39 @@ Result<Action> Parser::volume_action(const Words& words) {
   });
 }
 
+Result<Action> Parser::relocate(const Words& words) {
+  if (words.size() != 3) return wrong("line", words[0], "relocate TENANT/NAME COPY");
+  const auto id = vm_name(words[1]);
+  if (!id) return id.error();
+  return Action([id = ServiceId(id->value), copy = words[2]](Cloud& cloud) {
+    cloud.edit<Service>(id, [copy](Service& service) {
+      service.spec.relocate = RelocationOrder{copy, {}, RelocationMode::duplicate, Duration{0}};
+    });
+  });
+}
+
+Result<void> Parser::service(const Words& words) {
+  const auto id = vm_name(words[1]);
+  if (!id) return id.error();
+  ScenarioService made;
+  made.id = ServiceId(id->value);
+  for (std::size_t index = 2; index + 1 < words.size(); index += 2) {
+    if (words[index] == "replicas") {
+      const auto count = parse_number(words[index + 1], 16);
+      if (!count) return count.error();
+      made.replicas = static_cast<int>(*count);
+    } else if (words[index] == "relocation") {
+      const auto mode = parse_enum<RelocationMode>("relocation", words[index + 1]);
+      if (!mode) return mode.error();
+      made.relocation = *mode;
+    } else {
+      return wrong("option of service", words[index], "replicas or relocation");
+    }
+  }
+  scenario_.services.push_back(std::move(made));
+  return {};
+}
+
 Result<Action> Parser::cloud_action(const Words& words) {
   if (words[0] == "partition") {
     std::vector<HostId> apart;
@@ -407,7 +442,7 @@ Result<Action> Parser::cloud_action(const Words& words) {
   if (words[0] == "restore") return Action([](Cloud& cloud) { cloud.restore(); });
   return wrong(
       "event", words[0],
-      "fail, heal, bmc, server, vm, volume, start, stop, delete, move, quota, maintenance, ha, "
+      "fail, heal, bmc, server, vm, volume, relocate, start, stop, delete, move, quota, maintenance, ha, "
       "network, partition, backup or restore");
 }
 
@@ -421,6 +456,7 @@ Result<Action> Parser::action(const Words& words) {
     if (verb == known) return vm_action(words);
   }
   if (verb == "volume") return volume_action(words);
+  if (verb == "relocate") return relocate(words);
   if (verb == "vm" && words.size() > 1) {
     const auto id = vm_name(words[1]);
     if (!id) return id.error();
@@ -448,6 +484,7 @@ Result<void> Parser::line(const Words& words) {
   if (verb == "vms") return vms(words);
   if (verb == "vm") return vm(words);
   if (verb == "device") return device(words);
+  if (verb == "service") return service(words);
   if (verb == "option") return option(words);
   if (verb == "at") return at(words);
   if (verb == "policy" || verb == "network") {

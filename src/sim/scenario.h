@@ -21,6 +21,12 @@ struct ScenarioVm {
   std::string volume;  ///< of the same tenant, made with it; empty = none
 };
 
+struct ScenarioService {
+  ServiceId id;
+  int replicas = 2;
+  RelocationMode relocation = RelocationMode::duplicate;
+};
+
 struct ScenarioEvent {
   Duration at{};
   std::function<void(Cloud&)> act;
@@ -32,6 +38,7 @@ struct ScenarioEvent {
 ///   hosts 3 cpu 8000 memory 8192        names: host-1 host-2 host-3
 ///   vms 6 tenant acme memory 512        names: acme/vm-1 ...; options: cpu memory priority host group
 ///   vm acme/db priority high            option volume NAME: with this volume as its disk
+///   service acme/web replicas 2         copies behind an address; option relocation duplicate|live_migration
 ///   device host-1                       a storage device there
 ///   policy lease_ms 10000               any knob of ClusterPolicy
 ///   network loss_per_million 10000      any fault of the simulated network
@@ -44,7 +51,7 @@ struct ScenarioEvent {
 ///   the expected journal
 ///
 /// Other events: bmc HOST MODE; server kill|start|freeze|thaw|cut|join; vm ...; start|stop|delete VM; move VM HOST;
-/// quota VM MILLICORES; maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
+/// quota VM MILLICORES; volume NAME DEVICE; relocate SERVICE COPY; maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
 struct Scenario {
   CloudOptions cloud;
   int hosts = 0;
@@ -53,6 +60,7 @@ struct Scenario {
   bool bmcs = true;
   std::vector<ScenarioVm> vms;
   std::vector<HostId> devices;  ///< hosts that have one
+  std::vector<ScenarioService> services;
   std::vector<ScenarioEvent> events;
   std::set<std::string> breaks;  ///< rules that are broken, or play() reports that they are not
   Duration length{};
@@ -84,6 +92,9 @@ Rehearsal play(const Scenario& scenario);
 /// ... of `cluster_hosts` hosts each.
 void found_cloud(Cloud& cloud, int hosts, Capacity capacity, bool bmcs, int cluster_hosts);
 void put_vm(Cloud& cloud, const ScenarioVm& vm);
+
+/// On a network "front" of its tenant, with an address of its own.
+void put_service(Cloud& cloud, const ScenarioService& service);
 
 /// A storage device on the host, named after it.
 void put_device(Cloud& cloud, const HostId& host);

@@ -136,6 +136,9 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   copy.cpus = launch.cpus;
   copy.born = loop_.now();
   copy.own_files = has_files(launch);
+  if (!launch.nics.empty()) {
+    copy.address = launch.nics.front().address.substr(0, launch.nics.front().address.find('/'));
+  }
   for (const LaunchDisk& disk : launch.disks) {
     if (!disk.endpoint) continue;
     const VolumeId volume(disk.volume);

@@ -67,6 +67,7 @@ struct Copy {
   std::map<VolumeId, Mib> disk_sizes;           ///< of volumes, as its guest has them
   std::map<VolumeId, VolumeEndpoint> mirrored;  ///< it is paused: these are equal to the above
   bool own_files = true;  ///< it can write to what locks alone protect
+  std::string address;    ///< IPv4 of its first card; empty = it has none
   int cpus = 1;
   Instant born{};
   Instant runs_since{};  ///< while it runs
