@@ -50,9 +50,8 @@ bool Consumers::answers_at(const std::string& address) const {
            !copy.guest_hung;
   };
   return std::ranges::any_of(cloud_.world().hosts(), [&](const HostTruth& host) {
-    return host.acts() && std::ranges::any_of(host.copies, [&](const auto& one) {
-             return here(one.second);
-           });
+    return host.acts() &&
+           std::ranges::any_of(host.copies, [&](const auto& one) { return here(one.second); });
   });
 }
 

@@ -440,10 +440,10 @@ Result<Action> Parser::cloud_action(const Words& words) {
   }
   if (words[0] == "backup") return Action([](Cloud& cloud) { cloud.backup(); });
   if (words[0] == "restore") return Action([](Cloud& cloud) { cloud.restore(); });
-  return wrong(
-      "event", words[0],
-      "fail, heal, bmc, server, vm, volume, relocate, start, stop, delete, move, quota, maintenance, ha, "
-      "network, partition, backup or restore");
+  return wrong("event", words[0],
+               "fail, heal, bmc, server, vm, volume, relocate, start, stop, delete, move, quota, "
+               "maintenance, ha, "
+               "network, partition, backup or restore");
 }
 
 Result<Action> Parser::action(const Words& words) {
