@@ -51,7 +51,8 @@ struct ScenarioEvent {
 ///   the expected journal
 ///
 /// Other events: bmc HOST MODE; server kill|start|freeze|thaw|cut|join; vm ...; start|stop|delete VM; move VM HOST;
-/// quota VM MILLICORES; volume NAME DEVICE; relocate SERVICE COPY; maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
+/// quota VM MILLICORES; volume NAME DEVICE; relocate SERVICE COPY; maintenance HOST on|off; ha on|off;
+/// network TENANT/NAME; partition HOST...; backup; restore.
 struct Scenario {
   CloudOptions cloud;
   int hosts = 0;
