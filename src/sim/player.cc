@@ -168,7 +168,7 @@ void put_service(Cloud& cloud, const ScenarioService& service) {
     made.spec = {ClusterId("c1"), 77, "10.50.0.0/24", 1450};
   });
   const std::string address = "10.50.0.10";
-  cloud.edit<Port>(PortId(service.id.value + "-frontend"), [&](Port& port) {
+  cloud.edit<Port>(PortId(service.id.value + "-frontend"), [=](Port& port) {
     port.meta.tenant = tenant;
     port.meta.name = name + "-frontend";
     port.spec.service = service.id;
@@ -176,7 +176,7 @@ void put_service(Cloud& cloud, const ScenarioService& service) {
     port.spec.mac = "52:54:00:00:32:0a";
     port.spec.address = address + "/24";
   });
-  cloud.edit<Service>(service.id, [&](Service& made) {
+  cloud.edit<Service>(service.id, [=](Service& made) {
     made.meta.tenant = tenant;
     made.meta.name = name;
     made.spec.cluster = ClusterId("c1");
