@@ -156,6 +156,7 @@ void DiskMirroring::take_back(Callback<void> done) {
       qmp::yank_volume(client_, record_.target, [](const Result<void>&) {});
       return qmp::cancel_job(client_, record_.target, again);
     }
+    paused_ = false;
     const auto remove = while_alive([this, done](const Result<void>& used) {
       if (!used) return done(used);
       qmp::remove_volume(client_, record_.target, while_alive([this, done](const auto& removed) {

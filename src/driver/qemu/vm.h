@@ -123,9 +123,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   Result<std::shared_ptr<Descriptor>> keys_for(std::size_t disk, const VolumeEndpoint& at);
   void copy_disk(const DiskMirror& wanted, const Callback<MigrationProgress>& done);
   void learn_disks();
-  bool may_forget_mirror(const Error& why);
   DiskMirroring& mirroring();
-  void forget_mirror();
   void end_mirror(const std::string& volume, void (DiskMirroring::*how)(Callback<void>), Task then,
                   Callback<void> done);
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "base/log.h"
 #include "driver/qemu/hardware.h"
 #include "driver/qemu/vm.h"
 
@@ -120,14 +119,11 @@ void QemuVm::mirror_disk(const DiskMirror& wanted, Callback<MigrationProgress> d
 void QemuVm::copy_disk(const DiskMirror& wanted, const Callback<MigrationProgress>& done) {
   auto keys = keys_for(disk_of(launch_, wanted.volume), wanted.to);
   if (!keys) return done(keys.error());
+  // What failed stays on record until cancel_mirror() has seen that the guest runs where it was.
   mirroring().copy(std::move(*keys), wanted,
-                   [this, weak = weak_from_this(), volume = wanted.volume,
-                    done](Result<MigrationProgress> copied) {
-                     const auto self = weak.lock();
+                   [volume = wanted.volume, done](Result<MigrationProgress> copied) {
                      if (copied) return done(std::move(copied));
-                     const Error why = copied.error();
-                     if (self != nullptr && may_forget_mirror(why)) forget_mirror();
-                     done(wrap_error("move disk " + volume, why));
+                     done(wrap_error("move disk " + volume, copied.error()));
                    });
 }
 
@@ -171,23 +167,12 @@ void QemuVm::learn_disks() {
   }
 }
 
-/// False when nobody knows what QEMU makes of it, or somebody else sees to it.
-bool QemuVm::may_forget_mirror(const Error& why) {
-  return process_.qmp() != nullptr && why.code != Errc::cancelled && stage_ == Stage::ready;
-}
-
 DiskMirroring& QemuVm::mirroring() {
   if (mirroring_ == nullptr) {
     mirroring_ =
         std::make_unique<DiskMirroring>(context_, *process_.qmp(), *process_.record().mirror);
   }
   return *mirroring_;
-}
-
-void QemuVm::forget_mirror() {
-  mirroring_.reset();
-  const auto noted = process_.note_mirror(std::nullopt);
-  if (!noted) log_line(LogLevel::warning, "qemu", noted.error().text(), launch_.correlation);
 }
 
 void QemuVm::switch_disk(const std::string& volume, Callback<void> done) {
@@ -219,16 +204,13 @@ void QemuVm::end_mirror(const std::string& volume, void (DiskMirroring::*how)(Ca
         [done = std::move(done),
          why = mirror_error(volume, Errc::unavailable, "QEMU does not answer")] { done(why); });
   }
-  (mirroring().*how)([this, weak = weak_from_this(), volume, then = std::move(then),
+  (mirroring().*how)([this, weak = weak_from_this(), then = std::move(then),
                       done = std::move(done)](const Result<void>& ended) {
     const auto self = weak.lock();
-    if (self == nullptr || !ended) {
-      return done(ended ? ended
-                        : Result<void>(make_error(ended.error().code, ended.error().text())));
-    }
+    if (self == nullptr || !ended) return done(ended);
     then();
-    forget_mirror();
-    done({});
+    mirroring_.reset();
+    done(process_.note_mirror(std::nullopt));  // one that is not written is asked for again
   });
 }
 

@@ -354,8 +354,10 @@ Result<void> VmProcess::mark_incoming(bool incoming) {
 }
 
 Result<void> VmProcess::note_mirror(std::optional<MirrorRecord> mirror) {
-  record_.mirror = std::move(mirror);
-  return write_launch_record(folder_, record_);
+  const auto before = std::exchange(record_.mirror, std::move(mirror));
+  auto written = write_launch_record(folder_, record_);
+  if (!written) record_.mirror = before;
+  return written;
 }
 
 void VmProcess::turn_disk(std::size_t disk, const VolumeEndpoint& to) {
