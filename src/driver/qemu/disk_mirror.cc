@@ -55,10 +55,9 @@ void DiskMirroring::begin(const qmp::MirrorState& state) {
     });
   };
   const auto mirror = [this, checked] {
-    qmp::begin_mirror(
-        client_,
-        {record_.target, record_.from, record_.target, limits_.bytes_per_second_max},
-        checked([this] { follow(); }));
+    qmp::begin_mirror(client_,
+                      {record_.target, record_.from, record_.target, limits_.bytes_per_second_max},
+                      checked([this] { follow(); }));
   };
   const auto connect = [this, checked, mirror] {
     qmp::add_volume(client_, record_.target, nbd_of(record_.to), keys_->get(), checked(mirror));

@@ -226,6 +226,7 @@ void begin_mirror(QmpClient& client, const MirrorJob& job, Callback<void> done) 
          {{"job-id", job.name},
           {"device", job.from},
           {"target", job.to},
+          {"filter-node-name", job.from + "-mirror"},  // so that errors are known to be this disk's
           {"sync", "full"},
           {"copy-mode", "background"},
           {"speed", job.bytes_per_second_max},
@@ -314,25 +315,24 @@ void query_disk_full(QmpClient& client, Callback<bool> done) {
 }
 
 void query_disk_traffic(QmpClient& client, Callback<VmUsage> done) {
-  client.execute("query-blockstats", {}, kDeadline,
-                 [done = std::move(done)](Result<json::value> answer) {
-                   if (!answer) return done(answer.error());
-                   VmUsage sum;
-                   sum.disk_read_bytes = sum.disk_written_bytes = 0;
-                   sum.disk_reads = sum.disk_writes = 0;
-                   const json::array* list = answer->if_array();
-                   for (std::size_t index = 0; list != nullptr && index < list->size(); ++index) {
-                     const json::object* disk = (*list)[index].if_object();
-                     const json::value* stats =
-                         disk == nullptr ? nullptr : disk->if_contains("stats");
-                     if (stats == nullptr) continue;
-                     sum.disk_read_bytes += number_at(*stats, "rd_bytes");
-                     sum.disk_written_bytes += number_at(*stats, "wr_bytes");
-                     sum.disk_reads += number_at(*stats, "rd_operations");
-                     sum.disk_writes += number_at(*stats, "wr_operations");
-                   }
-                   done(sum);
-                 });
+  client.execute(
+      "query-blockstats", {}, kDeadline, [done = std::move(done)](Result<json::value> answer) {
+        if (!answer) return done(answer.error());
+        VmUsage sum;
+        sum.disk_read_bytes = sum.disk_written_bytes = 0;
+        sum.disk_reads = sum.disk_writes = 0;
+        const json::array* list = answer->if_array();
+        for (std::size_t index = 0; list != nullptr && index < list->size(); ++index) {
+          const json::object* disk = (*list)[index].if_object();
+          const json::value* stats = disk == nullptr ? nullptr : disk->if_contains("stats");
+          if (stats == nullptr) continue;
+          sum.disk_read_bytes += number_at(*stats, "rd_bytes");
+          sum.disk_written_bytes += number_at(*stats, "wr_bytes");
+          sum.disk_reads += number_at(*stats, "rd_operations");
+          sum.disk_writes += number_at(*stats, "wr_operations");
+        }
+        done(sum);
+      });
 }
 
 void query_port_open(QmpClient& client, const std::string& chardev, Callback<bool> done) {
