@@ -185,15 +185,30 @@ class VolumesTest(LabCase):
         self.assert_writes_on(before["disk_sequence"])
         self.assertEqual(self.answer()["boot_id"], before["boot_id"])
 
+    def test_07_both_places_are_away_while_a_volume_moves(self):
+        """A10-04 R-B4 R-F6: the storage host loses its power; the guest waits, goes on, and the volume moves after that."""
+        before, after = self.answer(), self.cloud.last_event()
+        self.cloud.cli("volume", "move", "acme/data", "--device", "hdd")
+        self.cloud.wait("the copy has begun", lambda: self.status()["operation"], 30)
+        self.cloud.lab("fail", "host-3", "--how", "power")
+        self.cloud.wait_event(after, ["vm.disk_move_failed"], f"vm/{VM}", 90)
+        self.cloud.lab("heal", "host-3")
+        self.cloud.wait_event(after, ["device.available"], "device/hdd", 90)
+        self.assert_writes_on(before["disk_sequence"])
+        self.cloud.wait("it has moved", lambda: self.volume()["status"]["legs"]
+                        == [{"device": "hdd", "state": "in_sync"}], 120)
+        self.assert_writes_on(before["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it went on where it was")
+
     def test_08_the_agent_of_the_guests_host_dies_while_its_disk_moves(self):
         """A10-04 R-B4 R-F1: the next agent finds the copy in QEMU and takes it back; it is tried again."""
         before, after = self.answer(), self.cloud.last_event()
-        self.cloud.cli("volume", "move", "acme/data", "--device", "hdd")
-        self.cloud.wait("the new place is served", lambda: os.path.exists(self.place("server.json", "hdd")), 30)
+        self.cloud.cli("volume", "move", "acme/data", "--device", "ssd")
+        self.cloud.wait("the new place is served", lambda: os.path.exists(self.place("server.json", "ssd")), 30)
         self.cloud.lab("fail", self.status()["host"], "--how", "agent")
         self.cloud.wait_event(after, ["vm.disk_move_failed", "vm.disk_moved"], f"vm/{VM}", 60)
         self.cloud.wait("it has moved", lambda: self.volume()["status"]["legs"]
-                        == [{"device": "hdd", "state": "in_sync"}], 90)
+                        == [{"device": "ssd", "state": "in_sync"}], 90)
         self.assert_writes_on(before["disk_sequence"])
         self.assertEqual(self.answer()["boot_id"], before["boot_id"])
 
