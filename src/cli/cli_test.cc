@@ -233,6 +233,67 @@ TEST_F(CommandLine, F_B4_F_B11_the_size_of_a_vm_is_set) {
   EXPECT_EQ(run("vm", "set", {{"name", {"acme/none"}}, {"millicores", {"500"}}}), 3);
 }
 
+TEST_F(CommandLine, R_B7_F_B11_a_service_scales_by_itself) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  ASSERT_EQ(run("service", "create",
+                {{"name", {"acme/shop"}}, {"image", {"tiny"}}, {"network", {"front"}}}),
+            0)
+      << err;
+  EXPECT_EQ(run("service", "autoscale", {{"name", {"acme/shop"}}, {"action", {"scale"}}}), 2);
+  EXPECT_NE(err.find("nothing is watched"), std::string::npos) << err;
+  ASSERT_EQ(run("service", "autoscale",
+                {{"name", {"acme/shop"}},
+                 {"action", {"scale"}},
+                 {"replicas-max", {"5"}},
+                 {"queue-max", {"7"}},
+                 {"copy-connections-max", {"100"}}}),
+            0)
+      << err;
+  const ServiceSpec& spec = view.services.find(ServiceId("acme/shop"))->spec;
+  EXPECT_EQ(spec.scaling.queue_max, 7);
+  EXPECT_EQ(spec.frontend.copy_connections_max, 100);
+}
+
+TEST_F(CommandLine, R_B11_a_vm_of_another_system_is_looked_at_before_anything_is_copied) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  const std::string folder = ::testing::TempDir() + "virga-foreign-" + std::to_string(::getpid());
+  const std::string disk = folder + ".raw";
+  const std::string description = folder + ".xml";
+  std::ofstream(disk) << std::string(1 << 20, '\0');
+  std::ofstream(description) << "<domain type='kvm'><name>old</name><memory>262144</memory><vcpu>2"
+                                "</vcpu><os><type arch='x86_64'>hvm</type></os><devices><disk "
+                                "type='file' device='disk'><source file='"
+                             << disk
+                             << "'/><target dev='vda' bus='sata'/></disk><interface "
+                                "type='bridge'><source bridge='br0'/></interface><tpm/></devices>"
+                                "</domain>";
+  const auto import = [&](const std::string& name, const std::string& network) {
+    return run("vm", "import",
+               {{"name", {name}},
+                {"domain", {description}},
+                {"network", {network}},
+                {"images-folder", {folder}}});
+  };
+  session.dry_run = true;
+  session.format = cli::Format::json;
+  EXPECT_EQ(import("acme/old", "br0=front"), 0) << err;
+  EXPECT_NE(out.find(R"("memory_mib": 256)"), std::string::npos) << out;
+  EXPECT_NE(err.find("LOST    tpm"), std::string::npos) << err;
+  EXPECT_NE(err.find("differs disk vda: bus sata"), std::string::npos) << err;
+  session.dry_run = false;
+  EXPECT_EQ(import("acme/old", "br0=front"), 4) << "a loss is accepted or refused";
+  EXPECT_NE(err.find("--accept-losses"), std::string::npos) << err;
+  EXPECT_EQ(import("acme/old", "br1=front"), 2);
+  EXPECT_NE(err.find("right would be br0=NAME"), std::string::npos) << err;
+  EXPECT_EQ(import("acme/old", "br0=none"), 3);
+  EXPECT_EQ(import("acme/web", "br0=front"), 4);
+  EXPECT_NE(err.find("is there already"), std::string::npos) << err;
+  std::remove(disk.c_str());
+  EXPECT_EQ(import("acme/old", "br0=front"), 3);
+  EXPECT_NE(err.find("--disk names a copy"), std::string::npos) << err;
+  std::remove(description.c_str());
+}
+
 TEST_F(CommandLine, F_B11_exit_codes_and_advice_are_stable) {
   EXPECT_EQ(run("vm", "get", {{"name", {"acme/web"}}}), 3);
   EXPECT_NE(err.find("there is no vm \"acme/web\""), std::string::npos) << err;

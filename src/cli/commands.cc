@@ -249,6 +249,21 @@ void add_vm_commands(std::vector<Command>& all) {
                      option("user-data", "file for cloud-init in a disk image"),
                      many("label", "NAME=VALUE"), flag("stopped", "do not start it")}),
        create_vm});
+  all.push_back({"vm",
+                 "import",
+                 "take over a VM of another system; --dry-run lists what will differ",
+                 {name_argument(true), option("images-folder", "SHARED/images", true),
+                  option("domain", "its description, as `virsh dumpxml` prints it"),
+                  option("disk", "file of its first disk: qcow2 or raw; default: as described"),
+                  many("network", "NAME, or SOURCE=NAME for what was on that network or bridge"),
+                  option("as", "name of the image; default: the VM's"),
+                  option("sha256", "expected checksum of the disk's file"),
+                  option("cpus", "processors; default: as described"),
+                  option("memory-mib", "memory; default: as described"),
+                  option("cluster", "cluster; default: the only one"),
+                  flag("accept-losses", "import it although its guest may miss something"),
+                  flag("stopped", "do not start it")},
+                 import_vm});
   all.push_back({"vm", "set",
                  "change its size; of a running VM quota, weight, processes and priority",
                  with_vm_size({name_argument(true)}), set_vm});
@@ -282,6 +297,7 @@ void add_service_commands(std::vector<Command>& all) {
         option("network", "of the tenant: its address and its copies are there", true),
         option("replicas", "copies; default 2"),
         option("port", "that consumers connect to; default 80"),
+        option("copy-connections-max", "of one copy; more wait at the balancer; default: no limit"),
         option("guest-port", "that its guests listen on; default 80"),
         option("address", "that consumers connect to; default: the server picks"),
         option("protocol", "tcp or http; default tcp"),
@@ -313,6 +329,23 @@ void add_service_commands(std::vector<Command>& all) {
                  "change how many copies it has",
                  {name_argument(true), option("replicas", "copies", true)},
                  scale_service});
+  all.push_back(
+      {"service",
+       "autoscale",
+       "say what happens when demand is more than its copies are to carry",
+       {name_argument(true),
+        option("action", "scale, duplicate, live_migration or none", true),
+        option("replicas-max", "scale: copies, with those that demand adds"),
+        option("requests-max", "a second and copy"),
+        option("cpu-percent-max", "of its copies' quotas together"),
+        option("response-ms-max", "mean of what copies need"),
+        option("queue-max", "requests that wait at the balancer; wants --copy-connections-max"),
+        option("errors-percent-max", "of one copy's requests; that copy is replaced"),
+        option("copy-connections-max", "of one copy; more wait at the balancer"),
+        option("sustained-ms", "limits are means over this time; default 10000"),
+        option("calm-ms", "so long demand must be low before a copy is withdrawn; default 300000"),
+        option("cooldown-ms", "nothing is decided so long after copies changed; default 60000")},
+       autoscale_service});
 }
 
 void add_work_commands(std::vector<Command>& all) {

@@ -2,7 +2,6 @@
 
 #include <unistd.h>
 
-#include <algorithm>
 #include <filesystem>
 
 #include "base/reflect.h"
@@ -10,8 +9,6 @@
 #include "cli/handlers.h"
 #include "cli/output.h"
 #include "image/image_build.h"
-#include "image/image_import.h"
-#include "model/cluster.h"
 #include "runtime/journal_audit.h"
 #include "store/backup.h"
 
@@ -30,23 +27,6 @@ std::string program_folder() {
 
 void print_value(Session& session, const json::value& value) {
   session.out(session.format == Format::json ? pretty_json(value) : yaml_text(value));
-}
-
-/// What the cluster takes whose images lie in that folder; where none has it, the most of all.
-Result<Mib> image_limit(Session& session, const std::string& images_folder) {
-  const auto clusters = list_all(session, "/v1/clusters");
-  if (!clusters.ok()) return clusters.error();
-  std::error_code ignored;
-  const auto place = std::filesystem::weakly_canonical(images_folder, ignored);
-  Mib most;
-  for (const json::value& item : clusters->items) {
-    const auto cluster = from_json<Cluster>(item, UnknownFields::ignore);
-    if (!cluster.ok()) return cluster.error();
-    const Mib limit = cluster->spec.policy.image_mib_max;
-    if (place == cluster->spec.shared_directory + "/images") return limit;
-    most = std::max(most, limit);
-  }
-  return clusters->items.empty() ? ClusterPolicy().image_mib_max : most;
 }
 
 }  // namespace
@@ -118,34 +98,6 @@ int build_image(Session& session, const Invocation& invocation) {
       "next: virga image create tiny --folder " + options.output_folder +
       ", when it lies in the shared directory\n");
   return 0;
-}
-
-int import_image_file(Session& session, const Invocation& invocation) {
-  ImageImportOptions options;
-  options.source_path = invocation.text("name");
-  options.images_folder = invocation.text("images-folder");
-  options.name = invocation.text("as");
-  options.sha256 = invocation.text("sha256");
-  const auto limit = image_limit(session, options.images_folder);
-  if (!limit.ok()) return fail(session, limit.error());
-  options.size_mib_max = *limit;
-  if (invocation.has("size-mib-max")) {
-    const auto size = parse_json(invocation.text("size-mib-max"));
-    if (!size.ok() || !size->is_int64() || size->get_int64() < 1) {
-      return fail(session,
-                  make_error(Errc::invalid, "--size-mib-max: \"" + invocation.text("size-mib-max") +
-                                                "\" is not a number of MiB"));
-    }
-    options.size_mib_max = std::min(*limit, Mib{size->get_int64()});
-  }
-  const auto manifest = import_image(options);
-  if (!manifest.ok()) return fail(session, manifest.error());
-  const ImageSpec spec = image_spec(*manifest, "images/" + options.name);
-  const json::value body =
-      json::object{{"meta", json::object{{"name", options.name}}}, {"spec", to_json(spec)}};
-  session.err("imported; registering it with the server\n");
-  const auto answer = request(session, "PUT", resource_target("images", options.name), body);
-  return answer.ok() ? show_one(session, "images", answer->body) : fail(session, answer.error());
 }
 
 int run_simulator(Session& session, const Invocation& invocation) {

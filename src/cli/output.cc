@@ -187,6 +187,7 @@ const Columns& columns_of_services() {
         {"ADDRESS", "spec.frontend.address"},
         {"PORT", "spec.frontend.port"},
         {"REPLICAS", "spec.replicas"},
+        {"EXTRA", "status.extra"},
         {"AVAILABLE", "status.available"},
         {"BALANCER", "status.balancer"},
         {"RELOCATING", "status.relocation.original"},

@@ -66,7 +66,10 @@ int create_service(Session& session, const Invocation& invocation) {
   put_text(invocation, "relocation", policy, "relocation");
   if (invocation.has("return-home")) policy["return_home"] = true;
   auto put = put_numbers(invocation, spec, {{"replicas", "replicas"}});
-  if (put.ok()) put = put_numbers(invocation, frontend, {{"port", "port"}});
+  if (put.ok()) {
+    put = put_numbers(invocation, frontend,
+                      {{"port", "port"}, {"copy-connections-max", "copy_connections_max"}});
+  }
   if (put.ok()) {
     put = put_numbers(invocation, policy, {{"drain-ms", "drain_ms"}, {"answer-ms", "answer_ms"}});
   }
@@ -98,6 +101,33 @@ int scale_service(Session& session, const Invocation& invocation) {
               json::object{{"spec", spec}});
   if (!answer.ok()) return fail(session, answer.error());
   return show_service(session, invocation, answer->body);
+}
+
+int autoscale_service(Session& session, const Invocation& invocation) {
+  json::object scaling;
+  json::object frontend;
+  put_text(invocation, "action", scaling, "action");
+  auto put = put_numbers(invocation, scaling,
+                         {{"replicas-max", "replicas_max"},
+                          {"requests-max", "requests_max"},
+                          {"cpu-percent-max", "cpu_percent_max"},
+                          {"response-ms-max", "response_ms_max"},
+                          {"queue-max", "queue_max"},
+                          {"errors-percent-max", "errors_percent_max"},
+                          {"sustained-ms", "sustained_ms"},
+                          {"calm-ms", "calm_ms"},
+                          {"cooldown-ms", "cooldown_ms"}});
+  if (put.ok()) {
+    put = put_numbers(invocation, frontend, {{"copy-connections-max", "copy_connections_max"}});
+  }
+  if (!put.ok()) return fail(session, put.error());
+  json::object spec{{"scaling", scaling}};
+  if (!frontend.empty()) spec["frontend"] = frontend;
+  const auto answer =
+      request(session, "PATCH", resource_target("services", invocation.text("name")),
+              json::object{{"spec", spec}});
+  if (!answer.ok()) return fail(session, answer.error());
+  return show_one(session, "services", answer->body);
 }
 
 }  // namespace virga::cli

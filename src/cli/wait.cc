@@ -117,7 +117,9 @@ bool service_is_settled(const json::value& service) {
   const bool serving = std::all_of(copies.begin(), copies.end(), [](const json::value& copy) {
     return text_at(copy, "state") == "serving";
   });
-  return serving && std::to_string(copies.size()) == text_at(service, "spec.replicas") &&
+  const auto wanted = service.at_pointer("/spec/replicas").to_number<std::size_t>() +
+                      service.at_pointer("/status/extra").to_number<std::size_t>();
+  return serving && copies.size() == wanted &&
          text_at(service, "status.available") == "true" &&
          text_at(service, "status.relocation.mode") == "-" &&
          text_at(service, "spec.relocate.copy") == "-";

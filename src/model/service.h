@@ -37,8 +37,9 @@ struct ServiceFrontend {
   std::string address;  ///< IPv4 of its network; empty = the server picks; never changes
   int port = 80;        ///< never changes
   BalancerProtocol protocol = BalancerProtocol::tcp;
+  int copy_connections_max = 0;  ///< of one copy: more wait at the balancer; 0 = no limit
 };
-BOOST_DESCRIBE_STRUCT(ServiceFrontend, (), (address, port, protocol))
+BOOST_DESCRIBE_STRUCT(ServiceFrontend, (), (address, port, protocol, copy_connections_max))
 
 enum class RelocationMode {
   duplicate,       ///< a new copy answers first, then the original drains and goes
@@ -53,6 +54,32 @@ struct ServicePolicy {
   Duration answer_ms = seconds(120);  ///< within which a new copy must answer requests
 };
 BOOST_DESCRIBE_STRUCT(ServicePolicy, (), (relocation, return_home, drain_ms, answer_ms))
+
+/// What is done when demand is more than its copies are to carry.
+enum class ScalingAction {
+  none,            ///< nothing is watched
+  scale,           ///< copies are added, and withdrawn when demand is low again
+  duplicate,       ///< the busiest copy is replaced on another host
+  live_migration,  ///< the busiest copy's VM moves alive to another host
+};
+BOOST_DESCRIBE_ENUM(ScalingAction, none, scale, duplicate, live_migration)
+
+/// Limits are means over `sustained_ms`; 0 = not watched. A copy that fails is replaced, whatever the action.
+struct ServiceScaling {
+  ScalingAction action = ScalingAction::none;
+  int replicas_max = 0;         ///< scale: with the copies that demand adds
+  int requests_max = 0;         ///< a second and copy; tcp: new connections
+  int cpu_percent_max = 0;      ///< of its copies' quotas together
+  Duration response_ms_max{0};  ///< mean of what copies need; tcp: to connect
+  int queue_max = 0;            ///< requests that wait at the balancer
+  int errors_percent_max = 0;   ///< of one copy's requests; one that fails its checks has 100
+  Duration sustained_ms = seconds(10);
+  Duration calm_ms = seconds(300);    ///< so long demand must be low before a copy is withdrawn
+  Duration cooldown_ms = seconds(60);  ///< nothing is decided so long after its copies changed
+};
+BOOST_DESCRIBE_STRUCT(ServiceScaling, (),
+                      (action, replicas_max, requests_max, cpu_percent_max, response_ms_max,
+                       queue_max, errors_percent_max, sustained_ms, calm_ms, cooldown_ms))
 
 /// Operator's command to relocate one copy.
 struct RelocationOrder {
@@ -70,10 +97,11 @@ struct ServiceSpec {
   ServiceFrontend frontend;
   BalancerCheck check;
   ServicePolicy policy;
+  ServiceScaling scaling;
   std::optional<RelocationOrder> relocate;  ///< cleared when decided
 };
 BOOST_DESCRIBE_STRUCT(ServiceSpec, (),
-                      (cluster, vm, replicas, frontend, check, policy, relocate))
+                      (cluster, vm, replicas, frontend, check, policy, scaling, relocate))
 
 enum class ServiceCopyState {
   starting,  ///< has not been seen healthy by the balancer yet; gets no requests
@@ -117,6 +145,7 @@ struct ServiceStatus {
   HostId balancer_next;  ///< where it will be: begins to run there before the address follows
   std::vector<ServiceCopy> copies;  ///< in order of creation
   std::uint64_t copies_made = 0;
+  int extra = 0;  ///< copies beside spec.replicas that demand has added
   std::optional<ServiceRelocation> relocation;
   bool available = false;  ///< the balancer runs and a copy behind it is healthy
   std::string reason;      ///< why not, or why it is not as it is asked for
@@ -124,7 +153,8 @@ struct ServiceStatus {
   friend bool operator==(const ServiceStatus&, const ServiceStatus&) = default;
 };
 BOOST_DESCRIBE_STRUCT(ServiceStatus, (),
-                      (balancer, balancer_next, copies, copies_made, relocation, available, reason))
+                      (balancer, balancer_next, copies, copies_made, extra, relocation, available,
+                       reason))
 
 /// Copies of one VM template behind one address. Its copies are VMs of the tenant that belong to it.
 struct Service {
@@ -136,6 +166,8 @@ struct Service {
 
   /// Of its address.
   PortId port_id() const { return PortId(qualified(meta.tenant, meta.name + "-frontend")); }
+
+  int copies_wanted() const { return spec.replicas + status.extra; }
 
   const ServiceCopy* find_copy(const VmId& vm) const {
     const auto found = std::find_if(status.copies.begin(), status.copies.end(),

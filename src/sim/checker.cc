@@ -10,8 +10,10 @@
 namespace virga::sim {
 namespace {
 
+constexpr const char* kOrderedStop = "stopped";
 constexpr Duration kLeaseSlack = milliseconds(1500);  // an ordered stop, a drifting clock
 constexpr Duration kWatchdogSlack = LeashCore::kOverrun + milliseconds(200);  // a drifting clock
+constexpr Duration kNoticed = seconds(15);  // a balancer's checks, a report, a decision
 constexpr std::size_t kViolationsMax = 20;
 
 }  // namespace
@@ -28,7 +30,38 @@ void Checker::report(const std::string& rule, const std::string& text) {
   }
 }
 
+/// Whom it befalls may have answered until now.
+void Checker::note_trouble(WorldChange change, const HostTruth& host, const Copy* copy) {
+  const Instant now = world_.loop().now();
+  if (change == WorldChange::power || change == WorldChange::links) {
+    for (const auto& [vm, here] : host.copies) histories_[vm].troubled_at = now;
+  } else if (change == WorldChange::guest ||
+             (change == WorldChange::ended && copy->trouble != kOrderedStop)) {
+    histories_[copy->vm].troubled_at = now;
+  }
+}
+
+void Checker::check_removal(const HostTruth& host, const Copy& copy) {
+  const Instant now = world_.loop().now();
+  if (!records_.beside || copy.trouble != kOrderedStop || !host.acts() || !copy.answers(now))
+    return;
+  const auto others = records_.beside(copy.vm);
+  if (!others) return;
+  for (const VmId& other : *others) {
+    const History& history = histories_[other];
+    if (history.troubled_at && now - *history.troubled_at < kNoticed) return;
+    for (const std::uint64_t serial : history.running) {
+      HostTruth* at = nullptr;
+      const Copy* beside = world_.find_copy(serial, &at);
+      if (beside != nullptr && at->acts() && beside->answers(now)) return;
+    }
+  }
+  report("removed_early", fmt::format("{} was ended on {} while none of {} others answers",
+                                      copy.vm.value, host.id.value, others->size()));
+}
+
 void Checker::changed(WorldChange change, const HostTruth& host, const Copy* copy) {
+  note_trouble(change, host, copy);
   if (change == WorldChange::power && host.acts()) {
     for (const auto& [vm, here] : host.copies) {
       if (here.state == CopyState::running) copy_runs(host, here);
@@ -39,8 +72,9 @@ void Checker::changed(WorldChange change, const HostTruth& host, const Copy* cop
   History& history = histories_[copy->vm];
   std::erase(history.running, copy->serial);
   if (change == WorldChange::ended) {
+    check_removal(host, *copy);
     if (copy->epoch == history.highest_run) {
-      history.lost = copy->trouble != "stopped" && copy->state != CopyState::postmigrate;
+      history.lost = copy->trouble != kOrderedStop && copy->state != CopyState::postmigrate;
       history.lease_until = host.lease_until;
     }
     return;

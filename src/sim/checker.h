@@ -23,6 +23,8 @@ struct Records {
   std::function<LostCopies(const VmId&, const Epoch&)> lost;
   /// What may be promised of a host's processors, in per cent.
   int cpu_overcommit_percent = 100;
+  /// The other copies of a service that has ordered this VM's end; nothing = no service that lives on has.
+  std::function<std::optional<std::vector<VmId>>(const VmId&)> beside = nullptr;
 };
 
 struct Violation {
@@ -37,6 +39,7 @@ struct Violation {
 ///   unrecorded_epoch  no copy exists whose epoch was not stored before
 ///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true
 ///   lost_write        a copy begins to run on volumes that hold what guests wrote last
+///   removed_early     a service ends a copy that answers only while another answers, or has until 15 s ago
 ///   capacity          a host never holds more than it has, moves in flight included
 ///   lease             no guest runs on a host whose lease and slack have ended: 1.5 s, or what the leash leaves to a
 ///                     watchdog (LeashCore::kOverrun) and a drifting clock, where that alone is left
@@ -74,6 +77,7 @@ class Checker {
     bool has_run = false;
     bool lost = false;                   ///< its last copy ended otherwise than by an ordered stop
     Instant lease_until{};               ///< of its last host
+    std::optional<Instant> troubled_at;  ///< something happened to it that nobody had ordered
     std::vector<std::uint64_t> running;  ///< serials of copies in state running
   };
 
@@ -83,6 +87,8 @@ class Checker {
   }
   void changed(WorldChange change, const HostTruth& host, const Copy* copy);
   void copy_runs(const HostTruth& host, const Copy& copy);
+  void note_trouble(WorldChange change, const HostTruth& host, const Copy* copy);
+  void check_removal(const HostTruth& host, const Copy& copy);
   void check_places(const VmId& vm);
   void check_proof(const HostTruth& host, const Copy& copy, const History& history);
   bool all_cut_off(const HostTruth& last, const History& history) const;

@@ -352,6 +352,17 @@ Records Cloud::records() {
     const auto vm = read<Vm>(keys::of(id));
     return vm && vm->status.epoch == epoch ? vm->status.lost : LostCopies();
   };
+  records.beside = [this](const VmId& id) -> std::optional<std::vector<VmId>> {
+    const auto vm = read<Vm>(keys::of(id));
+    if (!vm || !vm->meta.deleting_at || vm->spec.service.empty()) return std::nullopt;
+    const auto service = read<Service>(keys::of(vm->spec.service));
+    if (!service || service->meta.deleting_at) return std::nullopt;
+    std::vector<VmId> others;
+    for (const ServiceCopy& copy : service->status.copies) {
+      if (copy.vm != id) others.push_back(copy.vm);
+    }
+    return others;
+  };
   return records;
 }
 
@@ -407,8 +418,27 @@ std::vector<std::string> Cloud::unguarded() {
   return wrong;
 }
 
+/// Services that are not as they were asked for.
+std::vector<std::string> Cloud::unserved() {
+  std::vector<std::string> open;
+  for (const Service& service : read_all<Service>(keys::kService)) {
+    const ServiceStatus& status = service.status;
+    const auto serving =
+        std::ranges::count(status.copies, ServiceCopyState::serving, &ServiceCopy::state);
+    const bool all = serving == service.copies_wanted() &&
+                     status.copies.size() == static_cast<std::size_t>(serving);
+    if (status.available && all && !status.relocation) continue;
+    open.push_back(fmt::format("{} has {} of {} copies serving, {}: {}", service.id().value,
+                               serving, service.copies_wanted(),
+                               status.relocation ? "one relocated" : "none relocated",
+                               status.reason));
+  }
+  return open;
+}
+
 std::vector<std::string> Cloud::unsettled() {
   std::vector<std::string> open = misled();
+  for (std::string& wrong : unserved()) open.push_back(std::move(wrong));
   for (std::string& wrong : unguarded()) open.push_back(std::move(wrong));
   for (const Vm& vm : read_all<Vm>(keys::kVm)) {
     const bool should_run = vm.spec.power == DesiredPower::running && !vm.meta.deleting_at;

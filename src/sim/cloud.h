@@ -137,6 +137,7 @@ class Cloud {
   std::uint64_t state_hash();
 
  private:
+  std::vector<std::string> unserved();
   std::vector<std::string> unguarded();
   std::vector<std::string> misled();
 

@@ -8,6 +8,7 @@ namespace virga::sim {
 namespace {
 
 constexpr Duration kRound = milliseconds(100);
+constexpr int kRoundsASecond = 10;
 constexpr Duration kRequestTakes = milliseconds(20);
 
 }  // namespace
@@ -26,7 +27,10 @@ void Consumers::round() {
   for (const Service& service : cloud_.read_all<Service>(keys::kService)) {
     if (!service.status.available && !tallies_.contains(service.id())) continue;
     Tally& tally = tallies_[service.id()];
-    ++(ask(service) ? tally.answered : tally.failed);
+    const int requests = cloud_.world().demand(service.id()) / kRoundsASecond;
+    for (int request = 0; request < requests; ++request) {
+      ++(ask(service) ? tally.answered : tally.failed);
+    }
   }
 }
 
@@ -45,9 +49,7 @@ void Consumers::listen(BalancerTruth& balancer) {
 
 bool Consumers::answers_at(const std::string& address) const {
   const auto here = [&](const Copy& copy) {
-    const bool booted = copy.answers_at != Instant{} && copy.answers_at <= cloud_.now();
-    return copy.address == address && copy.state == CopyState::running && booted &&
-           !copy.guest_hung;
+    return copy.address == address && copy.answers(cloud_.now());
   };
   return std::ranges::any_of(cloud_.world().hosts(), [&](const HostTruth& host) {
     return host.acts() &&

@@ -6,8 +6,8 @@
 
 namespace virga::sim {
 
-/// Consumers of all services: each service is asked ten times a second at its address, by somebody who reaches every
-/// host that acts. Behind a balancer answers whoever runs there in truth.
+/// Consumers of all services: each service is asked at its address as often as the world demands, by somebody who
+/// reaches every host that acts. Behind a balancer answers whoever runs there in truth.
 class Consumers {
  public:
   struct Tally {

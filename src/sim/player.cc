@@ -187,6 +187,7 @@ void put_service(Cloud& cloud, const ScenarioService& service) {
     made.spec.frontend.protocol = BalancerProtocol::http;
     made.spec.check.protocol = BalancerProtocol::http;
     made.spec.policy.relocation = service.relocation;
+    made.spec.scaling = service.scaling;
   });
 }
 

@@ -120,6 +120,7 @@ class Parser {
   Result<Action> vm_action(const Words& words);
   Result<Action> volume_action(const Words& words);
   Result<Action> relocate(const Words& words);
+  Result<Action> demand(const Words& words);
   Result<void> service(const Words& words);
   Result<Action> cloud_action(const Words& words);
   Result<HostId> host_name(const std::string& word) const;
@@ -378,6 +379,17 @@ Result<Action> Parser::relocate(const Words& words) {
   });
 }
 
+Result<Action> Parser::demand(const Words& words) {
+  if (words.size() != 3) return wrong("line", words[0], "demand TENANT/NAME REQUESTS");
+  const auto id = vm_name(words[1]);
+  if (!id) return id.error();
+  const auto requests = parse_number(words[2], 1000);
+  if (!requests) return requests.error();
+  return Action([id = ServiceId(id->value), rate = static_cast<int>(*requests)](Cloud& cloud) {
+    cloud.world().set_demand(id, rate);
+  });
+}
+
 Result<void> Parser::service(const Words& words) {
   const auto id = vm_name(words[1]);
   if (!id) return id.error();
@@ -392,8 +404,12 @@ Result<void> Parser::service(const Words& words) {
       const auto mode = parse_enum<RelocationMode>("relocation", words[index + 1]);
       if (!mode) return mode.error();
       made.relocation = *mode;
-    } else {
-      return wrong("option of service", words[index], "replicas or relocation");
+    } else if (words[index] == "action") {
+      const auto action = parse_enum<ScalingAction>("action", words[index + 1]);
+      if (!action) return action.error();
+      made.scaling.action = *action;
+    } else if (auto set = set_member(made.scaling, words[index], words[index + 1]); !set.ok()) {
+      return set;
     }
   }
   scenario_.services.push_back(std::move(made));
@@ -440,10 +456,11 @@ Result<Action> Parser::cloud_action(const Words& words) {
   }
   if (words[0] == "backup") return Action([](Cloud& cloud) { cloud.backup(); });
   if (words[0] == "restore") return Action([](Cloud& cloud) { cloud.restore(); });
-  return wrong("event", words[0],
-               "fail, heal, bmc, server, vm, volume, relocate, start, stop, delete, move, quota, "
-               "maintenance, ha, "
-               "network, partition, backup or restore");
+  return wrong(
+      "event", words[0],
+      "fail, heal, bmc, server, vm, volume, relocate, demand, start, stop, delete, move, quota, "
+      "maintenance, ha, "
+      "network, partition, backup or restore");
 }
 
 Result<Action> Parser::action(const Words& words) {
@@ -457,6 +474,7 @@ Result<Action> Parser::action(const Words& words) {
   }
   if (verb == "volume") return volume_action(words);
   if (verb == "relocate") return relocate(words);
+  if (verb == "demand") return demand(words);
   if (verb == "vm" && words.size() > 1) {
     const auto id = vm_name(words[1]);
     if (!id) return id.error();

@@ -25,6 +25,7 @@ struct ScenarioService {
   ServiceId id;
   int replicas = 2;
   RelocationMode relocation = RelocationMode::duplicate;
+  ServiceScaling scaling{};
 };
 
 struct ScenarioEvent {
@@ -38,7 +39,8 @@ struct ScenarioEvent {
 ///   hosts 3 cpu 8000 memory 8192        names: host-1 host-2 host-3
 ///   vms 6 tenant acme memory 512        names: acme/vm-1 ...; options: cpu memory priority host group
 ///   vm acme/db priority high            option volume NAME: with this volume as its disk
-///   service acme/web replicas 2         copies behind an address; option relocation duplicate|live_migration
+///   service acme/web replicas 2         copies behind an address; options relocation duplicate|live_migration,
+///                                       action scale|duplicate|live_migration and any field of ServiceScaling
 ///   device host-1                       a storage device there
 ///   policy lease_ms 10000               any knob of ClusterPolicy
 ///   network loss_per_million 10000      any fault of the simulated network
@@ -51,8 +53,8 @@ struct ScenarioEvent {
 ///   the expected journal
 ///
 /// Other events: bmc HOST MODE; server kill|start|freeze|thaw|cut|join; vm ...; start|stop|delete VM; move VM HOST;
-/// quota VM MILLICORES; volume NAME DEVICE; relocate SERVICE COPY; maintenance HOST on|off; ha on|off;
-/// network TENANT/NAME; partition HOST...; backup; restore.
+/// quota VM MILLICORES; volume NAME DEVICE; relocate SERVICE COPY; demand SERVICE REQUESTS;
+/// maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
 struct Scenario {
   CloudOptions cloud;
   int hosts = 0;

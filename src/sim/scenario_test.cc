@@ -69,7 +69,7 @@ TEST_F(Scenarios, F_B12_the_other_scenarios_play_as_written) {
   EXPECT_GE(played, 26);
 }
 
-TEST_F(Scenarios, A3_05_A3_10_R_B5_R_B6_services_play_as_written) { EXPECT_EQ(play_all("sr-"), 4); }
+TEST_F(Scenarios, A3_05_A3_10_R_B5_R_B6_services_play_as_written) { EXPECT_EQ(play_all("sr-"), 7); }
 
 TEST_F(Scenarios, R_B2_storage_plays_as_written) { EXPECT_EQ(play_all("st-"), 8); }
 
@@ -148,13 +148,23 @@ class BareWorld : public testing::Test {
 
   SimLoop loop;
   World world{loop, WorldOptions{.image_locks = false}};
+  std::optional<std::vector<VmId>> beside;  ///< as if a service had ordered the end of a VM
   Epoch stored{1, 100};
   LostCopies lost = {{HostId("host-1"), FenceProof::agent_confirmed_stop},
                      {HostId("host-2"), FenceProof::agent_confirmed_stop}};
   Checker checker{
       world, Records{[this](const VmId&) { return stored; }, [](const VmId&) { return Epoch(); },
-                     [this](const VmId&, const Epoch&) { return lost; }, 100}};
+                     [this](const VmId&, const Epoch&) { return lost; }, 100,
+                     [this](const VmId&) { return beside; }}};
 };
+
+TEST_F(BareWorld, A3_10_checker_sees_a_copy_that_is_removed_before_another_serves) {
+  run(1, 1);
+  loop.run_for(seconds(20));
+  beside = {{VmId("acme/other")}};
+  world.end_copy(host(1), VmId("acme/web"), "stopped");
+  EXPECT_TRUE(broken("removed_early"));
+}
 
 TEST_F(BareWorld, F_B12_checker_sees_a_vm_in_two_places) {
   run(1, 1);

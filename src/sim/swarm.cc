@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "base/reflect.h"
+#include "sim/consumers.h"
 #include "sim/scenario.h"
 
 namespace virga::sim {
@@ -14,6 +15,7 @@ constexpr Duration kSwitchedOnEvery = seconds(30);
 constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
 constexpr int kHostsPerDevice = 4;
 constexpr int kVmsPerVolume = 3;
+constexpr const char* kService = "shop/web";
 constexpr std::int64_t kHostMemory = 8192;
 constexpr std::int64_t kHostCpu = 8000;
 
@@ -25,6 +27,7 @@ class Swarm {
  private:
   static CloudOptions cloud_options(const SwarmOptions& options);
   void found();
+  void found_service();
   void choose_faults();
   void next_fault();
   void one_fault();
@@ -32,6 +35,7 @@ class Swarm {
   void server_fault();
   void desire();
   void move_volume();
+  void change_service();
   void heal_all();
   void switch_on();
   void note(const std::string& what);
@@ -46,6 +50,7 @@ class Swarm {
   SimLoop& loop_;
   SwarmOptions options_;
   Cloud cloud_;
+  Consumers consumers_{cloud_};
   Rng rng_;
   std::vector<FaultKind> kinds_;
   std::vector<VmId> vms_;
@@ -115,6 +120,19 @@ void Swarm::found() {
       put_vm(cloud_, vm);
     });
   }
+}
+
+/// Two copies and more while its consumers ask much, which they do now and then.
+void Swarm::found_service() {
+  ScenarioService service;
+  service.id = ServiceId(kService);
+  service.scaling.action = ScalingAction::scale;
+  service.scaling.replicas_max = 4;
+  service.scaling.requests_max = 20;
+  service.scaling.calm_ms = seconds(30);
+  service.scaling.cooldown_ms = seconds(20);
+  loop_.after(kHostsJoin, [this, service] { put_service(cloud_, service); });
+  consumers_.start();
 }
 
 void Swarm::choose_faults() {
@@ -191,10 +209,11 @@ void Swarm::server_fault() {
 
 /// What users and operators ask for in the middle of it.
 void Swarm::desire() {
-  const std::uint64_t choice = rng_.below(5);
+  const std::uint64_t choice = rng_.below(6);
   const VmId id = some_vm();
   const HostId host = some_host().id;
   if (choice == 4) return move_volume();
+  if (choice == 5) return change_service();
   if (choice == 0) {
     note("stop or start " + id.value);
     cloud_.edit<Vm>(id, [](Vm& vm) {
@@ -224,8 +243,29 @@ void Swarm::move_volume() {
   cloud_.edit<Volume>(id, [device](Volume& volume) { volume.spec.device = device; });
 }
 
+void Swarm::change_service() {
+  const ServiceId id(kService);
+  if (rng_.below(2) == 0) {
+    const int requests = 10 << rng_.below(4);
+    note(fmt::format("consumers ask {} {} times a second", id.value, requests));
+    return cloud_.world().set_demand(id, requests);
+  }
+  const auto service = cloud_.read<Service>(keys::of(id));
+  if (!service || service->status.copies.empty()) return;
+  const auto& copies = service->status.copies;
+  const VmId copy = copies[rng_.below(copies.size())].vm;
+  const bool alive = rng_.below(3) == 0;
+  note("relocate " + copy.value);
+  cloud_.edit<Service>(id, [copy, alive](Service& changed) {
+    const auto mode = alive ? RelocationMode::live_migration : RelocationMode::duplicate;
+    changed.spec.relocate =
+        RelocationOrder{copy.value.substr(copy.value.find('/') + 1), {}, mode, Duration{0}};
+  });
+}
+
 void Swarm::heal_all() {
   healing_ = true;
+  cloud_.world().set_demand(ServiceId(kService), 10);
   note("heal all");
   cloud_.start_server();
   cloud_.freeze_server(false);
@@ -246,6 +286,7 @@ void Swarm::switch_on() {
 SwarmOutcome Swarm::run() {
   const WallTime start = loop_.wall_now();
   found();
+  if (options_.faults) found_service();
   cloud_.start();
   if (options_.faults) {
     choose_faults();

@@ -51,6 +51,12 @@ HostTruth* World::find_address(const std::string& address) {
   return index < hosts_.size() && hosts_[index].address == address ? &hosts_[index] : nullptr;
 }
 
+int World::demand(const ServiceId& service) const {
+  constexpr int kUsual = 10;
+  const auto found = demand_.find(service);
+  return found == demand_.end() ? kUsual : found->second;
+}
+
 bool World::storage_reachable(const HostTruth& host) const {
   const Link& link = host.links[static_cast<std::size_t>(Wire::storage)];
   return host.acts() && link.in && link.out;

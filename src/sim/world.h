@@ -73,6 +73,12 @@ struct Copy {
   Instant runs_since{};  ///< while it runs
   Duration ran{0};       ///< before that
 
+  /// Its guest answers whoever asks, if its host acts.
+  bool answers(Instant now) const {
+    return state == CopyState::running && answers_at != Instant{} && answers_at <= now &&
+           !guest_hung;
+  }
+
   Duration run_time(Instant now) const {
     return state == CopyState::running ? ran + (now - runs_since) : ran;
   }
@@ -162,6 +168,10 @@ class World {
   const std::map<VmId, StoredVm>& stored() const { return stored_; }
   std::map<VmId, StoredVm>& stored() { return stored_; }
 
+  /// Requests a second that consumers send to the service; 10 unless it was set.
+  int demand(const ServiceId& service) const;
+  void set_demand(const ServiceId& service, int requests) { demand_[service] = requests; }
+
   bool storage_reachable(const HostTruth& host) const;
   /// A packet from one host to another passes on `wire`.
   bool path(const HostTruth& from, const HostTruth& to, Wire wire) const;
@@ -217,6 +227,7 @@ class World {
   std::deque<HostTruth> hosts_;
   std::map<HostId, std::size_t> by_id_;
   std::map<VmId, StoredVm> stored_;
+  std::map<ServiceId, int> demand_;
   std::map<std::pair<VolumeId, Epoch>, std::uint64_t>
       acknowledged_;  ///< number of the last write to the volume of this name and floor
   std::uint64_t writes_ = 0;

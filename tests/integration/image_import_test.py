@@ -61,7 +61,7 @@ class ImportedImage(LabCase):
         self.start("acme/cloud", "cloud")
         self.cloud.wait_answering(["acme/cloud"], 180)
         self.assertEqual(self.cloud.address("acme/cloud"), ADDRESS)
-        client = self.cloud.attach_client("acme/front", "10.50.0.250/24")
+        client = type(self).client = self.cloud.attach_client("acme/front", "10.50.0.250/24")
         answer = self.cloud.wait("the guest answers HTTP", lambda: self.cloud.http(client, ADDRESS), 60)
         self.assertEqual(answer["name"], "cloud")
         root = os.path.join(self.cloud.data, "shared", "vms", "acme", "cloud", "root.qcow2")
@@ -83,7 +83,31 @@ class ImportedImage(LabCase):
         self.assertNotIn("acme/damaged", self.cloud.copies())
         self.cloud.cli("--wait", "vm", "delete", "acme/damaged", text=True)
 
-    def test_3_F_B5_what_is_larger_than_the_cluster_takes_is_refused_and_leaves_nothing(self):
+    def test_3_R_B11_a_vm_of_another_system_is_taken_over_and_answers(self):
+        self.cloud.cli("--wait", "vm", "delete", "acme/cloud", text=True)  # the disk knows one address
+        description = os.path.join(self.cloud.data, "old.xml")
+        with open(description, "w", encoding="utf-8") as file:
+            file.write(f"""<domain type='kvm'><name>old</name><memory unit='MiB'>256</memory><vcpu>1</vcpu>
+                <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><devices>
+                <disk type='file' device='disk'><source file='{self.disk}'/><target dev='vda' bus='virtio'/></disk>
+                <interface type='network'><mac address='52:54:00:aa:bb:cc'/><source network='default'/>
+                <model type='virtio'/></interface><tpm model='tpm-crb'/></devices></domain>""")
+        asked = ["vm", "import", "acme/old", "--domain", description, "--network", "default=front",
+                 "--images-folder", self.images]
+        plan = self.cloud.cli("--dry-run", *asked)
+        self.assertEqual({one["what"] for one in plan["differences"] if one["is_loss"]}, {"tpm"})
+        self.assertEqual(plan["vm"]["spec"]["memory_mib"], 256)
+        code, said = self.cloud.cli(*asked, check=False)
+        self.assertNotEqual(code, 0)
+        self.assertIn("--accept-losses", said)
+        self.assertNotIn("old", os.listdir(self.images), "nothing was copied")
+        self.cloud.cli("--wait", *asked, "--accept-losses")
+        self.cloud.wait_answering(["acme/old"], 180)
+        self.cloud.wait("the guest answers HTTP", lambda: self.cloud.http(self.client, ADDRESS), 60)
+        code, said = self.cloud.cli(*asked, "--accept-losses", check=False)
+        self.assertIn("is there already", said)
+
+    def test_4_F_B5_what_is_larger_than_the_cluster_takes_is_refused_and_leaves_nothing(self):
         self.cloud.api("PATCH", "clusters/lab", {"spec": {"policy": {"image_mib_max": 5}}})
         code, said = self.import_as("large", check=False)
         self.assertNotEqual(code, 0)

@@ -122,7 +122,59 @@ class ServicesTest(LabCase):
         self.cloud.wait_hosts(3, 90)
         self.cloud.wait("both copies serve again", self.settled, 120)
 
-    def test_06_a_service_that_is_deleted_leaves_nothing(self):
+    def autoscale(self, action, *limits):
+        self.cloud.cli("service", "autoscale", SERVICE, "--action", action, "--sustained-ms", "3000",
+                       "--calm-ms", "5000", "--cooldown-ms", "3000", *limits)
+
+    def under_demand(self, clients, pause, done, deadline):
+        """Demand of so many consumers until `done`; none of their requests fails."""
+        prober = self.cloud.probe(self.client, [self.address] * clients, "http", pause)
+        try:
+            self.cloud.wait("the demand is met", done, deadline)
+        finally:
+            lines = prober.stop()
+        self.assertEqual(sum(line["failures"] for line in lines), 0, lines)
+        print(f"{sum(line['answers'] for line in lines)} requests of {clients} consumers, 0 failed, longest silence "
+              f"{max(line['longest_silence_ms'] for line in lines):.0f} ms")
+
+    def demand(self, after):
+        """How the first demand was noticed: by whom, by which measure."""
+        event = self.cloud.wait_event(after, ["service.demand_high"], f"service/{SERVICE}", 60)
+        return event["facts"]["initiator"], event["facts"]["measure"]
+
+    def test_06_demand_adds_a_copy_and_withdraws_it(self):
+        """A3-01 A3-07 A3-12 R-B7: the scaling listener sees more requests than two copies are to carry."""
+        after = self.cloud.last_event()
+        self.autoscale("scale", "--replicas-max", "3", "--requests-max", "5")
+        self.under_demand(2, 0.05, lambda: self.states() == ["serving"] * 3, 120)
+        self.assertEqual(self.demand(after), ("scaling_listener", "requests_max"))
+        self.assertEqual(self.service()["spec"]["replicas"], 2)
+        self.cloud.wait("it is withdrawn", self.settled, 60)
+        self.cloud.wait_event(after, ["service.demand_low"], f"service/{SERVICE}", 10)
+
+    def test_07_a_queue_at_the_balancer_relocates_the_busiest_copy(self):
+        """A3-12 R-B7: the load balancer's own signal: it may open one connection to each copy, and more wait."""
+        after, before = self.cloud.last_event(), self.copies()
+        self.autoscale("duplicate", "--requests-max", "0", "--queue-max", "2", "--copy-connections-max", "1")
+        self.under_demand(12, 0, lambda: self.copies() != before and self.settled(), 150)
+        self.assertEqual(self.demand(after), ("load_balancer", "queue_max"))
+        self.autoscale("none", "--queue-max", "0", "--copy-connections-max", "0")
+        self.cloud.wait("it is settled", self.settled, 60)
+
+    def test_08_load_of_its_guests_moves_one_alive(self):
+        """A3-11 A3-13 A3-16 A3-F1 A3-F2 A3-F3 R-B7: by the processor time of its VMs; the address goes along."""
+        after = self.cloud.last_event()
+        homes = {copy: self.cloud.vms()[copy]["status"]["host"] for copy in self.copies()}
+        self.autoscale("live_migration", "--cpu-percent-max", "25")
+        self.under_demand(6, 0, lambda: self.settled() and any(
+            e["kind"] == "service.relocated" for e in self.cloud.events(after)), 150)
+        self.autoscale("none", "--cpu-percent-max", "0")
+        self.assertEqual(self.demand(after), ("scaling_listener", "cpu_percent_max"))
+        self.cloud.wait("it is settled", self.settled, 60)
+        moved = [copy for copy, home in homes.items() if self.cloud.vms()[copy]["status"]["host"] != home]
+        self.assertGreaterEqual(len(moved), 1, "the same copies, one of them elsewhere")
+
+    def test_09_a_service_that_is_deleted_leaves_nothing(self):
         """R-B5: its copies, its balancer and its address go with it."""
         self.cloud.cli("service", "delete", SERVICE, text=True)
         self.cloud.wait("it is gone", lambda: self.cloud.cli("service", "list") == [] and self.cloud.vms() == {}, 90)

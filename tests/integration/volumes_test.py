@@ -186,7 +186,7 @@ class VolumesTest(LabCase):
         self.assertEqual(self.answer()["boot_id"], before["boot_id"])
 
     def test_07_both_places_are_away_while_a_volume_moves(self):
-        """A10-04 R-B4 R-F6: the storage host loses its power; the guest waits, goes on, and the volume moves after that."""
+        """A10-04 R-B4 R-F6: the storage host loses its power; the guest waits, goes on, and the volume moves then."""
         before, after = self.answer(), self.cloud.last_event()
         self.cloud.cli("volume", "move", "acme/data", "--device", "hdd")
         self.cloud.wait("the copy has begun", lambda: self.status()["operation"], 30)

@@ -28,9 +28,10 @@ def free_port():
 class Prober:
     """Asks guests from the lab's client namespace; stop() returns what each of them missed."""
 
-    def __init__(self, namespace, targets, kinds, enter=()):
+    def __init__(self, namespace, targets, kinds, enter=(), pause=0.05):
         python = "/usr/bin/python3" if enter else sys.executable  # another user may have no access to ours
-        command = [*enter, "ip", "netns", "exec", namespace, python, "-", "--kinds", kinds]
+        command = [*enter, "ip", "netns", "exec", namespace, python, "-", "--kinds", kinds,
+                   "--pause", str(pause)]
         # The program comes by its input, for who may not read it; a group of its own, because `nsenter` hands no signal
         # on to the program that it starts.
         with open(PROBER, encoding="utf-8") as program:
@@ -189,8 +190,8 @@ class Cloud:
         except json.JSONDecodeError:
             return None
 
-    def probe(self, namespace, targets, kinds="http"):
-        prober = Prober(namespace, targets, kinds, self.enter)
+    def probe(self, namespace, targets, kinds="http", pause=0.05):
+        prober = Prober(namespace, targets, kinds, self.enter, pause)
         self.probers.append(prober)
         return prober
 

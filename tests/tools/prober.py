@@ -19,7 +19,8 @@ STOP = threading.Event()
 class Record:
     """Answers and silences of one target; the times are of the wall clock in milliseconds."""
 
-    def __init__(self, target, kind):
+    def __init__(self, target, kind, pause):
+        self.pause = pause
         self.line = {"target": target, "kind": kind, "answers": 0, "failures": 0, "longest_silence_ms": 0.0,
                      "silence_began_ms": 0, "connections_lost": 0, "boots": []}
         self.last = time.time()
@@ -94,12 +95,13 @@ def http(target, record):
             record.answer(answer["boot_id"])
         except (OSError, ValueError, IndexError, KeyError):
             record.line["failures"] += 1
-        STOP.wait(0.05)
+        STOP.wait(record.pause)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", default="http", help="of ping, echo and http, joined by commas")
+    parser.add_argument("--pause", type=float, default=0.05, help="seconds between an answer and the next HTTP request")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("targets", nargs="+")
     options = parser.parse_args()
@@ -108,7 +110,7 @@ def main():
     records, threads = [], []
     for target in options.targets:
         for kind in options.kinds.split(","):
-            records.append(Record(target, kind))
+            records.append(Record(target, kind, options.pause))
             threads.append(threading.Thread(target=kinds[kind], args=(target, records[-1]), daemon=True))
             threads[-1].start()
     STOP.wait(options.seconds)

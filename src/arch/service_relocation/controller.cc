@@ -13,15 +13,30 @@
 namespace virga {
 namespace {
 
+/// Nothing of it is being changed.
+bool still(const Service& service) {
+  const ServiceStatus& status = service.status;
+  return !status.relocation && status.balancer_next.empty() && !service.meta.deleting_at &&
+         std::ranges::all_of(status.copies, [](const ServiceCopy& copy) {
+           return copy.state == ServiceCopyState::serving;
+         });
+}
+
 bool settled(const Service& service) {
   const ServiceStatus& status = service.status;
-  const bool still =
-      std::all_of(status.copies.begin(), status.copies.end(),
-                  [](const ServiceCopy& copy) { return copy.state == ServiceCopyState::serving; });
-  const bool home = std::all_of(status.copies.begin(), status.copies.end(),
-                                [](const ServiceCopy& copy) { return copy.home.empty(); });
-  return still && home && status.available && !status.relocation && status.balancer_next.empty() &&
-         !service.meta.deleting_at;
+  return still(service) && status.available &&
+         std::ranges::all_of(status.copies,
+                             [](const ServiceCopy& copy) { return copy.home.empty(); });
+}
+
+bool listens(const Service& service) {
+  return service.spec.scaling.action != ScalingAction::none;
+}
+
+const ObservedBalancerServer* server_of(const ServiceBalancer& seen, const VmId& vm) {
+  const auto found =
+      std::ranges::find(seen.seen.servers, server_name(vm), &ObservedBalancerServer::name);
+  return found == seen.seen.servers.end() ? nullptr : &*found;
 }
 
 const ServiceBalancer* balancer_in(const ServiceEvidence& evidence, const Service& service) {
@@ -33,10 +48,8 @@ const ServiceBalancer* balancer_in(const ServiceEvidence& evidence, const Servic
 
 bool is_up(const ServiceBalancer* seen, const VmId& vm) {
   if (seen == nullptr || !seen->running) return false;
-  return std::any_of(seen->seen.servers.begin(), seen->seen.servers.end(),
-                     [&](const ObservedBalancerServer& server) {
-                       return server.name == server_name(vm) && server.health == BalancerHealth::up;
-                     });
+  const ObservedBalancerServer* server = server_of(*seen, vm);
+  return server != nullptr && server->health == BalancerHealth::up;
 }
 
 }  // namespace
@@ -81,8 +94,10 @@ void ServiceController::notice(const std::vector<Change>& changes) {
 }
 
 void ServiceController::tick() {
+  const bool look = loop_.now() >= look_at_demand_;
+  if (look) look_at_demand_ = loop_.now() + options_.demand_every;
   for (const auto& [id, service] : mirror_.view().services.all()) {
-    if (!settled(*service)) mark(service->spec.cluster);
+    if (!settled(*service) || (look && listens(*service))) mark(service->spec.cluster);
   }
 }
 
@@ -110,10 +125,39 @@ void ServiceController::measure_copies(const Service& service, const ServiceBala
   }
 }
 
+/// What is being changed, and what nobody sees, says nothing of demand.
+void ServiceController::listen(const Service& service, const ServiceBalancer* seen,
+                               ServiceEvidence& evidence) {
+  ScalingListener& listener = services_[service.id()].listener;
+  const Instant now = loop_.now();
+  if (!listens(service) || !still(service) || seen == nullptr || !seen->running)
+    return listener.rest(now);
+  const ObservedBalancer& balancer = seen->seen;
+  if (balancer.frontends.empty()) return listener.rest(now);
+  DemandSample sample;
+  sample.counters = balancer.counters;
+  sample.requests = balancer.frontends.front().total;
+  for (const ObservedBalancerPool& pool : balancer.pools) sample.queue += pool.queue;
+  for (const ServiceCopy& copy : service.status.copies) {
+    const ObservedBalancerServer* server = server_of(*seen, copy.vm);
+    if (server == nullptr) return listener.rest(now);
+    CopyDemand& one = sample.copies.emplace_back();
+    one.vm = copy.vm;
+    one.healthy = server->health == BalancerHealth::up;
+    one.requests = server->total;
+    one.errors = server->errors;
+    one.response_ms = server->response_time_ms;
+    const auto cpu = evidence.cpu_percent.find(copy.vm);
+    if (cpu != evidence.cpu_percent.end()) one.cpu_percent = cpu->second;
+  }
+  evidence.demand[service.id()] = listener.look(service.spec.scaling, std::move(sample), now);
+}
+
 void ServiceController::measure(const Service& service, ServiceEvidence& evidence) {
   const Instant now = loop_.now();
   const ServiceBalancer* seen = balancer_in(evidence, service);
   measure_copies(service, seen, evidence);
+  listen(service, seen, evidence);
   ServiceWatch& watch = services_[service.id()];
   if (service.status.relocation) {
     if (watch.relocation != service.status.relocation->started_at) {

@@ -29,6 +29,7 @@ class ServiceController {
     Duration retry_first = seconds(1);  ///< after a failed command; doubles up to retry_max
     Duration retry_max = seconds(30);
     Duration command_deadline = seconds(60);  ///< a balancer's start with its network
+    Duration demand_every = seconds(1);       ///< how often scaling listeners look
   };
 
   ServiceController(Loop& loop, Store& store, StoreMirror& mirror, HostCommands& commands,
@@ -66,6 +67,7 @@ class ServiceController {
     std::string counters;
     std::int64_t total = 0;
     Instant quiet_since;
+    ScalingListener listener;
   };
 
   void notice(const std::vector<Change>& changes);
@@ -74,6 +76,7 @@ class ServiceController {
   void measure(const Service& service, ServiceEvidence& evidence);
   void measure_copies(const Service& service, const ServiceBalancer* seen,
                       ServiceEvidence& evidence);
+  void listen(const Service& service, const ServiceBalancer* seen, ServiceEvidence& evidence);
   bool take_step(Transaction& transaction, const ServiceStep& step);
   bool add_vm(Transaction& transaction, const Service& service, const NewCopy& copy);
   void change_vms(Transaction& transaction, const ServiceStep& step);
@@ -90,6 +93,7 @@ class ServiceController {
   std::map<Place, Tries> tries_;
   std::map<VmId, CopyWatch> copies_;
   std::map<ServiceId, ServiceWatch> services_;
+  Instant look_at_demand_;
   WorkQueue queue_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

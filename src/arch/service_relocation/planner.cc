@@ -116,6 +116,7 @@ BalancerSpec balancer_of(const ClusterView& view, const Service& service) {
     server.name = server_name(copy.vm);
     server.address = address.substr(0, address.find('/'));
     server.port = spec.vm.port;
+    server.connections_max = spec.frontend.copy_connections_max;
     server.state = copy.state == ServiceCopyState::serving ? BalancerServerState::ready
                                                            : BalancerServerState::drain;
     pool.servers.push_back(std::move(server));

@@ -191,7 +191,7 @@ void ServiceRound::go_on_duplicate() {
       age != evidence_.relocating.end() && age->second >= service_.spec.policy.answer_ms;
   std::string proof;
   if (replacement->state == ServiceCopyState::serving && answers(replacement->vm, proof)) {
-    if (up_beside(original->vm) >= service_.spec.replicas) {
+    if (up_beside(original->vm) >= wanted()) {
       return redirect(*original, *replacement, proof);
     }
     if (late) give_up("other copies of it are not healthy");

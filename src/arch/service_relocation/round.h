@@ -27,6 +27,12 @@ class ServiceRound {
   void retire(ServiceCopy& copy);
   Result<VmId> add_copy(const HostId& wanted, const HostId& other_than);
 
+  // demand.cc: what the scaling listener has found
+  void answer_demand();
+  void scale(const Demand& demand);
+  void relieve(const Demand& demand);
+  void tell_demand(const Demand& demand, const std::string& what);
+
   // relocating.cc: what replaces what
   void relocate();
   void obey();
@@ -55,6 +61,7 @@ class ServiceRound {
   bool up(const ServiceCopy& copy) const;
   int up_beside(const VmId& vm) const;
   int active() const;
+  int wanted() const { return service_.spec.replicas + step_.status.extra; }
 
   const ClusterView& view_;
   const Service& service_;

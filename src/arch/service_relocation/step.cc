@@ -28,6 +28,7 @@ std::optional<ServiceStep> ServiceRound::run() {
     note_health();
     finish_draining();
     relocate();
+    answer_demand();
     keep_count();
     judge();
   }
@@ -157,9 +158,15 @@ void ServiceRound::place_balancer() {
   }
   const auto& there = places_.evidence_of(next).balancers;
   const auto found = there.find(service_.id());
-  const std::uint64_t wanted = balancer_of(view_, service_).revision;
-  if (found == there.end() || !found->second.running || found->second.seen.revision != wanted)
+  const std::uint64_t revision = balancer_of(view_, service_).revision;
+  if (found == there.end() || !found->second.running || found->second.seen.revision != revision)
     return;
+  // It has to find as many copies healthy as the one that answers now.
+  const auto healthy = [](const ServiceBalancer* one) {
+    return one == nullptr ? 0 : std::ranges::count(one->seen.servers, BalancerHealth::up,
+                                                   &ObservedBalancerServer::health);
+  };
+  if (healthy(&found->second) < healthy(balancer())) return;
   tell("balancer_moved",
        fmt::format("{} goes into maintenance: its address leads to {} now", at.value, next.value),
        {{"host", next.value}, {"before", at.value}});
@@ -204,7 +211,7 @@ void ServiceRound::finish_draining() {
   if (balancer() == nullptr || !balancer()->running) return;  // nobody knows
   for (ServiceCopy& copy : status().copies) {
     if (copy.state != ServiceCopyState::draining) continue;
-    if (up_beside(copy.vm) < service_.spec.replicas) {
+    if (up_beside(copy.vm) < wanted()) {
       // Others have failed meanwhile: it is needed again.
       set(copy, ServiceCopyState::serving);
       tell("copy_serving", copy.vm.value + " gets requests again: others have failed",
@@ -220,7 +227,7 @@ void ServiceRound::finish_draining() {
 }
 
 void ServiceRound::keep_count() {
-  const int replicas = service_.spec.replicas;
+  const int replicas = wanted();
   if (step_.create) return;
   if (active() < replicas) {
     if (const auto made = add_copy(HostId(), HostId()); !made) note_ = made.error().what;

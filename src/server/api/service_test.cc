@@ -98,6 +98,24 @@ TEST_F(Services, R_B5_what_copies_rest_on_never_changes_and_how_many_does) {
   EXPECT_TRUE(view.services.find(ServiceId("acme/web"))->meta.deleting_at.has_value());
 }
 
+TEST_F(Services, R_B7_limits_of_demand_are_checked) {
+  make_house();
+  ASSERT_EQ(call("POST", "/v1/services", body("web")).status, 202);
+  const auto scaling = [&](const std::string& fields) {
+    return call("PATCH", "/v1/services/acme/web", R"({"spec":{"scaling":{)" + fields + "}}}");
+  };
+  refused(scaling(R"("action":"scale","replicas_max":4)"), 400, "nothing is watched");
+  refused(scaling(R"("action":"scale","requests_max":5)"), 400, "spec.scaling.replicas_max");
+  refused(scaling(R"("action":"scale","replicas_max":2,"requests_max":5)"), 400,
+          "more than spec.replicas, 2");
+  refused(scaling(R"("action":"duplicate","queue_max":5)"), 400, "copy_connections_max");
+  refused(scaling(R"("cpu_percent_max":101)"), 400, "spec.scaling.cpu_percent_max");
+  refused(scaling(R"("sustained_ms":1)"), 400, "spec.scaling.sustained_ms");
+  refused(scaling(R"("action":"more")"), 400, "scaling.action");
+  EXPECT_EQ(scaling(R"("action":"scale","replicas_max":4,"requests_max":5)").status, 202);
+  EXPECT_EQ(view.services.find(ServiceId("acme/web"))->spec.scaling.replicas_max, 4);
+}
+
 TEST_F(Services, R_B5_copies_belong_to_their_service) {
   make_serving();
   const std::string words = "is a copy of service acme/web";

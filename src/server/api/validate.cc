@@ -156,6 +156,22 @@ const std::map<std::string, Range>& ranges() {
       {"service.check.rise", {"check.rise", 1, 100, "successes"}},
       {"service.policy.drain_ms", {"policy.drain_ms", 0, 3'600'000, "milliseconds"}},
       {"service.policy.answer_ms", {"policy.answer_ms", 1'000, 3'600'000, "milliseconds"}},
+      {"service.frontend.copy_connections_max",
+       {"frontend.copy_connections_max", 0, 100'000, "connections (0 = no limit)"}},
+      {"service.scaling.replicas_max", {"scaling.replicas_max", 0, 16, "copies"}},
+      {"service.scaling.requests_max",
+       {"scaling.requests_max", 0, 1'000'000, "requests a second and copy (0 = not watched)"}},
+      {"service.scaling.cpu_percent_max",
+       {"scaling.cpu_percent_max", 0, 100, "percent (0 = not watched)"}},
+      {"service.scaling.response_ms_max",
+       {"scaling.response_ms_max", 0, 600'000, "milliseconds (0 = not watched)"}},
+      {"service.scaling.queue_max",
+       {"scaling.queue_max", 0, 100'000, "requests (0 = not watched)"}},
+      {"service.scaling.errors_percent_max",
+       {"scaling.errors_percent_max", 0, 99, "percent (0 = not watched)"}},
+      {"service.scaling.sustained_ms", {"scaling.sustained_ms", 1'000, 3'600'000, "milliseconds"}},
+      {"service.scaling.calm_ms", {"scaling.calm_ms", 1'000, 86'400'000, "milliseconds"}},
+      {"service.scaling.cooldown_ms", {"scaling.cooldown_ms", 1'000, 86'400'000, "milliseconds"}},
       {"vm.nics.security_groups", {"nics.security_groups", 0, 5, "groups"}},
       {"security_group.rules", {"rules", 0, 64, "rules"}},
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
@@ -345,6 +361,44 @@ Result<void> check_volume(const VolumeSpec& spec) {
               check_optional_name("spec.device", spec.device.value)});
 }
 
+namespace {
+
+Result<void> check_scaling(const ServiceSpec& spec) {
+  const ServiceScaling& scaling = spec.scaling;
+  const auto in = [](std::string_view field, std::int64_t value) {
+    return in_range("service", fmt::format("scaling.{}", field), value);
+  };
+  auto checked = all({in("replicas_max", scaling.replicas_max),
+                      in("requests_max", scaling.requests_max),
+                      in("cpu_percent_max", scaling.cpu_percent_max),
+                      in("response_ms_max", to_ms(scaling.response_ms_max)),
+                      in("queue_max", scaling.queue_max),
+                      in("errors_percent_max", scaling.errors_percent_max),
+                      in("sustained_ms", to_ms(scaling.sustained_ms)),
+                      in("calm_ms", to_ms(scaling.calm_ms)),
+                      in("cooldown_ms", to_ms(scaling.cooldown_ms))});
+  if (!checked.ok() || scaling.action == ScalingAction::none) return checked;
+  const bool watches = scaling.requests_max > 0 || scaling.cpu_percent_max > 0 ||
+                       to_ms(scaling.response_ms_max) > 0 || scaling.queue_max > 0 ||
+                       scaling.errors_percent_max > 0;
+  if (!watches) {
+    return wrong("spec.scaling.action", std::string(enum_name(scaling.action)),
+                 "nothing is watched; set requests_max, cpu_percent_max, response_ms_max, "
+                 "queue_max or errors_percent_max");
+  }
+  if (scaling.action == ScalingAction::scale && scaling.replicas_max <= spec.replicas) {
+    return wrong("spec.scaling.replicas_max", std::to_string(scaling.replicas_max),
+                 fmt::format("more than spec.replicas, {}, and at most 16", spec.replicas));
+  }
+  if (scaling.queue_max > 0 && spec.frontend.copy_connections_max == 0) {
+    return wrong("spec.scaling.queue_max", std::to_string(scaling.queue_max),
+                 "nothing waits at the balancer unless spec.frontend.copy_connections_max is set");
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<void> check_service(const Meta& meta, const ServiceSpec& spec) {
   constexpr std::size_t kNameMax = 48;  // its copies' names and their ports' are made of it
   if (meta.name.size() > kNameMax) {
@@ -359,7 +413,9 @@ Result<void> check_service(const Meta& meta, const ServiceSpec& spec) {
                       in("check.timeout_ms", to_ms(spec.check.timeout_ms)),
                       in("check.fall", spec.check.fall), in("check.rise", spec.check.rise),
                       in("policy.drain_ms", to_ms(spec.policy.drain_ms)),
-                      in("policy.answer_ms", to_ms(spec.policy.answer_ms))});
+                      in("policy.answer_ms", to_ms(spec.policy.answer_ms)),
+                      in("frontend.copy_connections_max", spec.frontend.copy_connections_max),
+                      check_scaling(spec)});
   if (!checked.ok()) return checked;
   const std::string& path = spec.check.path;
   if (path.empty() || path.front() != '/' || path.size() > kWordMax * 4 || !plain(path, "._-/")) {

@@ -259,7 +259,24 @@ ServiceEvidence ServerCore::observe_services(const ClusterId& cluster) const {
     seen.can_balance = std::find(features.begin(), features.end(), "balancers") != features.end();
     for (const ServiceBalancer& one : live.report.balancers) seen.balancers[one.service] = one;
   }
+  for (const Service* service : view().services_of(cluster)) {
+    if (service->spec.scaling.cpu_percent_max > 0) observe_cpu(*service, evidence);
+  }
   return evidence;
+}
+
+void ServerCore::observe_cpu(const Service& service, ServiceEvidence& evidence) const {
+  for (const ServiceCopy& copy : service.status.copies) {
+    const Vm* vm = view().vms.find(copy.vm);
+    const auto live =
+        vm == nullptr ? sessions_.hosts().end() : sessions_.hosts().find(vm->status.host);
+    if (live == sessions_.hosts().end()) continue;
+    for (const ObservedVm& seen : live->second.report.vms) {
+      if (seen.vm != copy.vm || seen.cpu_millicores_max.value <= 0) continue;
+      evidence.cpu_percent[copy.vm] =
+          static_cast<int>(seen.cpu_millicores_used.value * 100 / seen.cpu_millicores_max.value);
+    }
+  }
 }
 
 StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {

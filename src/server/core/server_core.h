@@ -74,6 +74,7 @@ class ServerCore {
   std::set<VmId> cut_off_vms(const ClusterId& cluster) const;
 
  private:
+  void observe_cpu(const Service& service, ServiceEvidence& evidence) const;
   void load_meta(Callback<void> ready);
   void found_meta(std::optional<KeyValue> incarnation, std::optional<KeyValue> served,
                   std::optional<KeyValue> probe_key, const Callback<void>& ready);
