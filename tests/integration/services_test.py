@@ -167,7 +167,8 @@ class ServicesTest(LabCase):
         homes = {copy: self.cloud.vms()[copy]["status"]["host"] for copy in self.copies()}
         self.autoscale("live_migration", "--cpu-percent-max", "25")
         self.under_demand(6, 0, lambda: self.settled() and any(
-            e["kind"] == "service.relocated" for e in self.cloud.events(after)), 150)
+            e["kind"] == "service.relocated" and e["facts"]["mode"] == "live_migration"
+            for e in self.cloud.events(after)), 150)
         self.autoscale("none", "--cpu-percent-max", "0")
         self.assertEqual(self.demand(after), ("scaling_listener", "cpu_percent_max"))
         self.cloud.wait("it is settled", self.settled, 60)

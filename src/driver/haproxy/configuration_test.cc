@@ -98,6 +98,16 @@ TEST(HaproxyServers, R_B6_WhatDiffersIsChangedAndNothingElse) {
             Commands{"set server servers/s1 addr 10.50.0.99 port 8080"});
 }
 
+TEST(HaproxyServers, R_B6_WhoJoinsTakesFromTheQueue) {
+  BalancerSpec spec = example();
+  spec.pools[0].servers[0].connections_max = 3;
+  auto rows = equal_rows();
+  rows[0]["slim"] = "3";
+  rows[0]["uweight"] = "0";
+  EXPECT_EQ(commands_for(spec, rows),
+            (Commands{"set server servers/s1 weight 100", "set maxconn server servers/s1 3"}));
+}
+
 TEST(HaproxyServers, R_B6_ANewServerIsThereBeforeAnotherGoes) {
   BalancerSpec spec = example();
   spec.pools[0].servers[0].name = "s3";

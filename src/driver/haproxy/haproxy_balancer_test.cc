@@ -423,6 +423,29 @@ TEST_P(HaproxyBalancerTest, R_B6_WhatWaitsForAServerIsSeen) {
   EXPECT_TRUE(lab->run_until([&] { return seen("s1").total == 2; }, seconds(5)));
 }
 
+TEST_P(HaproxyBalancerTest, R_B6_WhoJoinsTakesWhatWaits) {
+  want_servers(2);
+  for (BalancerServer& server : servers()) server.connections_max = 1;
+  servers()[1].state = BalancerServerState::drain;
+  VIRGA_OK(apply());
+  ASSERT_TRUE(comes_to("s2", BalancerHealth::up, seconds(5)));
+  const auto waiting = [&](std::int64_t count) {
+    return lab->run_until([&] { return observe()->pools[0].queue == count; }, seconds(5));
+  };
+  for (int request = 0; request < 4; ++request) lab->ask_slowly(web());
+  ASSERT_TRUE(waiting(3));
+  servers()[1].state = BalancerServerState::ready;
+  VIRGA_OK(apply());
+  EXPECT_TRUE(waiting(2)) << "one that was drained";
+  servers().push_back(lab->start_server("s3"));
+  servers().back().connections_max = 1;
+  VIRGA_OK(apply());
+  EXPECT_TRUE(waiting(1)) << "one that is new";
+  EXPECT_EQ(seen("s3").sessions, 1);
+  lab->release_answers();
+  EXPECT_TRUE(waiting(0));
+}
+
 /// A network namespace without a name: it ends with the last descriptor.
 Descriptor new_namespace() {
   const Descriptor home(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));

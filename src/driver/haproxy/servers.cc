@@ -56,6 +56,14 @@ std::string place_of(const BalancerServer& server) {
   return fmt::format("{}:{}", server.address, server.port);
 }
 
+/// HAProxy 2.6 gives a server that joins nothing while requests wait for others, unless its bound of
+/// connections is set: then it looks at the queue.
+void take_from_queue(const BalancerServer& server, const std::string& name,
+                     std::vector<std::string>& commands) {
+  if (server.connections_max == 0) return;  // nobody waits
+  commands.push_back(fmt::format("set maxconn server {} {}", name, server.connections_max));
+}
+
 void add_server(const WantedServer& wanted, const std::string& name,
                 std::vector<std::string>& commands) {
   commands.push_back(
@@ -64,6 +72,7 @@ void add_server(const WantedServer& wanted, const std::string& name,
   commands.push_back("enable health " + name);
   if (wanted.server->state == BalancerServerState::maintenance) return;
   commands.push_back(fmt::format("set server {} state ready", name));
+  if (effective_weight(*wanted.server) > 0) take_from_queue(*wanted.server, name, commands);
 }
 
 void change_server(const BalancerServer& wanted, const HaproxyRow& row, const std::string& name,
@@ -76,13 +85,14 @@ void change_server(const BalancerServer& wanted, const HaproxyRow& row, const st
   if (text_of(row, "addr") != place_of(wanted)) {
     set(fmt::format("addr {} port {}", wanted.address, wanted.port));
   }
-  if (number_of(row, "uweight") != effective_weight(wanted)) {
-    set(fmt::format("weight {}", effective_weight(wanted)));
-  }
+  const std::int64_t weight = number_of(row, "uweight");
+  if (weight != effective_weight(wanted)) set(fmt::format("weight {}", effective_weight(wanted)));
   if (number_of(row, "slim") != wanted.connections_max) {
     commands.push_back(fmt::format("set maxconn server {} {}", name, wanted.connections_max));
   }
   if (!off && in_maintenance(row)) set("state ready");
+  const bool joins = weight == 0 || in_maintenance(row);
+  if (!off && joins && effective_weight(wanted) > 0) take_from_queue(wanted, name, commands);
 }
 
 ObservedBalancerServer server_of(const HaproxyRow& row) {
