@@ -56,8 +56,8 @@ std::string place_of(const BalancerServer& server) {
   return fmt::format("{}:{}", server.address, server.port);
 }
 
-/// HAProxy 2.6 gives a server that joins nothing while requests wait for others, unless its bound of
-/// connections is set: then it looks at the queue.
+/// HAProxy 2.6 gives a server that joins nothing while requests wait for others, unless its bound
+/// of connections is set: then it looks at the queue.
 void take_from_queue(const BalancerServer& server, const std::string& name,
                      std::vector<std::string>& commands) {
   if (server.connections_max == 0) return;  // nobody waits
