@@ -287,7 +287,9 @@ TEST_F(CommandLine, R_B11_a_vm_of_another_system_is_looked_at_before_anything_is
   EXPECT_NE(err.find("right would be br0=NAME"), std::string::npos) << err;
   EXPECT_EQ(import("acme/old", "br0=none"), 3);
   EXPECT_EQ(import("acme/web", "br0=front"), 4);
-  EXPECT_NE(err.find("is there already"), std::string::npos) << err;
+  EXPECT_NE(err.find("vm acme/web: is there already"), std::string::npos) << err;
+  EXPECT_EQ(import("acme/tiny", "br0=front"), 4);
+  EXPECT_NE(err.find("--as gives"), std::string::npos) << err;
   std::remove(disk.c_str());
   EXPECT_EQ(import("acme/old", "br0=front"), 3);
   EXPECT_NE(err.find("--disk names a copy"), std::string::npos) << err;

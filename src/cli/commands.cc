@@ -118,6 +118,13 @@ void add_host_commands(std::vector<Command>& all) {
                  {name_argument(false)},
                  VIRGA_CLI_ACT("hosts", "activate")});
   all.push_back({"host",
+                 "window",
+                 "the times (UTC) at which a host is in maintenance by itself; none = never",
+                 {name_argument(false), option("from", "hour and minute: 02:30"),
+                  option("for-ms", "how long; default 3600000"),
+                  many("day", "monday ... sunday; default: every day")},
+                 set_host_window});
+  all.push_back({"host",
                  "confirm-off",
                  "vouch that a silent host runs nothing any more",
                  {name_argument(false)},

@@ -23,6 +23,12 @@ Error wrong(std::string_view element, std::string_view value, std::string_view r
 
 std::string text_of(const pugi::xml_node& node) { return node.text().get(); }
 
+std::string trimmed(const std::string& text) {
+  const std::size_t first = text.find_first_not_of(" \t\r\n");
+  if (first == std::string::npos) return "";
+  return text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
+}
+
 /// Of <memory unit="...">.
 Result<Mib> read_memory(const pugi::xml_node& memory) {
   static const std::map<std::string, double> kUnits = {
@@ -33,12 +39,13 @@ Result<Mib> read_memory(const pugi::xml_node& memory) {
   const std::string unit = memory.attribute("unit").as_string("KiB");
   const auto found = kUnits.find(unit);
   if (found == kUnits.end()) return wrong("memory unit", unit, "KiB, MiB or GiB");
-  const std::string text = text_of(memory);
+  const std::string text = trimmed(text_of(memory));
   std::int64_t amount = 0;
-  const auto read = std::from_chars(text.data(), text.data() + text.size(), amount);
+  const char* end = text.data() + text.size();
+  const auto read = std::from_chars(text.data(), end, amount);
   const double mib = std::ceil(static_cast<double>(amount) * found->second / kMib);
-  if (read.ec != std::errc() || mib < 1 || mib > 4 * kMib) {
-    return wrong("memory", text, "a number of " + unit + ", 1 MiB to 4 TiB in all");
+  if (read.ec != std::errc() || read.ptr != end || mib < 1 || mib > 4 * kMib) {
+    return wrong("memory", text, "a whole number of " + unit + ", 1 MiB to 4 TiB in all");
   }
   return Mib{static_cast<std::int64_t>(mib)};
 }
@@ -59,6 +66,7 @@ class Reader {
   void read_disk(const pugi::xml_node& disk);
   void read_nic(const pugi::xml_node& nic);
   void read_devices(const pugi::xml_node& devices);
+  void read_rest(const pugi::xml_node& root);
 
   Domain made_;
   bool has_root_ = false;
@@ -71,6 +79,8 @@ Result<void> Reader::read_size(const pugi::xml_node& root) {
   const auto memory = read_memory(root.child("memory"));
   if (!memory.ok()) return memory.error();
   made_.memory_mib = *memory;
+  const std::string online = root.child("vcpu").attribute("current").as_string();
+  if (!online.empty()) differs("vcpu", online + " switched on", cpus + ": all of them");
   const pugi::xml_node current = root.child("currentMemory");
   if (!current) return {};
   const auto ballooned = read_memory(current);
@@ -91,9 +101,13 @@ Result<void> Reader::read_machine(const pugi::xml_node& root) {
   if (text_of(os.child("type")) != "hvm") return wrong("os/type", text_of(os.child("type")), "hvm");
   differs("machine", os.child("type").attribute("machine").as_string("not told"),
           "the cluster's: other addresses of devices");
+  const std::string loader = text_of(os.child("loader"));
   const bool uefi = os.attribute("firmware").as_string() == std::string("efi") ||
-                    os.child("loader").attribute("type").as_string() == std::string("pflash");
+                    os.child("loader").attribute("type").as_string() == std::string("pflash") ||
+                    loader.find("OVMF") != std::string::npos ||
+                    loader.find("edk2") != std::string::npos;
   if (uefi) loses("firmware", "UEFI; guests are started by BIOS here");
+  if (!uefi && !loader.empty()) differs("firmware", loader, "SeaBIOS");
   if (os.child("kernel")) loses("kernel", text_of(os.child("kernel")));
   const pugi::xml_node cpu = root.child("cpu");
   if (cpu) {
@@ -101,10 +115,8 @@ Result<void> Reader::read_machine(const pugi::xml_node& root) {
     differs("cpu", model.empty() ? cpu.attribute("mode").as_string() : model,
             "a model that all hosts of the cluster have");
   }
-  for (const char* tuning : {"cputune", "numatune", "memtune", "blkiotune", "memoryBacking"}) {
-    if (root.child(tuning)) differs(tuning, "set", "not kept; see `virga vm set`");
-  }
-  if (root.child("launchSecurity")) loses("launchSecurity", "encrypted memory");
+  const std::string offset = root.child("clock").attribute("offset").as_string("utc");
+  if (offset != "utc") differs("clock", offset, "utc");
   return {};
 }
 
@@ -113,14 +125,16 @@ void Reader::read_disk(const pugi::xml_node& disk) {
   const std::string name = std::string("disk ") + target.attribute("dev").as_string("?");
   const std::string device = disk.attribute("device").as_string("disk");
   const pugi::xml_node source = disk.child("source");
-  if (device != "disk") {
+  if (device == "cdrom" || device == "floppy") {
     if (source) differs(name, device, "not there");
     return;
   }
+  if (device != "disk") return loses(name, device);
   std::string path = source.attribute("file").as_string();
   if (path.empty()) path = source.attribute("dev").as_string();
   if (has_root_) return loses(name, path.empty() ? "a network disk" : path);
   has_root_ = true;
+  made_.root = name;
   if (path.empty()) {
     loses(name, fmt::format("a disk of type {}; name a copy of it with --disk",
                             disk.attribute("type").as_string("?")));
@@ -128,7 +142,7 @@ void Reader::read_disk(const pugi::xml_node& disk) {
   made_.disk = path;
   const std::string bus = target.attribute("bus").as_string("?");
   if (bus != "virtio") differs(name, "bus " + bus, "virtio: its guest needs that driver to boot");
-  if (disk.child("encryption") || source.child("encryption")) loses(name, "encrypted");
+  if (disk.child("encryption") || source.child("encryption")) loses(name + " encryption", "there");
 }
 
 void Reader::read_nic(const pugi::xml_node& nic) {
@@ -146,6 +160,26 @@ void Reader::read_nic(const pugi::xml_node& nic) {
   differs(name, made.mac.empty() ? "an address of its own" : made.mac,
           "a new MAC and an address of the network");
   made_.nics.push_back(std::move(made));
+}
+
+/// What of the whole is neither read nor the same here.
+void Reader::read_rest(const pugi::xml_node& root) {
+  static const std::set<std::string> kRead = {
+      "name",     "uuid", "title",    "description", "metadata",  "memory",      "currentMemory",
+      "vcpu",     "os",   "cpu",      "devices",     "clock",     "on_poweroff", "on_reboot",
+      "on_crash", "pm",   "features", "resource",    "iothreads", "seclabel",
+  };
+  for (const pugi::xml_node& element : root.children()) {
+    const std::string name = element.name();
+    if (element.type() != pugi::node_element || kRead.contains(name)) continue;
+    if (name == "qemu:commandline") {
+      loses(name, "options for QEMU itself");
+    } else if (name == "launchSecurity") {
+      loses(name, "encrypted memory");
+    } else {
+      differs(name, "set", "not kept");
+    }
+  }
 }
 
 void Reader::read_devices(const pugi::xml_node& devices) {
@@ -174,6 +208,7 @@ Result<Domain> Reader::read(const pugi::xml_node& root) {
   if (auto machine = read_machine(root); !machine.ok()) return machine.error();
   if (auto size = read_size(root); !size.ok()) return size.error();
   read_devices(root.child("devices"));
+  read_rest(root);
   return std::move(made_);
 }
 

@@ -32,13 +32,14 @@ struct Domain {
   int cpus = 1;
   Mib memory_mib;
   std::string disk;  ///< path of its first disk there; empty = it has none that is a file
+  std::string root;  ///< the name of that disk among the differences
   std::vector<DomainNic> nics;
   std::vector<DomainDifference> differences;
 };
-BOOST_DESCRIBE_STRUCT(Domain, (), (name, cpus, memory_mib, disk, nics, differences))
+BOOST_DESCRIBE_STRUCT(Domain, (), (name, cpus, memory_mib, disk, root, nics, differences))
 
-/// Reads what `virsh dumpxml` prints; at most 1 MiB. What is not understood and matters to a guest is a difference,
-/// never passed over: devices of unknown kinds are losses. Pure.
+/// Reads what `virsh dumpxml` prints; at most 1 MiB. Elements that are not understood are differences, devices of
+/// unknown kinds are losses. Pure.
 /// Errors: invalid (no XML, no domain, not for x86_64 under QEMU; names the element and what would be right).
 /// Source: libvirt, docs/formatdomain.rst.
 Result<Domain> read_domain(std::string_view xml);

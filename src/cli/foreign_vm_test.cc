@@ -59,6 +59,9 @@ TEST(ForeignDomain, R_B11_ReadsMemoryInAllUnits) {
   EXPECT_EQ(memory("<memory unit='pages'>1</memory>"), -1);
   EXPECT_EQ(memory("<memory>much</memory>"), -1);
   EXPECT_EQ(memory("<memory>-5</memory>"), -1);
+  EXPECT_EQ(memory("<memory unit='GiB'>1.5</memory>"), -1);
+  EXPECT_EQ(memory("<memory>512MB</memory>"), -1);
+  EXPECT_EQ(memory("<memory unit='MiB'> 64\n</memory>"), 64);
   EXPECT_EQ(memory("<memory unit='TiB'>9999999</memory>"), -1);
 }
 
@@ -79,6 +82,13 @@ TEST(ForeignDomain, R_B11_WhatAGuestMayMissIsALoss) {
   lost(domain_of("", std::string(kDisk) + "<tpm model='tpm-crb'/>"), "tpm");
   lost(domain_of("", std::string(kDisk) + "<somethingnew/>"), "somethingnew");
   lost(domain_of("<launchSecurity type='sev'/>", kDisk), "launchSecurity");
+  lost(domain_of("<qemu:commandline/>", kDisk), "qemu:commandline");
+  lost(domain_of("", kDisk, "<type arch='x86_64'>hvm</type><loader>/usr/share/OVMF/a.fd</loader>"),
+       "firmware");
+  lost(domain_of("", std::string(kDisk) +
+                         "<disk type='block' device='lun'><source dev='/dev/sdb'/><target "
+                         "dev='sdc'/></disk>"),
+       "disk sdc");
   lost(domain_of(
            "", std::string(kDisk) +
                    "<disk type='file' device='disk'><source file='/b'/><target dev='vdb'/></disk>"),
@@ -91,7 +101,7 @@ TEST(ForeignDomain, R_B11_WhatAGuestMayMissIsALoss) {
 
 TEST(ForeignDomain, R_B11_OtherBusesAreToldAndAreNoLoss) {
   const auto domain = read_domain(
-      domain_of("<cpu mode='host-passthrough'/><cputune/>",
+      domain_of("<cpu mode='host-passthrough'/><cputune/><clock offset='localtime'/>",
                 "<disk type='block' device='disk'><source dev='/dev/vg/shop'/><target dev='sda' "
                 "bus='sata'/></disk>"
                 "<disk type='file' device='cdrom'><source file='/i.iso'/><target dev='sdb'/></disk>"
@@ -101,7 +111,8 @@ TEST(ForeignDomain, R_B11_OtherBusesAreToldAndAreNoLoss) {
   EXPECT_FALSE(loses(*domain));
   EXPECT_EQ(domain->disk, "/dev/vg/shop");
   EXPECT_EQ(domain->nics[0].source, "br0");
-  for (const char* what : {"cpu", "cputune", "disk sda", "disk sdb", "interface 0", "graphics"}) {
+  for (const char* what :
+       {"cpu", "cputune", "clock", "disk sda", "disk sdb", "interface 0", "graphics"}) {
     EXPECT_NE(difference(*domain, what), nullptr) << what;
   }
   EXPECT_EQ(difference(*domain, "console"), nullptr) << "it is here as well";

@@ -14,6 +14,7 @@ int act(Session& session, const Invocation& invocation, const std::string& plura
         const std::string& action);
 
 int create_cluster(Session& session, const Invocation& invocation);
+int set_host_window(Session& session, const Invocation& invocation);
 int create_machine(Session& session, const Invocation& invocation);
 int create_network(Session& session, const Invocation& invocation);
 int create_device(Session& session, const Invocation& invocation);

@@ -81,10 +81,10 @@ Result<json::array> read_nics(const Invocation& invocation, const Domain& domain
     const auto found = named.find(nic.source);
     const std::string network = found == named.end() ? any : found->second;
     if (network.empty()) {
-      return make_error(Errc::invalid,
-                        fmt::format("--network: nothing is said of \"{}\"; right would be {}=NAME, "
-                                    "or NAME for all",
-                                    nic.source, nic.source));
+      const std::string one = nic.source.empty() ? "" : nic.source + "=NAME, or ";
+      return make_error(Errc::invalid, fmt::format("--network: nothing is said of \"{}\"; right "
+                                                   "would be {}NAME for all",
+                                                   nic.source, one));
     }
     made.push_back(json::object{{"network", network}});
   }
@@ -107,11 +107,16 @@ Result<void> look_at_disk(const std::string& path) {
   return header.ok() ? Result<void>() : wrap_error("disk " + path, header.error());
 }
 
-/// Before anything is copied. Errors: conflict (the name is taken), not_found (a network).
-Result<void> look_at_cloud(Session& session, const std::string& name, const json::array& nics) {
+/// Before anything is copied. Errors: conflict (a name is taken), not_found (a network).
+Result<void> look_at_cloud(Session& session, const std::string& name, const std::string& image,
+                           const json::array& nics) {
   const auto vm = request(session, "GET", resource_target("vms", name));
   if (vm.ok()) return make_error(Errc::conflict, "vm " + name + ": is there already");
   if (vm.error().code != Errc::not_found) return vm.error();
+  if (request(session, "GET", resource_target("images", image)).ok()) {
+    return make_error(Errc::conflict,
+                      "image " + image + ": is there already; --as gives this one another name");
+  }
   const std::string tenant = name.substr(0, name.find('/'));
   for (const json::value& nic : nics) {
     const auto network = request(
@@ -154,8 +159,13 @@ int import_image_file(Session& session, const Invocation& invocation) {
 
 int import_vm(Session& session, const Invocation& invocation) {
   const std::string name = invocation.text("name");
-  const auto domain = described(invocation);
+  auto domain = described(invocation);
   if (!domain.ok()) return fail(session, domain.error());
+  if (invocation.has("disk")) {  // nothing is lost of what is named here
+    std::erase_if(domain->differences, [&](const DomainDifference& one) {
+      return one.is_loss && one.what == domain->root;
+    });
+  }
   auto nics = read_nics(invocation, *domain);
   if (!nics.ok()) return fail(session, nics.error());
   const std::string disk = invocation.text("disk", domain->disk);
@@ -163,7 +173,8 @@ int import_vm(Session& session, const Invocation& invocation) {
     return fail(session, make_error(Errc::invalid, "--disk: name the file of its first disk"));
   }
   if (auto sound = look_at_disk(disk); !sound.ok()) return fail(session, sound.error());
-  if (auto fits = look_at_cloud(session, name, *nics); !fits.ok())
+  const std::string image = invocation.text("as", name.substr(name.find('/') + 1));
+  if (auto fits = look_at_cloud(session, name, image, *nics); !fits.ok())
     return fail(session, fits.error());
 
   json::object spec{{"cpus", domain->cpus}};
@@ -172,7 +183,6 @@ int import_vm(Session& session, const Invocation& invocation) {
     if (auto put = put_number(invocation, option, spec, field); !put.ok())
       return fail(session, put.error());
   }
-  const std::string image = invocation.text("as", name.substr(name.find('/') + 1));
   spec["image"] = image;
   spec["nics"] = std::move(*nics);
   put_text(invocation, "cluster", spec, "cluster");
@@ -202,7 +212,12 @@ int import_vm(Session& session, const Invocation& invocation) {
   options.size_mib_max = *limit;
   const auto taken = take_image(session, options);
   if (!taken.ok()) return fail(session, taken.error());
-  return create(session, invocation, "vms", spec);
+  const int code = create(session, invocation, "vms", spec);
+  if (code != 0) {
+    session.err("image " + image + " is there; `virga vm create " + name + " --image " + image +
+                " ...` goes on from it\n");
+  }
+  return code;
 }
 
 }  // namespace virga::cli

@@ -374,6 +374,25 @@ int set_vm(Session& session, const Invocation& invocation) {
   return answer.ok() ? show_one(session, "vms", answer->body) : fail(session, answer.error());
 }
 
+int set_host_window(Session& session, const Invocation& invocation) {
+  json::array windows;
+  if (invocation.has("from")) {
+    json::object window;
+    put_text(invocation, "from", window, "from");
+    if (auto put = put_number(invocation, "for-ms", window, "for_ms"); !put.ok())
+      return fail(session, put.error());
+    const auto days = invocation.all("day");
+    if (!days.empty()) window["days"] = json::array(days.begin(), days.end());
+    windows.push_back(std::move(window));
+  } else if (invocation.has("day") || invocation.has("for-ms")) {
+    return fail(session, make_error(Errc::invalid, "--from: when does it open? 02:30"));
+  }
+  const json::object spec{{"windows", std::move(windows)}};
+  const auto answer = request(session, "PATCH", resource_target("hosts", invocation.text("name")),
+                              json::object{{"spec", spec}});
+  return answer.ok() ? show_one(session, "hosts", answer->body) : fail(session, answer.error());
+}
+
 int set_vm_groups(Session& session, const Invocation& invocation) {
   const std::string target = resource_target("vms", invocation.text("name"));
   const auto vm = request(session, "GET", target);

@@ -30,6 +30,19 @@ struct HypervisorInfo {
 BOOST_DESCRIBE_STRUCT(HypervisorInfo, (),
                       (accelerator, accelerator_reason, qemu_version, cpu_model, machine_types))
 
+enum class Weekday { monday, tuesday, wednesday, thursday, friday, saturday, sunday };
+BOOST_DESCRIBE_ENUM(Weekday, monday, tuesday, wednesday, thursday, friday, saturday, sunday)
+
+/// Times at which a host is in maintenance by itself, in UTC.
+struct MaintenanceWindow {
+  std::vector<Weekday> days;  ///< on which it opens; empty = every day
+  std::string from = "00:00";  ///< hour and minute at which it opens
+  Duration for_ms = seconds(3600);  ///< a minute to a day
+
+  friend bool operator==(const MaintenanceWindow&, const MaintenanceWindow&) = default;
+};
+BOOST_DESCRIBE_STRUCT(MaintenanceWindow, (), (days, from, for_ms))
+
 struct HostSpec {
   ClusterId cluster;
   MachineId machine;         ///< its bare metal, where the BMC is known; may be empty
@@ -37,8 +50,10 @@ struct HostSpec {
   bool maintenance = false;  ///< true: evacuate alive, then let go; nothing is placed here
   std::string
       confirmed_off_boot_id;  ///< a person vouches that this boot of the host runs nothing any more
+  std::vector<MaintenanceWindow> windows{};  ///< at most 16
 };
-BOOST_DESCRIBE_STRUCT(HostSpec, (), (cluster, machine, zone, maintenance, confirmed_off_boot_id))
+BOOST_DESCRIBE_STRUCT(HostSpec, (),
+                      (cluster, machine, zone, maintenance, confirmed_off_boot_id, windows))
 
 /// What the cloud believes about a host's life.
 enum class HostHealth {
@@ -88,10 +103,13 @@ struct HostStatus {
   bool leash_armed = false;  ///< at the last report: what stops its VMs if the agent cannot
   FenceProof fence_proof = FenceProof::none;  ///< with health fenced
   OperationId operation;                      ///< the running operation on the host itself
+  bool window_open = false;                   ///< one of its windows is
+  bool window_maintenance = false;            ///< ... and has begun the maintenance: it ends with it
 };
 BOOST_DESCRIBE_STRUCT(HostStatus, (),
                       (health, health_reason, boot_id, address, tenant_address, agent_version,
-                       capacity, hypervisor, leash_armed, fence_proof, operation))
+                       capacity, hypervisor, leash_armed, fence_proof, operation, window_open,
+                       window_maintenance))
 
 struct Host {
   Meta meta;

@@ -385,6 +385,7 @@ Result<Action> Parser::demand(const Words& words) {
   if (!id) return id.error();
   const auto requests = parse_number(words[2], 1000);
   if (!requests) return requests.error();
+  if (*requests % 10 != 0) return wrong("requests", words[2], "a multiple of 10 a second");
   return Action([id = ServiceId(id->value), rate = static_cast<int>(*requests)](Cloud& cloud) {
     cloud.world().set_demand(id, rate);
   });

@@ -96,6 +96,18 @@ class ServicesTest(LabCase):
         self.cloud.cli("host", "activate", host)
         self.cloud.wait_hosts(3, 60)
 
+    def test_03_w_a_window_of_the_calendar_empties_a_host_and_gives_it_back(self):
+        """A3-02 A3-06 A3-08 R-B5: nobody commands it; what was there is elsewhere first."""
+        after, copy = self.cloud.last_event(), self.copies()[0]
+        host = self.cloud.vms()[copy]["status"]["host"]
+        self.under_requests(
+            lambda: self.cloud.cli("host", "window", host, "--from", time.strftime("%H:%M", time.gmtime())),
+            lambda: self.cloud.guests_on(host) == [] and self.settled(), 180)
+        self.cloud.wait_event(after, ["host.window_opened"], f"host/{host}", 5)
+        self.cloud.cli("host", "window", host)
+        self.cloud.wait_event(after, ["host.window_closed"], f"host/{host}", 20)
+        self.assertFalse(self.cloud.api("GET", f"hosts/{host}")["spec"]["maintenance"])
+
     def test_04_the_host_of_a_copy_is_lost_and_the_service_answers_on(self):
         """A3-05 R-F1: the other copy serves; the lost one is restarted elsewhere."""
         balancer = self.service()["status"]["balancer"]

@@ -13,20 +13,12 @@
 namespace virga {
 namespace {
 
-/// Nothing of it is being changed.
-bool still(const Service& service) {
-  const ServiceStatus& status = service.status;
-  return !status.relocation && status.balancer_next.empty() && !service.meta.deleting_at &&
-         std::ranges::all_of(status.copies, [](const ServiceCopy& copy) {
-           return copy.state == ServiceCopyState::serving;
-         });
-}
-
 bool settled(const Service& service) {
   const ServiceStatus& status = service.status;
-  return still(service) && status.available &&
-         std::ranges::all_of(status.copies,
-                             [](const ServiceCopy& copy) { return copy.home.empty(); });
+  return !status.relocation && status.balancer_next.empty() && !service.meta.deleting_at &&
+         status.available && std::ranges::all_of(status.copies, [](const ServiceCopy& copy) {
+           return copy.state == ServiceCopyState::serving && copy.home.empty();
+         });
 }
 
 bool listens(const Service& service) {
@@ -130,15 +122,25 @@ void ServiceController::listen(const Service& service, const ServiceBalancer* se
                                ServiceEvidence& evidence) {
   ScalingListener& listener = services_[service.id()].listener;
   const Instant now = loop_.now();
-  if (!listens(service) || !still(service) || seen == nullptr || !seen->running)
-    return listener.rest(now);
+  // Who has not answered for so long is not waited for: it may be demand that it cannot be met.
+  const auto changes = [&](const ServiceCopy& copy) {
+    return copy.state != ServiceCopyState::serving &&
+           (copy.state != ServiceCopyState::starting ||
+            evidence.in_state[copy.vm] < service.spec.policy.answer_ms);
+  };
+  const ServiceStatus& status = service.status;
+  const bool changing = status.relocation || !status.balancer_next.empty() ||
+                        std::ranges::any_of(status.copies, changes);
+  if (!listens(service) || changing || seen == nullptr || !seen->running)
+    return listener.rest(now, status.relocation.has_value());
   const ObservedBalancer& balancer = seen->seen;
   if (balancer.frontends.empty()) return listener.rest(now);
   DemandSample sample;
   sample.counters = balancer.counters;
   sample.requests = balancer.frontends.front().total;
   for (const ObservedBalancerPool& pool : balancer.pools) sample.queue += pool.queue;
-  for (const ServiceCopy& copy : service.status.copies) {
+  for (const ServiceCopy& copy : status.copies) {
+    if (copy.state != ServiceCopyState::serving) continue;
     const ObservedBalancerServer* server = server_of(*seen, copy.vm);
     if (server == nullptr) return listener.rest(now);
     CopyDemand& one = sample.copies.emplace_back();

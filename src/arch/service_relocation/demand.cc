@@ -38,11 +38,12 @@ void ServiceRound::answer_demand() {
   status().extra = std::min(status().extra, room);
   const auto found = evidence_.demand.find(service_.id());
   if (found == evidence_.demand.end() || status().relocation || step_.create) return;
-  const Demand& demand = found->second;
-  if (demand.level == DemandLevel::normal || limits.action == ScalingAction::none) return;
-  if (demand.level == DemandLevel::failing || limits.action != ScalingAction::scale)
-    return relieve(demand);
-  scale(demand);
+  if (limits.action == ScalingAction::none) return;
+  const auto& [demand, failing] = found->second;
+  if (failing.level == DemandLevel::failing && relieve(failing)) return;
+  if (demand.level == DemandLevel::normal) return;
+  if (limits.action == ScalingAction::scale) return scale(demand);
+  if (demand.level == DemandLevel::high) relieve(demand);
 }
 
 void ServiceRound::scale(const Demand& demand) {
@@ -52,6 +53,7 @@ void ServiceRound::scale(const Demand& demand) {
     return tell_demand(demand, fmt::format("{} copies are enough", wanted()));
   }
   const int most = service_.spec.scaling.replicas_max;
+  if (active() < wanted()) return;  // what it has asked for before has found no place yet
   if (wanted() >= most) {
     note_ = fmt::format("demand is high, and replicas_max is {}", most);
     return;
@@ -60,36 +62,43 @@ void ServiceRound::scale(const Demand& demand) {
   tell_demand(demand, fmt::format("{} copies are wanted", wanted()));
 }
 
-/// Another host may have more to give; one that fails is replaced in any case by a new one.
-void ServiceRound::relieve(const Demand& demand) {
+/// Another host may have more to give; one that fails is replaced by a new one in any case. True
+/// when that has begun.
+bool ServiceRound::relieve(const Demand& demand) {
   ServiceCopy* copy = find(demand.copy);
   const Host* at = host_of(demand.copy);
-  if (demand.level == DemandLevel::low || copy == nullptr || at == nullptr) return;
-  if (copy->state != ServiceCopyState::serving) return;
-  if (view_.vms.find(copy->vm)->spec.direct_io) {
-    note_ = copy->vm.value + " uses a device of " + at->id().value + " directly: it stays there";
-    return;
-  }
+  if (copy == nullptr || at == nullptr || copy->state != ServiceCopyState::serving) return false;
+  const Vm& vm = *view_.vms.find(copy->vm);
   const bool fails = demand.level == DemandLevel::failing;
-  const bool runs = view_.vms.find(copy->vm)->status.power == VmPower::running &&
-                    at->status.health == HostHealth::alive;
-  if (!runs) return;  // it is being restarted
+  // Who is being restarted, or boots, is not told by what its balancer sees.
+  const bool settled = vm.status.power == VmPower::running &&
+                       vm.status.health != VmHealth::unknown &&
+                       at->status.health == HostHealth::alive;
+  if (!settled) return false;
+  if (vm.spec.direct_io) {
+    note_ = copy->vm.value + " uses a device of " + at->id().value + " directly: it stays there";
+    return false;
+  }
   const bool alive = !fails && service_.spec.scaling.action == ScalingAction::live_migration;
   ServiceRelocation wanted;
   wanted.mode = alive ? RelocationMode::live_migration : RelocationMode::duplicate;
   wanted.cause = text_of(demand);
-  if (service_.spec.policy.return_home && !fails) {
+  if (!copy->home.empty()) {  // where it is to go back to stays so
+    wanted.home = copy->home;
+    wanted.away_ms = copy->away_ms;
+  } else if (service_.spec.policy.return_home && !fails) {
     wanted.home = at->id();
     wanted.away_ms = service_.spec.scaling.calm_ms;
   }
   const auto cause = static_cast<std::ptrdiff_t>(step_.events.size());
   begin(*copy, std::move(wanted));  // a new copy moves the others in memory
-  if (status().relocation) {
-    tell_demand(demand, demand.copy.value + " is relocated");
-    std::rotate(step_.events.begin() + cause, step_.events.end() - 1, step_.events.end());
-    return;
+  if (!status().relocation) {
+    note_ = "demand is high, but " + demand.copy.value + " cannot be relocated: " + note_;
+    return false;
   }
-  note_ = "demand is high, but " + demand.copy.value + " cannot be relocated: " + note_;
+  tell_demand(demand, demand.copy.value + " is relocated");
+  std::rotate(step_.events.begin() + cause, step_.events.end() - 1, step_.events.end());
+  return true;
 }
 
 }  // namespace virga

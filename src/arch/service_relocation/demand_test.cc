@@ -20,8 +20,10 @@ class ServiceDemandTest : public testing::Test, protected TestServices {
     });
   }
   void find(DemandLevel level, const std::string& copy = "web-c1") {
-    evidence.demand[web().id()] = {
+    const Demand demand{
         level, DemandInitiator::scaling_listener, "requests_max", 80, 50, VmId("acme/" + copy)};
+    auto& found = evidence.demand[web().id()];
+    (level == DemandLevel::failing ? found.failing : found.demand) = demand;
   }
   /// Rounds until all is still; what was found holds for the first alone.
   void answered() {
@@ -102,7 +104,7 @@ TEST_F(ServiceDemandTest, A3_13_A3_F1_TheListenerStartsALiveMigration) {
 
 TEST_F(ServiceDemandTest, A3_12_ACopyThatFailsIsReplacedWhateverTheAction) {
   find(DemandLevel::failing, "web-c2");
-  evidence.demand[web().id()].initiator = DemandInitiator::load_balancer;
+  evidence.demand[web().id()].failing.initiator = DemandInitiator::load_balancer;
   broken.insert("web-c2");
   answered();
   EXPECT_FALSE(has("web-c2"));
@@ -115,6 +117,46 @@ TEST_F(ServiceDemandTest, A3_23_WhatIsLockedToItsHostStaysAndTheReasonIsGiven) {
   answer(ScalingAction::live_migration);
   edit_vm("web-c1", [](Vm& vm) { vm.spec.direct_io = true; });
   find(DemandLevel::high);
+  round();
+  EXPECT_EQ(count("relocation_started"), 0);
+  EXPECT_NE(web().status.reason.find("directly: it stays there"), std::string::npos);
+}
+
+TEST_F(ServiceDemandTest, R_B7_WhereThereIsNoRoomOneCopyIsAskedForAndNoMore) {
+  for (const char* name : {"h1", "h2", "h3"}) {
+    edit_host(name, [](Host& host) { host.status.capacity.memory_mib = Mib{1}; });
+  }
+  find(DemandLevel::high);
+  for (int rounds = 0; rounds < 5; ++rounds) round();
+  EXPECT_EQ(web().status.extra, 1);
+  EXPECT_EQ(count("demand_high"), 1);
+}
+
+TEST_F(ServiceDemandTest, R_B7_ACopyThatFailsAndStaysDoesNotKeepOthersFromComing) {
+  find(DemandLevel::failing, "web-c2");
+  find(DemandLevel::high);
+  edit_vm("web-c2", [](Vm& vm) { vm.status.power = VmPower::stopped; });
+  round();
+  EXPECT_EQ(web().status.extra, 1);
+}
+
+TEST_F(ServiceDemandTest, A3_09_R_B7_WhereACopyIsToGoBackToIsNotForgotten) {
+  answer(ScalingAction::live_migration);
+  edit_web([](Service& service) {
+    service.spec.policy.return_home = true;
+    service.status.copies.front().home = HostId("h3");
+    service.status.copies.front().away_ms = seconds(60);
+  });
+  find(DemandLevel::high);
+  round();
+  ASSERT_TRUE(web().status.relocation);
+  EXPECT_EQ(web().status.relocation->home, HostId("h3"));
+  EXPECT_EQ(web().status.relocation->away_ms, seconds(60));
+}
+
+TEST_F(ServiceDemandTest, R_B7_ACopyThatBootsIsNotTakenForOneThatFails) {
+  find(DemandLevel::failing, "web-c2");
+  edit_vm("web-c2", [](Vm& vm) { vm.status.health = VmHealth::unknown; });
   answered();
   EXPECT_EQ(count("relocation_started"), 0);
 }

@@ -30,7 +30,7 @@ class ServiceRound {
   // demand.cc: what the scaling listener has found
   void answer_demand();
   void scale(const Demand& demand);
-  void relieve(const Demand& demand);
+  bool relieve(const Demand& demand);
   void tell_demand(const Demand& demand, const std::string& what);
 
   // relocating.cc: what replaces what

@@ -161,12 +161,14 @@ void ServiceRound::place_balancer() {
   const std::uint64_t revision = balancer_of(view_, service_).revision;
   if (found == there.end() || !found->second.running || found->second.seen.revision != revision)
     return;
-  // It has to find as many copies healthy as the one that answers now.
-  const auto healthy = [](const ServiceBalancer* one) {
-    return one == nullptr ? 0 : std::ranges::count(one->seen.servers, BalancerHealth::up,
-                                                   &ObservedBalancerServer::health);
+  const auto healthy = [](const ServiceBalancer& one) {
+    return std::ranges::count(one.seen.servers, BalancerHealth::up,
+                              &ObservedBalancerServer::health);
   };
-  if (healthy(&found->second) < healthy(balancer())) return;
+  if (healthy(found->second) == 0 && balancer() != nullptr && healthy(*balancer()) > 0) {
+    note_ = "its next balancer on " + next.value + " finds no copy healthy";
+    return;
+  }
   tell("balancer_moved",
        fmt::format("{} goes into maintenance: its address leads to {} now", at.value, next.value),
        {{"host", next.value}, {"before", at.value}});
@@ -184,6 +186,7 @@ void ServiceRound::note_health() {
       const bool serves = healthy != evidence_.up_for.end() && healthy->second >= settled &&
                           vm->status.power == VmPower::running;
       const bool late = in_state(copy.vm) >= service_.spec.policy.answer_ms;
+      if (late && note_.empty()) note_ = copy.vm.value + " has not answered in time";
       if (late && pinned && vm->status.host.empty()) step_.unpins.push_back(copy.vm);
       if (!serves) continue;
       set(copy, ServiceCopyState::serving);

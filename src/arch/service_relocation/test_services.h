@@ -195,6 +195,7 @@ class TestServices {
     Vm vm = vm_of(service, made);
     if (boots) {
       vm.status.power = VmPower::running;
+      vm.status.health = VmHealth::healthy;
       vm.status.host = made.host;
     }
     put(vm);

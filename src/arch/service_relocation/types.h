@@ -31,7 +31,7 @@ struct ServiceEvidence {
   std::map<ServiceId, Duration> relocating;  ///< since the relocation began
   std::map<ServiceId, Duration> quiet;       ///< that no request came to the frontend
   std::map<VmId, int> cpu_percent;           ///< of its quota; copies of services that watch it
-  std::map<ServiceId, Demand> demand;        ///< what their scaling listeners have found
+  std::map<ServiceId, DemandFindings> demand;        ///< what their scaling listeners have found
   std::set<std::pair<ServiceId, HostId>>
       resting;  ///< a command is under way or failed a moment ago
   std::map<std::pair<ServiceId, HostId>, std::string> failures;  ///< of the last command

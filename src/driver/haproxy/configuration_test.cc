@@ -106,6 +106,10 @@ TEST(HaproxyServers, R_B6_WhoJoinsTakesFromTheQueue) {
   rows[0]["uweight"] = "0";
   EXPECT_EQ(commands_for(spec, rows),
             (Commands{"set server servers/s1 weight 100", "set maxconn server servers/s1 3"}));
+  spec.pools[0].servers[0].connections_max = 0;
+  rows[0]["uweight"] = "100";
+  EXPECT_EQ(commands_for(spec, rows), (Commands{"set maxconn server servers/s1 100000",
+                                                "set maxconn server servers/s1 0"}));
 }
 
 TEST(HaproxyServers, R_B6_ANewServerIsThereBeforeAnotherGoes) {

@@ -442,6 +442,9 @@ TEST_P(HaproxyBalancerTest, R_B6_WhoJoinsTakesWhatWaits) {
   VIRGA_OK(apply());
   EXPECT_TRUE(waiting(1)) << "one that is new";
   EXPECT_EQ(seen("s3").sessions, 1);
+  servers().back().connections_max = 0;
+  VIRGA_OK(apply());
+  EXPECT_TRUE(waiting(0)) << "one that has no bound any more";
   lab->release_answers();
   EXPECT_TRUE(waiting(0));
 }

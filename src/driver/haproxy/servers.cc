@@ -56,6 +56,8 @@ std::string place_of(const BalancerServer& server) {
   return fmt::format("{}:{}", server.address, server.port);
 }
 
+constexpr int kAllThatWait = 100'000;
+
 /// HAProxy 2.6 gives a server that joins nothing while requests wait for others, unless its bound
 /// of connections is set: then it looks at the queue.
 void take_from_queue(const BalancerServer& server, const std::string& name,
@@ -87,7 +89,12 @@ void change_server(const BalancerServer& wanted, const HaproxyRow& row, const st
   }
   const std::int64_t weight = number_of(row, "uweight");
   if (weight != effective_weight(wanted)) set(fmt::format("weight {}", effective_weight(wanted)));
-  if (number_of(row, "slim") != wanted.connections_max) {
+  const std::int64_t bound = number_of(row, "slim");
+  if (bound != wanted.connections_max) {
+    // Without a bound it never looks at the queue again: what waits is let in first.
+    if (wanted.connections_max == 0) {
+      commands.push_back(fmt::format("set maxconn server {} {}", name, kAllThatWait));
+    }
     commands.push_back(fmt::format("set maxconn server {} {}", name, wanted.connections_max));
   }
   if (!off && in_maintenance(row)) set("state ready");

@@ -10,7 +10,7 @@
 
 namespace virga {
 
-/// One copy at one moment. Counters only grow.
+/// One copy at one moment. Counters only grow. Errors are connections that failed and answers that were none.
 struct CopyDemand {
   VmId vm;
   bool healthy = true;            ///< for the balancer
@@ -32,7 +32,7 @@ enum class DemandLevel {
   normal,
   high,     ///< a limit is exceeded
   low,      ///< one copy fewer would be far from all limits
-  failing,  ///< `copy` fails
+  failing,  ///< `copy` fails: its checks, or many of its requests
 };
 
 /// Who has noticed: what arrives and what it costs, or the balancer's own trouble.
@@ -48,21 +48,31 @@ struct Demand {
   VmId copy;  ///< high: the busiest that is healthy; failing: that one
 };
 
+/// Two findings, each may be normal: a copy that fails does not hide what the others are asked for.
+struct DemandFindings {
+  Demand demand;   ///< high or low
+  Demand failing;  ///< failing
+};
+
 /// The automated scaling listener of one service: means over `sustained_ms` are compared with limits. Decides nothing:
-/// who asks acts, and its act is seen as a change of the copies, after which nothing is found for `cooldown_ms`. The
-/// clock is the caller's; time does not go back. Cost: O(copies) a look, at most 33 samples are kept.
+/// who asks acts, and its act is seen as a change of the copies, after which nothing is found for `cooldown_ms`, and
+/// nothing that a relocation answers for `calm_ms` after one: it may not have helped. Copies that are not healthy carry
+/// nothing; while there are such demand is never low. The clock is the caller's; time does not go back.
+/// Cost: O(copies) a look, at most 33 samples are kept.
 class ScalingListener {
  public:
   /// The copies are being changed, or nobody knows: what was seen until now counts no more.
-  void rest(Instant now);
+  void rest(Instant now, bool relocating = false);
 
-  Demand look(const ServiceScaling& limits, DemandSample sample, Instant now);
+  DemandFindings look(const ServiceScaling& limits, DemandSample sample, Instant now);
 
   /// Demand is low while one copy fewer would have at most this share of each limit.
   static constexpr int kLowPercent = 70;
 
  private:
   struct Means;
+  struct Share;
+  Share share_of(std::size_t index) const;
   void keep(const ServiceScaling& limits, DemandSample sample, Instant now);
   std::optional<Means> means() const;
 
@@ -72,6 +82,7 @@ class ScalingListener {
   };
   std::deque<Kept> kept_;  ///< the first is as old as `sustained_ms`, or not yet
   std::optional<Instant> changed_at_;
+  std::optional<Instant> relocated_at_;
   std::optional<Instant> low_since_;
 };
 

@@ -26,11 +26,12 @@ class ScalingListenerTest : public testing::Test {
     sample.copies.push_back(copy);
   }
 
-  /// Looks until `span` is over, or something is found.
+  /// Looks until `span` is over, or something is found; a copy that fails comes first.
   Demand look(Duration span) {
     const Instant end = now + span;
-    Demand found;
-    while (now < end && found.level == DemandLevel::normal) {
+    DemandFindings found;
+    while (now < end && found.demand.level == DemandLevel::normal &&
+           found.failing.level == DemandLevel::normal) {
       now += seconds(1);
       for (CopyDemand& copy : sample.copies) {
         copy.requests += each;
@@ -39,7 +40,7 @@ class ScalingListenerTest : public testing::Test {
       }
       found = listener.look(limits, sample, now);
     }
-    return found;
+    return found.failing.level == DemandLevel::normal ? found.demand : found.failing;
   }
 
   ServiceScaling limits;
@@ -141,30 +142,92 @@ TEST_F(ScalingListenerTest, A3_13_The_busiest_copy_is_named) {
 }
 
 TEST_F(ScalingListenerTest, R_B7_CountersThatBeginAnewAreNoDemand) {
+  limits.cooldown_ms = seconds(1);
   EXPECT_EQ(look(seconds(60)).level, DemandLevel::normal);
-  sample.counters = "2";
-  sample.requests = 0;
-  for (CopyDemand& copy : sample.copies) copy.requests = 0;
+  sample.counters = "2";  // those of another balancer, which has seen more
+  sample.requests += 100'000;
+  for (CopyDemand& copy : sample.copies) copy.requests += 50'000;
   EXPECT_EQ(look(seconds(60)).level, DemandLevel::normal);
   listener.rest(now);
   each = 80;
   EXPECT_EQ(look(seconds(9)).level, DemandLevel::normal) << "what was seen before counts no more";
+  EXPECT_EQ(look(seconds(9)).level, DemandLevel::high);
 }
 
 TEST_F(ScalingListenerTest, R_B7_LooksThatComeLateOrOftenCountAsTheyAre) {
   each = 60;
-  for (int round = 0; round < 400; ++round) {
+  Demand found;
+  int round = 0;
+  for (; round < 500 && found.level == DemandLevel::normal; ++round) {
     now += milliseconds(50);
     if (round % 20 == 0) sample.requests += 2 * each;
-    const Demand found = listener.look(limits, sample, now);
-    if (found.level == DemandLevel::normal) continue;
-    EXPECT_GE(round, 399);
-    EXPECT_NEAR(static_cast<double>(found.value), 60, 7);
-    return;
+    found = listener.look(limits, sample, now).demand;
   }
+  ASSERT_EQ(found.level, DemandLevel::high);
+  EXPECT_GE(round, 400) << "the cooldown, 20 s";
+  EXPECT_NEAR(static_cast<double>(found.value), 60, 7);
   now += seconds(40);  // nobody has looked
   sample.requests += 2 * each * 40;
-  EXPECT_EQ(listener.look(limits, sample, now).level, DemandLevel::high);
+  EXPECT_EQ(listener.look(limits, sample, now).demand.level, DemandLevel::high);
+}
+
+TEST_F(ScalingListenerTest, R_B7_WhatIsDownCarriesNothing) {
+  limits.calm_ms = seconds(5);
+  add("acme/web-c3");
+  sample.copies[2].healthy = false;
+  each = 12;  // 36 in all: 18 for each of two
+  EXPECT_EQ(look(seconds(60)).level, DemandLevel::normal) << "never low while one is down";
+  each = 40;  // 120 in all
+  const Demand found = look(seconds(60));
+  EXPECT_EQ(found.level, DemandLevel::high);
+  EXPECT_NE(found.copy, VmId("acme/web-c3"));
+}
+
+TEST_F(ScalingListenerTest, R_B7_ACopyThatFailsDoesNotHideTheDemand) {
+  limits.errors_percent_max = 20;
+  sample.copies[1].healthy = false;
+  each = 60;
+  Instant end = now + seconds(60);
+  DemandFindings found;
+  while (now < end && found.demand.level == DemandLevel::normal) {
+    now += seconds(1);
+    sample.requests += 2 * each;
+    sample.copies[0].requests += 2 * each;
+    found = listener.look(limits, sample, now);
+  }
+  EXPECT_EQ(found.demand.level, DemandLevel::high);
+  EXPECT_EQ(found.failing.level, DemandLevel::failing);
+  EXPECT_EQ(found.failing.copy, VmId("acme/web-c2"));
+}
+
+TEST_F(ScalingListenerTest, R_B7_AFewRequestsThatFailSayNothing) {
+  limits.errors_percent_max = 20;
+  each = 0;
+  listener.look(limits, sample, now);
+  sample.copies[0].requests += 3;
+  sample.copies[0].errors += 3;
+  EXPECT_EQ(look(seconds(30)).level, DemandLevel::normal);
+}
+
+TEST_F(ScalingListenerTest, R_B7_OldResponseTimesOfCopiesThatNobodyAsksSayNothing) {
+  limits.requests_max = 0;
+  limits.response_ms_max = milliseconds(100);
+  sample.copies[0].response_ms = 2'000;
+  EXPECT_EQ(look(seconds(60)).measure, "response_ms_max");
+  listener.rest(now);
+  each = 0;
+  EXPECT_NE(look(seconds(60)).level, DemandLevel::high);
+}
+
+TEST_F(ScalingListenerTest, R_B7_ARelocationThatDidNotHelpIsNotRepeatedAtOnce) {
+  limits.action = ScalingAction::duplicate;
+  limits.calm_ms = seconds(100);
+  each = 80;
+  EXPECT_EQ(look(seconds(60)).level, DemandLevel::high);
+  listener.rest(now, true);
+  const Instant relocated = now;
+  EXPECT_EQ(look(seconds(300)).level, DemandLevel::high);
+  EXPECT_GE(now - relocated, limits.calm_ms);
 }
 
 }  // namespace

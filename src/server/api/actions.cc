@@ -214,6 +214,7 @@ void act_on_host(const EnginePtr& engine, const CallPtr& call) {
   change_one<Host>(
       engine, call, [maintenance](const ClusterView&, Host& host, Event& event) -> Refusal {
         host.spec.maintenance = maintenance;
+        host.status.window_maintenance = false;  // an operator's word outlives a window
         event.kind = maintenance ? "host.maintenance_requested" : "host.activated";
         event.text =
             fmt::format("host {} {}", host.meta.name,

@@ -7,6 +7,7 @@
 
 #include "agent/leash_core.h"
 #include "agent/protocol.h"
+#include "mechanism/calendar/windows.h"
 #include "model/ipv4.h"
 
 namespace virga::api {
@@ -176,6 +177,8 @@ const std::map<std::string, Range>& ranges() {
       {"security_group.rules", {"rules", 0, 64, "rules"}},
       {"network.vni", {"vni", 0, (1 << 24) - 1, "(0 = the server picks)"}},
       {"network.mtu", {"mtu", 1280, 9000, "bytes"}},
+      {"host.windows", {"windows", 0, 16, "windows"}},
+      {"host.windows.for_ms", {"windows.for_ms", 60'000, 86'400'000, "milliseconds"}},
       {"image.size_mib", {"size_mib", 0, kMibMax, "MiB"}},
       {"image.file_bytes", {"file_bytes", 1, kMibMax << 20, "bytes"}},
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
@@ -272,6 +275,25 @@ Result<void> check_machine(const MachineSpec& spec) {
   return {};
 }
 
+namespace {
+
+Result<void> check_windows(const std::vector<MaintenanceWindow>& windows) {
+  if (auto few = in_range("host", "windows", static_cast<std::int64_t>(windows.size())); !few.ok())
+    return few;
+  for (std::size_t index = 0; index < windows.size(); ++index) {
+    const MaintenanceWindow& window = windows[index];
+    if (!parse_time_of_day(window.from)) {
+      return wrong(fmt::format("spec.windows[{}].from", index), window.from,
+                   "hour and minute in UTC; right would be 02:30");
+    }
+    const auto length = in_range("host", "windows.for_ms", to_ms(window.for_ms));
+    if (!length.ok()) return length;
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<void> check_host(const HostSpec& spec) {
   if (spec.confirmed_off_boot_id.size() > kWordMax || !plain(spec.confirmed_off_boot_id, "-")) {
     return wrong("spec.confirmed_off_boot_id", spec.confirmed_off_boot_id,
@@ -279,7 +301,7 @@ Result<void> check_host(const HostSpec& spec) {
   }
   return all({check_name("spec.cluster", spec.cluster.value),
               check_optional_name("spec.machine", spec.machine.value),
-              check_optional_name("spec.zone", spec.zone)});
+              check_optional_name("spec.zone", spec.zone), check_windows(spec.windows)});
 }
 
 Result<void> check_image(const ImageSpec& spec) {

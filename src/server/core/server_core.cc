@@ -51,6 +51,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
       storage_(on_.loop, on_.store, mirror_, sessions_, names_),
       services_(on_.loop, on_.store, mirror_, sessions_, names_),
+      calendar_(on_.loop, on_.store, mirror_, names_),
       pump_(on_.loop, on_.store, mirror_, on_.journal),
       tick_timer_(on_.loop) {}
 
@@ -136,6 +137,7 @@ void ServerCore::lead(const Callback<void>& ready) {
                  options_.storage);
   services_.start([this](const ClusterId& cluster) { return observe_services(cluster); },
                   options_.services);
+  calendar_.start();
   if (recovery_held_) {
     log_line(LogLevel::warning, "server",
              "the state was restored from a backup: nothing is fenced or restarted until every "
@@ -157,6 +159,7 @@ void ServerCore::tick() {
     for (const auto& [id, cluster] : view().clusters.all()) mark(id);
   }
   services_.tick();
+  if (!recovery_held_) calendar_.tick();
   sessions_.each_stored([this](const LiveHost& live) {
     if (needs_attention(live)) mark(live.cluster->id());
   });

@@ -11,6 +11,7 @@
 #include "runtime/journal_pump.h"
 #include "runtime/operation_runner.h"
 #include "server/core/agent_sessions.h"
+#include "server/core/host_calendar.h"
 #include "server/core/metering.h"
 #include "server/core/overlay.h"
 #include "server/core/perimeter.h"
@@ -97,6 +98,7 @@ class ServerCore {
   ClusterController controller_;
   StorageController storage_;
   ServiceController services_;
+  HostCalendar calendar_;
   JournalPump pump_;
   Timer tick_timer_;
   Instant tick_due_;
