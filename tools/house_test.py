@@ -208,11 +208,13 @@ class Coverage(unittest.TestCase):
     def test_F_B1_ids_are_read_from_all_kinds_of_tests(self):
         files = [made("src/a_test.cc", "TEST(A1_09_Heartbeat, F_B7_is_lost) {}\nTEST_F(X, A1_F3_A10_04_y) {}\n"
                       "RC_GTEST_PROP(P, a1_05_not_upper_case, (int a)) {}\n"),
-                 made("tests/x_test.py", "    def test_F_F7_leash(self):\n"),
+                 made("tests/x_test.py", "    def test_F_F7_leash(self):\n"
+                      '    def test_06_b(self):\n        """A1-05: as told; A1-09 is no head."""\n'),
                  made("scenarios/room/01-a.scn", "# proves A1-F4 F-F12\nhost a\n----\nA1-05\n")]
         named = coverage.named(files, {"A1-09", "A1-F3", "A10-04", "F-B7", "F-F7", "A1-F4", "F-F12", "A1-05"})
         self.assertEqual(named["A1-09"], ["`src/a_test.cc` A1_09_Heartbeat.F_B7_is_lost"])
-        self.assertEqual(set(named), {"A1-09", "A1-F3", "A10-04", "F-B7", "F-F7", "A1-F4", "F-F12"})
+        self.assertEqual(named["A1-05"], ["`tests/x_test.py` test_06_b"])
+        self.assertEqual(set(named), {"A1-09", "A1-05", "A1-F3", "A10-04", "F-B7", "F-F7", "A1-F4", "F-F12"})
 
     def test_F_B1_an_id_that_does_not_exist_is_an_error(self):
         with self.assertRaisesRegex(ValueError, "A1-99"):

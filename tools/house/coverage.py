@@ -8,7 +8,7 @@ ISSUES = "docs/fault-ids.txt"
 _ID = re.compile(r"(?<![A-Za-z0-9])(A(?:10|[1-9])[_-](?:F[1-9]\d?|\d\d)|[FR][_-][BF][1-9]\d?)(?![A-Za-z0-9])")
 _GTEST = re.compile(r"^\s*(?:TEST|TEST_F|TEST_P|TYPED_TEST|TYPED_TEST_P|RC_GTEST_PROP|RC_GTEST_FIXTURE_PROP)"
                     r"\(\s*(\w+)\s*,\s*(\w+)", re.MULTILINE)
-_UNITTEST = re.compile(r"^\s*def (test_\w+)\(", re.MULTILINE)
+_UNITTEST = re.compile(r"^\s*def (test_\w+)\([^)]*\):(?:\s*\"\"\"([^:\"]*):)?", re.MULTILINE)
 _PLAYWRIGHT = re.compile(r"^\s*test\(\s*['\"`](.*?)['\"`]\s*,", re.MULTILINE)
 
 
@@ -24,7 +24,8 @@ def tests_of(file):
     if file.path.endswith(("_test.cc", "_tests.h")) or file.path.startswith("tests/") and file.suffix == ".cc":
         return [(f"{suite}.{name}", f"{suite} {name}") for suite, name in _GTEST.findall(file.code)]
     if file.path.endswith("_test.py"):
-        return [(name, name.removeprefix("test_")) for name in _UNITTEST.findall(file.text)]
+        # Ids stand in the name, or at the head of its docstring: "A1-02 F-B3: what it shows".
+        return [(name, f"{name.removeprefix('test_')} {ids}") for name, ids in _UNITTEST.findall(file.text)]
     if file.suffix == ".scn":
         head = file.text.split("\n----")[0]
         comments = " ".join(line for line in head.split("\n") if line.startswith("#"))
