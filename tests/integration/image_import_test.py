@@ -69,6 +69,7 @@ class ImportedImage(LabCase):
         self.assertEqual(read(os.path.join(self.images, "cloud", "disk.qcow2")), read(self.disk))
 
     def test_2_F_B5_a_disk_that_is_not_as_it_was_registered_starts_no_guest(self):
+        """R-F7: the image is damaged after it was registered."""
         self.import_as("damaged")
         with open(os.path.join(self.images, "damaged", "disk.qcow2"), "r+b") as file:
             file.seek(-1, os.SEEK_END)
