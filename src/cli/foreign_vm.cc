@@ -69,7 +69,6 @@ class Reader {
   void read_rest(const pugi::xml_node& root);
 
   Domain made_;
-  bool has_root_ = false;
 };
 
 Result<void> Reader::read_size(const pugi::xml_node& root) {
@@ -132,8 +131,7 @@ void Reader::read_disk(const pugi::xml_node& disk) {
   if (device != "disk") return loses(name, device);
   std::string path = source.attribute("file").as_string();
   if (path.empty()) path = source.attribute("dev").as_string();
-  if (has_root_) return loses(name, path.empty() ? "a network disk" : path);
-  has_root_ = true;
+  if (!made_.root.empty()) return loses(name, path.empty() ? "a network disk" : path);
   made_.root = name;
   if (path.empty()) {
     loses(name, fmt::format("a disk of type {}; name a copy of it with --disk",

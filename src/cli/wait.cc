@@ -117,8 +117,10 @@ bool service_is_settled(const json::value& service) {
   const bool serving = std::all_of(copies.begin(), copies.end(), [](const json::value& copy) {
     return text_at(copy, "state") == "serving";
   });
+  boost::system::error_code absent;  // a server of before has none
+  const json::value* extra = service.find_pointer("/status/extra", absent);
   const auto wanted = service.at_pointer("/spec/replicas").to_number<std::size_t>() +
-                      service.at_pointer("/status/extra").to_number<std::size_t>();
+                      (extra == nullptr ? 0 : extra->to_number<std::size_t>());
   return serving && copies.size() == wanted &&
          text_at(service, "status.available") == "true" &&
          text_at(service, "status.relocation.mode") == "-" &&

@@ -131,7 +131,10 @@ DemandFindings ScalingListener::look(const ServiceScaling& limits, DemandSample 
     findings.failing = {DemandLevel::failing,  DemandInitiator::load_balancer, "errors_percent_max",
                         means.failing_percent, limits.errors_percent_max,      means.failing};
   }
-  if (means.copies == 0) return findings;  // there is nobody whom demand could be too much for
+  if (means.copies == 0) {  // there is nobody whom demand could be too much for, or too little
+    low_since_.reset();
+    return findings;
+  }
 
   Demand& demand = findings.demand;
   const auto exceeds = [&](const char* measure, std::int64_t value, std::int64_t limit,
