@@ -66,12 +66,16 @@ Result<std::uint64_t> take_bits(std::string_view& from) {
   return damaged();
 }
 
-void append_tokens(std::string& to, std::span<const std::int64_t> points, Layout layout) {
+/// False: a change against the point before is 2^63, which no token stands for. Against zero there is
+/// no such change, it would be a gap.
+bool append_tokens(std::string& to, std::span<const std::int64_t> points, Layout layout) {
   std::int64_t base = 0;
   for (std::size_t at = 0; at < points.size();) {
     const bool gap = points[at] == kGap;
     if (!gap && points[at] != base) {
-      append_bits(to, zigzag(minus(points[at], base)) + kChange - 1);
+      const std::int64_t change = minus(points[at], base);
+      if (change == std::numeric_limits<std::int64_t>::min()) return false;
+      append_bits(to, zigzag(change) + kChange - 1);
       if (layout == Layout::against_before) base = points[at];
       ++at;
       continue;
@@ -82,6 +86,7 @@ void append_tokens(std::string& to, std::span<const std::int64_t> points, Layout
     append_bits(to, gap ? kGapRun : kSameRun);
     append_bits(to, at - begin);
   }
+  return true;
 }
 
 unsigned bits_of(std::uint64_t number) { return static_cast<unsigned>(std::bit_width(number)); }
@@ -140,7 +145,7 @@ void append_points(std::string& to, std::span<const std::int64_t> points) {
   for (const Layout layout : {Layout::against_zero, Layout::against_before, Layout::packed}) {
     std::string block(1, static_cast<char>(layout));
     if (layout != Layout::packed) {
-      append_tokens(block, points, layout);
+      if (!append_tokens(block, points, layout)) continue;
     } else if (points.empty() || std::find(points.begin(), points.end(), kGap) != points.end()) {
       continue;
     } else {

@@ -34,6 +34,13 @@ TEST(Series, A3_18_a_gap_stays_a_gap_and_is_no_zero) {
   EXPECT_EQ(roll_up(std::vector<std::int64_t>{kGap, kGap}), Rollup());
 }
 
+TEST(Series, A3_18_the_widest_change_comes_back) {
+  constexpr std::int64_t kMost = std::numeric_limits<std::int64_t>::max();
+  for (const std::vector<std::int64_t>& points :
+       {std::vector<std::int64_t>{-1, kMost}, {kMost, -1}, {-1, kGap, kMost}, {-2, kMost, kGap}})
+    EXPECT_EQ(through_bytes(points), points);
+}
+
 RC_GTEST_PROP(Series, A3_18_points_come_back_as_they_were, ()) {
   const auto value = rc::gen::weightedOneOf<std::int64_t>(
       {{4, rc::gen::inRange<std::int64_t>(0, 300)},
