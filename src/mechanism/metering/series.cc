@@ -66,8 +66,8 @@ Result<std::uint64_t> take_bits(std::string_view& from) {
   return damaged();
 }
 
-/// False: a change against the point before is 2^63, which no token stands for. Against zero there is
-/// no such change, it would be a gap.
+/// False: a change against the point before is 2^63, which no token stands for. Against zero there
+/// is no such change, it would be a gap.
 bool append_tokens(std::string& to, std::span<const std::int64_t> points, Layout layout) {
   std::int64_t base = 0;
   for (std::size_t at = 0; at < points.size();) {
