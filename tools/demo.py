@@ -180,8 +180,23 @@ def move_volume(cloud, namespace, address, storage):
         raise CloudError("the move of its volume was seen by the guest")
 
 
+def under_requests(cloud, namespace, address, what, done):
+    """Does `what` under constant requests of one consumer and waits until done(): the consumer's line, the seconds."""
+    prober = cloud.probe(namespace, [address], "http")
+    began = time.monotonic()
+    what()
+    cloud.wait("it is done", done, 180)
+    took = time.monotonic() - began
+    time.sleep(1)
+    line = prober.stop()[0]
+    if line["failures"]:
+        raise CloudError("requests failed while the service was relocated")
+    seen = f"{line['answers']} requests, 0 failed, longest silence {line['longest_silence_ms']:.0f} ms"
+    return seen, took
+
+
 def relocate_service(cloud, namespace):
-    """Two guests behind one address; one of them is replaced while a consumer asks without a pause."""
+    """Two guests behind one address; one is replaced by command, one because its host goes into maintenance."""
     def status():
         return cloud.api("GET", "services/acme/shop")["status"]
 
@@ -192,25 +207,47 @@ def relocate_service(cloud, namespace):
 
     cloud.cli("service", "create", "acme/shop", "--image", "tiny", "--network", "front", "--replicas", "2",
               "--port", "80", "--guest-port", "80", "--protocol", "http", "--check", "http")
+    cloud.cli("service", "objective", "acme/shop", "--availability", "99.9")
     cloud.wait("the service is available", settled, 120)
     address = cloud.api("GET", "ports/acme/shop-frontend")["spec"]["address"].partition("/")[0]
     original = status()["copies"][0]["vm"]
     say(f"acme/shop answers at {address}, balanced by HAProxy on {status()['balancer']} over "
         + " and ".join(f"{copy['vm']} on {cloud.vms()[copy['vm']]['status']['host']}" for copy in status()["copies"]))
-    prober = cloud.probe(namespace, [address], "http")
-    began = time.monotonic()
-    cloud.cli("service", "relocate", "acme/shop", "--copy", original.partition("/")[2])
-    cloud.wait("it is relocated",
-               lambda: original not in [copy["vm"] for copy in status()["copies"]] and settled(), 150)
-    took = time.monotonic() - began
-    time.sleep(1)
-    line = prober.stop()[0]
-    say(f"{original} was duplicated, redirected, drained and retired in {took:.0f} s: {line['answers']} requests, "
-        f"{line['failures']} failed, longest silence {line['longest_silence_ms']:.0f} ms")
+    seen, took = under_requests(
+        cloud, namespace, address,
+        lambda: cloud.cli("service", "relocate", "acme/shop", "--copy", original.partition("/")[2]),
+        lambda: original not in [copy["vm"] for copy in status()["copies"]] and settled())
+    say(f"{original} was duplicated, redirected, drained and retired in {took:.0f} s: {seen}")
+    host = cloud.vms()[status()["copies"][0]["vm"]]["status"]["host"]
+    seen, took = under_requests(cloud, namespace, address, lambda: cloud.cli("host", "maintenance", host),
+                                lambda: not cloud.guests_on(host) and settled())
+    say(f"{host} went into maintenance and was empty in {took:.0f} s: {seen}")
+    cloud.cli("host", "activate", host)
+    level = cloud.cli("service", "level", "acme/shop")
+    say(f"its monitor on {level['monitor']}: {level['asked']} requests, {level['failed']} failed; longest waits of the "
+        f"two moves {' and '.join(str(move['waited_ms']) for move in reversed(level['moves']))} ms")
     cloud.cli("service", "delete", "acme/shop", text=True)
     cloud.wait("it is gone", lambda: cloud.cli("service", "list") == [], 60)
-    if line["failures"]:
-        raise CloudError("requests failed while the service was relocated")
+    cloud.wait_hosts(3, 60)
+
+
+def restart_storage(cloud, namespace, address, storage):
+    """The host of the volume loses its power and comes back; the guest waits for its disk and goes on."""
+    before, after = cloud.http(namespace, address), cloud.last_event()
+    began = time.monotonic()
+    cloud.lab("fail", storage, "--how", "power")
+    cloud.wait_event(after, ["host.fenced"], f"host/{storage}", 60)
+    cloud.lab("heal", storage)
+    cloud.wait_event(after, ["device.available"], "device/ssd-2", 90)
+    now = cloud.wait("the guest writes again", lambda: (lambda said: said if said and said["disk_sequence"] >
+                     before["disk_sequence"] + 2 else None)(cloud.http(namespace, address)), 60)
+    took = time.monotonic() - began
+    say(f"{storage}, which holds acme/data, was without power and back after {took:.0f} s: the guest of acme/db went "
+        f"on, writes acknowledged {now['disk_sequence']}, foreign writes {now['disk_foreign_writes']}")
+    if now["boot_id"] != before["boot_id"] or now["disk_foreign_writes"]:
+        raise CloudError("the restart of its storage was more than a pause for the guest")
+    cloud.wait_hosts(3, 90)
+    cloud.wait_answering(NAMES, 120)
 
 
 def recover_by_storage(cloud, namespace, addresses):
@@ -226,6 +263,7 @@ def recover_by_storage(cloud, namespace, addresses):
     show_answers(cloud, namespace, {"acme/db": addresses["acme/db"]})
     say(cloud.cli("volume", "list", text=True).rstrip())
     move_volume(cloud, namespace, addresses["acme/db"], storage)
+    restart_storage(cloud, namespace, addresses["acme/db"], storage)
     lost = cloud.vms()["acme/db"]["status"]["host"]
     if lost == storage:
         raise CloudError(f"acme/db runs on {storage}, where its volume is")

@@ -24,6 +24,7 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
       options_(std::move(options)),
       devices_(on_.make_device),
       balancers_(on_.fabric, on_.balancers),
+      probes_(on_.loop, on_.fabric, on_.asker, options_.hello.session_id),
       usage_(on_.loop, on_.hypervisor, [this](UsageReport usage) { send_usage(std::move(usage)); }),
       heartbeat_timer_(on_.loop),
       lease_timer_(on_.loop) {
@@ -68,6 +69,7 @@ void AgentCore::link_opened() {
   AgentMessage message;
   message.hello = options_.hello;
   message.hello->features = agent_features();
+  if (on_.asker == nullptr) std::erase(message.hello->features, "probes");
   on_.link.send(std::move(message));
 }
 
@@ -103,6 +105,7 @@ void AgentCore::link_received(const ServerMessage& message) {
   if (message.cluster) take_cluster(*message.cluster);
   if (message.places) take_places(*message.places);
   if (message.groups) take_groups(*message.groups);
+  if (message.probes) probes_.take(*message.probes);
   if (message.usage_kept) usage_.kept(*message.usage_kept);
   if (message.command) execute(*message.command);
 }
@@ -196,6 +199,7 @@ HostReport AgentCore::make_report(std::vector<ObservedVm> vms) {
   report.fabric_version = on_.fabric.version();
   report.devices = devices_.observe();
   report.balancers = balancers_.observe();
+  report.probes = probes_.observe();
   report.peers.reserve(watched_.size());
   for (const std::size_t index : watched_) {
     const Peer& peer = peers_[index];

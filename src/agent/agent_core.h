@@ -11,6 +11,7 @@
 #include "agent/devices.h"
 #include "agent/peer_probe.h"
 #include "agent/protocol.h"
+#include "agent/service_probes.h"
 #include "agent/usage_reporter.h"
 #include "base/loop.h"
 #include "driver/process_guard.h"
@@ -46,14 +47,15 @@ struct AgentDependencies {
   /// What the host uses now and what is failing on it ("" = nothing); cheap, asked once a heartbeat.
   std::function<Capacity()> used;
   std::function<std::string()> degraded;
-  Devices::Make make_device{};  ///< empty: this host serves no storage device
+  Devices::Make make_device{};        ///< empty: this host serves no storage device
   BalancerHome* balancers = nullptr;  ///< nullptr: this host carries no load balancer
+  ServiceAsker* asker = nullptr;      ///< nullptr: this host is no monitor
 };
 
 struct AgentOptions {
-  Hello hello;           ///< all but `hypervisor`, which the driver answers
+  Hello hello;                 ///< all but `hypervisor`, which the driver answers
   bool reports_usage = false;  ///< of its guests, for metering
-  int probed_peers = 3;  ///< each heartbeat asks the next ones in the ring of names
+  int probed_peers = 3;        ///< each heartbeat asks the next ones in the ring of names
   std::uint64_t incarnation =
       0;  ///< of the newest server's state that this host has followed in earlier runs
   std::function<void(std::uint64_t)> keep_incarnation;  ///< for the next run; may be empty
@@ -137,6 +139,7 @@ class AgentCore final : public HypervisorSink {
   AgentOptions options_;
   Devices devices_;
   Balancers balancers_;
+  ServiceProbes probes_;
   ClusterPolicy policy_;
   UsageReporter usage_;
   Timer heartbeat_timer_;

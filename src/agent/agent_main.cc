@@ -17,6 +17,7 @@
 #include "agent/directory_look.h"
 #include "agent/host_facts.h"
 #include "agent/leash_client.h"
+#include "agent/service_asker.h"
 #include "agent/storage_watch.h"
 #include "base/log.h"
 #include "driver/haproxy/haproxy_balancer.h"
@@ -93,6 +94,7 @@ class Agent {
                    [this](const std::string& directory, const std::string& network_namespace) {
                      return make_balancer(directory, network_namespace);
                    }),
+        asker_(loop_),
         timer_(loop_),
         status_timer_(loop_) {}
 
@@ -124,6 +126,7 @@ class Agent {
   std::unique_ptr<LinuxFabric> fabric_;
   std::unique_ptr<QemuHypervisor> hypervisor_;
   BalancerFolders balancers_;
+  NetworkAsker asker_;
   PeerSocket peers_;
   std::unique_ptr<AgentConnection> connection_;
   std::unique_ptr<AgentCore> core_;
@@ -275,7 +278,7 @@ Result<void> Agent::begin(const Identity& identity) {
       AgentDependencies{loop_, *hypervisor_, *fabric_, guard_, *connection_, peers_,
                         [this] { return facts_.used(); }, [this] { return degraded(); },
                         [this](const std::string& directory) { return make_device(directory); },
-                        &balancers_},
+                        &balancers_, &asker_},
       std::move(core_options));
   core_->start([this](Result<void> started) {
     if (!started) return fail(started.error());

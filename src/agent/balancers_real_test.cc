@@ -328,7 +328,7 @@ TEST_F(BalancersRealTest, R_B6_a_balancer_that_is_removed_leaves_nothing) {
   serve_by({"near"});
   const std::string space = agent_->fabric->leg_namespace(kService);
   EXPECT_TRUE(fs::exists(space));
-  EXPECT_TRUE(one_.devices().contains(agent_->fabric->leg_name(kService)));
+  EXPECT_TRUE(one_.devices().contains(agent_->fabric->leg_name(kService.value)));
   restart_agent();
   EXPECT_TRUE(run_until([&] { return seen().running; })) << seen().failing;
   carry_out(CommandKind::remove_balancer);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "agent/command.h"
+#include "agent/service_probes.h"
 #include "model/cluster.h"
 #include "model/event.h"
 #include "model/host.h"
@@ -23,8 +24,8 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits",   "user_data", "upload",      "places",
-          "security_groups", "devices",   "mirror_disk", "balancers"};
+  return {"change_limits", "user_data",   "upload",    "places", "security_groups",
+          "devices",       "mirror_disk", "balancers", "probes"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -84,10 +85,11 @@ struct HostReport {
   std::uint64_t fabric_version = 0;
   std::vector<ObservedDevice> devices;     ///< that it was told to serve, in order of id
   std::vector<ServiceBalancer> balancers;  ///< in order of service
+  std::vector<ObservedProbe> probes;       ///< the same
 };
 BOOST_DESCRIBE_STRUCT(HostReport, (),
                       (sequence, sent_at_ms, vms, peers, used, leash_armed, loop_lag_ms, degraded,
-                       fabric_version, devices, balancers))
+                       fabric_version, devices, balancers, probes))
 
 /// Something happened to a VM or host that the journal should keep.
 struct AgentEvent {
@@ -155,10 +157,12 @@ struct ServerMessage {
   std::optional<ClusterState> cluster;
   std::optional<FabricPlaces> places;
   std::optional<FabricGroups> groups;
+  std::optional<ServiceProbeList> probes;
   std::optional<UsageKept> usage_kept;
   std::optional<SessionRefusal> refusal;  ///< last message before the server closes the connection
 };
 BOOST_DESCRIBE_STRUCT(ServerMessage, (),
-                      (welcome, grant, command, cluster, places, groups, usage_kept, refusal))
+                      (welcome, grant, command, cluster, places, groups, probes, usage_kept,
+                       refusal))
 
 }  // namespace virga

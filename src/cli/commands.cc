@@ -300,7 +300,8 @@ void add_service_commands(std::vector<Command>& all) {
       {"service",
        "create",
        "make copies of one VM behind one address",
-       {name_argument(true), option("image", "of its copies", true),
+       {name_argument(true),
+        option("image", "of its copies", true),
         option("network", "of the tenant: its address and its copies are there", true),
         option("replicas", "copies; default 2"),
         option("port", "that consumers connect to; default 80"),
@@ -321,7 +322,8 @@ void add_service_commands(std::vector<Command>& all) {
         option("pin", "its copies may run on this host only"),
         many("parameter", "NAME=VALUE for the guests"),
         option("user-data", "file for cloud-init in a disk image"),
-        option("cluster", "cluster; default: the only one"), many("label", "NAME=VALUE")},
+        option("cluster", "cluster; default: the only one"),
+        many("label", "NAME=VALUE")},
        create_service});
   all.push_back({"service",
                  "relocate",
@@ -336,12 +338,30 @@ void add_service_commands(std::vector<Command>& all) {
                  "change how many copies it has",
                  {name_argument(true), option("replicas", "copies", true)},
                  scale_service});
+}
+
+void add_level_commands(std::vector<Command>& all) {
+  all.push_back(
+      {"service",
+       "objective",
+       "say what is promised to its consumers; it is measured at its address from then on",
+       {name_argument(true),
+        option("availability", "percent of the time: 99.9; 0 = nothing is promised", true),
+        option("response-ms", "what takes longer counts as no answer; default 1000"),
+        option("blackout-ms", "longest wait while a copy is relocated; default 0 = no promise"),
+        option("window-days", "days (UTC) over which it holds; default 30"),
+        option("every-ms", "how often it is asked; default 1000")},
+       set_objective});
+  all.push_back({"service",
+                 "level",
+                 "how it stands against its objective: availability, budget, relocations",
+                 {name_argument(true)},
+                 show_level});
   all.push_back(
       {"service",
        "autoscale",
        "say what happens when demand is more than its copies are to carry",
-       {name_argument(true),
-        option("action", "scale, duplicate, live_migration or none", true),
+       {name_argument(true), option("action", "scale, duplicate, live_migration or none", true),
         option("replicas-max", "scale: copies, with those that demand adds"),
         option("requests-max", "a second and copy"),
         option("cpu-percent-max", "of its copies' quotas together"),
@@ -384,20 +404,21 @@ void add_work_commands(std::vector<Command>& all) {
 
 void add_usage_commands(std::vector<Command>& all) {
   const Argument csv = flag("csv", "print CSV");
-  all.push_back({"usage",
-                 "list",
-                 "pay-per-use records of whole days (UTC); default: today",
-                 {option("tenant", "only this tenant's"),
-                  option("vm", "TENANT/NAME: only this one"),
-                  option("volume", "TENANT/NAME: only this one"),
-                  option("from", "day: 2026-11-01"), option("to", "the first day after"), csv},
-                 list_usage});
+  all.push_back(
+      {"usage",
+       "list",
+       "pay-per-use records of whole days (UTC); default: today",
+       {option("tenant", "only this tenant's"), option("vm", "TENANT/NAME: only this one"),
+        option("volume", "TENANT/NAME: only this one"), option("from", "day: 2026-11-01"),
+        option("to", "the first day after"), csv},
+       list_usage});
   all.push_back({"usage",
                  "points",
                  "what one used over time: vm/TENANT/NAME, volume/TENANT/NAME or host/NAME; "
                  "default: the last hour",
                  {{"name", "KIND/NAME", Takes::one, true, true},
-                  option("from", "2026-11-01 or 2026-11-01T12:00:00Z"), option("to", "likewise"),
+                  option("from", "2026-11-01 or 2026-11-01T12:00:00Z"),
+                  option("to", "likewise"),
                   option("step", "seconds, a multiple of 10; below 300 for the last day alone")},
                  show_usage_points});
   all.push_back({"usage",
@@ -491,6 +512,7 @@ const std::vector<Command>& commands() {
     add_security_group_commands(all);
     add_vm_commands(all);
     add_service_commands(all);
+    add_level_commands(all);
     add_work_commands(all);
     add_usage_commands(all);
     add_lab_commands(all);

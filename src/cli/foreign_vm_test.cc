@@ -118,7 +118,7 @@ TEST(ForeignDomain, R_B11_OtherBusesAreToldAndAreNoLoss) {
   EXPECT_EQ(difference(*domain, "console"), nullptr) << "it is here as well";
 }
 
-TEST(ForeignDomain, R_B11_R_F9_WhatIsNoDomainIsRefusedWithTheReason) {
+TEST(ForeignDomain, R_B11_WhatIsNoDomainIsRefusedWithTheReason) {
   const auto refused = [](const std::string& xml, const std::string& part) {
     const auto domain = read_domain(xml);
     ASSERT_FALSE(domain.ok()) << xml.substr(0, 60);

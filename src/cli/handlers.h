@@ -24,6 +24,8 @@ int move_volume(Session& session, const Invocation& invocation);
 int create_service(Session& session, const Invocation& invocation);
 int relocate_service(Session& session, const Invocation& invocation);
 int scale_service(Session& session, const Invocation& invocation);
+int set_objective(Session& session, const Invocation& invocation);
+int show_level(Session& session, const Invocation& invocation);
 int autoscale_service(Session& session, const Invocation& invocation);
 int create_security_group(Session& session, const Invocation& invocation);
 int set_security_group(Session& session, const Invocation& invocation);

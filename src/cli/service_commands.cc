@@ -1,8 +1,11 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cli/client.h"
 #include "cli/handlers.h"
 #include "cli/options.h"
+#include "cli/output.h"
 #include "cli/wait.h"
 #include "edge/file.h"
 
@@ -40,6 +43,30 @@ Result<json::object> read_template(const Invocation& invocation) {
     vm["user_data"] = *text;
   }
   return vm;
+}
+
+/// "99.95" -> 999500. Errors: invalid.
+Result<std::int64_t> read_percent(const std::string& text) {
+  constexpr std::int64_t kWhole = 100;
+  constexpr std::size_t kDigits = 4;
+  const std::size_t point = std::min(text.find('.'), text.size());
+  std::string digits = text.substr(0, point);
+  std::string rest = point < text.size() ? text.substr(point + 1) : "";
+  const bool plain = (digits + rest).find_first_not_of("0123456789") == std::string::npos &&
+                     !digits.empty() && digits.size() <= 3 && rest.size() <= kDigits;
+  rest.resize(kDigits, '0');
+  const std::int64_t ppm = plain ? std::stoll(digits + rest) : -1;
+  if (plain && ppm <= kWhole * 10'000) return ppm;
+  return make_error(Errc::invalid,
+                    "--availability: \"" + text.substr(0, 40) +
+                        "\" is no share of the time in percent; right would be 99.9");
+}
+
+int change_spec(Session& session, const Invocation& invocation, json::object spec) {
+  const auto answer =
+      request(session, "PATCH", resource_target("services", invocation.text("name")),
+              json::object{{"spec", std::move(spec)}});
+  return answer.ok() ? show_one(session, "services", answer->body) : fail(session, answer.error());
 }
 
 int show_service(Session& session, const Invocation& invocation, const json::value& answered) {
@@ -103,6 +130,28 @@ int scale_service(Session& session, const Invocation& invocation) {
   return show_service(session, invocation, answer->body);
 }
 
+int set_objective(Session& session, const Invocation& invocation) {
+  json::object objective;
+  const auto availability = read_percent(invocation.text("availability"));
+  if (!availability.ok()) return fail(session, availability.error());
+  objective["availability_ppm"] = *availability;
+  const auto put = put_numbers(invocation, objective,
+                               {{"response-ms", "response_ms"},
+                                {"blackout-ms", "blackout_ms"},
+                                {"window-days", "window_days"},
+                                {"every-ms", "every_ms"}});
+  if (!put.ok()) return fail(session, put.error());
+  return change_spec(session, invocation, {{"objective", objective}});
+}
+
+int show_level(Session& session, const Invocation& invocation) {
+  const auto answer =
+      request(session, "GET", resource_target("services", invocation.text("name")) + "/level");
+  if (!answer.ok()) return fail(session, answer.error());
+  session.out(session.format == Format::json ? pretty_json(answer->body) : yaml_text(answer->body));
+  return 0;
+}
+
 int autoscale_service(Session& session, const Invocation& invocation) {
   json::object scaling;
   json::object frontend;
@@ -123,11 +172,7 @@ int autoscale_service(Session& session, const Invocation& invocation) {
   if (!put.ok()) return fail(session, put.error());
   json::object spec{{"scaling", scaling}};
   if (!frontend.empty()) spec["frontend"] = frontend;
-  const auto answer =
-      request(session, "PATCH", resource_target("services", invocation.text("name")),
-              json::object{{"spec", spec}});
-  if (!answer.ok()) return fail(session, answer.error());
-  return show_one(session, "services", answer->body);
+  return change_spec(session, invocation, std::move(spec));
 }
 
 }  // namespace virga::cli

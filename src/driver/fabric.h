@@ -1,5 +1,6 @@
 #pragma once
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,7 +15,8 @@ namespace virga {
 struct FabricState {
   std::uint64_t version = 0;  ///< the store's revision that it was made of
   std::vector<Network> networks;
-  std::vector<std::string> peer_addresses;  ///< tunnel ends of the other hosts; read by agents of before alone
+  std::vector<std::string>
+      peer_addresses;  ///< tunnel ends of the other hosts; read by agents of before alone
 };
 BOOST_DESCRIBE_STRUCT(FabricState, (), (version, networks, peer_addresses))
 
@@ -62,7 +64,8 @@ BOOST_DESCRIBE_STRUCT(GroupMembers, (), (vni, group, addresses))
 
 /// What ports of a host may exchange with others; sent by the server, all of it or what changed.
 struct FabricGroups {
-  bool whole = false;  ///< `ports` names every port that may be here; nothing passes at others that have groups
+  bool whole =
+      false;  ///< `ports` names every port that may be here; nothing passes at others that have groups
   std::vector<PortGroups> ports;
   std::vector<GroupRules> rules;  ///< replaces what the group allowed there
   std::vector<GroupMembers> members;
@@ -74,10 +77,11 @@ BOOST_DESCRIBE_STRUCT(FabricGroups, (), (whole, ports, rules, members, more))
 struct OpenPort {
   int tap_descriptor = -1;
   std::string tap_name;
-  bool packets = false;  ///< the descriptor is a packet socket on a cable of that name, one frame a message
+  bool packets =
+      false;  ///< the descriptor is a packet socket on a cable of that name, one frame a message
 };
 
-/// A load balancer's place on a tenant's network.
+/// The place on a tenant's network of a load balancer, or of who asks it.
 struct BalancerLeg {
   std::uint32_t vni = 0;
   std::string mac;      ///< "52:54:00:..."
@@ -134,6 +138,15 @@ class Fabric {
   /// Removes it, with the name of the namespace; a process that is still in there is cut off. A leg that is not there
   /// counts as removed.
   virtual void close_leg(const ServiceId& service, Callback<void> done) = 0;
+
+  /// The same for somebody who only comes to ask, but nothing of it outlives the agent: the descriptor of the visitor's
+  /// namespace, -1 in the simulator; the namespace goes when nobody holds it any more. Each call makes a new one and
+  /// takes the device of the last. Errors as open_leg().
+  virtual void visit(const std::string& visitor, const BalancerLeg& leg,
+                     Callback<std::shared_ptr<const int>> done) = 0;
+
+  /// Takes the visitor off its network; one that is not there counts as gone.
+  virtual void leave(const std::string& visitor, Callback<void> done) = 0;
 };
 
 }  // namespace virga

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <map>
+#include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -40,8 +42,21 @@ class NullFabric final : public Fabric {
     answer<void>(loop_, std::move(done), leg_answer);
   }
 
+  void visit(const std::string& visitor, const BalancerLeg& leg,
+             Callback<std::shared_ptr<const int>> done) override {
+    if (!leg_answer)
+      return answer<std::shared_ptr<const int>>(loop_, std::move(done), leg_answer.error());
+    visitors[visitor] = leg;
+    answer<std::shared_ptr<const int>>(loop_, std::move(done), std::make_shared<const int>(-1));
+  }
+  void leave(const std::string& visitor, Callback<void> done) override {
+    visitors.erase(visitor);
+    answer<void>(loop_, std::move(done), {});
+  }
+
   std::vector<FabricGroups> guarded;  ///< all calls
   std::map<ServiceId, BalancerLeg> legs;
+  std::map<std::string, BalancerLeg> visitors;
   Result<void> leg_answer;  ///< of the next calls about legs
 
  private:

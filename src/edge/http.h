@@ -72,8 +72,9 @@ class HttpReply {
 struct HttpServerOptions {
   std::string address = "127.0.0.1";
   std::uint16_t port = 0;  ///< 0 = any free one
-  int listening_descriptor = -1;  ///< a socket that listens already, taken over instead of address and port; -1 = none
-  TlsIdentity tls = {};    ///< empty = plain
+  int listening_descriptor =
+      -1;  ///< a socket that listens already, taken over instead of address and port; -1 = none
+  TlsIdentity tls = {};  ///< empty = plain
   bool client_certificate_required = false;
   std::size_t body_bytes_max = 1 << 20;
   std::size_t message_bytes_max = 1 << 20;
@@ -113,6 +114,9 @@ struct HttpCall {
   Duration idle_deadline =
       seconds(10);  ///< sockets: pinged at half of it, lost when nothing came for the whole
   Duration user_timeout = seconds(5);  ///< TCP_USER_TIMEOUT, as HttpServerOptions
+  /// Descriptor of the network namespace that the connection is made from, held until its end; nullptr = the process's
+  /// own. Names are resolved outside of it.
+  std::shared_ptr<const int> network_namespace = {};
 };
 
 /// One request on a connection of its own. Errors: unavailable (no connection), timeout, unauthenticated (TLS),
@@ -124,6 +128,10 @@ void http_call(AsioLoop& loop, HttpCall call, Callback<HttpResponse> done);
 /// The deadline holds for the head and then for the silence before each piece.
 void http_stream(AsioLoop& loop, HttpCall call, std::function<bool(std::string piece)> keep_on,
                  Callback<HttpResponse> done);
+
+/// Whether somebody serves TCP at "http://ADDRESS:PORT": the connection comes about, and within `stands` the other side
+/// does not end it before it has said anything. Errors: unavailable, timeout, invalid. Completes on the Loop.
+void tcp_call(AsioLoop& loop, HttpCall call, Duration stands, Callback<void> done);
 
 /// Opens a WebSocket ("wss://..."); pings by itself, closes when nothing comes for 2 pings. Errors as http_call, and by
 /// the status of a refusal: invalid (400), unauthenticated (401), denied (403), not_found (404), else unavailable.

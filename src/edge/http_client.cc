@@ -252,6 +252,50 @@ void Exchange::finish(Result<HttpResponse> result) {
               result = std::move(result)] { done(result); });
 }
 
+/// A connection of which only the beginning is looked at, on the client thread.
+class Greeting : public std::enable_shared_from_this<Greeting> {
+ public:
+  Greeting(AsioLoop& loop, IoThread& thread, std::string what, Callback<void> done)
+      : loop_(loop),
+        what_(std::move(what)),
+        done_(std::move(done)),
+        timer_(thread.context().get_executor()) {}
+
+  void start(std::shared_ptr<ByteStream> stream, Duration stands) {
+    stream_ = std::move(stream);
+    timer_.expires_after(stands);
+    timer_.async_wait([self = shared_from_this()](const error_code& error) {
+      if (!error) self->finish({});
+    });
+    stream_->async_read_some(asio::buffer(said_), [self = shared_from_this()](
+                                                      const error_code& error, std::size_t) {
+      if (!error) return self->finish({});
+      self->finish(make_error(Errc::unavailable,
+                              "the other side ended the connection at once: " + error.message()));
+    });
+  }
+
+  void finish(Result<void> result) {
+    if (done_ == nullptr) return;
+    timer_.cancel();
+    if (stream_ != nullptr) stream_->close();
+    if (!result) result = wrap_error(what_, result.error());
+    loop_.post(
+        [done = std::exchange(done_, nullptr), result = std::move(result)] { done(result); });
+  }
+
+ private:
+  AsioLoop& loop_;
+  std::string what_;
+  Callback<void> done_;
+  std::shared_ptr<ByteStream> stream_;
+  std::array<char, 1> said_{};
+  asio::basic_waitable_timer<std::chrono::steady_clock,
+                             asio::wait_traits<std::chrono::steady_clock>,
+                             asio::io_context::executor_type>
+      timer_;
+};
+
 void begin(AsioLoop& loop, HttpCall call, KeepOn keep_on, Callback<HttpResponse> done) {
   auto url = check(call);
   if (!url) {
@@ -277,6 +321,19 @@ void http_call(AsioLoop& loop, HttpCall call, Callback<HttpResponse> done) {
 void http_stream(AsioLoop& loop, HttpCall call, std::function<bool(std::string piece)> keep_on,
                  Callback<HttpResponse> done) {
   begin(loop, std::move(call), std::move(keep_on), std::move(done));
+}
+
+void tcp_call(AsioLoop& loop, HttpCall call, Duration stands, Callback<void> done) {
+  auto url = check(call);
+  if (!url) return answer<void>(loop, std::move(done), url.error());
+  const auto thread = loop.impl().client_thread();
+  const auto greeting =
+      std::make_shared<Greeting>(loop, *thread, "connect to " + url->authority, std::move(done));
+  connect_stream(*thread, *url, call,
+                 [greeting, stands](Result<std::shared_ptr<ByteStream>> stream) {
+                   if (!stream) return greeting->finish(stream.error());
+                   greeting->start(*std::move(stream), stands);
+                 });
 }
 
 void open_message_socket(AsioLoop& loop, HttpCall call,

@@ -6,6 +6,7 @@
 #include <boost/asio/ip/basic_resolver.hpp>
 #include <deque>
 
+#include "edge/network_namespace.h"
 #include "edge/socket_options.h"
 
 namespace virga {
@@ -26,6 +27,7 @@ class Connector : public std::enable_shared_from_this<Connector> {
         server_name_(call.server_name.empty() ? url.host : call.server_name),
         user_timeout_(call.user_timeout),
         idle_deadline_(call.idle_deadline),
+        network_namespace_(call.network_namespace),
         done_(std::move(done)),
         socket_(thread.context()),
         resolver_(thread.context()),
@@ -46,6 +48,7 @@ class Connector : public std::enable_shared_from_this<Connector> {
   std::string server_name_;
   Duration user_timeout_;
   Duration idle_deadline_;
+  std::shared_ptr<const int> network_namespace_;
   Done done_;
   std::deque<tcp::endpoint> endpoints_;
   std::shared_ptr<ByteStream> stream_;
@@ -81,7 +84,10 @@ void Connector::connect_next(const std::string& last_failure) {
   endpoints_.pop_front();
   error_code error;
   socket_.close(error);
-  socket_.open(endpoint.protocol(), error);
+  const auto entered =
+      in_network_namespace(network_namespace_ == nullptr ? -1 : *network_namespace_,
+                           [&] { socket_.open(endpoint.protocol(), error); });
+  if (!entered) return fail(entered.error().code, entered.error().text());
   if (error) return fail(Errc::unavailable, error.message());
   set_link_options(socket_.native_handle(), user_timeout_, idle_deadline_);
   socket_.async_connect(endpoint, [self = shared_from_this()](const error_code& failed) {

@@ -3,6 +3,8 @@
 #include <deque>
 
 #include "edge/http_test_support.h"
+#include "edge/listen_tcp.h"
+#include "edge/network_namespace.h"
 
 namespace virga {
 namespace {
@@ -33,6 +35,42 @@ TEST_F(HttpServerTest, F_B11_a_request_is_answered) {
   EXPECT_EQ(response->status, 200);
   EXPECT_EQ(response->headers.at("x-got"), "e");
   EXPECT_EQ(response->body, "POST /v1/a b c=d " + std::string(300'000, 'f'));
+}
+
+TEST_F(HttpServerTest, R_B9_who_takes_a_connection_serves_and_who_ends_it_at_once_does_not) {
+  start({}, answer);
+  const auto served = [&](const std::string& where) {
+    Result<void> got = make_error(Errc::internal, "no answer");
+    tcp_call(loop_, HttpCall{.url = where}, milliseconds(100), [&](const Result<void>& result) {
+      got = result;
+      loop_.stop();
+    });
+    run();
+    return got;
+  };
+  EXPECT_TRUE(served(url("http", "")).ok());
+  auto listener = listen_tcp("127.0.0.1", 0, 8);
+  ASSERT_TRUE(listener.ok());
+  const std::string there = "http://127.0.0.1:" + std::to_string(port_of(*listener));
+  std::thread closes([&] { ::close(::accept(listener->get(), nullptr, nullptr)); });
+  const auto ended = served(there);
+  closes.join();
+  ASSERT_FALSE(ended.ok());
+  EXPECT_NE(ended.error().text().find("at once"), std::string::npos) << ended.error().text();
+  listener = make_error(Errc::not_found, "closed");
+  EXPECT_EQ(served(there).error().code, Errc::unavailable);
+}
+
+TEST_F(HttpServerTest, R_B9_a_call_comes_from_the_network_namespace_that_it_names) {
+  start({}, answer);
+  auto made = make_network_namespace();
+  ASSERT_TRUE(made.ok()) << made.error().text();
+  const auto elsewhere = std::make_shared<const int>(made->get());
+  HttpCall request{.url = url("http", "/")};
+  request.network_namespace = elsewhere;  // its loopback is down, and nobody listens there
+  EXPECT_EQ(call(request).error().code, Errc::unavailable);
+  request.network_namespace = nullptr;
+  EXPECT_TRUE(call(request).ok());
 }
 
 TEST_F(HttpServerTest, F_B10_a_socket_that_listens_already_is_taken_over) {

@@ -10,6 +10,7 @@
 #include "model/operation.h"
 #include "model/security_group.h"
 #include "model/service.h"
+#include "model/service_level.h"
 #include "model/vm.h"
 #include "model/volume.h"
 
@@ -28,6 +29,7 @@ inline constexpr std::string_view kVm = "vm/";
 inline constexpr std::string_view kDevice = "device/";
 inline constexpr std::string_view kVolume = "volume/";
 inline constexpr std::string_view kService = "service/";
+inline constexpr std::string_view kLevel = "level/";
 inline constexpr std::string_view kOperation = "operation/";
 inline constexpr std::string_view kOutbox = "outbox/";      ///< events on their way to the journal
 inline constexpr std::string_view kMeta = "meta/";          ///< incarnation, schema, authority
@@ -48,6 +50,7 @@ inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
 inline std::string of(const DeviceId& id) { return std::string(kDevice) + id.value; }
 inline std::string of(const VolumeId& id) { return std::string(kVolume) + id.value; }
 inline std::string of(const ServiceId& id) { return std::string(kService) + id.value; }
+inline std::string of(const LevelId& id) { return std::string(kLevel) + id.value; }
 inline std::string of(const OperationId& id) { return std::string(kOperation) + id.value; }
 
 /// "address/acme/front/10.50.0.10"; the value is the PortId. `address` with or without prefix length.

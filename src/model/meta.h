@@ -24,6 +24,7 @@ struct SecurityGroupTag {};
 struct VolumeTag {};
 struct DeviceTag {};
 struct ServiceTag {};
+struct LevelTag {};
 
 using HostId = Id<HostTag>;            ///< the host's name
 using VmId = Id<VmTag>;                ///< "tenant/name"
@@ -37,6 +38,7 @@ using SecurityGroupId = Id<SecurityGroupTag>;  ///< "tenant/name"
 using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
 using DeviceId = Id<DeviceTag>;        ///< the storage device's name
 using ServiceId = Id<ServiceTag>;      ///< "tenant/name"
+using LevelId = Id<LevelTag>;          ///< "tenant/name" of the service
 
 /// Head of every stored resource.
 struct Meta {

@@ -11,6 +11,7 @@
 #include "base/units.h"
 #include "model/balancer.h"
 #include "model/meta.h"
+#include "model/service_level.h"
 
 namespace virga {
 
@@ -49,7 +50,7 @@ BOOST_DESCRIBE_ENUM(RelocationMode, duplicate, live_migration)
 
 struct ServicePolicy {
   RelocationMode relocation = RelocationMode::duplicate;  ///< when nobody says otherwise
-  bool return_home = false;  ///< what a maintenance moved comes back when it is over
+  bool return_home = false;           ///< what a maintenance moved comes back when it is over
   Duration drain_ms = seconds(30);    ///< how long connections in flight get before a copy goes
   Duration answer_ms = seconds(120);  ///< within which a new copy must answer requests
 };
@@ -74,7 +75,7 @@ struct ServiceScaling {
   int queue_max = 0;            ///< requests that wait at the balancer
   int errors_percent_max = 0;   ///< of one copy's requests; one that fails its checks has 100
   Duration sustained_ms = seconds(10);
-  Duration calm_ms = seconds(300);    ///< so long demand must be low before a copy is withdrawn
+  Duration calm_ms = seconds(300);     ///< so long demand must be low before a copy is withdrawn
   Duration cooldown_ms = seconds(60);  ///< nothing is decided so long after its copies changed
 };
 BOOST_DESCRIBE_STRUCT(ServiceScaling, (),
@@ -98,10 +99,12 @@ struct ServiceSpec {
   BalancerCheck check;
   ServicePolicy policy;
   ServiceScaling scaling;
+  ServiceObjective objective;
   std::optional<RelocationOrder> relocate;  ///< cleared when decided
 };
 BOOST_DESCRIBE_STRUCT(ServiceSpec, (),
-                      (cluster, vm, replicas, frontend, check, policy, scaling, relocate))
+                      (cluster, vm, replicas, frontend, check, policy, scaling, objective,
+                       relocate))
 
 enum class ServiceCopyState {
   starting,  ///< has not been seen healthy by the balancer yet; gets no requests
@@ -114,10 +117,10 @@ BOOST_DESCRIBE_ENUM(ServiceCopyState, starting, serving, draining, retired)
 struct ServiceCopy {
   VmId vm;
   ServiceCopyState state = ServiceCopyState::starting;
-  WallTime since;          ///< in this state
-  HostId home{};           ///< it is away from there for a time, and goes back when that host takes VMs
-  Duration away_ms{0};     ///< not before it has served so long
-  bool released = false;   ///< no duplicate answered in time: it may be moved alive
+  WallTime since;  ///< in this state
+  HostId home{};   ///< it is away from there for a time, and goes back when that host takes VMs
+  Duration away_ms{0};    ///< not before it has served so long
+  bool released = false;  ///< no duplicate answered in time: it may be moved alive
 
   friend bool operator==(const ServiceCopy&, const ServiceCopy&) = default;
 };
@@ -143,6 +146,7 @@ BOOST_DESCRIBE_STRUCT(ServiceRelocation, (),
 struct ServiceStatus {
   HostId balancer;       ///< whose agent carries the balancer; the frontend's address leads there
   HostId balancer_next;  ///< where it will be: begins to run there before the address follows
+  HostId monitor;        ///< whose agent asks it as consumers do; empty = nobody
   std::vector<ServiceCopy> copies;  ///< in order of creation
   std::uint64_t copies_made = 0;
   int extra = 0;  ///< copies beside spec.replicas that demand has added
@@ -153,8 +157,8 @@ struct ServiceStatus {
   friend bool operator==(const ServiceStatus&, const ServiceStatus&) = default;
 };
 BOOST_DESCRIBE_STRUCT(ServiceStatus, (),
-                      (balancer, balancer_next, copies, copies_made, extra, relocation, available,
-                       reason))
+                      (balancer, balancer_next, monitor, copies, copies_made, extra, relocation,
+                       available, reason))
 
 /// Copies of one VM template behind one address. Its copies are VMs of the tenant that belong to it.
 struct Service {
@@ -166,6 +170,9 @@ struct Service {
 
   /// Of its address.
   PortId port_id() const { return PortId(qualified(meta.tenant, meta.name + "-frontend")); }
+
+  /// Of who asks it; made with the first objective.
+  PortId monitor_port_id() const { return PortId(qualified(meta.tenant, meta.name + "-monitor")); }
 
   int copies_wanted() const { return spec.replicas + status.extra; }
 

@@ -45,6 +45,8 @@ Result<void> ClusterView::apply(const Change& change) {
     done = apply_to(devices, change, keys::kDevice);
   } else if (key.starts_with(keys::kService)) {
     done = apply_to(services, change, keys::kService);
+  } else if (key.starts_with(keys::kLevel)) {
+    done = apply_to(levels, change, keys::kLevel);
   } else if (key.starts_with(keys::kSecurityGroup)) {
     done = apply_to(security_groups, change, keys::kSecurityGroup);
   } else if (key.starts_with(keys::kImage)) {

@@ -13,6 +13,7 @@
 #include "model/operation.h"
 #include "model/security_group.h"
 #include "model/service.h"
+#include "model/service_level.h"
 #include "model/vm.h"
 #include "model/volume.h"
 #include "store/store.h"
@@ -182,6 +183,7 @@ struct ClusterView {
   Table<Device> devices;
   Table<Volume, VolumesOfCluster> volumes;
   Table<Service, ServicesOfCluster> services;
+  Table<ServiceLevel> levels;
   Table<Operation, OperationsOnHost, OperationsByEnd> operations;
 
   /// VMs whose status.host or migration destination is `host`, in order of id.
@@ -192,12 +194,11 @@ struct ClusterView {
     return vms.in<VmsOfCluster>(cluster);
   }
 
-  /// Members of a cluster, in order of id.
+  /// Members, networks, volumes and services of a cluster, in order of id.
   std::vector<const Host*> hosts_of(const ClusterId& cluster) const {
     return hosts.in<HostsOfCluster>(cluster);
   }
 
-  /// Networks of a cluster, in order of id.
   std::vector<const Network*> networks_of(const ClusterId& cluster) const {
     return networks.in<NetworksOfCluster>(cluster);
   }
@@ -208,12 +209,10 @@ struct ClusterView {
     return users.empty() ? nullptr : users.front();
   }
 
-  /// Volumes of a cluster, in order of id.
   std::vector<const Volume*> volumes_of(const ClusterId& cluster) const {
     return volumes.in<VolumesOfCluster>(cluster);
   }
 
-  /// Services of a cluster, in order of id.
   std::vector<const Service*> services_of(const ClusterId& cluster) const {
     return services.in<ServicesOfCluster>(cluster);
   }

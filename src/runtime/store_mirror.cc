@@ -62,6 +62,10 @@ void StoreMirror::loaded(const std::shared_ptr<ClusterView>& loading, std::vecto
   add_gone(view_.ports, loading->ports, seen);
   add_gone(view_.security_groups, loading->security_groups, seen);
   add_gone(view_.vms, loading->vms, seen);
+  add_gone(view_.devices, loading->devices, seen);
+  add_gone(view_.volumes, loading->volumes, seen);
+  add_gone(view_.services, loading->services, seen);
+  add_gone(view_.levels, loading->levels, seen);
   add_gone(view_.operations, loading->operations, seen);
   view_ = *loading;
   follow();

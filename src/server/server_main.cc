@@ -223,6 +223,7 @@ ApiContext Server::make_context() {
   };
   context.collect = [this](Metrics& metrics) { collect(metrics); };
   context.confirm_recovery = [this] { core_->release_recovery_hold(); };
+  context.level = [this](const ServiceId& id) { return core_->monitoring().report(id); };
   context.usage = usage_.get();
   context.prices = prices_;
   context.ready = [this]() -> Result<void> {

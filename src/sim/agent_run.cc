@@ -36,6 +36,53 @@ class HostBalancers : public BalancerHome {
   HostTruth& host_;
 };
 
+/// Goes where its host's overlay leads, as packets do.
+class HostAsker : public ServiceAsker {
+ public:
+  HostAsker(Loop& agent, World& world, const HostTruth& host, const HostNetworks& networks)
+      : agent_(agent), world_(world), host_(host), networks_(networks) {}
+
+  void ask(const ServiceProbe& probe, std::shared_ptr<const int>, Callback<void> done) override {
+    HostTruth* there = balancer_host(probe);
+    const auto balancer = there == nullptr ? nullptr : &there->balancers.at(probe.service);
+    const std::string place = fmt::format("{}:{}", probe.address, probe.port);
+    BalancerTruth::ServerKey taken;
+    if (balancer == nullptr) {
+      agent_.after(probe.timeout_ms, [done = std::move(done)] {
+        done(make_error(Errc::timeout, "no answer in time"));
+      });
+      return;
+    }
+    if (!balancer->begin_request(place, agent_.now(), taken))
+      return answer<void>(agent_, std::move(done), make_error(Errc::unavailable, "no answer"));
+    agent_.after(kAnswerTakes, [there, service = probe.service, taken, done = std::move(done)] {
+      const auto still = there->balancers.find(service);
+      if (still != there->balancers.end()) still->second.end_request(taken);
+      done({});
+    });
+  }
+
+ private:
+  static constexpr Duration kAnswerTakes = milliseconds(5);
+
+  HostTruth* balancer_host(const ServiceProbe& probe) {
+    const auto known = networks_.addresses.find(probe.leg.vni);
+    if (known == networks_.addresses.end() || !host_.acts()) return nullptr;
+    const auto tunnel = known->second.find(probe.address);
+    if (tunnel == known->second.end()) return nullptr;
+    for (HostTruth& host : world_.hosts()) {
+      const bool there = host.address == tunnel->second && host.acts();
+      if (there && host.balancers.contains(probe.service)) return &host;
+    }
+    return nullptr;
+  }
+
+  Loop& agent_;
+  World& world_;
+  const HostTruth& host_;
+  const HostNetworks& networks_;
+};
+
 class AgentRun::Impl : public AgentLink, public PeerLink {
  public:
   Impl(Parts parts, const SimProcess& clock);
@@ -74,6 +121,7 @@ class AgentRun::Impl : public AgentLink, public PeerLink {
   SimFabric fabric_;
   SimHypervisor hypervisor_;
   HostBalancers balancers_;
+  HostAsker asker_;
   StorageWatch storage_;
   bool connected_ = false;
   bool connecting_ = false;
@@ -88,6 +136,7 @@ AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
       fabric_(process_, parts_.networks),
       hypervisor_(parts_.world, parts_.migrations, parts_.host, process_, guard_),
       balancers_(process_, parts_.host),
+      asker_(process_, parts_.world, parts_.host, parts_.networks),
       storage_(process_, "shared storage",
                [this](Callback<void> done) { look_at_storage(std::move(done)); }),
       core_(dependencies(), options()) {
@@ -113,7 +162,8 @@ AgentDependencies AgentRun::Impl::dependencies() {
                            [this] { return parts_.host.used(); },
                            [this] { return degraded(); },
                            [this](const std::string& directory) { return make_device(directory); },
-                           &balancers_};
+                           &balancers_,
+                           &asker_};
 }
 
 Result<std::unique_ptr<BlockStore>> AgentRun::Impl::make_device(const std::string& directory) {

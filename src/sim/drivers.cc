@@ -95,12 +95,17 @@ void SimFabric::apply(const FabricState& state, Callback<void> done) {
 }
 
 void SimFabric::place(const FabricPlaces& places, Callback<void> done) {
-  for (const std::uint32_t vni : places.whole) there_.places[vni].clear();
+  for (const std::uint32_t vni : places.whole) {
+    there_.places[vni].clear();
+    there_.addresses[vni].clear();
+  }
   for (const PortPlace& port : places.at) {
     if (port.host_address.empty()) {
       there_.places[port.vni].erase(port.mac);
+      there_.addresses[port.vni].erase(port.address);
     } else {
       there_.places[port.vni][port.mac] = port.host_address;
+      there_.addresses[port.vni][port.address] = port.host_address;
     }
   }
   answer<void>(agent_, std::move(done), {});
@@ -120,18 +125,32 @@ void SimFabric::close_port(const LaunchNic&, Callback<void> done) {
   answer<void>(agent_, std::move(done), {});
 }
 
-void SimFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) {
+Result<void> SimFabric::check_network(const std::string& owner, const BalancerLeg& leg) const {
   const auto& networks = there_.state.networks;
   const bool here = std::any_of(networks.begin(), networks.end(), [&leg](const Network& network) {
     return network.spec.vni == leg.vni;
   });
-  if (!here) {
-    const auto why =
-        fmt::format("open the leg of balancer {} on VNI {}: the network is not on this host",
-                    service.value, leg.vni);
-    return answer<void>(agent_, std::move(done), make_error(Errc::not_found, why));
-  }
-  there_.legs[service] = leg;
+  if (here) return {};
+  return make_error(
+      Errc::not_found,
+      fmt::format("open the leg of {} on VNI {}: the network is not on this host", owner, leg.vni));
+}
+
+void SimFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) {
+  auto here = check_network(service.value, leg);
+  if (here) there_.legs[service] = leg;
+  answer<void>(agent_, std::move(done), std::move(here));
+}
+
+void SimFabric::visit(const std::string& visitor, const BalancerLeg& leg,
+                      Callback<std::shared_ptr<const int>> done) {
+  using Held = std::shared_ptr<const int>;
+  auto here = check_network(visitor, leg);
+  answer<Held>(agent_, std::move(done),
+               here ? Result<Held>(std::make_shared<const int>(-1)) : here.error());
+}
+
+void SimFabric::leave(const std::string&, Callback<void> done) {
   answer<void>(agent_, std::move(done), {});
 }
 

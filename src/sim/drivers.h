@@ -68,6 +68,8 @@ struct HostNetworks {
   std::map<std::string, std::vector<std::string>> groups;  ///< by PortId
   std::map<std::uint32_t, std::map<std::string, std::string>>
       places;  ///< by VNI: MAC -> tunnel end
+  std::map<std::uint32_t, std::map<std::string, std::string>>
+      addresses;  ///< by VNI: address -> tunnel end
   std::map<ServiceId, BalancerLeg> legs;
 };
 
@@ -85,8 +87,13 @@ class SimFabric : public Fabric {
   void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) override;
   std::string leg_namespace(const ServiceId&) const override { return {}; }
   void close_leg(const ServiceId& service, Callback<void> done) override;
+  void visit(const std::string& visitor, const BalancerLeg& leg,
+             Callback<std::shared_ptr<const int>> done) override;
+  void leave(const std::string& visitor, Callback<void> done) override;
 
  private:
+  Result<void> check_network(const std::string& owner, const BalancerLeg& leg) const;
+
   Loop& agent_;
   HostNetworks& there_;
 };

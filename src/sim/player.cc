@@ -168,14 +168,19 @@ void put_service(Cloud& cloud, const ScenarioService& service) {
     made.spec = {ClusterId("c1"), 77, "10.50.0.0/24", 1450};
   });
   const std::string address = "10.50.0.10";
-  cloud.edit<Port>(PortId(service.id.value + "-frontend"), [=](Port& port) {
-    port.meta.tenant = tenant;
-    port.meta.name = name + "-frontend";
-    port.spec.service = service.id;
-    port.spec.network = network;
-    port.spec.mac = "52:54:00:00:32:0a";
-    port.spec.address = address + "/24";
-  });
+  const auto put_port = [&](const std::string& of, const std::string& at, const std::string& mac) {
+    cloud.edit<Port>(PortId(service.id.value + of), [=](Port& port) {
+      port.meta.tenant = tenant;
+      port.meta.name = name + of;
+      port.spec.service = service.id;
+      port.spec.network = network;
+      port.spec.mac = mac;
+      port.spec.address = at + "/24";
+    });
+  };
+  put_port("-frontend", address, "52:54:00:00:32:0a");
+  if (service.objective.availability_ppm > 0)
+    put_port("-monitor", "10.50.0.9", "52:54:00:00:32:09");
   cloud.edit<Service>(service.id, [=](Service& made) {
     made.meta.tenant = tenant;
     made.meta.name = name;
@@ -188,6 +193,7 @@ void put_service(Cloud& cloud, const ScenarioService& service) {
     made.spec.check.protocol = BalancerProtocol::http;
     made.spec.policy.relocation = service.relocation;
     made.spec.scaling = service.scaling;
+    made.spec.objective = service.objective;
   });
 }
 

@@ -409,6 +409,10 @@ Result<void> Parser::service(const Words& words) {
       const auto action = parse_enum<ScalingAction>("action", words[index + 1]);
       if (!action) return action.error();
       made.scaling.action = *action;
+    } else if (words[index] == "availability_ppm" || words[index] == "blackout_ms" ||
+               words[index] == "response_ms") {
+      if (auto set = set_member(made.objective, words[index], words[index + 1]); !set.ok())
+        return set;
     } else if (auto set = set_member(made.scaling, words[index], words[index + 1]); !set.ok()) {
       return set;
     }

@@ -26,6 +26,7 @@ struct ScenarioService {
   int replicas = 2;
   RelocationMode relocation = RelocationMode::duplicate;
   ServiceScaling scaling{};
+  ServiceObjective objective{};
 };
 
 struct ScenarioEvent {
@@ -40,7 +41,8 @@ struct ScenarioEvent {
 ///   vms 6 tenant acme memory 512        names: acme/vm-1 ...; options: cpu memory priority host group
 ///   vm acme/db priority high            option volume NAME: with this volume as its disk
 ///   service acme/web replicas 2         copies behind an address; options relocation duplicate|live_migration,
-///                                       action scale|duplicate|live_migration and any field of ServiceScaling
+///                                       action scale|duplicate|live_migration, any field of ServiceScaling,
+///                                       availability_ppm, blackout_ms, response_ms: it is asked by a monitor
 ///   device host-1                       a storage device there
 ///   policy lease_ms 10000               any knob of ClusterPolicy
 ///   network loss_per_million 10000      any fault of the simulated network

@@ -55,7 +55,7 @@ def run(command, out, environment):
 
 
 class Demo(unittest.TestCase):
-    def test_F_B13_the_demo_shows_a_lost_host_and_a_lost_link_and_leaves_nothing(self):
+    def test_F_B13_R_B12_the_demo_shows_a_lost_host_and_a_lost_link_and_leaves_nothing(self):
         with tempfile.TemporaryDirectory(prefix="virga-demo-test-") as folder:
             build = os.environ["VIRGA_BUILD"]
             command = [sys.executable, "-B", os.path.join(ROOT, "tools", "demo.py"), "--build", build,
@@ -78,6 +78,9 @@ class Demo(unittest.TestCase):
         self.assertRegex(storage, r"(?m)^acme/data moved from ssd to ssd-2 .* connections lost 0, .* foreign writes 0$")
         service = self.section(sections, "a service of two guests")
         self.assertRegex(service, r"(?m)^acme/shop-c1 was duplicated, redirected, drained and retired .*, 0 failed, ")
+        self.assertRegex(service, r"(?m)^host-\d went into maintenance and was empty .*, 0 failed, ")
+        self.assertRegex(service, r"(?m)^its monitor on host-\d: \d+ requests, 0 failed; .* \d+ and \d+ ms$")
+        self.assertRegex(storage, r"(?m)^host-\d, which holds acme/data, was without power .* foreign writes 0$")
         self.assertRegex(storage, r"(?m)^acme/db .*storage_revoked$")
         answers = re.findall(r"^\S+/web-\d answers at \S+: boot [0-9a-f]{8}, .* request \d+$", text, re.M)
         self.assertEqual(len(answers), 6, text)

@@ -33,10 +33,16 @@ class ServicesTest(LabCase):
         cls.bring_in(MANIFEST, [], os.environ["VIRGA_PACKAGES"])
         cls.cloud.cli("service", "create", SERVICE, "--image", "tiny", "--network", "front", "--replicas", "2",
                       "--port", "80", "--guest-port", "80", "--protocol", "http", "--check", "http")
+        cls.promise("99.9")
         cls.cloud.wait("the service is available", lambda: cls.service()["status"]["available"]
                        and cls.states() == ["serving", "serving"], 180)
         cls.address = cls.cloud.api("GET", "ports/acme/web-frontend")["spec"]["address"].partition("/")[0]
         cls.cloud.wait("it answers", lambda: cls.cloud.http(cls.client, cls.address), 60)
+
+    @classmethod
+    def promise(cls, availability):
+        cls.cloud.cli("service", "objective", SERVICE, "--availability", availability, "--blackout-ms", "1000",
+                      "--window-days", "2")
 
     @classmethod
     def service(cls):
@@ -74,7 +80,7 @@ class ServicesTest(LabCase):
         self.assertEqual(len(names), 2, names)
 
     def test_02_a_copy_is_relocated_by_command_and_no_request_fails(self):
-        """A3-03 A3-06 A3-09 A3-10: duplicated, redirected, drained, retired."""
+        """A3-03 A3-06 A3-09 A3-10 A3-20: duplicated at the destination, redirected, drained, retired."""
         original = self.copies()[0]
         after = self.cloud.last_event()
         self.under_requests(
@@ -108,6 +114,25 @@ class ServicesTest(LabCase):
         self.cloud.wait_event(after, ["host.window_closed"], f"host/{host}", 20)
         self.assertFalse(self.cloud.api("GET", f"hosts/{host}")["spec"]["maintenance"])
 
+    def test_03_x_what_consumers_had_of_these_moves_was_measured(self):
+        """A3-21 A3-22 R-B9: from another host, through the address, during each move and after it."""
+        level = self.cloud.cli("service", "level", SERVICE)
+        status = self.service()["status"]
+        self.assertEqual((level["failing"], level["monitor"]), ("", status["monitor"]))
+        self.assertNotEqual(status["monitor"], status["balancer"])
+        moves = level["moves"]
+        self.assertEqual([move["cause"].split()[-1] for move in moves],
+                         ["maintenance", "maintenance", "it"], "newest first: the calendar, the host, an operator")
+        for move in moves:
+            self.assertEqual(move["failed"], 0, f"{move}\n{self.cloud.tail(60)}")
+            self.assertGreater(move["asked"], 50, "ten times a second while it lasts")
+            self.assertLessEqual(move["waited_ms"], 1000, move)
+        told = [e for e in self.cloud.events(0) if e["kind"] == "service.blackout_measured"]
+        self.assertGreaterEqual(len(told), 2, "each is told when its aftermath is over, or the next begins")
+        self.assertEqual(level["failed"], 0, level)
+        print(f"monitor: {level['asked']} requests, 0 failed; longest waits of three moves "
+              f"{[move['waited_ms'] for move in moves]} ms")
+
     def test_04_the_host_of_a_copy_is_lost_and_the_service_answers_on(self):
         """A3-05 R-F1: the other copy serves; the lost one is restarted elsewhere."""
         balancer = self.service()["status"]["balancer"]
@@ -133,6 +158,26 @@ class ServicesTest(LabCase):
         self.cloud.lab("heal")
         self.cloud.wait_hosts(3, 90)
         self.cloud.wait("both copies serve again", self.settled, 120)
+
+    def test_05_x_an_outage_breaks_a_promise_and_is_told_once(self):
+        """A3-21 A3-22 R-B9: that time without a balancer is more than 99.9995 % of two days allow, less than 99.9 %."""
+        level = self.cloud.wait("it was measured", lambda: (lambda now: now["failed"] > 0 and now)(
+            self.cloud.cli("service", "level", SERVICE)), 30)
+        lost_ms = level["budget_ms"] - level["budget_left_ms"]
+        self.assertGreater(lost_ms, 864, level)
+        self.assertGreater(level["budget_left_ms"], 0, level)
+        after = self.cloud.last_event()
+        self.promise("99.9995")
+        told = self.cloud.wait_event(after, ["service.level_breached"], f"service/{SERVICE}", 20)
+        self.assertEqual(told["facts"]["budget_ms"], 864)
+        after = self.cloud.last_event()
+        self.promise("99.9")
+        self.cloud.wait_event(after, ["service.level_restored"], f"service/{SERVICE}", 20)
+        self.assertEqual(self.events_of(after, "service.level_breached"), [])
+        print(f"without answers when the balancer's host was lost: {lost_ms} ms")
+
+    def events_of(self, after, kind):
+        return [event for event in self.cloud.events(after) if event["kind"] == kind]
 
     def autoscale(self, action, *limits):
         self.cloud.cli("service", "autoscale", SERVICE, "--action", action, "--sustained-ms", "3000",

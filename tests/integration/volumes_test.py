@@ -186,7 +186,7 @@ class VolumesTest(LabCase):
         self.assertEqual(self.answer()["boot_id"], before["boot_id"])
 
     def test_07_both_places_are_away_while_a_volume_moves(self):
-        """A10-04 R-B4 R-F6: the storage host loses its power; the guest waits, goes on, and the volume moves then."""
+        """A10-04 R-B4 R-F2: the storage host loses its power; the guest waits, goes on, and the volume moves then."""
         before, after = self.answer(), self.cloud.last_event()
         self.cloud.cli("volume", "move", "acme/data", "--device", "hdd")
         self.cloud.wait("the copy has begun", lambda: self.status()["operation"], 30)
@@ -245,7 +245,7 @@ class VolumesTest(LabCase):
         self.cloud.wait("the old copy is gone", lambda: list(self.cloud.copies()[VM]) == [self.status()["host"]], 90)
 
     def test_11_the_storage_host_is_away_and_comes_back(self):
-        """R-F6: an alarm says so; its guests wait and go on after its return."""
+        """R-F2: an alarm says so; its guests wait and go on after its return."""
         before, after = self.answer(), self.cloud.last_event()
         self.cloud.lab("fail", "host-3", "--how", "power")
         self.cloud.wait_event(after, ["device.unavailable"], "device/ssd", 30)
@@ -256,7 +256,7 @@ class VolumesTest(LabCase):
         self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it went on where it was")
 
     def test_12_a_guest_that_its_disk_has_paused_goes_on_when_it_is_back(self):
-        """R-F6 R-F1: the server of its volume is gone for longer than QEMU waits, and nobody there to start it."""
+        """R-F2 R-F1: the server of its volume is gone for longer than QEMU waits, and nobody there to start it."""
         before = self.answer()
         self.cloud.lab("fail", "host-3", "--how", "agent", "--hold")
         kill(self.server_pid())

@@ -15,15 +15,16 @@ namespace {
 
 bool settled(const Service& service) {
   const ServiceStatus& status = service.status;
-  return !status.relocation && status.balancer_next.empty() && !service.meta.deleting_at &&
-         status.available && std::ranges::all_of(status.copies, [](const ServiceCopy& copy) {
+  const bool watched = service.spec.objective.availability_ppm == 0 ||
+                       (!status.monitor.empty() && status.monitor != status.balancer);
+  return watched && !status.relocation && status.balancer_next.empty() &&
+         !service.meta.deleting_at && status.available &&
+         std::ranges::all_of(status.copies, [](const ServiceCopy& copy) {
            return copy.state == ServiceCopyState::serving && copy.home.empty();
          });
 }
 
-bool listens(const Service& service) {
-  return service.spec.scaling.action != ScalingAction::none;
-}
+bool listens(const Service& service) { return service.spec.scaling.action != ScalingAction::none; }
 
 const ObservedBalancerServer* server_of(const ServiceBalancer& seen, const VmId& vm) {
   const auto found =
@@ -286,10 +287,12 @@ void ServiceController::change_vms(Transaction& transaction, const ServiceStep& 
 
 void ServiceController::remove(Transaction& transaction, const Service& service) {
   transaction.erase(service);
-  const Port* port = mirror_.view().ports.find(service.port_id());
-  if (port == nullptr) return;
-  transaction.erase(*port);
-  transaction.erase_with(keys::address(port->spec.network, port->spec.address));
+  for (const PortId& id : {service.port_id(), service.monitor_port_id()}) {
+    const Port* port = mirror_.view().ports.find(id);
+    if (port == nullptr || port->spec.service != service.id()) continue;
+    transaction.erase(*port);
+    transaction.erase_with(keys::address(port->spec.network, port->spec.address));
+  }
 }
 
 void ServiceController::work(const ClusterId& cluster, const BalancerWork& work) {

@@ -43,7 +43,12 @@ void ServiceRound::answer_demand() {
   if (failing.level == DemandLevel::failing && relieve(failing)) return;
   if (demand.level == DemandLevel::normal) return;
   if (limits.action == ScalingAction::scale) return scale(demand);
-  if (demand.level == DemandLevel::high) relieve(demand);
+  if (demand.level != DemandLevel::high) return;
+  if (!evidence_.spent.contains(service_.id())) {
+    relieve(demand);
+  } else {
+    note_ = "demand is high; a relocation waits until its level is as promised again";
+  }
 }
 
 void ServiceRound::scale(const Demand& demand) {

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <tuple>
+
 #include "arch/service_relocation/step.h"
 
 namespace virga {
@@ -11,6 +13,7 @@ ServicePlaces::ServicePlaces(const ClusterView& view, const ClusterId& cluster,
     for (const HostId& host : {service->status.balancer, service->status.balancer_next}) {
       if (!host.empty()) ++balancers_[host];
     }
+    if (!service->status.monitor.empty()) ++monitors_[service->status.monitor];
   }
 }
 
@@ -30,18 +33,42 @@ bool ServicePlaces::may_balance(const Service& service, const HostId& id) const 
 
 HostId ServicePlaces::choose_balancer(const Service& service, const HostId& other_than) {
   HostId best;
-  std::pair<bool, int> best_cost;
+  std::tuple<bool, bool, int> best_cost;
   for (const Host* host : view_.hosts_of(cluster_)) {
     const HostId id = host->id();
     if (id == other_than || !may_balance(service, id)) continue;
     const auto count = balancers_.find(id);
-    const std::pair<bool, int> cost{evidence_.failures.contains({service.id(), id}),
-                                    count == balancers_.end() ? 0 : count->second};
+    const std::tuple cost{evidence_.failures.contains({service.id(), id}),
+                          id == service.status.monitor,
+                          count == balancers_.end() ? 0 : count->second};
     if (!best.empty() && cost >= best_cost) continue;
     best = id;
     best_cost = cost;
   }
   if (!best.empty()) ++balancers_[best];
+  return best;
+}
+
+bool ServicePlaces::may_monitor(const Service& service, const HostId& id) const {
+  const Host* host = view_.hosts.find(id);
+  const BalancerHostEvidence& evidence = evidence_of(id);
+  return host != nullptr && host->spec.cluster == service.spec.cluster && evidence.reports &&
+         evidence.can_probe && host->status.health == HostHealth::alive && !host->spec.maintenance;
+}
+
+HostId ServicePlaces::choose_monitor(const Service& service, const HostId& balancer) {
+  HostId best;
+  std::pair<bool, int> best_cost;
+  for (const Host* host : view_.hosts_of(cluster_)) {
+    const HostId id = host->id();
+    if (!may_monitor(service, id)) continue;
+    const auto count = monitors_.find(id);
+    const std::pair<bool, int> cost{id == balancer, count == monitors_.end() ? 0 : count->second};
+    if (!best.empty() && cost >= best_cost) continue;
+    best = id;
+    best_cost = cost;
+  }
+  if (!best.empty()) ++monitors_[best];
   return best;
 }
 

@@ -20,6 +20,16 @@ class ServicePlannerTest : public testing::Test, protected TestServices {
     }
     return "";
   }
+  /// With the port that the API makes for it.
+  void promise() {
+    Port port;
+    port.meta.tenant = "acme";
+    port.meta.name = "web-monitor";
+    port.spec.network = NetworkId("acme/front");
+    port.spec.service = web().id();
+    put(port);
+    edit_web([](Service& service) { service.spec.objective.availability_ppm = 999'000; });
+  }
   void order(const std::string& copy, const std::string& host,
              RelocationMode mode = RelocationMode::duplicate, Duration for_ms = {}) {
     edit_web([&](Service& service) { service.spec.relocate = {copy, HostId(host), mode, for_ms}; });
@@ -71,6 +81,18 @@ TEST_F(ServicePlannerTest, A3_02_A3_06_A3_10_MaintenanceDuplicatesFirstAndRetire
   EXPECT_NE(vm("web-c3").status.host, source);
   EXPECT_EQ(count("relocated"), 1);
   EXPECT_EQ(count("unavailable"), 0);
+}
+
+TEST_F(ServicePlannerTest, A3_20_TheShadowCopyIsMadeAtTheDestinationBesideTheOriginal) {
+  settle();
+  order("web-c1", "h3");
+  while (!has("web-c3")) round();
+  EXPECT_EQ(vm("web-c3").spec.pinned_host, HostId("h3"));
+  EXPECT_EQ(vm("web-c3").spec.image, web().spec.vm.image);
+  EXPECT_EQ(web().status.relocation->replacement, VmId("acme/web-c3"));
+  EXPECT_EQ(copy("web-c1").state, ServiceCopyState::serving);
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(vm("web-c3").status.host, HostId("h3"));
 }
 
 TEST_F(ServicePlannerTest, A3_10_WhileNobodyAsksChecksMustDo) {
@@ -213,6 +235,85 @@ TEST_F(ServicePlannerTest, A3_05_AnOriginalThatDrainsIsTakenBackWhenItIsNeeded) 
   for (int rounds = 0; rounds < 3; ++rounds) round();
   EXPECT_EQ(copy("web-c1").state, ServiceCopyState::serving);
   EXPECT_EQ(count("unavailable"), 0);
+}
+
+TEST_F(ServicePlannerTest, A3_22_R_B9_IsAskedFromAnotherHostThanItsBalancers) {
+  promise();
+  EXPECT_GE(settle(), 0);
+  const HostId first = web().status.monitor;
+  ASSERT_FALSE(first.empty());
+  EXPECT_NE(first, web().status.balancer);
+  maintain(first.value, true);
+  EXPECT_GE(settle(), 0);
+  const HostId second = web().status.monitor;
+  EXPECT_NE(second, first);
+  EXPECT_NE(second, web().status.balancer);
+  evidence.hosts[second].reports = false;
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(web().status.monitor, second) << "silence alone moves it not";
+  edit_host(second.value, [](Host& host) { host.status.health = HostHealth::dead; });
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(web().status.monitor, web().status.balancer) << "no other host is left";
+  edit_web([](Service& service) { service.spec.objective.availability_ppm = 0; });
+  EXPECT_GE(settle(), 0);
+  EXPECT_TRUE(web().status.monitor.empty());
+}
+
+TEST_F(ServicePlannerTest, A3_22_R_B9_AgentsThatCannotAskAreNotChosen) {
+  promise();
+  for (auto& [id, host] : evidence.hosts) host.can_probe = false;
+  EXPECT_GE(settle(), 0);
+  EXPECT_TRUE(web().status.monitor.empty());
+  EXPECT_TRUE(web().status.available);
+}
+
+TEST_F(ServicePlannerTest, A3_21_R_B9_TheOriginalStaysUntilConsumersHaveAnswers) {
+  settle();
+  order("web-c1", "h3");
+  while (copy("web-c1").state == ServiceCopyState::serving) round();
+  ASSERT_EQ(copy("web-c1").state, ServiceCopyState::draining);
+  in_state = milliseconds(500);
+  evidence.failing[web().id()] = milliseconds(400);
+  for (int rounds = 0; rounds < 5; ++rounds) round();
+  EXPECT_EQ(copy("web-c1").state, ServiceCopyState::draining) << "it is drained, and needed still";
+  evidence.failing.clear();
+  EXPECT_GE(settle(), 0);
+  EXPECT_FALSE(has("web-c1"));
+  EXPECT_EQ(count("relocated"), 1);
+}
+
+TEST_F(ServicePlannerTest, A3_21_R_B9_ARedirectionAfterWhichConsumersHaveNoAnswerIsTakenBack) {
+  settle();
+  order("web-c1", "h3");
+  while (copy("web-c1").state == ServiceCopyState::serving) round();
+  in_state = seconds(3);
+  evidence.failing[web().id()] = seconds(3);
+  round();
+  EXPECT_EQ(copy("web-c1").state, ServiceCopyState::serving);
+  EXPECT_EQ(count("relocation_failed"), 1);
+  evidence.failing.clear();
+  EXPECT_GE(settle(), 0);
+  EXPECT_TRUE(has("web-c1"));
+  EXPECT_FALSE(has("web-c3")) << "what replaced it is of no use";
+  EXPECT_EQ(count("relocated"), 0);
+}
+
+TEST_F(ServicePlannerTest, A3_21_R_B9_WhatCanWaitWaitsWhileThePromiseIsBroken) {
+  settle();
+  edit_web([](Service& service) { service.spec.policy.return_home = true; });
+  const std::string original = copy_on("h1").empty() ? copy_on("h2") : copy_on("h1");
+  const HostId home = vm(original).status.host;
+  maintain(home.value, true);
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(count("relocated"), 1) << "maintenance does not wait";
+  evidence.spent.insert(web().id());
+  maintain(home.value, false);
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(count("relocated"), 1);
+  EXPECT_NE(web().status.reason.find("level"), std::string::npos) << web().status.reason;
+  evidence.spent.clear();
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(count("relocated"), 2);
 }
 
 TEST_F(ServicePlannerTest, R_B5_ADeadHostsBalancerBeginsElsewhere) {

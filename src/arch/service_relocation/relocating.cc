@@ -99,6 +99,10 @@ void ServiceRound::go_home() {
     }
     const bool open = home->status.health == HostHealth::alive && !home->spec.maintenance;
     if (!open || at == home || in_state(copy.vm) < copy.away_ms) continue;
+    if (evidence_.spent.contains(service_.id())) {
+      note_ = copy.vm.value + " goes back when its level is as promised again";
+      continue;
+    }
     ServiceRelocation wanted;
     wanted.mode = service_.spec.policy.relocation;
     wanted.host = home->id();
@@ -167,6 +171,24 @@ void ServiceRound::redirect(ServiceCopy& original, const ServiceCopy& replacemen
   tell("redirected",
        fmt::format("{}{}: {} gets no more of them", replacement.vm.value, how, original.vm.value),
        std::move(facts));
+}
+
+/// The original is there until consumers have answers: while they have none it does not go, and it
+/// serves again when that lasts. True when it stays.
+bool ServiceRound::recall(ServiceCopy& original) {
+  const bool relocated = status().relocation && status().relocation->original == original.vm;
+  const auto since = failing();
+  if (!relocated || !since) return false;
+  if (in_state(original.vm) < options_.failing_max || *since < options_.failing_max)
+    return in_state(original.vm) < service_.spec.policy.drain_ms + service_.spec.policy.answer_ms;
+  set(original, ServiceCopyState::serving);
+  original.released = true;
+  if (ServiceCopy* replacement = find(status().relocation->replacement)) retire(*replacement);
+  give_up(
+      fmt::format("consumers have had no answer for {} ms since {} gets no requests: it serves "
+                  "again",
+                  to_ms(*since), original.vm.value));
+  return true;
 }
 
 void ServiceRound::go_on_duplicate() {

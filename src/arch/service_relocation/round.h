@@ -19,6 +19,7 @@ class ServiceRound {
   void forget_gone();
   void end_service();
   void place_balancer();
+  void place_monitor();
   void note_health();
   void finish_draining();
   void keep_count();
@@ -43,6 +44,7 @@ class ServiceRound {
   void begin_move(ServiceRelocation relocation);
   void go_on_duplicate();
   void go_on_move();
+  bool recall(ServiceCopy& original);
   bool answers(const VmId& vm, std::string& proof) const;
   void redirect(ServiceCopy& original, const ServiceCopy& replacement, const std::string& proof);
   void give_up(const std::string& why);
@@ -54,6 +56,8 @@ class ServiceRound {
   ServiceCopy* find(const VmId& vm);
   void set(ServiceCopy& copy, ServiceCopyState state);
   Duration in_state(const VmId& vm) const;
+  /// That consumers have had no answer.
+  std::optional<Duration> failing() const;
   const Host* host_of(const VmId& vm) const;
   const ServiceBalancer* balancer() const;
   const ObservedBalancerServer* seen(const VmId& vm) const;

@@ -25,6 +25,7 @@ std::optional<ServiceStep> ServiceRound::run() {
     end_service();
   } else {
     place_balancer();
+    place_monitor();
     note_health();
     finish_draining();
     relocate();
@@ -175,6 +176,32 @@ void ServiceRound::place_balancer() {
   status().balancer = std::exchange(next, HostId());
 }
 
+/// Who asks as consumers do comes from another host than the balancer, if there is one.
+void ServiceRound::place_monitor() {
+  HostId& at = status().monitor;
+  const bool wanted = service_.spec.objective.availability_ppm > 0 &&
+                      view_.ports.find(service_.monitor_port_id()) != nullptr;
+  if (!wanted) {
+    at = HostId();
+    return;
+  }
+  const Host* host = view_.hosts.find(at);
+  const bool stays = host != nullptr && !host->spec.maintenance && at != status().balancer &&
+                     host->status.health != HostHealth::dead &&
+                     host->status.health != HostHealth::fenced;
+  if (stays || (at.empty() && !status().available)) return;  // its beginning breaks no promise
+  const HostId next = places_.choose_monitor(service_, status().balancer);
+  if (next.empty() || next == at) return;
+  tell("monitor_placed", next.value + " asks it as its consumers do",
+       {{"host", next.value}, {"before", at.value}});
+  at = next;
+}
+
+std::optional<Duration> ServiceRound::failing() const {
+  const auto found = evidence_.failing.find(service_.id());
+  return found == evidence_.failing.end() ? std::nullopt : std::optional(found->second);
+}
+
 void ServiceRound::note_health() {
   const Duration settled = settling_time(service_.spec.check);
   for (ServiceCopy& copy : status().copies) {
@@ -221,7 +248,7 @@ void ServiceRound::finish_draining() {
            {{"vm", copy.vm.value}}, Severity::warning);
       continue;
     }
-    if (!drained(copy)) continue;
+    if (recall(copy) || !drained(copy)) continue;
     const ObservedBalancerServer* server = seen(copy.vm);
     tell("copy_retired", copy.vm.value + " has drained and goes",
          {{"vm", copy.vm.value}, {"sessions_cut", server == nullptr ? 0 : server->sessions}});

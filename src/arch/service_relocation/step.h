@@ -27,8 +27,14 @@ class ServicePlaces {
 
   /// A new balancer may begin there.
   bool may_balance(const Service& service, const HostId& host) const;
-  /// The host with the fewest balancers, one that failed it lately only when nothing else is left; empty = none.
+  /// The host with the fewest balancers, one that failed it lately only when nothing else is left, its monitor's as the
+  /// last before those; empty = none.
   HostId choose_balancer(const Service& service, const HostId& other_than);
+
+  /// Whether it can be asked from there.
+  bool may_monitor(const Service& service, const HostId& host) const;
+  /// The host with the fewest monitors, its balancer's only when there is no other; empty = none.
+  HostId choose_monitor(const Service& service, const HostId& balancer);
 
   /// A host for a new copy that has none of this service's copies if possible. Errors: exhausted, with one reason a
   /// host.
@@ -45,6 +51,7 @@ class ServicePlaces {
   const ClusterId& cluster_;
   const ServiceEvidence& evidence_;
   std::map<HostId, int> balancers_;
+  std::map<HostId, int> monitors_;
   std::deque<Vm> promised_;  ///< copies of this plan; `state_` points at them
   std::optional<PlacementState> state_;
 };

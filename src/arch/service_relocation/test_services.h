@@ -152,6 +152,7 @@ class TestServices {
   auto& table(const Service&) { return view.services; }
   auto& table(const Host&) { return view.hosts; }
   auto& table(const Vm&) { return view.vms; }
+  auto& table(const Port&) { return view.ports; }
 
   void see(const BalancerServer& server, ServiceBalancer& seen) {
     ObservedBalancerServer& one = seen.seen.servers.emplace_back();

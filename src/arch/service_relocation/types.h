@@ -19,6 +19,7 @@ struct BalancerHostEvidence {
   bool reports = false;     ///< its agent is connected and reports
   bool awaited = false;     ///< not heard since this server leads, which is not long: nobody knows
   bool can_balance = true;  ///< that agent knows balancers
+  bool can_probe = true;    ///< that agent asks services
   std::map<ServiceId, ServiceBalancer> balancers;  ///< of its last report
 };
 
@@ -30,8 +31,11 @@ struct ServiceEvidence {
       up_for;  ///< that the balancer in charge has seen it healthy without a break
   std::map<ServiceId, Duration> relocating;  ///< since the relocation began
   std::map<ServiceId, Duration> quiet;       ///< that no request came to the frontend
-  std::map<VmId, int> cpu_percent;           ///< of its quota; copies of services that watch it
-  std::map<ServiceId, DemandFindings> demand;        ///< what their scaling listeners have found
+  std::map<ServiceId, Duration>
+      failing;                ///< that consumers have had no answer, as far as their monitor knows
+  std::set<ServiceId> spent;  ///< the promise to their consumers is broken
+  std::map<VmId, int> cpu_percent;             ///< of its quota; copies of services that watch it
+  std::map<ServiceId, DemandFindings> demand;  ///< what their scaling listeners have found
   std::set<std::pair<ServiceId, HostId>>
       resting;  ///< a command is under way or failed a moment ago
   std::map<std::pair<ServiceId, HostId>, std::string> failures;  ///< of the last command
@@ -77,6 +81,8 @@ struct ServiceOptions {
   int actions_max = 128;  ///< of each kind in one round; the rest waits for the next
   Duration quiet_min =
       seconds(5);  ///< without requests after which health checks alone prove a copy
+  Duration failing_max =
+      seconds(2);  ///< without answers after a redirection, which is taken back then
 };
 
 }  // namespace virga

@@ -203,7 +203,7 @@ TEST_F(StorageControllerTest, R_B1_R_F1_AServerThatIsKilledIsFollowedByOneThatGo
   EXPECT_EQ(device.count(CommandKind::create_volume), 1) << "its report says that it is there";
 }
 
-TEST_F(StorageControllerTest, R_F6_AHostThatIsAwayMakesItsDeviceUnavailable) {
+TEST_F(StorageControllerTest, R_F2_AHostThatIsAwayMakesItsDeviceUnavailable) {
   ASSERT_TRUE(until([&] { return is_ready(); }));
   server->answers = false;
   const auto status = [&] { return server->view().devices.find(DeviceId("ssd"))->status; };

@@ -4,35 +4,30 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <netinet/in.h>
-#include <sched.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
 
-#include "base/check.h"
 #include "edge/file.h"
-#include "edge/process.h"
+#include "edge/network_namespace.h"
 
 namespace virga {
 namespace {
 
-/// A socket stays in the namespace where it was made.
 Result<Descriptor> socket_in(const std::string& network_namespace) {
-  if (network_namespace.empty()) {
-    Descriptor made(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-    if (!made.valid()) return errno_error("make a socket", errno);
-    return made;
+  Descriptor space;
+  if (!network_namespace.empty()) {
+    space = Descriptor(::open(network_namespace.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!space.valid()) return errno_error("open " + network_namespace, errno);
   }
-  const Descriptor home(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
-  const Descriptor space(::open(network_namespace.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!home.valid() || !space.valid()) return errno_error("open " + network_namespace, errno);
-  if (::setns(space.get(), CLONE_NEWNET) != 0) {
-    return errno_error("enter " + network_namespace, errno);
-  }
-  Descriptor made(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
-  const int number = errno;
-  VIRGA_CHECK(::setns(home.get(), CLONE_NEWNET) == 0);
+  Descriptor made;
+  int number = 0;
+  auto entered = in_network_namespace(space.get(), [&] {
+    made = Descriptor(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    number = errno;
+  });
+  if (!entered) return wrap_error(network_namespace, entered.error());
   if (!made.valid()) return errno_error("make a socket", number);
   return made;
 }

@@ -6,15 +6,14 @@
 #include <linux/magic.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
-#include <sched.h>
 #include <sys/mount.h>
 #include <sys/vfs.h>
 #include <unistd.h>
 
 #include <cerrno>
 
-#include "base/check.h"
 #include "edge/file.h"
+#include "edge/network_namespace.h"
 
 namespace virga {
 namespace {
@@ -43,19 +42,6 @@ Result<void> share_folder(const std::string& folder) {
 }
 
 }  // namespace
-
-Result<Descriptor> make_network_namespace() {
-  constexpr const char* kOwn = "/proc/thread-self/ns/net";
-  const Descriptor home(::open(kOwn, O_RDONLY | O_CLOEXEC));
-  if (!home.valid() || ::unshare(CLONE_NEWNET) != 0) {
-    return errno_error("make a network namespace", errno);
-  }
-  Descriptor made(::open(kOwn, O_RDONLY | O_CLOEXEC));
-  // A thread that stayed there would do all its later work in the wrong network.
-  VIRGA_CHECK(::setns(home.get(), CLONE_NEWNET) == 0);
-  if (!made.valid()) return errno_error("open the new network namespace", errno);
-  return made;
-}
 
 Result<Descriptor> ensure_network_namespace(const std::string& path) {
   auto present = open_named(path);

@@ -10,9 +10,6 @@
 /// exhausted, conflict (the device exists), internal.
 namespace virga {
 
-/// One without a name: it ends with the last holder.
-Result<Descriptor> make_network_namespace();
-
 /// Opens the one that has its name at `path`, "/run/netns/vg-l0123456789", and makes it when there is none. Names are
 /// mounts, as ip-netns(8) makes them: it stays, empty or not, until remove_network_namespace() or the end of this boot.
 Result<Descriptor> ensure_network_namespace(const std::string& path);

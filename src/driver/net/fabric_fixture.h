@@ -156,6 +156,14 @@ class WaitingFabric {
   Result<void> close_port(const LaunchNic& nic) {
     return wait<void>([&](Callback<void> done) { fabric_->close_port(nic, std::move(done)); });
   }
+  Result<std::shared_ptr<const int>> visit(const std::string& visitor, const BalancerLeg& leg) {
+    return wait<std::shared_ptr<const int>>([&](Callback<std::shared_ptr<const int>> done) {
+      fabric_->visit(visitor, leg, std::move(done));
+    });
+  }
+  Result<void> leave(const std::string& visitor) {
+    return wait<void>([&](Callback<void> done) { fabric_->leave(visitor, std::move(done)); });
+  }
   Result<void> open_leg(const ServiceId& service, const BalancerLeg& leg) {
     return wait<void>([&](Callback<void> done) { fabric_->open_leg(service, leg, done); });
   }
@@ -165,7 +173,7 @@ class WaitingFabric {
   std::string leg_namespace(const ServiceId& service) const {
     return fabric_->leg_namespace(service);
   }
-  std::string leg_name(const ServiceId& service) const { return fabric_->leg_name(service); }
+  std::string leg_name(const std::string& owner) const { return fabric_->leg_name(owner); }
   Result<void> remove_all() {
     return wait<void>([&](Callback<void> done) { fabric_->remove_all(std::move(done)); });
   }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "driver/net/fabric_fixture.h"
+#include "edge/network_namespace.h"
 
 namespace virga::test {
 

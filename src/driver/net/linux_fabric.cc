@@ -21,6 +21,7 @@
 #include "driver/net/cable.h"
 #include "driver/net/packet_port.h"
 #include "driver/net/stable_hash.h"
+#include "edge/network_namespace.h"
 
 namespace virga {
 namespace {
@@ -125,9 +126,9 @@ Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(Loop& loop, LinuxFabricOp
   if (!filter) return filter.error();
   auto groups = GroupFilter::open(prefix, options.network_namespace);
   if (!groups) return groups.error();
-  std::unique_ptr<LinuxFabric> made(
-      new LinuxFabric(loop, std::move(options), std::move(*socket),
-                      Filters{std::move(*filter), std::move(*groups)}, *local));
+  std::unique_ptr<LinuxFabric> made(new LinuxFabric(loop, std::move(options), std::move(*socket),
+                                                    Filters{std::move(*filter), std::move(*groups)},
+                                                    *local));
   if (!made->options_.tenant_device.empty()) {
     const auto device = made->link(made->options_.tenant_device);
     if (!device) return wrap_error("tenant device", device.error());
@@ -147,8 +148,8 @@ std::string LinuxFabric::tap_name(const std::string& port) const {
   return fmt::format("{}{}{}", options_.name_prefix, kTapPart, short_name(port));
 }
 
-std::string LinuxFabric::leg_name(const ServiceId& service) const {
-  return fmt::format("{}{}{}", options_.name_prefix, kLegPart, short_name(service.value));
+std::string LinuxFabric::leg_name(const std::string& owner) const {
+  return fmt::format("{}{}{}", options_.name_prefix, kLegPart, short_name(owner));
 }
 
 std::string LinuxFabric::leg_namespace(const ServiceId& service) const {
@@ -504,13 +505,22 @@ void LinuxFabric::close_port(const LaunchNic& nic, Callback<void> done) {
   worker_.run<void>([this, nic] { return remove_port(nic); }, std::move(done));
 }
 
-void LinuxFabric::open_leg(const ServiceId& service, const BalancerLeg& leg,
-                           Callback<void> done) {
+void LinuxFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) {
   worker_.run<void>([this, service, leg] { return make_leg(service, leg); }, std::move(done));
 }
 
 void LinuxFabric::close_leg(const ServiceId& service, Callback<void> done) {
   worker_.run<void>([this, service] { return remove_leg(service); }, std::move(done));
+}
+
+void LinuxFabric::visit(const std::string& visitor, const BalancerLeg& leg,
+                        Callback<std::shared_ptr<const int>> done) {
+  worker_.run<std::shared_ptr<const int>>([this, visitor, leg] { return make_visit(visitor, leg); },
+                                          std::move(done));
+}
+
+void LinuxFabric::leave(const std::string& visitor, Callback<void> done) {
+  worker_.run<void>([this, visitor] { return remove_leg_device(visitor); }, std::move(done));
 }
 
 void LinuxFabric::remove_all(Callback<void> done) {
@@ -644,28 +654,48 @@ Result<void> LinuxFabric::remove_port(const LaunchNic& nic) {
 }
 
 /// What it may send is said before it is joined, as with a guest's port.
-Result<void> LinuxFabric::make_leg(const ServiceId& service, const BalancerLeg& leg) {
-  const std::string what =
-      fmt::format("open the leg of balancer {} on VNI {}", service.value, leg.vni);
+Result<Descriptor> LinuxFabric::join_leg(const std::string& owner, const BalancerLeg& leg,
+                                         const MakeSpace& make_space) {
+  const std::string what = fmt::format("open the leg of {} on VNI {}", owner, leg.vni);
   if (auto fine = check_leg(leg); !fine) return wrap_error(what, fine.error());
   const auto bridge = link(bridge_name(leg.vni));
   if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
-  const std::string device = leg_name(service);
-  const LaunchNic port{service.value, "", leg.vni, leg.mac, leg.address, leg.mtu};
+  const std::string device = leg_name(owner);
+  const LaunchNic port{owner, "", leg.vni, leg.mac, leg.address, leg.mtu};
   if (auto done = filter_.set(device, port); !done) return wrap_error(what, done.error());
-  const auto space = ensure_network_namespace(leg_namespace(service));
+  auto space = make_space();
   if (!space) return wrap_error(what, space.error());
   if (auto done = ensure_leg(socket_, device, space->get(), leg); !done)
     return wrap_error(what, done.error());
-  auto joined = finish_link(device, leg.mtu, bridge->index);
-  return joined ? joined : wrap_error(what, joined.error());
+  if (auto joined = finish_link(device, leg.mtu, bridge->index); !joined)
+    return wrap_error(what, joined.error());
+  return space;
+}
+
+Result<void> LinuxFabric::make_leg(const ServiceId& service, const BalancerLeg& leg) {
+  const auto joined = join_leg(service.value, leg,
+                               [&] { return ensure_network_namespace(leg_namespace(service)); });
+  return joined ? Result<void>() : joined.error();
+}
+
+Result<std::shared_ptr<const int>> LinuxFabric::make_visit(const std::string& visitor,
+                                                           const BalancerLeg& leg) {
+  auto space = join_leg(visitor, leg, make_network_namespace);
+  if (!space) return space.error();
+  return std::shared_ptr<const int>(new int(space->release()), [](const int* held) {
+    ::close(*held);
+    delete held;
+  });
+}
+
+Result<void> LinuxFabric::remove_leg_device(const std::string& owner) {
+  const std::string device = leg_name(owner);
+  auto removed = remove_link(device);
+  return removed ? filter_.forget(device) : removed;
 }
 
 Result<void> LinuxFabric::remove_leg(const ServiceId& service) {
-  const std::string device = leg_name(service);
-  auto removed = remove_link(device);
-  if (!removed) return removed;
-  removed = filter_.forget(device);
+  auto removed = remove_leg_device(service.value);
   keep_first(removed, remove_network_namespace(leg_namespace(service)));
   return removed;
 }

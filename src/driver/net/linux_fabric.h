@@ -20,8 +20,10 @@ struct LinuxFabricOptions {
   std::string name_prefix =
       "vg";  ///< 1..4 letters or digits; begins the names of all devices made here
   int network_namespace = -1;  ///< descriptor, must stay open; -1 = the caller's
-  bool packet_ports = false;   ///< ports are cables with a packet socket, see open_packet_port(), instead of taps
-  std::string space_prefix{};  ///< begins the names of legs' namespaces in /run/netns; empty = `name_prefix`-
+  bool packet_ports =
+      false;  ///< ports are cables with a packet socket, see open_packet_port(), instead of taps
+  std::string
+      space_prefix{};  ///< begins the names of legs' namespaces in /run/netns; empty = `name_prefix`-
 };
 
 /// Bridge + VXLAN + taps by rtnetlink: per network one bridge `<prefix>br<vni>` and one tunnel device
@@ -52,6 +54,9 @@ class LinuxFabric final : public Fabric {
   void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) override;
   std::string leg_namespace(const ServiceId& service) const override;
   void close_leg(const ServiceId& service, Callback<void> done) override;
+  void visit(const std::string& visitor, const BalancerLeg& leg,
+             Callback<std::shared_ptr<const int>> done) override;
+  void leave(const std::string& visitor, Callback<void> done) override;
 
   /// Removes every device and namespace with these prefixes.
   void remove_all(Callback<void> done);
@@ -59,7 +64,7 @@ class LinuxFabric final : public Fabric {
   std::string bridge_name(std::uint32_t vni) const;
   std::string tunnel_name(std::uint32_t vni) const;
   std::string tap_name(const std::string& port) const;
-  std::string leg_name(const ServiceId& service) const;
+  std::string leg_name(const std::string& owner) const;
 
  private:
   struct Link {
@@ -111,7 +116,12 @@ class LinuxFabric final : public Fabric {
   Result<OpenPort> make_port(const LaunchNic& nic);
   Result<void> remove_port(const LaunchNic& nic);
   Result<void> make_leg(const ServiceId& service, const BalancerLeg& leg);
+  using MakeSpace = std::function<Result<Descriptor>()>;
+  Result<Descriptor> join_leg(const std::string& owner, const BalancerLeg& leg,
+                              const MakeSpace& make_space);
+  Result<std::shared_ptr<const int>> make_visit(const std::string& visitor, const BalancerLeg& leg);
   Result<void> remove_leg(const ServiceId& service);
+  Result<void> remove_leg_device(const std::string& owner);
   Result<void> remove_spaces() const;
   Result<void> remove_devices();
   static Link parse_link(std::string_view body);
@@ -142,7 +152,8 @@ class LinuxFabric final : public Fabric {
   NetlinkSocket socket_;
   PortFilter filter_;
   GroupFilter groups_;
-  std::set<std::uint32_t> tracked_;  ///< networks whose bridges hand packets to GroupFilter's tables
+  std::set<std::uint32_t>
+      tracked_;                ///< networks whose bridges hand packets to GroupFilter's tables
   const std::uint32_t local_;  ///< network byte order
   std::map<std::uint32_t, Tunnel> tunnels_;  ///< by VNI
   std::map<std::uint32_t, Places> places_;   ///< by VNI

@@ -1,10 +1,12 @@
 #include "driver/net/linux_fabric.h"
 
 #include <fmt/format.h>
+#include <net/if.h>
 #include <poll.h>
 #include <sys/mount.h>
 
 #include "driver/net/fabric_fixture.h"
+#include "edge/network_namespace.h"
 
 namespace virga::test {
 namespace {
@@ -143,6 +145,25 @@ TEST_F(LinuxFabricTest, F_B10_R_B3_FramesCrossTheTunnelBothWays) {
   pass(right.get(), left.get(), frame(kWeb, kDb, "it is db"), "it is db");
   EXPECT_EQ(one_.tunnel_entries("vgtvx1001"),
             (std::set<std::string>{"52:54:02:02:02:02 to 10.77.0.2"}));
+}
+
+TEST_F(LinuxFabricTest, R_F11_AFrameThatIsTooLongGoesNowhereAndTheNextPasses) {
+  apply_both(state(1, {network("acme", 1001)}));
+  const Descriptor sender = port(*first_, nic("acme/web.0", 1001));
+  const std::string kNear("\x52\x54\x03\x03\x03\x03", 6);
+  const Descriptor near = port(*first_, nic("acme/near.0", 1001, kNear));
+  const Descriptor far = port(*second_, nic("acme/db.0", 1001, kDb));
+  pass(sender.get(), near.get(), frame(kNear, kWeb, "begin"), "begin");
+  pass(sender.get(), far.get(), frame(kDb, kWeb, "begin"), "begin");
+  for (const std::size_t bytes : {1500U, 1900U, 9000U, 60000U}) {
+    for (const std::string& to : {kNear, kDb}) {
+      const std::string sent = frame(to, kWeb, std::string(bytes, 'x'));
+      static_cast<void>(::write(sender.get(), sent.data(), sent.size()));
+    }
+  }
+  const std::vector<std::string> fits{std::string(1400, 'y')};
+  EXPECT_EQ(pass(sender.get(), near.get(), frame(kNear, kWeb, fits[0]), fits[0]), fits);
+  EXPECT_EQ(pass(sender.get(), far.get(), frame(kDb, kWeb, fits[0]), fits[0]), fits);
 }
 
 TEST_F(LinuxFabricTest, A1_15_OverlappingSubnetsOfTwoTenantsDoNotMix) {
@@ -457,7 +478,7 @@ class BalancerLegTest : public LinuxFabricTest {
   }
 
   std::string space() const { return first_->leg_namespace(service_); }
-  std::string device() const { return first_->leg_name(service_); }
+  std::string device() const { return first_->leg_name(service_.value); }
   bool exists() const { return ::access(space().c_str(), F_OK) == 0; }
 
   /// What ip(8) says in there, as JSON, or prints.
@@ -542,6 +563,34 @@ TEST_F(BalancerLegTest, R_B6_ALegThatChangesIsMadeWhatIsWanted) {
   EXPECT_TRUE(exists()) << "the file";
   ASSERT_TRUE(first_->open_leg(service_, wanted_).ok());
   EXPECT_EQ(addresses(), std::vector<std::string>{"10.50.0.101/24"});
+}
+
+TEST_F(BalancerLegTest, R_B9_AVisitorIsOnTheNetworkAsLongAsItIsHeldAndNoLonger) {
+  const std::string visitor = "monitor of acme/web";
+  const std::string name = first_->leg_name(visitor);
+  auto held = first_->visit(visitor, wanted_);
+  ASSERT_TRUE(held.ok()) << held.error().text();
+  EXPECT_EQ(one_.devices().at(name).at("master"), "vgtbr1001");
+  EXPECT_TRUE(in_network_namespace(**held, [] { EXPECT_NE(if_nametoindex("leg"), 0U); }).ok());
+  restart_agent();
+  const auto again = first_->visit(visitor, wanted_);
+  ASSERT_TRUE(again.ok()) << again.error().text();
+  EXPECT_TRUE(in_network_namespace(**held, [] {
+                EXPECT_EQ(if_nametoindex("leg"), 0U) << "the next one has its place";
+              }).ok());
+  held = make_error(Errc::not_found, "nobody holds it");
+  EXPECT_TRUE(one_.devices().contains(name));
+  EXPECT_TRUE(first_->leave(visitor).ok());
+  EXPECT_FALSE(one_.devices().contains(name));
+  EXPECT_TRUE(first_->leave(visitor).ok());
+  {
+    const auto killed = first_->visit(visitor, wanted_);
+    ASSERT_TRUE(killed.ok());
+    EXPECT_TRUE(one_.devices().contains(name));
+  }
+  for (int waited = 0; waited < kDeadlineMs && one_.devices().contains(name); ++waited)
+    ::poll(nullptr, 0, 1);
+  EXPECT_FALSE(one_.devices().contains(name)) << "it goes with who held it";
 }
 
 TEST_F(BalancerLegTest, R_B6_ALegIsClosedOnceAndLeavesNothing) {

@@ -1,10 +1,8 @@
 #include "driver/net/netlink.h"
 
-#include <fcntl.h>
 #include <fmt/format.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
-#include <sched.h>
 #include <sys/socket.h>
 #include <sys/time.h>
 
@@ -12,6 +10,8 @@
 #include <cerrno>
 #include <cstring>
 #include <vector>
+
+#include "edge/network_namespace.h"
 
 namespace virga {
 namespace {
@@ -214,22 +214,6 @@ Result<void> keep_addresses_off(NetlinkSocket& socket, int index, const std::str
   const auto answer = socket.execute(message);
   if (answer.error == EAFNOSUPPORT) return {};  // a kernel without IPv6 makes no such address
   return answer.as_result("keep the host's address off " + name);
-}
-
-Result<void> in_network_namespace(int network_namespace, const std::function<void()>& task) {
-  if (network_namespace < 0) {
-    task();
-    return {};
-  }
-  const Descriptor home(::open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC));
-  if (!home.valid() || ::setns(network_namespace, CLONE_NEWNET) != 0) {
-    return make_error(code_of(errno),
-                      fmt::format("enter a network namespace: {}", std::strerror(errno)));
-  }
-  task();
-  // A thread that stayed there would do all its later work in the wrong network.
-  VIRGA_CHECK(::setns(home.get(), CLONE_NEWNET) == 0);
-  return {};
 }
 
 }  // namespace virga

@@ -99,8 +99,4 @@ class NetlinkSocket {
 /// Before a device goes up: no link-local address, a host must not be a neighbour in a tenant's network.
 Result<void> keep_addresses_off(NetlinkSocket& socket, int index, const std::string& name);
 
-/// Runs `task` with the calling thread inside the namespace; -1 = where it is.
-/// Errors: denied, invalid (no namespace). A thread that cannot come back ends the process.
-Result<void> in_network_namespace(int network_namespace, const std::function<void()>& task);
-
 }  // namespace virga

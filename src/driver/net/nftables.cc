@@ -2,7 +2,7 @@
 
 #include <nftables/libnftables.h>
 
-#include "driver/net/netlink.h"
+#include "edge/network_namespace.h"
 
 namespace virga {
 

@@ -15,6 +15,7 @@
 
 #include "driver/net/cable.h"
 #include "edge/file.h"
+#include "edge/network_namespace.h"
 
 namespace virga {
 

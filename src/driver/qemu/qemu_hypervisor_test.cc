@@ -245,6 +245,38 @@ TEST_F(QemuHypervisorTest, F_B9_WhatTheGuestWritesWhileItIsSentArrives) {
   EXPECT_FALSE(says(1, 'l')) << "a page holds what it held before it was written last";
 }
 
+TEST_F(QemuHypervisorTest, R_F12_AGuestThatNeverConvergesStaysWhereItIsAndGoesOn) {
+  const VmLaunch web = boot(boot_sectors::memory());
+  const VmLaunch moved = lab.launch("web", 2);
+  const auto says = [&](char letter) {
+    const auto said = lab.host(0).console_tail(web.vm, 4096);
+    return said.ok() && ("\n" + *said).find({'\n', letter, '\n'}) != std::string::npos;
+  };
+  ASSERT_TRUE(lab.run_until([&] { return says('w'); }, seconds(40)));
+  const auto to = wait<MigrationEndpoint>(
+      [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
+  ASSERT_TRUE(to.ok()) << to.error().text();
+  MigrationLimits never;  // it writes far more than this link carries
+  never.bytes_per_second_max = 256 << 10;
+  never.total_ms_max = seconds(3);
+  const auto sent = wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+    lab.host(0).send(web.vm, web.epoch, *to, never, done);
+  });
+  ASSERT_FALSE(sent.ok());
+  EXPECT_EQ(sent.error().code, Errc::timeout) << sent.error().text();
+  EXPECT_NE(sent.error().text().find("3000 ms"), std::string::npos) << sent.error().text();
+  const auto runs = [&](int host) {
+    const auto seen = lab.host(host).observe();
+    return std::any_of(seen.begin(), seen.end(), [](const ObservedVm& vm) {
+      return vm.power == VmPower::running && !vm.incoming;
+    });
+  };
+  EXPECT_TRUE(lab.run_until([&] { return runs(0); }, seconds(10)));
+  EXPECT_FALSE(runs(1));
+  EXPECT_TRUE(lab.run_until([&] { return says('c') || says('l'); }, seconds(60)));
+  EXPECT_FALSE(says('l')) << "a page holds what it held before it was written last";
+}
+
 TEST_F(QemuHypervisorTest, F_B4_HostSaysWhatItCanDo) {
   const HypervisorInfo& info = lab.info(0);
   EXPECT_TRUE(info.qemu_version.find('.') != std::string::npos) << info.qemu_version;

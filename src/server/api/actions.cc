@@ -18,8 +18,8 @@ Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
 /// 200 else.
 template <typename T>
 void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate) {
-  const std::string id = Kind<T>::kTenantOwned ? qualified(call->segments[1], call->segments[2])
-                                               : call->segments[1];
+  const std::string id =
+      Kind<T>::kTenantOwned ? qualified(call->segments[1], call->segments[2]) : call->segments[1];
   engine->submit(call, [engine, call, id, mutate](const ClusterView& view) -> Decision {
     const T* before = Kind<T>::table(view).find(typename Table<T>::IdType(id));
     if (before == nullptr) return Problem{no_such<T>(id), {}, 0};
@@ -289,6 +289,18 @@ void show_whatif(const EnginePtr& engine, const CallPtr& call) {
   answer_result(engine, call, engine->context().whatif(id));
 }
 
+void show_level(const EnginePtr& engine, const CallPtr& call) {
+  if (!engine->context().level) return engine->refuse(call, not_wired("levels of services"));
+  const ServiceId id(qualified(call->segments[1], call->segments[2]));
+  if (engine->context().view().services.find(id) == nullptr)
+    return engine->refuse(call, no_such<Service>(id.value));
+  const auto level = engine->context().level(id);
+  if (level) return engine->answer(call, json_response(200, to_json(*level)));
+  engine->refuse(call, make_error(Errc::not_found,
+                                  "spec.objective.availability_ppm: service " + id.value +
+                                      " promises nothing; `virga service objective` changes that"));
+}
+
 void write_backup(const EnginePtr& engine, const CallPtr& call) {
   if (!engine->context().backup) return engine->refuse(call, not_wired("backups"));
   const auto body = read_body(*call);
@@ -303,9 +315,8 @@ void write_backup(const EnginePtr& engine, const CallPtr& call) {
   }
   if (auto sound = check_name("name", name); !sound.ok())
     return engine->refuse(call, sound.error());
-  engine->context().backup(name, [engine, call](Result<json::object> made) {
-    answer_result(engine, call, made);
-  });
+  engine->context().backup(
+      name, [engine, call](Result<json::object> made) { answer_result(engine, call, made); });
 }
 
 }  // namespace virga::api

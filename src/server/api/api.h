@@ -61,6 +61,9 @@ struct ApiContext {
   /// Where the planner would start a VM that is not stored; the error says why nowhere. May be empty.
   std::function<Result<HostId>(const Vm&)> foretell_start = {};
 
+  /// How a service stands against its objective; nothing = it promises nothing. May be empty.
+  std::function<std::optional<LevelReport>(const ServiceId&)> level = {};
+
   /// What was used, and what it costs. nullptr = nothing is metered.
   metering::UsageStore* usage = nullptr;
   metering::PriceList prices = {};

@@ -33,7 +33,7 @@ class Groups : public ApiTest {
   using Names = std::vector<std::string>;
 };
 
-TEST_F(Groups, R_B3_R_F8_a_rule_that_cannot_be_is_refused_by_field_with_what_would_be_right) {
+TEST_F(Groups, R_B3_a_rule_that_cannot_be_is_refused_by_field_with_what_would_be_right) {
   struct Case {
     const char *rule, *field, *right;
   };

@@ -163,6 +163,8 @@ void add_actions(json::object& paths) {
   paths["/v1/join"].as_object()["post"].as_object()["requestBody"] =
       body_of(reference("JoinRequest"));
   add_reading(paths, "/v1/vms/{tenant}/{name}/console", "the last of the console, as text");
+  add_reading(paths, "/v1/services/{tenant}/{name}/level",
+              "how a service stands against its objective");
   add_reading(paths, "/v1/hosts/{name}/live", "report age, peers, use of a host");
   add_reading(paths, "/v1/clusters/{name}/whatif",
               "what the loss of each single host would lead to");

@@ -307,7 +307,7 @@ struct Bad {
   const char* field;
 };
 
-TEST_F(Resources, R_B3_R_F8_a_machine_outside_a_network_is_named_in_full) {
+TEST_F(Resources, R_B3_a_machine_outside_a_network_is_named_in_full) {
   const std::pair<const char*, const char*> cases[] = {
       {R"([{"mac":"52:54:00:00:00:01","address":"10.0.0.9","tunnel_address":"192.0.2.1"}])",
        "spec.outside[0].mac"},

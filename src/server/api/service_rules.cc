@@ -79,6 +79,29 @@ const Network* network_of(const ClusterView& view, const Service& service) {
   return view.networks.find(NetworkId(qualified(service.meta.tenant, service.spec.vm.network)));
 }
 
+/// One that no other decision under way has taken.
+Result<std::uint32_t> pick_address(const RuleContext& context, const Network& network,
+                                   std::uint32_t not_this = 0) {
+  const bool again = context.tries.count > 2;  // its key exists although the view shows it free
+  auto free = free_address(context.view, network, [&](std::uint32_t candidate) {
+    return candidate == not_this || (again && context.tries.addresses.contains(candidate)) ||
+           context.engine.claims().taken(network.id().value, candidate);
+  });
+  if (free.ok()) context.tries.addresses.insert(*free);
+  return free;
+}
+
+Port port_of(const RuleContext& context, const Service& service, const Network& network,
+             const PortId& id, std::uint32_t address) {
+  Port port = make_port(network, address, {});
+  port.meta.name = id.value.substr(service.meta.tenant.size() + 1);
+  port.meta.tenant = service.meta.tenant;
+  port.meta.created_at = context.engine.context().loop.wall_now();
+  port.meta.correlation = context.call.correlation;
+  port.spec.service = service.id();
+  return port;
+}
+
 /// The copy that costs least to move comes first: the newest that serves.
 const ServiceCopy* any_serving(const Service& service) {
   const auto& copies = service.status.copies;
@@ -108,43 +131,46 @@ Refusal apply_rules(const RuleContext& context, const Service* before, Service& 
   VIRGA_CHECK(network != nullptr);
   std::string& address = after.spec.frontend.address;
   if (!address.empty()) return check_address(view, *network, address);
-  const bool again = context.tries.count > 2;  // its key exists although the view shows it free
-  const auto free = free_address(view, *network, [&](std::uint32_t candidate) {
-    return (again && context.tries.addresses.contains(candidate)) ||
-           context.engine.claims().taken(network->id().value, candidate);
-  });
+  const auto free = pick_address(context, *network);
   if (!free.ok()) return Problem{free.error(), {}, 0};
-  context.tries.addresses.insert(*free);
   address = ipv4_text(*free);
   return std::nullopt;
 }
 
-/// The frontend's port, and what the copies are made of.
+/// The ports of the frontend and, once it promises something, of its monitor; what copies rest on.
 Refusal add_companions(const RuleContext& context, const Service* before, const Service& after,
                        Change& change) {
-  if (before != nullptr) return std::nullopt;
   const ClusterView& view = context.view;
+  const bool asked = after.spec.objective.availability_ppm > 0 &&
+                     view.ports.find(after.monitor_port_id()) == nullptr;
+  if (before != nullptr && !asked) return std::nullopt;
   const Network* network = network_of(view, after);
   const Cluster* cluster = view.clusters.find(after.spec.cluster);
   const Image* image = view.images.find(after.spec.vm.image);
   VIRGA_CHECK(network != nullptr && cluster != nullptr && image != nullptr);
-  const auto address = parse_ipv4(after.spec.frontend.address);
-  VIRGA_CHECK(address.has_value());
-  Port port = make_port(*network, *address, {});
-  port.meta.name = after.meta.name + "-frontend";
-  port.meta.tenant = after.meta.tenant;
-  port.meta.created_at = context.engine.context().loop.wall_now();
-  port.meta.correlation = context.call.correlation;
-  port.spec.service = after.id();
-  const std::string key = keys::address(network->id(), port.spec.address);
-  change.guards.push_back({keys::of(port.id()), 0});
-  change.writes.push_back({keys::of(port.id()), to_json_text(port)});
-  change.guards.push_back({key, 0});
-  change.writes.push_back({key, port.id().value});
+  const auto frontend = parse_ipv4(after.spec.frontend.address);
+  VIRGA_CHECK(frontend.has_value());
+  auto claims = std::make_shared<std::vector<std::shared_ptr<void>>>();
+  const auto add = [&](const PortId& id, std::uint32_t address) {
+    const Port port = port_of(context, after, *network, id, address);
+    const std::string key = keys::address(network->id(), port.spec.address);
+    change.guards.push_back({keys::of(id), 0});
+    change.writes.push_back({keys::of(id), to_json_text(port)});
+    change.guards.push_back({key, 0});
+    change.writes.push_back({key, id.value});
+    claims->push_back(context.engine.claims().take(network->id().value, address));
+  };
+  if (before == nullptr) add(after.port_id(), *frontend);
+  if (asked) {
+    const auto monitor = pick_address(context, *network, *frontend);
+    if (!monitor.ok())
+      return Problem{wrap_error("spec.objective: its monitor", monitor.error()), {}, 0};
+    add(after.monitor_port_id(), *monitor);
+  }
   change.guards.push_back({keys::of(network->id()), network->meta.revision});
   change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});
   change.guards.push_back({keys::of(image->id()), image->meta.revision});
-  change.claims = context.engine.claims().take(network->id().value, *address);
+  change.claims = claims;
   return std::nullopt;
 }
 

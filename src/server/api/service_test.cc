@@ -116,6 +116,35 @@ TEST_F(Services, R_B7_limits_of_demand_are_checked) {
   EXPECT_EQ(view.services.find(ServiceId("acme/web"))->spec.scaling.replicas_max, 4);
 }
 
+TEST_F(Services, R_B9_a_promise_is_checked_and_gives_its_monitor_an_address) {
+  make_house();
+  ASSERT_EQ(call("POST", "/v1/services", body("web")).status, 202);
+  EXPECT_EQ(view.ports.find(PortId("acme/web-monitor")), nullptr) << "nobody asks it";
+  const auto patch = [&](const std::string& objective) {
+    return call("PATCH", "/v1/services/acme/web", R"({"spec":{"objective":{)" + objective + "}}}");
+  };
+  refused(patch(R"("availability_ppm":1000001)"), 400, "spec.objective.availability_ppm: 1000001");
+  refused(patch(R"("window_days":91)"), 400, "spec.objective.window_days: 91");
+  refused(patch(R"("response_ms":5)"), 400, "spec.objective.response_ms: 5");
+  refused(patch(R"("every_ms":1)"), 400, "spec.objective.every_ms: 1");
+  refused(call("GET", "/v1/services/acme/web/level"), 501, "levels of services");
+  ASSERT_EQ(patch(R"("availability_ppm":999000)").status, 202);
+  const Port* port = view.ports.find(PortId("acme/web-monitor"));
+  ASSERT_NE(port, nullptr);
+  EXPECT_EQ(port->spec.service, ServiceId("acme/web"));
+  const std::string address = port->spec.address;
+  ASSERT_EQ(patch(R"("availability_ppm":0)").status, 202);
+  ASSERT_EQ(patch(R"("availability_ppm":999900)").status, 202);
+  EXPECT_EQ(view.ports.find(PortId("acme/web-monitor"))->spec.address, address);
+  ASSERT_EQ(
+      call("POST", "/v1/services", body("shop", R"(,"objective":{"availability_ppm":999000})"))
+          .status,
+      202);
+  EXPECT_NE(view.ports.find(PortId("acme/shop-monitor")), nullptr);
+  EXPECT_NE(view.ports.find(PortId("acme/shop-monitor"))->spec.address,
+            view.ports.find(PortId("acme/shop-frontend"))->spec.address);
+}
+
 TEST_F(Services, R_B5_copies_belong_to_their_service) {
   make_serving();
   const std::string words = "is a copy of service acme/web";

@@ -162,15 +162,18 @@ const std::map<std::string, Range>& ranges() {
       {"service.scaling.replicas_max", {"scaling.replicas_max", 0, 16, "copies"}},
       {"service.scaling.requests_max",
        {"scaling.requests_max", 0, 1'000'000, "requests a second and copy (0 = not watched)"}},
-      {"service.scaling.cpu_percent_max",
-       {"scaling.cpu_percent_max", 0, 100, "percent (0 = not watched)"}},
+      {"service.scaling.cpu_percent_max", {"scaling.cpu_percent_max", 0, 100, "percent, 0 = none"}},
       {"service.scaling.response_ms_max",
        {"scaling.response_ms_max", 0, 600'000, "milliseconds (0 = not watched)"}},
       {"service.scaling.queue_max",
        {"scaling.queue_max", 0, 100'000, "requests (0 = not watched)"}},
-      {"service.scaling.errors_percent_max",
-       {"scaling.errors_percent_max", 0, 99, "percent (0 = not watched)"}},
+      {"service.scaling.errors_percent_max", {"scaling.errors_percent_max", 0, 99, "percent"}},
       {"service.scaling.sustained_ms", {"scaling.sustained_ms", 1'000, 3'600'000, "milliseconds"}},
+      {"service.objective.availability_ppm", {"objective.availability_ppm", 0, 1'000'000, "ppm"}},
+      {"service.objective.response_ms", {"objective.response_ms", 10, 10'000, "milliseconds"}},
+      {"service.objective.blackout_ms", {"objective.blackout_ms", 0, 60'000, "milliseconds"}},
+      {"service.objective.window_days", {"objective.window_days", 1, 90, "days"}},
+      {"service.objective.every_ms", {"objective.every_ms", 100, 60'000, "milliseconds"}},
       {"service.scaling.calm_ms", {"scaling.calm_ms", 1'000, 86'400'000, "milliseconds"}},
       {"service.scaling.cooldown_ms", {"scaling.cooldown_ms", 1'000, 86'400'000, "milliseconds"}},
       {"vm.nics.security_groups", {"nics.security_groups", 0, 5, "groups"}},
@@ -419,6 +422,17 @@ Result<void> check_scaling(const ServiceSpec& spec) {
   return {};
 }
 
+Result<void> check_objective(const ServiceObjective& objective) {
+  const auto in = [](std::string_view field, std::int64_t value) {
+    return in_range("service", fmt::format("objective.{}", field), value);
+  };
+  return all({in("availability_ppm", objective.availability_ppm),
+              in("response_ms", to_ms(objective.response_ms)),
+              in("blackout_ms", to_ms(objective.blackout_ms)),
+              in("window_days", objective.window_days),
+              in("every_ms", to_ms(objective.every_ms))});
+}
+
 }  // namespace
 
 Result<void> check_service(const Meta& meta, const ServiceSpec& spec) {
@@ -437,7 +451,7 @@ Result<void> check_service(const Meta& meta, const ServiceSpec& spec) {
                       in("policy.drain_ms", to_ms(spec.policy.drain_ms)),
                       in("policy.answer_ms", to_ms(spec.policy.answer_ms)),
                       in("frontend.copy_connections_max", spec.frontend.copy_connections_max),
-                      check_scaling(spec)});
+                      check_objective(spec.objective), check_scaling(spec)});
   if (!checked.ok()) return checked;
   const std::string& path = spec.check.path;
   if (path.empty() || path.front() != '/' || path.size() > kWordMax * 4 || !plain(path, "._-/")) {

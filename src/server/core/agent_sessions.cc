@@ -443,6 +443,14 @@ void AgentSessions::tell_usage_kept(const HostId& host, std::uint64_t sequence) 
   links_.send(live->session, message);
 }
 
+void AgentSessions::tell_probes(const HostId& host, const ServiceProbeList& probes) {
+  const LiveHost* live = find(host);
+  if (live == nullptr || live->session == 0 || !has(live->hello.features, "probes")) return;
+  ServerMessage message;
+  message.probes = probes;
+  links_.send(live->session, message);
+}
+
 void AgentSessions::tell_groups(const HostId& host, const FabricGroups& groups) {
   const LiveHost* live = find(host);
   if (live == nullptr || live->session == 0) return;

@@ -86,6 +86,7 @@ class AgentSessions final : public HostCommands {
   /// Does nothing when the host is not connected: it is told all when it comes.
   void tell_places(const HostId& host, const FabricPlaces& places);
   void tell_groups(const HostId& host, const FabricGroups& groups);
+  void tell_probes(const HostId& host, const ServiceProbeList& probes);
 
   /// Told of what guests have used; without it nobody is.
   void set_usage_sink(UsageSink sink) { usage_ = std::move(sink); }

@@ -39,8 +39,11 @@ void Overlay::look_at_service(const ServiceId& id, OverlaySubject& seen) const {
   const Service* service = view_.services.find(id);
   const Port* port = service == nullptr ? nullptr : view_.ports.find(service->port_id());
   if (port == nullptr) return;
-  add_port(*port, service->status.balancer, seen);
-  for (const HostId& host : {service->status.balancer, service->status.balancer_next}) {
+  const ServiceStatus& status = service->status;
+  add_port(*port, status.balancer, seen);
+  const Port* monitor = view_.ports.find(service->monitor_port_id());
+  if (monitor != nullptr) add_port(*monitor, status.monitor, seen);
+  for (const HostId& host : {status.balancer, status.balancer_next, status.monitor}) {
     if (!host.empty()) seen.carriers.insert(host);
   }
 }

@@ -15,7 +15,8 @@ namespace virga {
 /// or is expected by a live move. All follows from the stored state: a port is where its VM's epoch in force was
 /// placed; from the moment that a move is recorded as switching, while both copies are paused, at its destination. A
 /// move that is taken back, or a restart after a failure, is one more change of the record. The frontend of a service
-/// is where its balancer is placed. Machines outside that a network names are where it says.
+/// is where its balancer is placed, who asks it where its monitor is. Machines outside that a network names are where
+/// it says.
 ///
 /// Loop thread only. Cost: O(ports of the VMs that changed + hosts that carry their networks).
 class Overlay {
@@ -77,7 +78,7 @@ class Overlay {
   std::map<std::string, OverlaySubject> subjects_;  ///< by their store key
   std::map<std::uint32_t, OverlayNetwork> networks_;
   std::map<std::uint32_t, std::vector<OverlayPort>> outside_;  ///< by VNI
-  std::map<HostId, std::string> addresses_;  ///< tunnel ends that were told
+  std::map<HostId, std::string> addresses_;                    ///< tunnel ends that were told
 };
 
 }  // namespace virga

@@ -134,6 +134,37 @@ TEST_F(OverlayTest, R_B5_AServicesAddressLeadsToItsBalancersHost) {
   EXPECT_EQ(news(), (Told{{"a", at + "c"}, {"b", at + "c"}, {"c", at + "c"}}));
 }
 
+TEST_F(OverlayTest, R_B9_WhoAsksAServiceIsFoundOnItsMonitorsHost) {
+  two_vms();
+  Port monitor;
+  monitor.meta.tenant = "acme";
+  monitor.meta.name = "shop-monitor";
+  monitor.spec.network = NetworkId("acme/front");
+  monitor.spec.mac = "52:54:00:00:00:08";
+  monitor.spec.address = "10.50.0.18/24";
+  monitor.spec.service = ServiceId("acme/shop");
+  put(monitor);
+  Port frontend = monitor;
+  frontend.meta.name = "shop-frontend";
+  frontend.spec.mac = "52:54:00:00:00:09";
+  frontend.spec.address = "10.50.0.19/24";
+  put(frontend);
+  Service shop;
+  shop.meta.tenant = "acme";
+  shop.meta.name = "shop";
+  shop.spec.cluster = ClusterId("main");
+  shop.status.balancer = HostId("a");
+  put(shop);
+  news();
+  shop.status.monitor = HostId("c");
+  put(shop);
+  const Told told = news();
+  EXPECT_EQ(told.at("a"), "10.50.0.18 at 198.51.100.c");
+  EXPECT_EQ(told.at("b"), "10.50.0.18 at 198.51.100.c");
+  EXPECT_NE(told.at("c").find("10.50.0.19 at 198.51.100.a"), std::string::npos)
+      << "it finds the service: " << told.at("c");
+}
+
 TEST_F(OverlayTest, R_B3_AMoveIsToldWhenBothCopiesArePausedAndTakenBackWithItsRecord) {
   two_vms();
   vm("acme/web", "a", {MigrationPhase::prepared, HostId("c"), {}});

@@ -52,6 +52,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
       storage_(on_.loop, on_.store, mirror_, sessions_, names_),
       services_(on_.loop, on_.store, mirror_, sessions_, names_),
       calendar_(on_.loop, on_.store, mirror_, names_),
+      monitoring_(on_.loop, on_.store, mirror_, sessions_, names_),
       pump_(on_.loop, on_.store, mirror_, on_.journal),
       tick_timer_(on_.loop) {}
 
@@ -114,6 +115,7 @@ void ServerCore::lead(const Callback<void>& ready) {
       [this](const HostId& host) {
         overlay_.connected(host);
         perimeter_.connected(host);
+        monitoring_.connected(host);
       },
       [this](Event event) { journal_event(std::move(event)); });
   // Before the controller's listener, so that networks travel ahead of the VMs that need them.
@@ -126,6 +128,7 @@ void ServerCore::lead(const Callback<void>& ready) {
     if (known_to_hosts) sessions_.spread_now();
     overlay_.changed(changes);
     perimeter_.changed(changes);
+    monitoring_.changed(changes);
   });
   overlay_.load();
   perimeter_.load();
@@ -138,6 +141,7 @@ void ServerCore::lead(const Callback<void>& ready) {
   services_.start([this](const ClusterId& cluster) { return observe_services(cluster); },
                   options_.services);
   calendar_.start();
+  monitoring_.start();
   if (recovery_held_) {
     log_line(LogLevel::warning, "server",
              "the state was restored from a backup: nothing is fenced or restarted until every "
@@ -158,6 +162,7 @@ void ServerCore::tick() {
     resync_due_ = tick_began_ + options_.resync;
     for (const auto& [id, cluster] : view().clusters.all()) mark(id);
   }
+  monitoring_.tick();
   services_.tick();
   if (!recovery_held_) calendar_.tick();
   sessions_.each_stored([this](const LiveHost& live) {
@@ -260,10 +265,14 @@ ServiceEvidence ServerCore::observe_services(const ClusterId& cluster) const {
     seen.reports = live.session != 0 && now - live.last_report_at < patience;
     const auto& features = live.hello.features;
     seen.can_balance = std::find(features.begin(), features.end(), "balancers") != features.end();
+    seen.can_probe = std::find(features.begin(), features.end(), "probes") != features.end();
     for (const ServiceBalancer& one : live.report.balancers) seen.balancers[one.service] = one;
   }
   for (const Service* service : view().services_of(cluster)) {
     if (service->spec.scaling.cpu_percent_max > 0) observe_cpu(*service, evidence);
+    if (const auto since = monitoring_.failing_for(service->id()))
+      evidence.failing[service->id()] = *since;
+    if (monitoring_.spent(service->id())) evidence.spent.insert(service->id());
   }
   return evidence;
 }

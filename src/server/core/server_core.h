@@ -13,6 +13,7 @@
 #include "server/core/agent_sessions.h"
 #include "server/core/host_calendar.h"
 #include "server/core/metering.h"
+#include "server/core/monitoring.h"
 #include "server/core/overlay.h"
 #include "server/core/perimeter.h"
 
@@ -52,6 +53,7 @@ class ServerCore {
   StoreMirror& mirror() { return mirror_; }
   NameSource& names() { return names_; }
   const ClusterView& view() const { return mirror_.view(); }
+  const Monitoring& monitoring() const { return monitoring_; }
 
   /// What is known of a host beside what is stored: silence, lease, load, its view of its peers.
   boost::json::object live_host(const HostId& host) const;
@@ -99,6 +101,7 @@ class ServerCore {
   StorageController storage_;
   ServiceController services_;
   HostCalendar calendar_;
+  Monitoring monitoring_;
   JournalPump pump_;
   Timer tick_timer_;
   Instant tick_due_;

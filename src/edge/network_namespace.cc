@@ -1,0 +1,45 @@
+#include "edge/network_namespace.h"
+
+#include <fcntl.h>
+#include <sched.h>
+
+#include <cerrno>
+
+#include "base/check.h"
+#include "edge/file.h"
+
+namespace virga {
+namespace {
+
+constexpr const char* kOwn = "/proc/thread-self/ns/net";
+
+/// A thread that stayed there would do all its later work in the wrong network.
+void go_home(const Descriptor& home) { VIRGA_CHECK(::setns(home.get(), CLONE_NEWNET) == 0); }
+
+}  // namespace
+
+Result<void> in_network_namespace(int network_namespace, const std::function<void()>& task) {
+  if (network_namespace < 0) {
+    task();
+    return {};
+  }
+  const Descriptor home(::open(kOwn, O_RDONLY | O_CLOEXEC));
+  if (!home.valid() || ::setns(network_namespace, CLONE_NEWNET) != 0)
+    return errno_error("enter a network namespace", errno);
+  task();
+  go_home(home);
+  return {};
+}
+
+Result<Descriptor> make_network_namespace() {
+  const Descriptor home(::open(kOwn, O_RDONLY | O_CLOEXEC));
+  if (!home.valid() || ::unshare(CLONE_NEWNET) != 0)
+    return errno_error("make a network namespace", errno);
+  Descriptor made(::open(kOwn, O_RDONLY | O_CLOEXEC));
+  const int number = errno;
+  go_home(home);
+  if (!made.valid()) return errno_error("open the new network namespace", number);
+  return made;
+}
+
+}  // namespace virga

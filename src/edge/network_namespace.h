@@ -1,0 +1,17 @@
+#pragma once
+
+#include <functional>
+
+#include "base/result.h"
+#include "edge/process.h"
+
+namespace virga {
+
+/// Runs `task` with the calling thread inside the namespace; -1 = where it is. A socket stays where it was made.
+/// Errors: denied, invalid (no namespace). A thread that cannot come back ends the process.
+Result<void> in_network_namespace(int network_namespace, const std::function<void()>& task);
+
+/// One without a name: it ends with the last holder. Errors: denied, exhausted.
+Result<Descriptor> make_network_namespace();
+
+}  // namespace virga
