@@ -97,6 +97,7 @@ void AgentCore::link_received(const ServerMessage& message) {
     if (newer && options_.keep_incarnation) options_.keep_incarnation(incarnation_);
     take_policy(message.welcome->policy);
     welcomed_ = true;
+    probes_.welcomed();
     report_now();
     return;
   }
@@ -156,6 +157,7 @@ void AgentCore::heartbeat() {
   judge_peers();
   report_now(std::move(vms));
   balancers_.look();
+  probes_.look();
   tell_progress();
 }
 

@@ -11,10 +11,10 @@ class NetworkAsker final : public ServiceAsker {
   explicit NetworkAsker(AsioLoop& loop) : loop_(loop) {}
 
   void ask(const ServiceProbe& probe, std::shared_ptr<const int> from,
-           Callback<void> done) override;
+           Callback<Duration> done) override;
 
   /// A balancer takes connections also while it has nobody to give them to, and ends them at once.
-  static constexpr Duration kStands = milliseconds(100);
+  static constexpr Duration kStands = milliseconds(50);
 
  private:
   AsioLoop& loop_;

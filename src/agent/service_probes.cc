@@ -24,9 +24,10 @@ ServiceProbes::Watch* ServiceProbes::find(const ServiceId& service, std::uint64_
 /// A probe that only changes its pace goes on counting.
 void ServiceProbes::take(const ServiceProbeList& wanted) {
   if (asker_ == nullptr) return;
+  confirm_by_.reset();
   std::set<ServiceId> named;
   for (const ServiceProbe& probe : wanted.probes) {
-    if (named.size() < kProbesMax) named.insert(probe.service);
+    if (named.size() < kMonitorsMax) named.insert(probe.service);
   }
   for (auto watch = watches_.begin(); watch != watches_.end();) {
     if (named.contains(watch->first)) {
@@ -47,9 +48,14 @@ void ServiceProbes::take(const ServiceProbeList& wanted) {
     Watch& watch = found->second;
     if (watch.probe == probe) continue;
     watch.probe = probe;
-    watch.due = std::min(watch.due, loop_.now() + std::max(probe.every_ms, kEveryMin));
+    const Instant soon = loop_.now() + std::max(probe.every_ms, kEveryMin);
+    watch.due = std::max(watch.settled, std::min(watch.due, soon));
     if (watch.place != nullptr) watch.timer.set_at(watch.due, [this, &watch] { turn(watch); });
   }
+}
+
+void ServiceProbes::look() {
+  if (confirm_by_ && loop_.now() >= *confirm_by_) take({});
 }
 
 void ServiceProbes::begin(const ServiceProbe& probe) {
@@ -76,7 +82,7 @@ void ServiceProbes::visit(Watch& watch) {
                     return still->timer.set_after(kVisitAgain, [this, still] { visit(*still); });
                   }
                   still->place = *std::move(place);
-                  still->due = loop_.now() + kSettles;
+                  still->due = still->settled = loop_.now() + kSettles;
                   still->timer.set_at(still->due, [this, still] { turn(*still); });
                 });
 }
@@ -89,17 +95,17 @@ void ServiceProbes::turn(Watch& watch) {
   watch.asked_at = now;
   asker_->ask(watch.probe, watch.place,
               [this, service = watch.probe.service, number = watch.number,
-               alive = std::weak_ptr(alive_)](const Result<void>& answered) {
+               alive = std::weak_ptr(alive_)](const Result<Duration>& answered) {
                 if (alive.expired()) return;
                 if (Watch* still = find(service, number)) ended(*still, answered);
               });
 }
 
 /// Who asks again after a failure has waited since the first.
-void ServiceProbes::ended(Watch& watch, const Result<void>& answered) {
+void ServiceProbes::ended(Watch& watch, const Result<Duration>& answered) {
   const Instant now = loop_.now();
   const Instant asked_at = *watch.asked_at;
-  const Duration took = now - asked_at;
+  const Duration took = answered ? *answered : now - asked_at;
   watch.asked_at.reset();
   ObservedProbe& seen = watch.seen;
   ++seen.asked;
@@ -114,7 +120,7 @@ void ServiceProbes::ended(Watch& watch, const Result<void>& answered) {
   const auto step = std::ranges::lower_bound(kResponseSteps, to_ms(took));
   ++seen.responses[static_cast<std::size_t>(step - kResponseSteps.begin())];
   seen.failing.clear();
-  watch.waits.emplace_back(now, now - watch.unanswered_since.value_or(asked_at));
+  watch.waits.emplace_back(now, asked_at + took - watch.unanswered_since.value_or(asked_at));
   watch.unanswered_since.reset();
   while (watch.waits.front().first < now - kWaitKept) watch.waits.pop_front();
 }

@@ -43,24 +43,30 @@ class ServiceAsker {
  public:
   virtual ~ServiceAsker() = default;
 
-  /// `from` is what Fabric::visit() gave. `done` runs once, on the loop, within twice the probe's timeout: answered as
-  /// a consumer wants it (http: its status; tcp: taken, and not ended at once), or why not.
+  /// `from` is what Fabric::visit() gave. `done` runs once, on the loop, within twice the probe's timeout: after what
+  /// time it was answered as a consumer wants it (http: its status; tcp: taken, and not ended at once), or why not.
   virtual void ask(const ServiceProbe& probe, std::shared_ptr<const int> from,
-                   Callback<void> done) = 0;
+                   Callback<Duration> done) = 0;
 };
 
 /// The SLA monitor of a host: asks services as their consumers do and counts. Nothing of it outlives the agent. Loop
 /// thread only. One request a service at a time: while one waits, its turns pass.
 class ServiceProbes {
  public:
-  static constexpr std::size_t kProbesMax =
-      64;  ///< services that come later in the list are not asked
+  static constexpr Duration kConfirmed = seconds(5);
 
   /// `asker` may be nullptr: this host asks nobody. `run` names this run of the agent.
   ServiceProbes(Loop& loop, Fabric& fabric, ServiceAsker* asker, std::string run)
       : loop_(loop), fabric_(fabric), asker_(asker), run_(std::move(run)) {}
 
+  /// Of more than kMonitorsMax services the last ones are not asked.
   void take(const ServiceProbeList& wanted);
+
+  /// A session begins: what is not named within kConfirmed is not asked any more.
+  void welcomed() { confirm_by_ = loop_.now() + kConfirmed; }
+
+  /// Once a heartbeat.
+  void look();
 
   /// In order of service.
   std::vector<ObservedProbe> observe() const;
@@ -73,6 +79,7 @@ class ServiceProbes {
     std::uint64_t number = 0;  ///< answers to an earlier watch of this service count no more
     std::shared_ptr<const int> place;
     Timer timer;
+    Instant settled;  ///< nobody is asked before
     Instant due;
     std::optional<Instant> asked_at;                 ///< a request is under way
     std::optional<Instant> unanswered_since;         ///< when the first was sent that had no answer
@@ -83,7 +90,7 @@ class ServiceProbes {
   void begin(const ServiceProbe& probe);
   void visit(Watch& watch);
   void turn(Watch& watch);
-  void ended(Watch& watch, const Result<void>& answered);
+  void ended(Watch& watch, const Result<Duration>& answered);
   Watch* find(const ServiceId& service, std::uint64_t number);
 
   Loop& loop_;
@@ -91,6 +98,7 @@ class ServiceProbes {
   ServiceAsker* asker_;
   const std::string run_;
   std::uint64_t watches_made_ = 0;
+  std::optional<Instant> confirm_by_;
   std::map<ServiceId, Watch> watches_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

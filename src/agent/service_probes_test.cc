@@ -15,9 +15,12 @@ namespace {
 class Asked : public ServiceAsker {
  public:
   explicit Asked(Loop& loop) : loop_(loop) {}
-  void ask(const ServiceProbe& probe, std::shared_ptr<const int>, Callback<void> done) override {
+  void ask(const ServiceProbe& probe, std::shared_ptr<const int>,
+           Callback<Duration> done) override {
     asked.push_back(probe.service.value);
-    loop_.after(takes, [this, done = std::move(done)] { done(answer); });
+    loop_.after(takes, [this, took = takes, done = std::move(done)] {
+      done(answer ? Result<Duration>(took) : answer.error());
+    });
   }
   Duration takes = milliseconds(4);
   Result<void> answer;
@@ -146,12 +149,42 @@ TEST_F(ServiceProbesTest, R_B9_AHostWithoutTheNetworkSaysSoAndTriesAgain) {
   EXPECT_GT(seen().asked, 0);
 }
 
+TEST_F(ServiceProbesTest, R_B9_ANewSessionThatNamesItGoesOnAndOneThatDoesNotEndsIt) {
+  probes.take({{probe("acme/web")}});
+  loop.run_for(seconds(4));
+  const std::string counters = seen().counters;
+  probes.welcomed();
+  probes.take({{probe("acme/web")}});
+  loop.run_for(seconds(10));
+  probes.look();
+  EXPECT_EQ(seen().counters, counters);
+  EXPECT_GE(seen().asked, 10);
+  probes.welcomed();
+  loop.run_for(seconds(4));
+  probes.look();
+  EXPECT_EQ(probes.observe().size(), 1U);
+  loop.run_for(seconds(2));
+  probes.look();
+  EXPECT_TRUE(probes.observe().empty());
+  EXPECT_TRUE(fabric.visitors.empty());
+}
+
+TEST_F(ServiceProbesTest, R_B9_AnotherPaceDoesNotCutTheSettlingShort) {
+  probes.take({{probe("acme/web")}});
+  loop.run_for(milliseconds(500));
+  probes.take({{probe("acme/web", milliseconds(100))}});
+  loop.run_for(milliseconds(1'400));
+  EXPECT_TRUE(asker.asked.empty());
+  loop.run_for(milliseconds(500));
+  EXPECT_FALSE(asker.asked.empty());
+}
+
 TEST_F(ServiceProbesTest, R_B9_AHostAsksSoManyAndNoMore) {
   ServiceProbeList many;
   for (int index = 0; index < 100; ++index)
     many.probes.push_back(probe("acme/web-" + std::to_string(index)));
   probes.take(many);
-  EXPECT_EQ(probes.observe().size(), ServiceProbes::kProbesMax);
+  EXPECT_EQ(probes.observe().size(), kMonitorsMax);
 }
 
 TEST_F(ServiceProbesTest, R_B9_AnAnswerAfterItsEndReachesNobody) {

@@ -344,13 +344,15 @@ void add_level_commands(std::vector<Command>& all) {
   all.push_back(
       {"service",
        "objective",
-       "say what is promised to its consumers; it is measured at its address from then on",
+       "say what is promised to its consumers; it is measured at its address from then on. "
+       "What is left out stays",
        {name_argument(true),
-        option("availability", "percent of the time: 99.9; 0 = nothing is promised", true),
-        option("response-ms", "what takes longer counts as no answer; default 1000"),
-        option("blackout-ms", "longest wait while a copy is relocated; default 0 = no promise"),
-        option("window-days", "days (UTC) over which it holds; default 30"),
-        option("every-ms", "how often it is asked; default 1000")},
+        option("availability", "percent of the time: 99.9; 0 = nothing, and what was measured goes",
+               true),
+        option("response-ms", "what takes longer counts as no answer; at first 1000"),
+        option("blackout-ms", "longest wait while a copy is relocated; at first 0 = no promise"),
+        option("window-days", "days (UTC) over which it holds; at first 30"),
+        option("every-ms", "how often it is asked; at first 1000")},
        set_objective});
   all.push_back({"service",
                  "level",

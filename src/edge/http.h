@@ -130,8 +130,9 @@ void http_stream(AsioLoop& loop, HttpCall call, std::function<bool(std::string p
                  Callback<HttpResponse> done);
 
 /// Whether somebody serves TCP at "http://ADDRESS:PORT": the connection comes about, and within `stands` the other side
-/// does not end it before it has said anything. Errors: unavailable, timeout, invalid. Completes on the Loop.
-void tcp_call(AsioLoop& loop, HttpCall call, Duration stands, Callback<void> done);
+/// does not end it before it has said anything. Gives the time until the connection was there. Errors: unavailable,
+/// timeout, invalid. Completes on the Loop.
+void tcp_call(AsioLoop& loop, HttpCall call, Duration stands, Callback<Duration> done);
 
 /// Opens a WebSocket ("wss://..."); pings by itself, closes when nothing comes for 2 pings. Errors as http_call, and by
 /// the status of a refusal: invalid (400), unauthenticated (401), denied (403), not_found (404), else unavailable.

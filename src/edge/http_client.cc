@@ -255,7 +255,7 @@ void Exchange::finish(Result<HttpResponse> result) {
 /// A connection of which only the beginning is looked at, on the client thread.
 class Greeting : public std::enable_shared_from_this<Greeting> {
  public:
-  Greeting(AsioLoop& loop, IoThread& thread, std::string what, Callback<void> done)
+  Greeting(AsioLoop& loop, IoThread& thread, std::string what, Callback<Duration> done)
       : loop_(loop),
         what_(std::move(what)),
         done_(std::move(done)),
@@ -263,19 +263,20 @@ class Greeting : public std::enable_shared_from_this<Greeting> {
 
   void start(std::shared_ptr<ByteStream> stream, Duration stands) {
     stream_ = std::move(stream);
+    took_ = loop_.now() - began_;
     timer_.expires_after(stands);
     timer_.async_wait([self = shared_from_this()](const error_code& error) {
-      if (!error) self->finish({});
+      if (!error) self->finish(self->took_);
     });
     stream_->async_read_some(asio::buffer(said_), [self = shared_from_this()](
                                                       const error_code& error, std::size_t) {
-      if (!error) return self->finish({});
+      if (!error) return self->finish(self->took_);
       self->finish(make_error(Errc::unavailable,
                               "the other side ended the connection at once: " + error.message()));
     });
   }
 
-  void finish(Result<void> result) {
+  void finish(Result<Duration> result) {
     if (done_ == nullptr) return;
     timer_.cancel();
     if (stream_ != nullptr) stream_->close();
@@ -287,7 +288,9 @@ class Greeting : public std::enable_shared_from_this<Greeting> {
  private:
   AsioLoop& loop_;
   std::string what_;
-  Callback<void> done_;
+  Callback<Duration> done_;
+  Instant began_ = loop_.now();
+  Duration took_{0};
   std::shared_ptr<ByteStream> stream_;
   std::array<char, 1> said_{};
   asio::basic_waitable_timer<std::chrono::steady_clock,
@@ -323,9 +326,9 @@ void http_stream(AsioLoop& loop, HttpCall call, std::function<bool(std::string p
   begin(loop, std::move(call), std::move(keep_on), std::move(done));
 }
 
-void tcp_call(AsioLoop& loop, HttpCall call, Duration stands, Callback<void> done) {
+void tcp_call(AsioLoop& loop, HttpCall call, Duration stands, Callback<Duration> done) {
   auto url = check(call);
-  if (!url) return answer<void>(loop, std::move(done), url.error());
+  if (!url) return answer<Duration>(loop, std::move(done), url.error());
   const auto thread = loop.impl().client_thread();
   const auto greeting =
       std::make_shared<Greeting>(loop, *thread, "connect to " + url->authority, std::move(done));

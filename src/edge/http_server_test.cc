@@ -40,8 +40,8 @@ TEST_F(HttpServerTest, F_B11_a_request_is_answered) {
 TEST_F(HttpServerTest, R_B9_who_takes_a_connection_serves_and_who_ends_it_at_once_does_not) {
   start({}, answer);
   const auto served = [&](const std::string& where) {
-    Result<void> got = make_error(Errc::internal, "no answer");
-    tcp_call(loop_, HttpCall{.url = where}, milliseconds(100), [&](const Result<void>& result) {
+    Result<Duration> got = make_error(Errc::internal, "no answer");
+    tcp_call(loop_, HttpCall{.url = where}, milliseconds(100), [&](const Result<Duration>& result) {
       got = result;
       loop_.stop();
     });

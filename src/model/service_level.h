@@ -83,10 +83,14 @@ BOOST_DESCRIBE_STRUCT(LevelMove, (),
 
 inline constexpr Duration kAftermath = seconds(30);
 
+/// Services that one host asks at most.
+inline constexpr std::size_t kMonitorsMax = 64;
+
 /// What is kept of how a service has served. Its name and tenant are the service's.
 struct ServiceLevel {
   Meta meta;
   HostId monitor;  ///< that was heard last, with its counts then
+  WallTime seen_at{};    ///< to this moment time is measured
   std::string counters;
   std::int64_t asked = 0;
   std::int64_t failed = 0;
@@ -99,7 +103,7 @@ struct ServiceLevel {
   LevelId id() const { return LevelId(qualified(meta.tenant, meta.name)); }
 };
 BOOST_DESCRIBE_STRUCT(ServiceLevel, (),
-                      (meta, monitor, counters, asked, failed, responses, days, moves, low,
+                      (meta, monitor, seen_at, counters, asked, failed, responses, days, moves, low,
                        breached))
 
 /// How a service stands against its objective.

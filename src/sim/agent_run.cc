@@ -42,7 +42,8 @@ class HostAsker : public ServiceAsker {
   HostAsker(Loop& agent, World& world, const HostTruth& host, const HostNetworks& networks)
       : agent_(agent), world_(world), host_(host), networks_(networks) {}
 
-  void ask(const ServiceProbe& probe, std::shared_ptr<const int>, Callback<void> done) override {
+  void ask(const ServiceProbe& probe, std::shared_ptr<const int>,
+           Callback<Duration> done) override {
     HostTruth* there = balancer_host(probe);
     const auto balancer = there == nullptr ? nullptr : &there->balancers.at(probe.service);
     const std::string place = fmt::format("{}:{}", probe.address, probe.port);
@@ -54,11 +55,11 @@ class HostAsker : public ServiceAsker {
       return;
     }
     if (!balancer->begin_request(place, agent_.now(), taken))
-      return answer<void>(agent_, std::move(done), make_error(Errc::unavailable, "no answer"));
+      return answer<Duration>(agent_, std::move(done), make_error(Errc::unavailable, "no answer"));
     agent_.after(kAnswerTakes, [there, service = probe.service, taken, done = std::move(done)] {
       const auto still = there->balancers.find(service);
       if (still != there->balancers.end()) still->second.end_request(taken);
-      done({});
+      done(kAnswerTakes);
     });
   }
 

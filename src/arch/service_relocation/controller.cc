@@ -15,11 +15,8 @@ namespace {
 
 bool settled(const Service& service) {
   const ServiceStatus& status = service.status;
-  const bool watched = service.spec.objective.availability_ppm == 0 ||
-                       (!status.monitor.empty() && status.monitor != status.balancer);
-  return watched && !status.relocation && status.balancer_next.empty() &&
-         !service.meta.deleting_at && status.available &&
-         std::ranges::all_of(status.copies, [](const ServiceCopy& copy) {
+  return !status.relocation && status.balancer_next.empty() && !service.meta.deleting_at &&
+         status.available && std::ranges::all_of(status.copies, [](const ServiceCopy& copy) {
            return copy.state == ServiceCopyState::serving && copy.home.empty();
          });
 }

@@ -63,6 +63,7 @@ HostId ServicePlaces::choose_monitor(const Service& service, const HostId& balan
     const HostId id = host->id();
     if (!may_monitor(service, id)) continue;
     const auto count = monitors_.find(id);
+    if (count != monitors_.end() && count->second >= static_cast<int>(kMonitorsMax)) continue;
     const std::pair<bool, int> cost{id == balancer, count == monitors_.end() ? 0 : count->second};
     if (!best.empty() && cost >= best_cost) continue;
     best = id;

@@ -298,6 +298,18 @@ TEST_F(ServicePlannerTest, A3_21_R_B9_ARedirectionAfterWhichConsumersHaveNoAnswe
   EXPECT_EQ(count("relocated"), 0);
 }
 
+TEST_F(ServicePlannerTest, A3_21_R_B9_WhatFailedBeforeTheRedirectionIsNotItsFault) {
+  settle();
+  order("web-c1", "h3");
+  evidence.failing[web().id()] = seconds(600);
+  while (copy("web-c1").state == ServiceCopyState::serving) round();
+  in_state = seconds(3);
+  evidence.failing[web().id()] = seconds(603);
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(count("relocated"), 1);
+  EXPECT_EQ(count("relocation_failed"), 0);
+}
+
 TEST_F(ServicePlannerTest, A3_21_R_B9_WhatCanWaitWaitsWhileThePromiseIsBroken) {
   settle();
   edit_web([](Service& service) { service.spec.policy.return_home = true; });

@@ -176,13 +176,16 @@ void ServiceRound::redirect(ServiceCopy& original, const ServiceCopy& replacemen
 /// The original is there until consumers have answers: while they have none it does not go, and it
 /// serves again when that lasts. True when it stays.
 bool ServiceRound::recall(ServiceCopy& original) {
+  constexpr Duration kReportsLate = seconds(2);
   const bool relocated = status().relocation && status().relocation->original == original.vm;
   const auto since = failing();
-  if (!relocated || !since) return false;
+  // What began before is not the redirection's fault, and may be what it mends.
+  if (!relocated || !since || *since > in_state(original.vm) + kReportsLate) return false;
   if (in_state(original.vm) < options_.failing_max || *since < options_.failing_max)
     return in_state(original.vm) < service_.spec.policy.drain_ms + service_.spec.policy.answer_ms;
   set(original, ServiceCopyState::serving);
   original.released = true;
+  original.home = HostId();  // it is not tried again by itself
   if (ServiceCopy* replacement = find(status().relocation->replacement)) retire(*replacement);
   give_up(
       fmt::format("consumers have had no answer for {} ms since {} gets no requests: it serves "

@@ -186,11 +186,14 @@ void ServiceRound::place_monitor() {
     return;
   }
   const Host* host = view_.hosts.find(at);
+  const BalancerHostEvidence& there = places_.evidence_of(at);
   const bool stays = host != nullptr && !host->spec.maintenance && at != status().balancer &&
                      host->status.health != HostHealth::dead &&
-                     host->status.health != HostHealth::fenced;
+                     host->status.health != HostHealth::fenced &&
+                     (!there.reports || there.can_probe);
   if (stays || (at.empty() && !status().available)) return;  // its beginning breaks no promise
   const HostId next = places_.choose_monitor(service_, status().balancer);
+  if (next.empty() && at.empty()) note_ = "no host can ask it as its consumers do";
   if (next.empty() || next == at) return;
   tell("monitor_placed", next.value + " asks it as its consumers do",
        {{"host", next.value}, {"before", at.value}});

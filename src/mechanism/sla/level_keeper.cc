@@ -73,38 +73,44 @@ LevelMove* LevelKeeper::open_move() {
   return level_.moves.empty() || level_.moves.back().closed ? nullptr : &level_.moves.back();
 }
 
+/// Counts that it does not know are where it begins: they are of a time when nobody listened.
 void LevelKeeper::take(const HostId& monitor, const ObservedProbe& seen, Instant now,
                        WallTime wall) {
-  const bool same = level_.monitor == monitor && level_.counters == seen.counters;
-  const std::int64_t asked = std::max<std::int64_t>(0, seen.asked - (same ? level_.asked : 0));
-  const std::int64_t failed = std::max<std::int64_t>(0, seen.failed - (same ? level_.failed : 0));
-  const Counts responses = grown(seen.responses, same ? level_.responses : Counts());
+  const bool known = level_.monitor == monitor && level_.counters == seen.counters;
+  const std::int64_t asked = known ? std::max<std::int64_t>(0, seen.asked - level_.asked) : 0;
+  const std::int64_t failed = known ? std::max<std::int64_t>(0, seen.failed - level_.failed) : 0;
+  const Counts responses = known ? grown(seen.responses, level_.responses) : Counts();
+  if (!reported_at_ && known) {  // counted while there was no server
+    const Duration away = milliseconds(wall.unix_ms - level_.seen_at.unix_ms);
+    if (away >= Duration{} && away <= kAwayMax) measured_to_ = now - away;
+  } else if (!known || !reported_at_ || now - *reported_at_ > kSilenceMax) {
+    measured_to_ = now;
+  }
+  reported_at_ = now;
   level_.monitor = monitor;
   level_.counters = seen.counters;
   level_.asked = seen.asked;
   level_.failed = seen.failed;
   level_.responses = seen.responses;
   failing_ = seen.failing;
-  if (asked == 0) {  // the next growth stands for the time until then
-    if (!heard_at_) heard_at_ = now;
-    return;
-  }
+  if (asked == 0) return;  // the next growth stands for the time until then
   LevelDay& day = today(wall);
   day.asked += asked;
   day.failed += failed;
   add(day.responses, responses);
-  if (heard_at_ && now - *heard_at_ <= kSilenceMax) {
-    const std::int64_t passed = to_ms(now - *heard_at_);
-    day.measured_ms += passed;
-    day.failed_ms += passed * failed / asked;
-  }
+  const Instant from = measured_to_.value_or(now);
+  const std::int64_t passed = to_ms(now - from);
+  day.measured_ms += passed;
+  day.failed_ms += passed * failed / asked;
+  measured_to_ = now;
+  level_.seen_at = wall;
   if (failed < asked || seen.failing.empty()) failing_since_.reset();
-  if (!seen.failing.empty() && !failing_since_) failing_since_ = heard_at_.value_or(now);
-  heard_at_ = now;
+  if (!seen.failing.empty() && !failing_since_) failing_since_ = from;
   if (LevelMove* move = open_move()) {
+    const Duration age = milliseconds(wall.unix_ms - move->started_at.unix_ms);
     move->asked += asked;
     move->failed += failed;
-    move->waited_ms = std::max(move->waited_ms, seen.waited_ms);
+    move->waited_ms = std::max(move->waited_ms, std::min(seen.waited_ms, age));
   }
 }
 
@@ -128,9 +134,11 @@ std::vector<LevelFinding> LevelKeeper::judge(const ServiceObjective& objective, 
   std::vector<LevelFinding> findings;
   for (LevelMove& move : kept.moves) {
     if (move.closed || move.ended_at.unix_ms == 0) continue;
-    const bool over =
-        wall.unix_ms - move.ended_at.unix_ms >= to_ms(kAftermath) || &move != &kept.moves.back();
-    if (!over) continue;
+    const std::int64_t since = wall.unix_ms - move.ended_at.unix_ms;
+    const bool over = since >= to_ms(kAftermath) || &move != &kept.moves.back();
+    // A server that has just begun waits for what the monitor has counted meanwhile.
+    const bool awaited = !reported_at_ && since < to_ms(kAftermath + kAwayMax);
+    if (!over || awaited) continue;
     move.closed = true;
     findings.push_back(finding_of(objective, move));
   }
@@ -181,7 +189,7 @@ LevelReport LevelKeeper::report(const ServiceObjective& objective, WallTime wall
   LevelReport report;
   report.service = ServiceId(level_.id().value);
   report.monitor = level_.monitor;
-  report.failing = heard_at_ ? failing_ : "its monitor has not reported yet";
+  report.failing = reported_at_ ? failing_ : "its monitor has not reported yet";
   report.promised_ppm = objective.availability_ppm;
   const std::int64_t first = wall.unix_ms / kDayMs - objective.window_days + 1;
   std::int64_t failed_ms = 0;
@@ -210,7 +218,7 @@ LevelReport LevelKeeper::report(const ServiceObjective& objective, WallTime wall
 }
 
 std::optional<Duration> LevelKeeper::failing_for(Instant now) const {
-  if (!heard_at_ || now - *heard_at_ > kSilenceMax || !failing_since_) return std::nullopt;
+  if (!reported_at_ || now - *reported_at_ > kSilenceMax || !failing_since_) return std::nullopt;
   return now - *failing_since_;
 }
 

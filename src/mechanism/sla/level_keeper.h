@@ -29,7 +29,9 @@ class LevelKeeper {
   static constexpr std::size_t kDaysMax = 90;
   static constexpr std::size_t kMovesMax = 32;
   static constexpr Duration kSilenceMax = seconds(10);  ///< reports further apart leave a gap
-  static constexpr int kLowPercent = 80;                ///< of the budget is used: it is told
+  static constexpr Duration kAwayMax =
+      seconds(300);                       ///< between two servers; then it is a gap, too
+  static constexpr int kLowPercent = 80;  ///< of the budget is used: it is told
 
   explicit LevelKeeper(ServiceLevel level) : level_(std::move(level)) {}
 
@@ -62,7 +64,8 @@ class LevelKeeper {
   LevelDay& today(WallTime wall);
   LevelMove* open_move();
   ServiceLevel level_;
-  std::optional<Instant> heard_at_;
+  std::optional<Instant> reported_at_;
+  std::optional<Instant> measured_to_;
   std::optional<Instant> failing_since_;
   std::string failing_;
 };

@@ -121,15 +121,43 @@ TEST_F(LevelKeeperTest, A3_22_R_B9_WhatNobodyMeasuredCountsNeitherWay) {
   EXPECT_EQ(report.failed, 50);
 }
 
-TEST_F(LevelKeeperTest, A3_22_R_B9_AnotherMonitorBeginsToCountAtZero) {
+TEST_F(LevelKeeperTest, A3_22_R_B9_WhatAnotherMonitorCountedBeforeCountsNot) {
   serve(5);
-  seen.counters = "2";
-  seen.asked = 10;
-  seen.failed = 1;
+  seen.counters = "of another, which was cut off for a while";
+  seen.asked = 100'000;
+  seen.failed = 90'000;
   pass(seconds(1));
   report();
-  EXPECT_EQ(now_stands().asked, 60);
-  EXPECT_EQ(now_stands().failed, 1);
+  EXPECT_EQ(now_stands().asked, 50);
+  EXPECT_EQ(now_stands().failed, 0);
+  serve(5);
+  EXPECT_EQ(now_stands().asked, 100);
+  EXPECT_EQ(now_stands().measured_ms, 10'000);
+}
+
+TEST_F(LevelKeeperTest, A3_22_R_B9_AnswersMayBeFarApartWhileItsMonitorIsHeard) {
+  for (int round = 0; round < 10; ++round) {
+    for (int second = 0; second < 15; ++second) {
+      pass(seconds(1));
+      report();
+    }
+    ++seen.asked;
+    ++seen.failed;
+    seen.failing = "no answer in time";
+    pass(seconds(1));
+    report();
+  }
+  EXPECT_EQ(now_stands().measured_ms, 160'000);
+  EXPECT_EQ(now_stands().availability_ppm, 0);
+  EXPECT_TRUE(keeper.failing_for(now));
+}
+
+TEST_F(LevelKeeperTest, A3_21_R_B9_WaitsFromBeforeARelocationAreNotItsOwn) {
+  serve(60, 10);
+  seen.waited_ms = seconds(60);
+  keeper.follow(relocation(), wall);
+  serve(2, 10);
+  EXPECT_EQ(now_stands().moves.front().waited_ms, seconds(2));
 }
 
 TEST_F(LevelKeeperTest, A3_22_R_B9_TheNextServerGoesOnFromWhatIsStored) {
@@ -140,6 +168,8 @@ TEST_F(LevelKeeperTest, A3_22_R_B9_TheNextServerGoesOnFromWhatIsStored) {
   next.take(monitor, seen, now, wall);
   EXPECT_EQ(next.report(objective, wall).asked, 350);
   EXPECT_EQ(next.report(objective, wall).failed, 35);
+  EXPECT_EQ(next.report(objective, wall).measured_ms, 35'000);
+  EXPECT_EQ(next.report(objective, wall).budget_left_ms, 8'640 - 3'500);
 }
 
 TEST_F(LevelKeeperTest, A3_21_R_B9_ABrokenPromiseIsToldOnceBeforeAndWhenItIsBroken) {
@@ -241,8 +271,9 @@ TEST_F(LevelKeeperTest, A3_22_R_B9_EveryRequestIsCountedOnceOverLossesAndKills) 
     Rng rng(seed);
     ObservedProbe truth = seen;
     truth.asked = truth.failed = 0;
-    ServiceLevel kept = first();
-    LevelKeeper one(kept);
+    LevelKeeper one(first());
+    one.take(monitor, truth, now, wall);
+    ServiceLevel kept = one.level();
     for (int step = 0; step < 400; ++step) {
       pass(milliseconds(static_cast<std::int64_t>(rng.below(2000))));
       const auto failed = static_cast<std::int64_t>(rng.below(3));

@@ -69,11 +69,9 @@ void Monitoring::changed(const std::vector<Change>& changes) {
   if (services) tell();
 }
 
+/// Who is to ask nobody is told nothing: an agent forgets what is not confirmed.
 void Monitoring::connected(const HostId& host) {
   told_.erase(host);
-  if (mirror_.view().services.size() == 0) return;
-  told_.try_emplace(host);
-  sessions_.tell_probes(host, {});  // of an earlier server it may have others
   tell();
 }
 
