@@ -215,7 +215,7 @@ TEST_F(LevelKeeperTest, A3_21_A3_22_R_B9_ARelocationIsJudgedWithItsAftermath) {
   EXPECT_NE(texts.back().find("450 ms"), std::string::npos) << texts.back();
   EXPECT_TRUE(told().empty());
   ASSERT_EQ(now_stands().moves.size(), 1U);
-  const LevelMove& seen_move = now_stands().moves.front();
+  const LevelMove seen_move = now_stands().moves.front();
   EXPECT_EQ(seen_move.failed, 1);
   EXPECT_EQ(seen_move.asked, 360);
   EXPECT_EQ(seen_move.waited_ms, milliseconds(450));
