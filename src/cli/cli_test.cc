@@ -254,6 +254,30 @@ TEST_F(CommandLine, R_B7_F_B11_a_service_scales_by_itself) {
   EXPECT_EQ(spec.frontend.copy_connections_max, 100);
 }
 
+TEST_F(CommandLine, R_B9_a_promise_is_given_in_percent) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  ASSERT_EQ(run("service", "create",
+                {{"name", {"acme/shop"}}, {"image", {"tiny"}}, {"network", {"front"}}}),
+            0)
+      << err;
+  const auto promise = [&](const std::string& percent) {
+    return run("service", "objective",
+               {{"name", {"acme/shop"}}, {"availability", {percent}}, {"blackout-ms", {"300"}}});
+  };
+  for (const std::string wrong : {"", ".", "99,9", "100.0001", "101", "99.99999", "-1", "1e2"}) {
+    EXPECT_EQ(promise(wrong), 2) << wrong;
+    EXPECT_NE(err.find("right would be 99.9"), std::string::npos) << wrong << ": " << err;
+  }
+  const std::map<std::string, int> right{
+      {"99.95", 999'500}, {"100", 1'000'000}, {"0", 0}, {"99.9995", 999'995}};
+  for (const auto& [percent, ppm] : right) {
+    ASSERT_EQ(promise(percent), 0) << err;
+    const ServiceObjective& now = view.services.find(ServiceId("acme/shop"))->spec.objective;
+    EXPECT_EQ(now.availability_ppm, ppm) << percent;
+    EXPECT_EQ(now.blackout_ms, milliseconds(300));
+  }
+}
+
 TEST_F(CommandLine, R_B11_a_vm_of_another_system_is_looked_at_before_anything_is_copied) {
   ASSERT_EQ(apply(kManifest), 0) << err;
   const std::string folder = ::testing::TempDir() + "virga-foreign-" + std::to_string(::getpid());

@@ -56,6 +56,9 @@ int heal_lab(Session& session, const Invocation& invocation);
 int attach_lab_client(Session& session, const Invocation& invocation);
 int run_simulator(Session& session, const Invocation& invocation);
 
+/// GETs what is no resource and prints it: JSON, or else YAML.
+int show_document(Session& session, const std::string& target);
+
 /// Prints one resource in the session's format.
 int show_one(Session& session, const std::string& plural, const boost::json::value& resource);
 

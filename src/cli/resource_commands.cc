@@ -518,12 +518,15 @@ int make_join_token(Session& session, const Invocation& invocation) {
   return 0;
 }
 
-int show_whatif(Session& session, const Invocation& invocation) {
-  const auto answer =
-      request(session, "GET", resource_target("clusters", invocation.text("name")) + "/whatif");
+int show_document(Session& session, const std::string& target) {
+  const auto answer = request(session, "GET", target);
   if (!answer.ok()) return fail(session, answer.error());
   session.out(session.format == Format::json ? pretty_json(answer->body) : yaml_text(answer->body));
   return 0;
+}
+
+int show_whatif(Session& session, const Invocation& invocation) {
+  return show_document(session, resource_target("clusters", invocation.text("name")) + "/whatif");
 }
 
 }  // namespace virga::cli

@@ -5,7 +5,6 @@
 #include "cli/client.h"
 #include "cli/handlers.h"
 #include "cli/options.h"
-#include "cli/output.h"
 #include "cli/wait.h"
 #include "edge/file.h"
 
@@ -145,11 +144,7 @@ int set_objective(Session& session, const Invocation& invocation) {
 }
 
 int show_level(Session& session, const Invocation& invocation) {
-  const auto answer =
-      request(session, "GET", resource_target("services", invocation.text("name")) + "/level");
-  if (!answer.ok()) return fail(session, answer.error());
-  session.out(session.format == Format::json ? pretty_json(answer->body) : yaml_text(answer->body));
-  return 0;
+  return show_document(session, resource_target("services", invocation.text("name")) + "/level");
 }
 
 int autoscale_service(Session& session, const Invocation& invocation) {

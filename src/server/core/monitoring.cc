@@ -35,10 +35,6 @@ std::optional<ServiceProbe> probe_of(const ClusterView& view, const Service& ser
   return probe;
 }
 
-bool same(const ServiceProbeList& left, const ServiceProbeList& right) {
-  return left.probes == right.probes;
-}
-
 }  // namespace
 
 Monitoring::Monitoring(Loop& loop, Store& store, StoreMirror& mirror, AgentSessions& sessions,
@@ -85,7 +81,7 @@ void Monitoring::tell() {
   for (auto& [host, list] : told_) wanted.try_emplace(host);
   for (auto& [host, list] : wanted) {
     const auto before = told_.find(host);
-    if (before != told_.end() && same(before->second, list)) continue;
+    if (before != told_.end() && before->second.probes == list.probes) continue;
     sessions_.tell_probes(host, list);
     told_[host] = std::move(list);
   }

@@ -81,6 +81,18 @@ class OverlayTest : public testing::Test {
     return told_;
   }
 
+  /// A port of the service acme/shop.
+  void shop_port(const std::string& part, const std::string& mac, const std::string& address) {
+    Port port;
+    port.meta.tenant = "acme";
+    port.meta.name = "shop-" + part;
+    port.spec.network = NetworkId("acme/front");
+    port.spec.mac = mac;
+    port.spec.address = address + "/24";
+    port.spec.service = ServiceId("acme/shop");
+    put(port);
+  }
+
   using Told = std::map<std::string, std::string>;
 
   ClusterView view_;
@@ -109,14 +121,7 @@ TEST_F(OverlayTest, R_B3_OnlyHostsThatCarryANetworkAreToldOfItsPorts) {
 
 TEST_F(OverlayTest, R_B5_AServicesAddressLeadsToItsBalancersHost) {
   two_vms();
-  Port frontend;
-  frontend.meta.tenant = "acme";
-  frontend.meta.name = "shop-frontend";
-  frontend.spec.network = NetworkId("acme/front");
-  frontend.spec.mac = "52:54:00:00:00:09";
-  frontend.spec.address = "10.50.0.19/24";
-  frontend.spec.service = ServiceId("acme/shop");
-  put(frontend);
+  shop_port("frontend", "52:54:00:00:00:09", "10.50.0.19");
   Service shop;
   shop.meta.tenant = "acme";
   shop.meta.name = "shop";
@@ -136,19 +141,8 @@ TEST_F(OverlayTest, R_B5_AServicesAddressLeadsToItsBalancersHost) {
 
 TEST_F(OverlayTest, R_B9_WhoAsksAServiceIsFoundOnItsMonitorsHost) {
   two_vms();
-  Port monitor;
-  monitor.meta.tenant = "acme";
-  monitor.meta.name = "shop-monitor";
-  monitor.spec.network = NetworkId("acme/front");
-  monitor.spec.mac = "52:54:00:00:00:08";
-  monitor.spec.address = "10.50.0.18/24";
-  monitor.spec.service = ServiceId("acme/shop");
-  put(monitor);
-  Port frontend = monitor;
-  frontend.meta.name = "shop-frontend";
-  frontend.spec.mac = "52:54:00:00:00:09";
-  frontend.spec.address = "10.50.0.19/24";
-  put(frontend);
+  shop_port("monitor", "52:54:00:00:00:08", "10.50.0.18");
+  shop_port("frontend", "52:54:00:00:00:09", "10.50.0.19");
   Service shop;
   shop.meta.tenant = "acme";
   shop.meta.name = "shop";
