@@ -30,6 +30,7 @@ enum class CommandKind {
   attach_volume,
   detach_volume,
   revoke_volume,
+  copy_volume,
   mirror_disk,
   switch_disk,
   cancel_mirror,
@@ -40,7 +41,7 @@ enum class CommandKind {
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
                     cancel_send, erase, console, change_limits, serve_device, release_device,
                     create_volume, grow_volume, erase_volume, attach_volume, detach_volume,
-                    revoke_volume, mirror_disk, switch_disk, cancel_mirror, grow_disk,
+                    revoke_volume, copy_volume, mirror_disk, switch_disk, cancel_mirror, grow_disk,
                     apply_balancer, remove_balancer)
 
 /// What a command is about that a storage device shall do; see BlockStore.
@@ -50,8 +51,9 @@ struct StorageCommand {
   VolumeId volume;
   Mib size_mib;  ///< create_volume, grow_volume
   Epoch beside;  ///< attach_volume
+  VolumeId source{};  ///< copy_volume
 };
-BOOST_DESCRIBE_STRUCT(StorageCommand, (), (device, directory, volume, size_mib, beside))
+BOOST_DESCRIBE_STRUCT(StorageCommand, (), (device, directory, volume, size_mib, beside, source))
 
 /// The load balancer of a service that the host shall have, or (remove_balancer: `service` alone is read) no more.
 /// Certificates in `spec` are secret: they reach no log and no report.

@@ -11,7 +11,7 @@ namespace virga {
 namespace {
 
 bool is_storage(CommandKind kind) {
-  return kind >= CommandKind::serve_device && kind <= CommandKind::revoke_volume;
+  return kind >= CommandKind::serve_device && kind <= CommandKind::copy_volume;
 }
 
 }  // namespace
@@ -116,6 +116,8 @@ void Devices::work(const Command& command, BlockStore& store, const Callback<Com
   switch (command.kind) {
     case CommandKind::create_volume:
       return store.create(asked.volume, asked.size_mib, command.epoch, plain);
+    case CommandKind::copy_volume:
+      return store.copy(asked.volume, asked.source, command.epoch, plain);
     case CommandKind::grow_volume:
       return store.grow(asked.volume, asked.size_mib, plain);
     case CommandKind::erase_volume:
@@ -132,7 +134,8 @@ std::vector<ObservedDevice> Devices::observe() const {
   seen.reserve(devices_.size());
   for (const auto& [id, device] : devices_) {
     seen.push_back({id, device.directory, device.open, device.failing,
-                    device.open ? device.store->observe() : std::vector<ObservedVolume>()});
+                    device.open ? device.store->observe() : std::vector<ObservedVolume>(),
+                    device.open && device.store->capabilities().copies});
   }
   return seen;
 }

@@ -21,6 +21,9 @@ class HeldStore : public BlockStore {
   void create(const VolumeId&, Mib, const Epoch&, Callback<void> done) override {
     asked.push_back(std::move(done));
   }
+  void copy(const VolumeId&, const VolumeId&, const Epoch&, Callback<void> done) override {
+    asked.push_back(std::move(done));
+  }
   void grow(const VolumeId&, Mib, Callback<void> done) override {
     asked.push_back(std::move(done));
   }
@@ -57,7 +60,7 @@ class DevicesTest : public ::testing::Test {
   std::size_t send(CommandKind kind, const std::string& directory = {}) {
     Command command;
     command.kind = kind;
-    command.storage = StorageCommand{DeviceId("d1"), directory, VolumeId("v1"), Mib(64), {}};
+    command.storage = StorageCommand{DeviceId("d1"), directory, VolumeId("v1"), Mib(64), {}, {}};
     answers_.emplace_back();
     EXPECT_TRUE(devices_.execute(command, [this, at = answers_.size() - 1](auto answer) {
       EXPECT_FALSE(answers_[at].has_value()) << "answered twice";
@@ -170,7 +173,7 @@ TEST_F(DevicesTest, A10_01_a_host_without_driver_says_so) {
     codes.push_back(answer ? Errc::internal : answer.error().code);
   };
   EXPECT_TRUE(none.execute(command, note)) << "its device is missing";
-  command.storage = StorageCommand{DeviceId("d1"), "/a", {}, {}, {}};
+  command.storage = StorageCommand{DeviceId("d1"), "/a", {}, {}, {}, {}};
   EXPECT_TRUE(none.execute(command, note));
   EXPECT_EQ(codes, (std::vector{Errc::invalid, Errc::unsupported}));
   ASSERT_EQ(none.observe().size(), 1U);
@@ -185,7 +188,7 @@ TEST_F(DevicesTest, A10_01_an_answer_after_its_end_reaches_nobody) {
     Devices devices([this](const std::string& directory) { return make(directory); });
     Command command;
     command.kind = CommandKind::serve_device;
-    command.storage = StorageCommand{DeviceId("d1"), "/a", {}, {}, {}};
+    command.storage = StorageCommand{DeviceId("d1"), "/a", {}, {}, {}, {}};
     devices.execute(command, [](const Result<CommandResult>&) { FAIL() << "nobody waits"; });
     late = store_->asked;
   }

@@ -19,6 +19,7 @@ int create_machine(Session& session, const Invocation& invocation);
 int create_network(Session& session, const Invocation& invocation);
 int create_device(Session& session, const Invocation& invocation);
 int create_volume(Session& session, const Invocation& invocation);
+int snapshot_volume(Session& session, const Invocation& invocation);
 int grow_volume(Session& session, const Invocation& invocation);
 int move_volume(Session& session, const Invocation& invocation);
 int create_service(Session& session, const Invocation& invocation);

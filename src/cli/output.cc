@@ -175,6 +175,8 @@ const Columns& columns_of_storage() {
         {"SIZE_MIB", "status.size_mib"},
         {"DEVICE", "status.legs.0.device"},
         {"STATE", "status.legs.0.state"},
+        {"FROM", "spec.source", true},
+        {"TAKEN", "status.taken_at", true},
         {"CLUSTER", "spec.cluster", true},
         {"REASON", "status.reason", true}}}};
   return kColumns;

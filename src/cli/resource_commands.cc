@@ -280,8 +280,15 @@ int create_volume(Session& session, const Invocation& invocation) {
   json::object spec;
   for (const char* field : {"cluster", "device"}) put_text(invocation, field, spec, field);
   put_text(invocation, "class", spec, "storage_class");
+  put_text(invocation, "from", spec, "source");
   if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
     return fail(session, put.error());
+  return create(session, invocation, "volumes", spec);
+}
+
+int snapshot_volume(Session& session, const Invocation& invocation) {
+  json::object spec{{"snapshot", true}};
+  put_text(invocation, "of", spec, "source");
   return create(session, invocation, "volumes", spec);
 }
 

@@ -16,9 +16,9 @@ struct BlockStoreCapabilities {
   std::string protocol;         ///< of its endpoints
   bool revokes = false;         ///< cuts consumers off that do not obey
   bool grows_attached = false;  ///< grow() while consumers are attached
-  bool snapshots = false;       ///< none can yet
+  bool copies = false;          ///< copy()
 };
-BOOST_DESCRIBE_STRUCT(BlockStoreCapabilities, (), (protocol, revokes, grows_attached, snapshots))
+BOOST_DESCRIBE_STRUCT(BlockStoreCapabilities, (), (protocol, revokes, grows_attached, copies))
 
 /// The volumes of one storage device. Implementations: NbdStore, DirectoryStore, IscsiStore; one contract suite runs on
 /// all.
@@ -40,11 +40,21 @@ class BlockStore {
   virtual void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
                       Callback<void> done) = 0;
 
+  /// A volume of its own, as large as `source` of this device and with what that holds at one moment after the call,
+  /// which its consumers do not notice but by the load. It completes when the copy is on record; copying goes on from
+  /// then on, also after a restart, and begins anew, with a later moment, when the server of `source` ends in between:
+  /// nothing that cuts consumers off waits for it. observe() says when it is whole; until then it is neither attached
+  /// nor grown, and `source` is not erased. `revoked`: as create(). A sparse source has a sparse copy, which until it
+  /// is whole may take its full size. Errors: not_found (the source), unavailable (it is not whole itself), conflict
+  /// (another volume of the name is there), exhausted, unsupported (without `copies`). Deadline 10 s.
+  virtual void copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
+                    Callback<void> done) = 0;
+
   /// Makes it larger, also while consumers use it: they are cut off for a moment and find it again at the same place.
   /// Errors: not_found, invalid (smaller), exhausted, conflict (is attached, without `grows_attached`). Deadline 10 s.
   virtual void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) = 0;
 
-  /// Errors: conflict (is attached). One that is not there counts as erased. Deadline 10 s.
+  /// Errors: conflict (is attached, or is being copied). One that is not there counts as erased. Deadline 10 s.
   virtual void erase(const VolumeId& volume, Callback<void> done) = 0;
 
   /// Lets one consumer in. `beside`: the attachment that a live move leaves; any other one refuses this call.

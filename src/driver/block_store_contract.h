@@ -88,16 +88,23 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
       lab->store().create(VolumeId(name), Mib{size_mib}, {1, revoked}, std::move(done));
     });
   }
+  Result<void> copy(const std::string& name = "acme/monday", std::uint64_t revoked = 0) {
+    return wait<void>([&](Callback<void> done) {
+      lab->store().copy(VolumeId(name), data, {1, revoked}, std::move(done));
+    });
+  }
   Result<void> grow(std::int64_t size_mib) {
     return wait<void>(
         [&](Callback<void> done) { lab->store().grow(data, Mib{size_mib}, std::move(done)); });
   }
-  Result<void> erase() {
-    return wait<void>([&](Callback<void> done) { lab->store().erase(data, std::move(done)); });
+  Result<void> erase(const std::string& name = "acme/data") {
+    return wait<void>(
+        [&](Callback<void> done) { lab->store().erase(VolumeId(name), std::move(done)); });
   }
-  Result<VolumeEndpoint> attach(std::uint64_t epoch, std::uint64_t beside = 0) {
+  Result<VolumeEndpoint> attach(std::uint64_t epoch, std::uint64_t beside = 0,
+                                const std::string& name = "acme/data") {
     return wait<VolumeEndpoint>([&](Callback<VolumeEndpoint> done) {
-      lab->store().attach(data, {1, epoch}, {1, beside}, std::move(done));
+      lab->store().attach(VolumeId(name), {1, epoch}, {1, beside}, std::move(done));
     });
   }
   Result<void> revoke(std::uint64_t epoch) {
@@ -113,11 +120,22 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
         [&](Callback<void> done) { lab->store().release(data, {1, epoch}, std::move(done)); });
   }
 
-  ObservedVolume seen() const {
+  ObservedVolume seen(const std::string& name = "acme/data") const {
     for (const ObservedVolume& one : lab->store().observe()) {
-      if (one.volume == data) return one;
+      if (one.volume.value == name) return one;
     }
     return {};
+  }
+  bool becomes_whole(const std::string& name = "acme/monday") {
+    return lab->run_until(
+        [&] {
+          const ObservedVolume one = seen(name);
+          return !one.volume.empty() && one.source.empty();
+        },
+        seconds(15));
+  }
+  bool has_begun(const std::string& name = "acme/monday") {
+    return lab->run_until([&] { return seen(name).taken_at.has_value(); }, seconds(10));
   }
 
   using Step = ConsumerStep;
@@ -136,6 +154,9 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
 
 /// What stores besides promise that serve volumes by a process of their own.
 class BlockServerContract : public BlockStoreContract {};
+
+/// What stores besides promise that copy volumes.
+class BlockCopyContract : public BlockStoreContract {};
 
 /// What stores besides promise that can cut consumers off; and those that cannot.
 class BlockFenceContract : public BlockStoreContract {};

@@ -3,6 +3,8 @@
 #include <signal.h>
 #include <unistd.h>
 
+#include <set>
+
 #include "base/log.h"
 #include "base/reflect.h"
 #include "edge/file.h"
@@ -51,6 +53,10 @@ Lab::Lab(AsioLoop& loop, LabOptions options)
       saving_(loop),
       waiting_(loop) {}
 
+Lab::~Lab() {
+  if (prefix_lock_ >= 0) unlock_lab(prefix_, prefix_lock_);
+}
+
 void Lab::start(Callback<void> done) {
   if (auto built = build(); !built) {
     return loop_.post([done, error = built.error()] { done(error); });
@@ -71,9 +77,8 @@ Result<void> Lab::build() {
   auto password = keep_password(paths_.bmc_password());
   if (!password) return password.error();
   bmc_password_ = *password;
-  auto prefix = LabNetwork::free_prefix();
-  if (!prefix) return prefix.error();
-  network_ = std::make_unique<LabNetwork>(LabPlan{options_.instance, *prefix, options_.hosts});
+  if (auto chosen = choose_prefix(); !chosen) return chosen;
+  network_ = std::make_unique<LabNetwork>(LabPlan{options_.instance, prefix_, options_.hosts});
   if (auto made = network_->create(); !made) return made;
   auto control = ControlSocket::listen(loop_, paths_.control + "/control.sock",
                                        [this](LabRequest request, ControlSocket::Reply reply) {
@@ -88,6 +93,23 @@ Result<void> Lab::build() {
     if (auto started = hosts_.back()->start_bmc(); !started) return started;
   }
   return start_server();
+}
+
+/// Labs that begin at the same moment see the same addresses free.
+Result<void> Lab::choose_prefix() {
+  std::set<std::string> others;
+  while (prefix_lock_ < 0) {
+    auto prefix = LabNetwork::free_prefix(others);
+    if (!prefix) return prefix.error();
+    if (auto lock = lock_lab(*prefix)) {
+      prefix_lock_ = *lock;
+    } else if (lock.error().code != Errc::conflict) {
+      return lock.error();
+    }
+    prefix_ = *prefix;
+    others.insert(*prefix);
+  }
+  return {};
 }
 
 Result<void> Lab::start_server() {

@@ -18,6 +18,7 @@ class Lab {
  public:
   /// `options` complete; the caller holds the instance's lock and has cleaned up.
   Lab(AsioLoop& loop, LabOptions options);
+  ~Lab();
   Lab(const Lab&) = delete;
   Lab& operator=(const Lab&) = delete;
 
@@ -31,6 +32,7 @@ class Lab {
 
  private:
   Result<void> build();
+  Result<void> choose_prefix();
   Result<void> start_server();
   void enrol(Callback<void> done);
   Result<void> power_on_hosts();
@@ -49,6 +51,8 @@ class Lab {
   LabPaths paths_;
   std::string phase_ = "starting";
   std::string bmc_password_;
+  std::string prefix_;    ///< "10.77": of all addresses
+  int prefix_lock_ = -1;  ///< no other lab has it as long as this is held
   std::unique_ptr<LabNetwork> network_;
   Supervised server_;
   bool server_frozen_ = false;

@@ -175,7 +175,7 @@ Result<int> open_namespace(const std::string& name) {
   return make_error(Errc::not_found, "open the network namespace " + path + ": " + strerror(errno));
 }
 
-Result<std::string> LabNetwork::free_prefix() {
+Result<std::string> LabNetwork::free_prefix(const std::set<std::string>& others) {
   constexpr int kFirst = 77;
   constexpr int kLast = 99;
   const auto used = addresses_in_use();
@@ -184,7 +184,7 @@ Result<std::string> LabNetwork::free_prefix() {
     const bool taken = std::any_of(used.begin(), used.end(), [&prefix](std::uint32_t address) {
       return overlaps(prefix, address);
     });
-    if (!taken) return prefix;
+    if (!taken && !others.contains(prefix)) return prefix;
   }
   return make_error(Errc::exhausted,
                     "choose addresses for the lab: each of 10.77.0.0/16 to 10.99.0.0/16 is in use "

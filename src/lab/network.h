@@ -60,8 +60,9 @@ class LabNetwork {
 
   const LabPlan& plan() const { return plan_; }
 
-  /// The first of 10.77, 10.78 ... 10.99 that no address and no route of the root namespace touches.
-  static Result<std::string> free_prefix();
+  /// The first of 10.77, 10.78 ... 10.99 that no address and no route of the root namespace touches and that is none of
+  /// `others`. Errors: exhausted.
+  static Result<std::string> free_prefix(const std::set<std::string>& others);
 
   /// Switches, the two links of the root namespace, the BMCs' and the client's namespace.
   Result<void> create();

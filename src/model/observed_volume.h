@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,9 +19,13 @@ struct ObservedVolume {
   Epoch floor;                ///< what was revoked when it was made: with the name it says which volume this is
   std::vector<Epoch> epochs;  ///< attached, in order
   bool served = false;        ///< consumers get answers now
+  VolumeId source{};          ///< not whole yet: it is being copied from this one; empty = it is whole
+  std::optional<WallTime> taken_at{};  ///< of a copy: the moment of its source that it holds
+  std::string failing{};               ///< why copying does not go on
 };
 BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
-                      (volume, size_mib, used_bytes, revoked, floor, epochs, served))
+                      (volume, size_mib, used_bytes, revoked, floor, epochs, served, source,
+                       taken_at, failing))
 
 /// One device of a host, as its agent last knew it.
 struct ObservedDevice {
@@ -29,7 +34,8 @@ struct ObservedDevice {
   bool open = false;    ///< its volumes are served
   std::string failing;  ///< why it is not open; empty = it is, or is about to be
   std::vector<ObservedVolume> volumes;
+  bool copies = false;  ///< it can copy its volumes
 };
-BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, directory, open, failing, volumes))
+BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, directory, open, failing, volumes, copies))
 
 }  // namespace virga

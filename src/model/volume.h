@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,8 +39,10 @@ struct VolumeSpec {
   Mib size_mib;                            ///< grows, never shrinks
   std::string storage_class = "standard";  ///< never changes
   DeviceId device;  ///< where it shall be; empty = the server picks, and it stays there
+  std::string source{};   ///< a volume of the tenant: it begins with what that holds at one moment; never changes
+  bool snapshot = false;  ///< stays as it is: no VM has it as a disk, volumes are made from it; never changes
 };
-BOOST_DESCRIBE_STRUCT(VolumeSpec, (), (cluster, size_mib, storage_class, device))
+BOOST_DESCRIBE_STRUCT(VolumeSpec, (), (cluster, size_mib, storage_class, device, source, snapshot))
 
 enum class LegState {
   creating,  ///< its place is reserved; the device has not said yet that it is there
@@ -62,8 +65,9 @@ struct VolumeStatus {
   Epoch floor;   ///< attachments up to this epoch, of an earlier volume of the name, are refused
   Mib size_mib;  ///< as consumers see it now
   std::string reason;  ///< why it is not there, not larger or not gone although it should
+  std::optional<WallTime> taken_at{};  ///< a copy: the moment of its source that it began with
 };
-BOOST_DESCRIBE_STRUCT(VolumeStatus, (), (legs, floor, size_mib, reason))
+BOOST_DESCRIBE_STRUCT(VolumeStatus, (), (legs, floor, size_mib, reason, taken_at))
 
 /// A disk of its own: it outlives VMs and hosts, and one VM at a time may use it.
 struct Volume {

@@ -119,6 +119,7 @@ class Parser {
   Result<Action> host_action(const Words& words);
   Result<Action> vm_action(const Words& words);
   Result<Action> volume_action(const Words& words);
+  Result<Action> snapshot(const Words& words);
   Result<Action> relocate(const Words& words);
   Result<Action> demand(const Words& words);
   Result<void> service(const Words& words);
@@ -368,6 +369,25 @@ Result<Action> Parser::volume_action(const Words& words) {
   });
 }
 
+Result<Action> Parser::snapshot(const Words& words) {
+  if (words.size() != 3) return wrong("line", words[0], "snapshot TENANT/NAME VOLUME");
+  const auto id = vm_name(words[1]);
+  if (!id) return id.error();
+  if (auto checked = check_name("volume", words[2]); !checked) return checked.error();
+  const std::size_t slash = id->value.find('/');
+  return Action([tenant = id->value.substr(0, slash), name = id->value.substr(slash + 1),
+                 source = words[2]](Cloud& cloud) {
+    const auto from = cloud.read<Volume>(keys::of(VolumeId(qualified(tenant, source))));
+    if (!from) return;
+    cloud.edit<Volume>(VolumeId(qualified(tenant, name)), [&](Volume& made) {
+      made.meta.tenant = tenant;
+      made.meta.name = name;
+      made.spec = from->spec;
+      made.spec.source = source;
+    });
+  });
+}
+
 Result<Action> Parser::relocate(const Words& words) {
   if (words.size() != 3) return wrong("line", words[0], "relocate TENANT/NAME COPY");
   const auto id = vm_name(words[1]);
@@ -463,9 +483,8 @@ Result<Action> Parser::cloud_action(const Words& words) {
   if (words[0] == "restore") return Action([](Cloud& cloud) { cloud.restore(); });
   return wrong(
       "event", words[0],
-      "fail, heal, bmc, server, vm, volume, relocate, demand, start, stop, delete, move, quota, "
-      "maintenance, ha, "
-      "network, partition, backup or restore");
+      "fail, heal, bmc, server, vm, volume, snapshot, relocate, demand, start, stop, delete, move, "
+      "quota, maintenance, ha, network, partition, backup or restore");
 }
 
 Result<Action> Parser::action(const Words& words) {
@@ -478,6 +497,7 @@ Result<Action> Parser::action(const Words& words) {
     if (verb == known) return vm_action(words);
   }
   if (verb == "volume") return volume_action(words);
+  if (verb == "snapshot") return snapshot(words);
   if (verb == "relocate") return relocate(words);
   if (verb == "demand") return demand(words);
   if (verb == "vm" && words.size() > 1) {

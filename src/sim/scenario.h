@@ -55,7 +55,8 @@ struct ScenarioEvent {
 ///   the expected journal
 ///
 /// Other events: bmc HOST MODE; server kill|start|freeze|thaw|cut|join; vm ...; start|stop|delete VM; move VM HOST;
-/// quota VM MILLICORES; volume NAME DEVICE; relocate SERVICE COPY; demand SERVICE REQUESTS;
+/// quota VM MILLICORES; volume NAME DEVICE; snapshot NAME VOLUME; relocate SERVICE COPY;
+/// demand SERVICE REQUESTS;
 /// maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
 struct Scenario {
   CloudOptions cloud;

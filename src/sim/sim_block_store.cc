@@ -13,6 +13,12 @@ namespace {
 constexpr Duration kFileTakes = milliseconds(5);
 constexpr Duration kServerTakes = milliseconds(70);
 constexpr Duration kObeyWithin = seconds(1);
+constexpr Duration kCopyTakes = seconds(2);
+
+Error not_whole(const VolumeId& volume, const VolumeTruth& truth) {
+  return make_error(Errc::unavailable,
+                    volume.value + " is being copied from " + truth.source.value);
+}
 
 /// A server that has just been started, or has obeyed, lets in whom the record knows.
 void serve(VolumeTruth& truth) {
@@ -88,6 +94,7 @@ SimBlockStore::SimBlockStore(Loop& agent, DeviceTruth& device) : agent_(agent), 
   device_.on_server_ended = [this](const VolumeId& volume) {
     later(volume, kServerTakes, [this, volume] {
       if (const auto truth = find(volume)) serve(**truth);
+      begin_copies_of(volume);
     });
   };
 }
@@ -119,6 +126,7 @@ void SimBlockStore::open(Callback<void> done) {
   later(VolumeId(), kServerTakes, [this, done = std::move(done)] {
     for (auto& [id, truth] : device_.volumes) {
       if (!truth.hangs) serve(truth);
+      if (!truth.source.empty()) begin_copy(id);
     }
     done({});
   });
@@ -142,15 +150,67 @@ void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
   });
 }
 
+void SimBlockStore::copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
+                         Callback<void> done) {
+  later(volume, kFileTakes, [this, volume, source, revoked, done = std::move(done)] {
+    if (auto fine = check_volume_id(volume); !fine) return done(std::move(fine));
+    if (const auto there = find(volume)) {
+      if ((*there)->floor == revoked) return done({});
+      return done(make_error(Errc::conflict, volume.value + " is there and another volume"));
+    }
+    const auto from = find(source);
+    if (!from) return done(from.error());
+    if (!(*from)->source.empty()) return done(not_whole(source, **from));
+    VolumeTruth made;
+    made.size_mib = (*from)->size_mib;
+    made.revoked = made.floor = revoked;
+    made.source = source;
+    device_.volumes[volume] = std::move(made);
+    begin_copy(volume);
+    done({});
+  });
+}
+
+/// With what its source holds now; one that began before is forgotten.
+void SimBlockStore::begin_copy(const VolumeId& volume) {
+  const auto truth = find(volume);
+  const auto from = find((*truth)->source);
+  if (!from) return;
+  (*truth)->size_mib = (*from)->size_mib;
+  (*truth)->blocks = (*from)->blocks;
+  (*truth)->written = (*from)->written;
+  (*truth)->taken_at = agent_.wall_now();
+  const std::uint64_t number = ++copying_[volume];
+  agent_.after(kCopyTakes, [this, volume, number, alive = std::weak_ptr(alive_)] {
+    if (alive.expired() || copying_[volume] != number) return;
+    if (const auto copied = find(volume)) (*copied)->source = VolumeId();
+  });
+}
+
+void SimBlockStore::begin_copies_of(const VolumeId& source) {
+  for (const auto& [id, truth] : device_.volumes) {
+    if (truth.source == source) begin_copy(id);
+  }
+}
+
+const VolumeId* SimBlockStore::copy_of(const VolumeId& source) const {
+  for (const auto& [id, truth] : device_.volumes) {
+    if (truth.source == source) return &id;
+  }
+  return nullptr;
+}
+
 void SimBlockStore::grow(const VolumeId& volume, Mib size_mib, Callback<void> done) {
   later(volume, kServerTakes, [this, volume, size_mib, done = std::move(done)] {
     const auto truth = find(volume);
     if (!truth) return done(truth.error());
+    if (!(*truth)->source.empty()) return done(not_whole(volume, **truth));
     if (auto fine = check_growth(volume, (*truth)->size_mib, size_mib); !fine) {
       return done(std::move(fine));
     }
     (*truth)->size_mib = size_mib;
     serve(**truth);
+    begin_copies_of(volume);
     done({});
   });
 }
@@ -162,6 +222,11 @@ void SimBlockStore::erase(const VolumeId& volume, Callback<void> done) {
       return done(
           make_error(Errc::conflict, "erase " + volume.value + ": is attached; revoke it first"));
     }
+    if (const VolumeId* copy = copy_of(volume)) {
+      return done(make_error(Errc::conflict, fmt::format("erase {}: {} is being copied from it",
+                                                         volume.value, copy->value)));
+    }
+    ++copying_[volume];
     device_.volumes.erase(volume);
     done({});
   });
@@ -193,6 +258,7 @@ void SimBlockStore::attach(const VolumeId& volume, const Epoch& epoch, const Epo
         [this, volume, epoch, beside, done = std::move(done)] {
           const auto truth = find(volume);
           if (!truth) return done(truth.error());
+          if (!(*truth)->source.empty()) return done(not_whole(volume, **truth));
           auto at = let_in(volume, **truth, epoch, beside);
           if (at) serve(**truth);
           done(std::move(at));
@@ -232,6 +298,8 @@ std::vector<ObservedVolume> SimBlockStore::observe() const {
     one.floor = truth.floor;
     for (const auto& [epoch, at] : truth.attachments) one.epochs.push_back(epoch);
     one.served = !truth.exports.empty();
+    one.source = truth.source;
+    one.taken_at = truth.taken_at;
     seen.push_back(std::move(one));
   }
   return seen;

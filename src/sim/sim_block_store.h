@@ -21,6 +21,8 @@ struct VolumeTruth {
   Epoch floor{};                                ///< revoked when it was made
   Epoch highest{};                              ///< that was ever attached
   std::uint64_t written = 0;  ///< number of the last write that guests made; see World
+  VolumeId source{};          ///< not whole yet: what it is copied from
+  std::optional<WallTime> taken_at{};
 };
 
 /// A device of a storage node. It outlives agents and servers. Consumers come to it directly.
@@ -66,10 +68,12 @@ class SimBlockStore : public BlockStore {
   SimBlockStore(Loop& agent, DeviceTruth& device);
   ~SimBlockStore() override;
 
-  BlockStoreCapabilities capabilities() const override { return {"nbd", true, true, false}; }
+  BlockStoreCapabilities capabilities() const override { return {"nbd", true, true, true}; }
   void open(Callback<void> done) override;
   void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
               Callback<void> done) override;
+  void copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
+            Callback<void> done) override;
   void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) override;
   void erase(const VolumeId& volume, Callback<void> done) override;
   void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
@@ -81,12 +85,16 @@ class SimBlockStore : public BlockStore {
  private:
   void later(const VolumeId& volume, Duration takes, Task task);
   Result<VolumeTruth*> find(const VolumeId& volume);
+  void begin_copy(const VolumeId& volume);
+  void begin_copies_of(const VolumeId& source);
+  const VolumeId* copy_of(const VolumeId& source) const;
   Duration obedience(const VolumeId& volume) const;
   Result<VolumeEndpoint> let_in(const VolumeId& volume, VolumeTruth& truth, const Epoch& epoch,
                                 const Epoch& beside);
 
   Loop& agent_;
   DeviceTruth& device_;
+  std::map<VolumeId, std::uint64_t> copying_;  ///< how often each copy has begun
   std::map<VolumeId, Instant> busy_until_;  ///< calls of one volume end in their order
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
 };

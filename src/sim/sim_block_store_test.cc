@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include "driver/block_copy_contract_tests.h"
 #include "driver/block_store_contract_tests.h"
 #include "sim/sim_loop.h"
 
@@ -84,4 +85,5 @@ namespace virga {
 INSTANTIATE_TEST_SUITE_P(Sim, BlockStoreContract, testing::Values(&sim::make_lab));
 INSTANTIATE_TEST_SUITE_P(Sim, BlockServerContract, testing::Values(&sim::make_lab));
 INSTANTIATE_TEST_SUITE_P(Sim, BlockFenceContract, testing::Values(&sim::make_lab));
+INSTANTIATE_TEST_SUITE_P(Sim, BlockCopyContract, testing::Values(&sim::make_lab));
 }  // namespace virga

@@ -145,6 +145,35 @@ class VolumesTest(LabCase):
         self.cloud.wait("its guest sees the new size", lambda: self.answer()["disk_bytes"] == 96 << 20, 30)
         self.assert_writes_on(before["disk_sequence"])
 
+    def test_05_x_a_snapshot_is_taken_under_its_guest_and_another_guest_is_made_of_it(self):
+        """R-B1: it holds what was acknowledged before it was asked for; neither guest sees the other's writes."""
+        before = self.answer()
+        self.cloud.cli("--wait", "volume", "snapshot", "acme/monday", "--of", "data")
+        whole = self.answer()
+        self.assertGreaterEqual(whole["disk_sequence"], before["disk_sequence"], "the guest goes on")
+        code, words = self.cloud.cli("vm", "create", "acme/test", "--image", "tiny", "--network", "front",
+                                     "--volume", "monday", check=False)
+        self.assertNotEqual(code, 0)
+        self.assertIn("is a snapshot", words)
+        self.cloud.wait("its guest writes on", lambda: self.answer()["disk_sequence"] > whole["disk_sequence"] + 1, 30)
+        self.cloud.cli("--wait", "volume", "create", "acme/data-2", "--from", "monday")
+        self.cloud.cli("--wait", "vm", "create", "acme/test", "--image", "tiny", "--memory-mib", "128",
+                       "--network", "front", "--volume", "data-2")
+        self.cloud.wait_answering(["acme/test"], 120)
+        address = self.cloud.address("acme/test")
+        copy = self.cloud.wait("the other guest writes", lambda: (lambda seen: seen if seen["disk_sequence"]
+                               > before["disk_sequence"] else None)(self.cloud.http(self.client, address)), 40)
+        self.assertEqual(copy["disk_foreign_writes"], 0)
+        taken = {v["meta"]["name"]: v["status"].get("taken_at") for v in self.cloud.cli("volume", "list")}
+        self.assertTrue(taken["monday"] and taken["data-2"] > taken["monday"], taken)
+        self.assert_writes_on(whole["disk_sequence"])
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"])
+        self.cloud.cli("--wait", "vm", "delete", "acme/test", text=True)
+        for name in ("monday", "data-2"):
+            self.cloud.cli("volume", "delete", "acme/" + name, text=True)
+        self.cloud.wait("both are gone", lambda: len(self.cloud.cli("volume", "list")) == 1, 30)
+        self.assertEqual(glob.glob(self.directory + "/acme/*"), [self.directory + "/acme/data"])
+
     def test_06_a_volume_moves_to_another_device_under_its_guest(self):
         """A10-04 A3-14 R-B4: copied, made equal, switched, then erased where it was; the guest just goes on."""
         self.cloud.cli("device", "create", "hdd", "--host", "host-3", "--directory", self.directory + "-2",

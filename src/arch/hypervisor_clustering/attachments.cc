@@ -18,7 +18,7 @@ Command command_for(const ServedVolume& one, CommandKind kind, const Vm& vm, con
   command.correlation = vm.meta.correlation;
   command.vm = vm.id();
   command.epoch = epoch;
-  command.storage = StorageCommand{one.device, {}, one.volume, {}, {}};
+  command.storage = StorageCommand{one.device, {}, one.volume, {}, {}, {}};
   return command;
 }
 

@@ -14,6 +14,8 @@ CommandKind kind_of(VolumeTask task) {
   switch (task) {
     case VolumeTask::create:
       return CommandKind::create_volume;
+    case VolumeTask::copy:
+      return CommandKind::copy_volume;
     case VolumeTask::grow:
       return CommandKind::grow_volume;
     case VolumeTask::revoke:
@@ -37,6 +39,14 @@ Event told_of(const Volume& volume, std::string kind, std::string text,
   told.correlation = volume.meta.correlation;
   if (!volume.status.legs.empty()) told.facts["device"] = volume.status.legs.front().device.value;
   return told;
+}
+
+std::string ready_text(const Volume& volume) {
+  const VolumeSpec& spec = volume.spec;
+  if (spec.source.empty() || !volume.status.taken_at) return "it can be attached";
+  return fmt::format("it holds what {} held at {}{}", qualified(volume.meta.tenant, spec.source),
+                     to_string(*volume.status.taken_at),
+                     spec.snapshot ? "" : " and can be attached");
 }
 
 }  // namespace
@@ -190,17 +200,20 @@ bool StorageController::change_volume(Transaction& transaction, const VolumeChan
   Volume changed = *stored;
   changed.status.size_mib = change.size_mib;
   changed.status.reason = change.reason;
+  changed.status.taken_at = change.taken_at;
   if (!changed.status.legs.empty()) changed.status.legs.front().state = change.state;
   transaction.put(changed);
   if (changed.ready() && !stored->ready()) {
-    event(transaction, told_of(changed, "volume.ready", "it can be attached"));
+    event(transaction, told_of(changed, "volume.ready", ready_text(changed)));
   } else if (changed.ready() && before.size_mib < change.size_mib) {
     event(transaction, told_of(changed, "volume.grown",
                                fmt::format("it has {} MiB now", change.size_mib.value)));
   } else if (before.reason.empty() && !change.reason.empty()) {
     event(transaction,
           told_of(changed, change.missing ? "volume.missing" : "volume.waits", change.reason,
-                  change.missing ? Severity::alarm : Severity::warning));
+                  change.missing                            ? Severity::alarm
+                  : stored->ready() || stored->spec.source.empty() ? Severity::warning
+                                                            : Severity::info));
   }
   return true;
 }
@@ -216,7 +229,7 @@ bool StorageController::remove(Transaction& transaction, const VolumeId& id) {
 void StorageController::serve(const ClusterId& cluster, const ServeDevice& serve) {
   Command asked;
   asked.kind = CommandKind::serve_device;
-  asked.storage = StorageCommand{serve.device, serve.directory, {}, {}, {}};
+  asked.storage = StorageCommand{serve.device, serve.directory, {}, {}, {}, {}};
   command(cluster, keys::of(serve.device), serve.host, std::move(asked));
 }
 
@@ -230,7 +243,7 @@ void StorageController::release(const ClusterId& cluster, const DeviceId& device
   }
   Command asked;
   asked.kind = CommandKind::release_device;
-  asked.storage = StorageCommand{device, {}, {}, {}, {}};
+  asked.storage = StorageCommand{device, {}, {}, {}, {}, {}};
   command(cluster, subject, host, std::move(asked));
 }
 
@@ -243,7 +256,7 @@ void StorageController::work(const ClusterId& cluster, const VolumeWork& work) {
   asked.kind = kind_of(work.task);
   asked.correlation = volume->meta.correlation;
   asked.epoch = work.epoch;
-  asked.storage = StorageCommand{work.device, {}, work.volume, work.size_mib, {}};
+  asked.storage = StorageCommand{work.device, {}, work.volume, work.size_mib, {}, work.source};
   command(cluster, keys::of(work.volume), work.host, std::move(asked));
 }
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 
 #include "mechanism/storage/device_space.h"
 
@@ -22,6 +23,10 @@ class Planner {
 
   StoragePlan plan() {
     for (const auto& [id, device] : space_.devices()) judge(*device);
+    for (const Volume* volume : view_.volumes_of(cluster_)) {
+      const bool copied = !volume->spec.source.empty() && !volume->ready();
+      if (copied && !volume->status.legs.empty()) copied_.insert(source_of(*volume));
+    }
     for (const Volume* volume : view_.volumes_of(cluster_)) decide(*volume);
     if (!evidence_.held) plan_.releases = evidence_.strangers;
     return std::move(plan_);
@@ -54,11 +59,16 @@ class Planner {
     return found == all.end() || found->volume != volume ? nullptr : &*found;
   }
 
+  static VolumeId source_of(const Volume& volume) {
+    return VolumeId(qualified(volume.meta.tenant, volume.spec.source));
+  }
+
   void judge(const Device& device);
   std::string unavailable_because(const Device& device) const;
   void decide(const Volume& volume);
   void place(const Volume& volume);
   std::optional<std::string> refusal(const Volume& volume, const Device& device) const;
+  std::optional<std::string> refusal_of_copy(const Volume& volume, const Device& device) const;
   void decide_placed(const Volume& volume, const VolumeLeg& leg);
   bool end_strangers(const Volume& volume, const ObservedVolume& seen);
   void decide_deleting(const Volume& volume, const ObservedVolume* seen);
@@ -72,6 +82,8 @@ class Planner {
   }
   void work_on(const Volume& volume, const VolumeLeg& leg, VolumeTask task, Mib size,
                const Epoch& epoch);
+  void make(const Volume& volume);
+  void follow_copy(const Volume& volume, const ObservedVolume& seen);
   void note(const Volume& volume, LegState state, Mib size, std::string reason,
             bool missing = false);
 
@@ -80,6 +92,7 @@ class Planner {
   const StorageEvidence& evidence_;
   const StorageOptions& options_;
   DeviceSpace space_;
+  std::set<VolumeId> copied_;  ///< that others are being copied from
   StoragePlan plan_;
 };
 
@@ -130,6 +143,23 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
   const Mib free = space_.free_on(device.id());
   if (free < std::max(spec.size_mib, volume.status.size_mib))
     return fmt::format("has {} MiB left", std::max(free, Mib()).value);
+  const bool copied = !spec.source.empty() && volume.status.legs.empty();
+  return copied ? refusal_of_copy(volume, device) : std::nullopt;
+}
+
+/// A copy is made where its source lies, by what serves that.
+std::optional<std::string> Planner::refusal_of_copy(const Volume& volume,
+                                                    const Device& device) const {
+  const VolumeId id = source_of(volume);
+  const Volume* source = view_.volumes.find(id);
+  if (source == nullptr || source->meta.deleting_at) return "its source " + id.value + " is gone";
+  const auto& legs = source->status.legs;
+  if (!source->ready()) return "its source " + id.value + " is not ready";
+  if (legs.front().device != device.id()) return "does not hold its source " + id.value;
+  if (legs.size() > 1) return "its source " + id.value + " is being moved";
+  if (!evidence_of(device.id()).seen.copies) {
+    return "the agent of " + device.spec.host.value + " is too old to copy volumes";
+  }
   return std::nullopt;
 }
 
@@ -181,9 +211,8 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
     return note(volume, leg.state, volume.status.size_mib,
                 "its device " + leg.device.value + " does not have it any more", true);
   }
-  if (seen == nullptr) {
-    return work(volume, VolumeTask::create, volume.spec.size_mib, volume.status.floor);
-  }
+  if (seen == nullptr) return make(volume);
+  if (!seen->source.empty()) return follow_copy(volume, *seen);
   if (end_strangers(volume, *seen)) return;
   if (seen->size_mib < volume.spec.size_mib && volume.status.legs.size() == 1) {
     work(volume, VolumeTask::grow, volume.spec.size_mib, Epoch());
@@ -191,6 +220,18 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
   const auto failure = evidence_.failures.find(volume.id());
   note(volume, LegState::in_sync, seen->size_mib,
        failure == evidence_.failures.end() ? "" : failure->second);
+}
+
+void Planner::make(const Volume& volume) {
+  if (volume.spec.source.empty()) {
+    return work(volume, VolumeTask::create, volume.spec.size_mib, volume.status.floor);
+  }
+  work(volume, VolumeTask::copy, Mib(), volume.status.floor);
+}
+
+void Planner::follow_copy(const Volume& volume, const ObservedVolume& seen) {
+  note(volume, LegState::creating, seen.size_mib,
+       seen.failing.empty() ? "is being copied from " + seen.source.value : seen.failing);
 }
 
 /// Ends one attachment that no copy of a VM may have. A running operation knows better than any
@@ -236,6 +277,10 @@ bool Planner::begin_move(const Volume& volume) {
   const bool moves = !wanted.empty() && leg.device != wanted && leg.state == LegState::in_sync &&
                      !volume.meta.deleting_at && !evidence_.held && !is_busy(volume);
   if (!moves || evidence_of(leg.device).awaited || evidence_of(wanted).awaited) return false;
+  if (copied_.contains(volume.id())) {
+    note(volume, leg.state, volume.status.size_mib, "it moves when no copy is made of it any more");
+    return true;
+  }
   const auto device = space_.devices().find(wanted);
   const std::string to = "it cannot move to " + wanted.value + ", which ";
   if (device == space_.devices().end()) {
@@ -301,7 +346,8 @@ void Planner::work_on(const Volume& volume, const VolumeLeg& leg, VolumeTask tas
   }
   const Device* device = view_.devices.find(leg.device);
   if (evidence_.resting.contains(volume.id()) || !room_in(plan_.work)) return;
-  plan_.work.push_back({volume.id(), leg.device, device->spec.host, task, size, epoch});
+  const VolumeId source = task == VolumeTask::copy ? source_of(volume) : VolumeId();
+  plan_.work.push_back({volume.id(), leg.device, device->spec.host, task, size, epoch, source});
 }
 
 void Planner::note(const Volume& volume, LegState state, Mib size, std::string reason,
@@ -310,7 +356,10 @@ void Planner::note(const Volume& volume, LegState state, Mib size, std::string r
   const LegState now = status.legs.empty() ? LegState::creating : status.legs.front().state;
   if (now == state && status.size_mib == size && status.reason == reason) return;
   if (!room_in(plan_.volume_changes)) return;
-  plan_.volume_changes.push_back({volume.id(), state, size, std::move(reason), missing});
+  const ObservedVolume* seen =
+      status.legs.empty() ? nullptr : observed(status.legs.front().device, volume.id());
+  const auto taken_at = seen == nullptr ? status.taken_at : seen->taken_at;
+  plan_.volume_changes.push_back({volume.id(), state, size, std::move(reason), missing, taken_at});
 }
 
 }  // namespace

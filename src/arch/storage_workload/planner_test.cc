@@ -375,5 +375,99 @@ TEST_F(StoragePlannerTest, R_B1_DoesABoundedNumberOfThings) {
   EXPECT_EQ(plan().placements.size(), 3U);
 }
 
+/// acme/data on d1, and a copy of it that has no place yet.
+class CopyPlanning : public StoragePlannerTest {
+ protected:
+  CopyPlanning() {
+    put(source);
+    see(source);
+    evidence.devices[DeviceId("d1")].seen.copies = true;
+    evidence.devices[DeviceId("d2")].seen.copies = true;
+    copy.spec.source = "data";
+  }
+
+  void place_copy() {
+    copy.status.legs = {{DeviceId("d1"), LegState::creating}};
+    copy.status.floor = {1, 7};
+    put(copy);
+  }
+
+  Volume source = volume("data", 100, "d1");
+  Volume copy = volume("monday", 100);
+};
+
+TEST_F(CopyPlanning, R_B1_ACopyIsMadeWhereItsSourceLies) {
+  put(copy);
+  const StoragePlan placed = plan();
+  ASSERT_EQ(placed.placements.size(), 1U);
+  EXPECT_EQ(placed.placements[0].device, DeviceId("d1")) << "the other one has more room";
+  place_copy();
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.work.size(), 1U);
+  EXPECT_EQ(made.work[0].task, VolumeTask::copy);
+  EXPECT_EQ(made.work[0].source, source.id());
+  EXPECT_EQ(made.work[0].epoch, (Epoch{1, 7}));
+  EXPECT_EQ(made.work[0].host, HostId("h1"));
+}
+
+TEST_F(CopyPlanning, R_B1_ACopyWaitsForItsSourceAndSaysWhy) {
+  const auto why = [&] {
+    const StoragePlan made = plan();
+    EXPECT_TRUE(made.placements.empty());
+    EXPECT_FALSE(made.volume_changes.empty());
+    return made.volume_changes.empty() ? std::string() : made.volume_changes.back().reason;
+  };
+  put(copy);
+  evidence.devices[DeviceId("d1")].seen.copies = false;
+  EXPECT_EQ(why(),
+            "no device can take it: d1 the agent of h1 is too old to copy volumes; d2 does not "
+            "hold its source acme/data");
+  evidence.devices[DeviceId("d1")].seen.copies = true;
+  source.status.legs.push_back({DeviceId("d2"), LegState::leaving});
+  put(source);
+  EXPECT_NE(why().find("d1 its source acme/data is being moved"), std::string::npos);
+  view.volumes.erase(source.id());
+  EXPECT_NE(why().find("d1 its source acme/data is gone"), std::string::npos);
+}
+
+TEST_F(CopyPlanning, R_B1_ACopyIsReadyWhenItIsWholeAndKnowsItsMoment) {
+  copy.spec.size_mib = Mib{150};
+  place_copy();
+  copy.status.size_mib = Mib{100};
+  see(copy);
+  ObservedVolume& seen = evidence.devices[DeviceId("d1")].seen.volumes.back();
+  seen.source = source.id();
+  const StoragePlan copying = plan();
+  EXPECT_TRUE(copying.work.empty()) << "it grows when it is whole";
+  ASSERT_EQ(copying.volume_changes.size(), 1U);
+  EXPECT_EQ(copying.volume_changes[0].state, LegState::creating);
+  EXPECT_EQ(copying.volume_changes[0].reason, "is being copied from acme/data");
+  seen.failing = "no space left";
+  EXPECT_EQ(plan().volume_changes.at(0).reason, "no space left");
+  seen.failing.clear();
+  seen.source = VolumeId();
+  seen.taken_at = WallTime{5};
+  const StoragePlan whole = plan();
+  ASSERT_EQ(whole.volume_changes.size(), 1U);
+  EXPECT_EQ(whole.volume_changes[0].state, LegState::in_sync);
+  EXPECT_EQ(whole.volume_changes[0].taken_at, WallTime{5});
+  ASSERT_EQ(whole.work.size(), 1U);
+  EXPECT_EQ(whole.work[0].task, VolumeTask::grow);
+}
+
+TEST_F(CopyPlanning, R_B1_ASourceDoesNotMoveWhileItIsCopied) {
+  place_copy();
+  evidence.resting.insert(copy.id());
+  source.spec.device = DeviceId("d2");
+  put(source);
+  const StoragePlan held = plan();
+  EXPECT_TRUE(held.placements.empty());
+  ASSERT_EQ(held.volume_changes.size(), 1U);
+  EXPECT_EQ(held.volume_changes[0].volume, source.id());
+  copy.status.legs.front().state = LegState::in_sync;
+  put(copy);
+  EXPECT_EQ(plan().placements.size(), 1U) << "a copy that is whole needs it no more";
+}
+
 }  // namespace
 }  // namespace virga

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <set>
 #include <string>
 #include <vector>
@@ -54,8 +55,8 @@ struct PlaceVolume {
   std::string reason;
 };
 
-enum class VolumeTask { create, grow, revoke, detach, erase };
-BOOST_DESCRIBE_ENUM(VolumeTask, create, grow, revoke, detach, erase)
+enum class VolumeTask { create, copy, grow, revoke, detach, erase };
+BOOST_DESCRIBE_ENUM(VolumeTask, create, copy, grow, revoke, detach, erase)
 
 /// Something for a volume's device to do; idempotent, so that it is simply asked for again.
 struct VolumeWork {
@@ -64,7 +65,8 @@ struct VolumeWork {
   HostId host;
   VolumeTask task = VolumeTask::create;
   Mib size_mib;  ///< create, grow
-  Epoch epoch;   ///< create: the floor; revoke: all up to it; detach: this one
+  Epoch epoch;   ///< create, copy: the floor; revoke: all up to it; detach: this one
+  VolumeId source{};  ///< copy
 };
 
 /// The stored state of a volume follows what its device says.
@@ -74,6 +76,7 @@ struct VolumeChange {
   Mib size_mib;
   std::string reason;
   bool missing = false;  ///< it was there and is not any more
+  std::optional<WallTime> taken_at{};
 };
 
 /// What becomes of the second place of a volume.

@@ -86,10 +86,8 @@ void NbdAccess::serve_or_replace(Callback<void> done) {
 
 void NbdAccess::serve_once(Callback<void> done) {
   if (auto started = start_server(wanted_.port); !started) return done(std::move(started));
-  if (daemon_->connected()) return align(done);
-  daemon_->connect([this, done](Result<void> connected) {
-    if (!connected) return done(std::move(connected));
-    align(done);
+  connected([this, done](Result<void> ready) {
+    ready ? align(done) : done(std::move(ready));
   });
 }
 
@@ -165,6 +163,35 @@ void NbdAccess::server_exited() {
   served_ = false;
   if (on_exit_) return exited_with({});
   if (lost_) lost_();
+}
+
+void NbdAccess::connected(Callback<void> done) {
+  daemon_->connected() ? done({}) : daemon_->connect(std::move(done));
+}
+
+void NbdAccess::copy(const VolumeRecord& record, const VolumeCopy& copy, Callback<CopyState> done) {
+  wanted_ = record;
+  const auto answered = [this, done](const Result<CopyState>& state) { copied(state, done); };
+  connected([this, copy, answered](const Result<void>& ready) {
+    ready ? daemon_->copy(copy, answered) : answered(ready.error());
+  });
+}
+
+/// A server that nobody is let in by is there for its copies alone: it goes with the last, and when
+/// it does not do as it is told.
+void NbdAccess::copied(const Result<CopyState>& state, const Callback<CopyState>& done) {
+  const bool over = !state || *state == CopyState::complete;
+  if (!over || !admitted_of(wanted_).empty()) return done(state);
+  end_server([state, done](const Result<void>&) { done(state); });
+}
+
+void NbdAccess::end_copy(const VolumeRecord& record, const VolumeCopy& copy, Callback<void> done) {
+  wanted_ = record;
+  if (daemon_ == nullptr || !daemon_->running()) return done({});
+  if (admitted_of(wanted_).empty()) return end_server(std::move(done));
+  connected([this, copy, done = std::move(done)](Result<void> ready) {
+    ready ? daemon_->end_copy(copy, done) : done(std::move(ready));
+  });
 }
 
 VolumeEndpoint NbdAccess::endpoint(const VolumeRecord& record,

@@ -20,6 +20,8 @@ class NbdAccess final : public VolumeAccess {
   void serve(const VolumeRecord& record, Callback<void> done) override;
   void cut(const VolumeRecord& record, Callback<void> done) override;
   bool served() const override { return served_; }
+  void copy(const VolumeRecord& record, const VolumeCopy& copy, Callback<CopyState> done) override;
+  void end_copy(const VolumeRecord& record, const VolumeCopy& copy, Callback<void> done) override;
   VolumeEndpoint endpoint(const VolumeRecord& record,
                           const AttachmentRecord& attachment) const override;
 
@@ -31,6 +33,8 @@ class NbdAccess final : public VolumeAccess {
   void serve_or_replace(Callback<void> done);
   void align(Callback<void> done);
   void align_with(const std::vector<std::string>& served, Callback<void> done);
+  void connected(Callback<void> done);
+  void copied(const Result<CopyState>& state, const Callback<CopyState>& done);
   void end_server(Callback<void> done);
   void exited_with(const Result<void>& outcome);
   void server_exited();

@@ -1,5 +1,6 @@
 #include "driver/nbd/nbd_store.h"
 
+#include "driver/block_copy_contract_tests.h"
 #include "driver/block_store_contract_tests.h"
 #include "driver/volumes/real_store_lab.h"
 
@@ -36,6 +37,7 @@ class NbdLab : public RealStoreLab {
     NbdOptions options;
     options.directory = device();
     options.obey_within = milliseconds(500);
+    options.copied_a_second = Mib{8};
     return std::make_unique<NbdStore>(loop_, options);
   }
 };
@@ -102,6 +104,7 @@ INSTANTIATE_TEST_SUITE_P(Nbd, NbdStoreTest, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockStoreContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockServerContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockFenceContract, testing::Values(&make_lab));
+INSTANTIATE_TEST_SUITE_P(Nbd, BlockCopyContract, testing::Values(&make_lab));
 
 }  // namespace
 }  // namespace virga

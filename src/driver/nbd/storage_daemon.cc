@@ -19,7 +19,28 @@ constexpr int kListenDescriptor = 11;
 constexpr int kClaimDescriptor = 12;
 constexpr Duration kGreeting = seconds(5);
 
+// Nodes of the one copy that can be under way. QEMU puts the first over "top": what is overwritten
+// through it goes to the copy first. As long as it is there exports are made on it.
+const std::string kCopying = "copying";
+const std::string kCopy = "copy";
+
 std::string text_of(const json::object& object) { return json::serialize(object); }
+
+Result<void> without_value(const Result<json::value>& answer) {
+  return answer ? Result<void>() : Result<void>(answer.error());
+}
+
+/// A tenant's and a volume's name hold no dot.
+std::string job_of(const VolumeCopy& copy) {
+  std::string name = copy.volume.value;
+  std::replace(name.begin(), name.end(), '/', '.');
+  return "copy-" + name;
+}
+
+std::string word_of(const json::object& object, std::string_view name) {
+  const auto* word = object.if_contains(name);
+  return word != nullptr && word->is_string() ? std::string(word->get_string()) : std::string();
+}
 
 }  // namespace
 
@@ -105,10 +126,19 @@ void StorageDaemon::execute(const std::string& command, json::object arguments,
 }
 
 void StorageDaemon::add_export(const std::string& name, Callback<void> done) {
-  execute("block-export-add",
-          {{"type", "nbd"}, {"id", name}, {"node-name", "top"}, {"name", name}, {"writable", true}},
-          [done](Result<json::value> answer) {
-            done(answer ? Result<void>() : Result<void>(answer.error()));
+  const json::object over_copy = {{"type", "nbd"},
+                                  {"id", name},
+                                  {"node-name", kCopying},
+                                  {"name", name},
+                                  {"writable", true}};
+  execute("block-export-add", over_copy,
+          [this, over_copy, done](const Result<json::value>& answer) {
+            if (answer || answer.error().code != Errc::internal) return done(without_value(answer));
+            json::object plain = over_copy;  // nothing is being copied
+            plain["node-name"] = "top";
+            execute("block-export-add", plain, [done](const Result<json::value>& added) {
+              done(without_value(added));
+            });
           });
 }
 
@@ -143,6 +173,93 @@ void StorageDaemon::list_exports(Callback<std::vector<std::string>> done) {
       if (id != nullptr && id->is_string()) names.emplace_back(id->get_string());
     }
     done(std::move(names));
+  });
+}
+
+/// The only kind of job that it has is a copy, one at a time; without an id there is none.
+void StorageDaemon::find_copy(Callback<Job> done) {
+  execute("query-jobs", {}, [done](const Result<json::value>& answer) {
+    if (!answer) return done(answer.error());
+    if (!answer->is_array()) return done(make_error(Errc::internal, "no list of jobs came"));
+    Job found;
+    for (const json::value& one : answer->get_array()) {
+      if (!one.is_object()) continue;
+      const json::object& job = one.get_object();
+      found = {word_of(job, "id"), word_of(job, "status") == "concluded", word_of(job, "error")};
+    }
+    done(std::move(found));
+  });
+}
+
+void StorageDaemon::copy(const VolumeCopy& copy, Callback<CopyState> done) {
+  find_copy([this, copy, done](const Result<Job>& found) {
+    if (!found) return done(found.error());
+    if (found->id.empty()) return start_copy(copy, done);
+    if (found->id != job_of(copy)) return done(CopyState::waits);
+    if (!found->concluded) return done(CopyState::goes_on);
+    forget_copy(found->id, [error = found->error, done](const Result<void>& forgotten) {
+      if (!forgotten) return done(forgotten.error());
+      if (error.empty()) return done(CopyState::complete);
+      done(make_error(Errc::unavailable, "it could not be copied: " + error));
+    });
+  });
+}
+
+void StorageDaemon::start_copy(const VolumeCopy& copy, Callback<CopyState> done) {
+  const json::object file = {{"driver", "file"}, {"filename", copy.image}, {"discard", "unmap"}};
+  const json::object target = {{"driver", "raw"}, {"node-name", kCopy}, {"file", file}};
+  const json::object backup = {{"job-id", job_of(copy)},
+                               {"device", "top"},
+                               {"target", kCopy},
+                               {"sync", "full"},
+                               {"speed", to_bytes(options_.copied_a_second).value},
+                               {"auto-dismiss", false},
+                               {"filter-node-name", kCopying}};
+  const auto begin = [this, backup, done](const Result<json::value>& added) {
+    if (!added) return done(added.error());
+    execute("blockdev-backup", backup, [this, done](const Result<json::value>& began) {
+      if (began) return done(CopyState::began);
+      execute("blockdev-del", {{"node-name", kCopy}},
+              [done, why = began.error()](const Result<json::value>&) { done(why); });
+    });
+  };
+  // A node that an agent has left that ended in the middle of this.
+  execute("blockdev-del", {{"node-name", kCopy}},
+          [this, target, begin](const Result<json::value>&) {
+            execute("blockdev-add", target, begin);
+          });
+}
+
+void StorageDaemon::forget_copy(const std::string& job, Callback<void> done) {
+  execute("job-dismiss", {{"id", job}}, [this, done](const Result<json::value>& dismissed) {
+    if (!dismissed) return done(without_value(dismissed));
+    execute("blockdev-del", {{"node-name", kCopy}}, [done](const Result<json::value>& removed) {
+      done(without_value(removed));
+    });
+  });
+}
+
+void StorageDaemon::end_copy(const VolumeCopy& copy, Callback<void> done) {
+  cancel_copy(job_of(copy), loop_.now() + options_.obey_within, std::move(done));
+}
+
+void StorageDaemon::cancel_copy(const std::string& job, Instant until, Callback<void> done) {
+  find_copy([this, job, until, done](const Result<Job>& found) {
+    if (!found) return done(found.error());
+    if (found->id != job) return done({});
+    if (found->concluded) return forget_copy(job, done);
+    if (loop_.now() >= until) return done(make_error(Errc::timeout, "a copy does not end"));
+    // Repeated, it is refused or does nothing; the list tells.
+    execute("job-cancel", {{"id", job}},
+            [this, job, until, done](const Result<json::value>& cancelled) {
+              if (!cancelled && cancelled.error().code != Errc::internal) {
+                return done(without_value(cancelled));
+              }
+              loop_.after(milliseconds(10), [this, job, until, done,
+                                             alive = std::weak_ptr(alive_)] {
+                if (!alive.expired()) cancel_copy(job, until, done);
+              });
+            });
   });
 }
 

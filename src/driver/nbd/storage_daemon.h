@@ -6,6 +6,7 @@
 
 #include "driver/nbd/nbd_files.h"
 #include "driver/qmp/qmp_client.h"
+#include "driver/volumes/volume_access.h"
 #include "edge/process.h"
 
 namespace virga {
@@ -16,6 +17,7 @@ struct NbdOptions {
   std::string address = "127.0.0.1";  ///< IPv4 that consumers reach
   int consumers_max = 16;             ///< connections of one volume
   Duration obey_within = seconds(1);  ///< a server that does not cut a consumer off in this time is killed
+  Mib copied_a_second{100};           ///< of a copy, at most; holes count
 };
 
 /// One qemu-storage-daemon that serves one volume. It outlives this object and is adopted by the next.
@@ -47,13 +49,27 @@ class StorageDaemon {
   /// Names of the exports that it has now.
   void list_exports(Callback<std::vector<std::string>> done);
 
+  /// As VolumeAccess. What consumers write meanwhile waits until what was there is in the copy.
+  void copy(const VolumeCopy& copy, Callback<CopyState> done);
+  void end_copy(const VolumeCopy& copy, Callback<void> done);
+
   bool running() const { return process_ != nullptr && process_->running(); }
   bool connected() const { return open_; }
   void kill();
 
  private:
+  struct Job {
+    std::string id;
+    bool concluded = false;
+    std::string error;
+  };
+
   void follow(std::unique_ptr<Process> process);
   void await_removal(const std::string& name, Instant until, Callback<void> done);
+  void find_copy(Callback<Job> done);
+  void start_copy(const VolumeCopy& copy, Callback<CopyState> done);
+  void forget_copy(const std::string& job, Callback<void> done);
+  void cancel_copy(const std::string& job, Instant until, Callback<void> done);
   void execute(const std::string& command, boost::json::object arguments,
                Callback<boost::json::value> done);
 

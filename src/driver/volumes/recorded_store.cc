@@ -20,7 +20,8 @@ Result<void> make_files(const VolumeAccess& access, const VolumeFolder& folder,
                         const VolumeRecord& record) {
   if (auto made = make_folders(folder.path, 0700); !made) return made;
   const auto there = read_record(folder);
-  const bool same = there && there->size_mib == record.size_mib && there->floor == record.floor;
+  const bool same = there && there->size_mib == record.size_mib && there->floor == record.floor &&
+                    there->source == record.source;
   if (same) return {};  // by a call that nobody heard the end of
   if (there || there.error().code != Errc::not_found) {
     const std::string why = there ? "another of this name is there" : there.error().text();
@@ -38,6 +39,11 @@ RecordedStore::RecordedStore(AsioLoop& loop, std::string directory,
       directory_(std::move(directory)),
       access_(std::move(access)),
       context_{loop, worker_, access_->capabilities()},
+      copies_(loop,
+              [this](const VolumeId& volume) {
+                const auto found = find(volume);
+                return found ? *found : nullptr;
+              }),
       worker_(loop, kWorkers, kJobsMax) {}
 
 RecordedStore::~RecordedStore() = default;
@@ -67,6 +73,7 @@ void RecordedStore::read_all(Callback<void> done) {
           volumes_[record.volume] = std::make_unique<RecordedVolume>(
               context_, *folder, record, access_->volume(context_, *folder, record.volume));
         }
+        for (const auto& [id, volume] : volumes_) copies_.begin(id);
         resume_all(done);
       });
 }
@@ -91,8 +98,6 @@ Result<RecordedVolume*> RecordedStore::find(const VolumeId& volume) {
 
 void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
                            Callback<void> done) {
-  const auto folder = folder_of(directory_, volume);
-  if (!folder) return answer<void>(loop_, std::move(done), folder.error());
   if (auto fine = check_volume_size(size_mib); !fine) {
     return answer(loop_, std::move(done), std::move(fine));
   }
@@ -107,16 +112,47 @@ void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
     return answer<void>(loop_, std::move(done),
                         make_error(Errc::conflict, volume.value + " " + with));
   }
-  // A second medium under one that is being made would be its loss.
-  if (!making_.insert(volume).second) {
-    return answer<void>(loop_, std::move(done),
-                        make_error(Errc::unavailable, volume.value + " is being made"));
-  }
   VolumeRecord record;
   record.volume = volume;
   record.size_mib = size_mib;
   record.revoked = revoked;
   record.floor = revoked;
+  make_new(record, std::move(done));
+}
+
+void RecordedStore::copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
+                         Callback<void> done) {
+  const auto refuse = [&](Errc code, const std::string& why) {
+    answer<void>(loop_, std::move(done), make_error(code, "copy " + source.value + ": " + why));
+  };
+  if (!context_.can.copies) return refuse(Errc::unsupported, "this store copies nothing");
+  if (const auto there = find(volume)) {
+    if ((*there)->record().floor == revoked) return answer<void>(loop_, std::move(done), {});
+    return refuse(Errc::conflict, "another volume " + volume.value + " is there");
+  }
+  const auto from = find(source);
+  if (!from) return refuse(Errc::not_found, "it is not on this device");
+  if (!(*from)->record().source.empty()) {
+    return refuse(Errc::unavailable,
+                  "it is being copied itself from " + (*from)->record().source.value);
+  }
+  VolumeRecord record;
+  record.volume = volume;
+  record.size_mib = (*from)->record().size_mib;
+  record.revoked = revoked;
+  record.floor = revoked;
+  record.source = source;
+  make_new(record, std::move(done));
+}
+
+void RecordedStore::make_new(const VolumeRecord& record, Callback<void> done) {
+  const auto folder = folder_of(directory_, record.volume);
+  if (!folder) return answer<void>(loop_, std::move(done), folder.error());
+  // A second medium under one that is being made would be its loss.
+  if (!making_.insert(record.volume).second) {
+    return answer<void>(loop_, std::move(done),
+                        make_error(Errc::unavailable, record.volume.value + " is being made"));
+  }
   make(*folder, record, std::move(done));
 }
 
@@ -132,6 +168,7 @@ void RecordedStore::make(const VolumeFolder& folder, const VolumeRecord& record,
                       if (made && !volumes_.contains(record.volume)) {
                         volumes_[record.volume] = std::make_unique<RecordedVolume>(
                             context_, folder, record, std::move(*access));
+                        copies_.begin(record.volume);
                       }
                       done(std::move(made));
                     });
@@ -147,14 +184,30 @@ void RecordedStore::erase(const VolumeId& volume, Callback<void> done) {
   std::erase_if(erased_, [](const auto& one) { return one->over(); });
   const auto found = find(volume);
   if (!found) return answer<void>(loop_, std::move(done), {});
-  (*found)->erase([this, volume, done = std::move(done)](Result<void> erased) {
-    const auto there = volumes_.find(volume);
-    if (erased && there != volumes_.end()) {
-      erased_.push_back(std::move(there->second));  // its own call is still on the stack
-      volumes_.erase(there);
-    }
-    done(std::move(erased));
+  if (const VolumeId* copy = copies_.copy_of(volume)) {
+    return answer<void>(loop_, std::move(done),
+                        make_error(Errc::conflict,
+                                   fmt::format("erase {}: {} is being copied from it", volume.value,
+                                               copy->value)));
+  }
+  copies_.end(volume, [this, volume, done = std::move(done)](Result<void> ended) {
+    const auto there = find(volume);
+    if (!ended || !there) return answer<void>(loop_, done, std::move(ended));
+    (*there)->erase(
+        [this, volume, done](const Result<void>& erased) { note_erased(volume, erased, done); });
   });
+}
+
+void RecordedStore::note_erased(const VolumeId& volume, const Result<void>& erased,
+                                const Callback<void>& done) {
+  const auto there = volumes_.find(volume);
+  if (erased && there != volumes_.end()) {
+    erased_.push_back(std::move(there->second));  // its own call is still on the stack
+    volumes_.erase(there);
+  } else {
+    copies_.begin(volume);
+  }
+  done(erased);
 }
 
 void RecordedStore::attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,

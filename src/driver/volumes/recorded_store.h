@@ -8,6 +8,7 @@
 
 #include "driver/block_store.h"
 #include "driver/volumes/recorded_volume.h"
+#include "driver/volumes/volume_copies.h"
 
 namespace virga {
 
@@ -22,6 +23,8 @@ class RecordedStore : public BlockStore {
   void open(Callback<void> done) override;
   void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
               Callback<void> done) override;
+  void copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
+            Callback<void> done) override;
   void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) override;
   void erase(const VolumeId& volume, Callback<void> done) override;
   void attach(const VolumeId& volume, const Epoch& epoch, const Epoch& beside,
@@ -35,6 +38,8 @@ class RecordedStore : public BlockStore {
   Result<RecordedVolume*> find(const VolumeId& volume);
   void read_all(Callback<void> done);
   void resume_all(Callback<void> done);
+  void note_erased(const VolumeId& volume, const Result<void>& erased, const Callback<void>& done);
+  void make_new(const VolumeRecord& record, Callback<void> done);
   void make(const VolumeFolder& folder, const VolumeRecord& record, Callback<void> done);
 
   AsioLoop& loop_;
@@ -44,6 +49,7 @@ class RecordedStore : public BlockStore {
   std::map<VolumeId, std::unique_ptr<RecordedVolume>> volumes_;
   std::set<VolumeId> making_;
   std::vector<std::unique_ptr<RecordedVolume>> erased_;  ///< until nobody waits for their answers
+  VolumeCopies copies_;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
   Worker worker_;  ///< last: its end waits for calls under way, which use the volumes
 };

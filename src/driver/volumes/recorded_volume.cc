@@ -17,6 +17,12 @@ constexpr std::size_t kWaitingMax = 32;
 constexpr Duration kPauseFirst = milliseconds(100);
 constexpr Duration kPauseMax = seconds(5);
 
+Result<void> check_whole(const VolumeRecord& record) {
+  if (record.source.empty()) return {};
+  return make_error(Errc::unavailable, fmt::format("{} is being copied from {}",
+                                                   record.volume.value, record.source.value));
+}
+
 }  // namespace
 
 RecordedVolume::RecordedVolume(VolumeContext& context, VolumeFolder folder, VolumeRecord record,
@@ -84,6 +90,7 @@ Result<void> RecordedVolume::let_in(const Epoch& epoch, const Epoch& beside) {
 
 void RecordedVolume::attach_now(const Epoch& epoch, const Epoch& beside,
                                 const Callback<void>& done) {
+  if (auto whole = check_whole(record_); !whole) return done(std::move(whole));
   const auto before = record_.attachments;
   const Epoch highest = record_.highest;
   if (auto admitted = let_in(epoch, beside); !admitted) return done(std::move(admitted));
@@ -208,6 +215,7 @@ void RecordedVolume::grow(Mib size_mib, Callback<void> done) {
 }
 
 void RecordedVolume::grow_now(Mib size_mib, const Callback<void>& done) {
+  if (auto whole = check_whole(record_); !whole) return done(std::move(whole));
   if (auto fine = check_growth(record_.volume, record_.size_mib, size_mib); !fine) {
     return done(std::move(fine));
   }
@@ -233,6 +241,69 @@ void RecordedVolume::grow_now(Mib size_mib, const Callback<void>& done) {
               note);
   };
   access_->growth() == Growth::cut_off ? cut_all(enlarge) : enlarge({});
+}
+
+void RecordedVolume::copy(const VolumeCopy& copy, Callback<CopyState> done) {
+  const auto state = std::make_shared<CopyState>(CopyState::waits);
+  enqueue([this, copy, state](const Callback<void>& ended) { copy_now(copy, state, ended); },
+          [state, done = std::move(done)](const Result<void>& ended) {
+            ended ? done(*state) : done(ended.error());
+          });
+}
+
+/// It may take a server, whose place must be on the disk as serve() has it.
+void RecordedVolume::copy_now(const VolumeCopy& copy, const std::shared_ptr<CopyState>& state,
+                              const Callback<void>& done) {
+  if (auto whole = check_whole(record_); !whole) return done(std::move(whole));
+  const int port = record_.port;
+  if (auto prepared = access_->prepare(record_); !prepared) return done(std::move(prepared));
+  const auto look = [this, copy, state, done](const Result<void>& written) {
+    if (!written) return done(written);
+    access_->copy(record_, copy, [state, done](Result<CopyState> seen) {
+      if (!seen) return done(seen.error());
+      *state = *seen;
+      done({});
+    });
+  };
+  record_.port == port ? look({}) : persist(look);
+}
+
+void RecordedVolume::end_copy(const VolumeCopy& copy, Callback<void> done) {
+  enqueue([this, copy](const Callback<void>& ended) { access_->end_copy(record_, copy, ended); },
+          std::move(done));
+}
+
+void RecordedVolume::refit(Mib size_mib, Callback<void> done) {
+  record_.size_mib = size_mib;
+  on_worker(
+      [access = access_.get(), folder = folder_, record = record_]() -> Result<void> {
+        if (auto made = access->make_medium(record); !made) return made;
+        return write_record(folder, record);
+      },
+      std::move(done));
+}
+
+void RecordedVolume::taken(WallTime at, Callback<void> done) {
+  record_.taken_at = at;
+  persist(std::move(done));
+}
+
+/// What it holds goes to the disk before the record that calls it whole.
+void RecordedVolume::filled(Callback<void> done) {
+  VolumeRecord whole = record_;
+  whole.source = VolumeId();
+  on_worker(
+      [access = access_.get(), folder = folder_, whole]() -> Result<void> {
+        if (auto settled = access->settle_medium(); !settled) return settled;
+        return write_record(folder, whole);
+      },
+      [this, done = std::move(done)](const Result<void>& written) {
+        if (written) {
+          record_.source = VolumeId();
+          failing_.clear();
+        }
+        done(written);
+      });
 }
 
 void RecordedVolume::erase(Callback<void> done) {
@@ -274,6 +345,9 @@ ObservedVolume RecordedVolume::observe() const {
   seen.floor = record_.floor;
   seen.epochs = epochs_of(record_);
   seen.served = access_->served();
+  seen.source = record_.source;
+  seen.taken_at = record_.taken_at;
+  seen.failing = failing_;
   return seen;
 }
 

@@ -29,6 +29,16 @@ class RecordedVolume {
   void release(const Epoch& epoch, Callback<void> done);
   void detach(const Epoch& epoch, Callback<void> done);
 
+  /// Begins a copy of it or looks at one, see VolumeAccess. Errors: unavailable (it is not whole itself).
+  void copy(const VolumeCopy& copy, Callback<CopyState> done);
+  void end_copy(const VolumeCopy& copy, Callback<void> done);
+
+  /// A volume that is a copy: begins anew with this size; has begun; why it does not go on; is whole.
+  void refit(Mib size_mib, Callback<void> done);
+  void taken(WallTime at, Callback<void> done);
+  void failing(std::string why) { failing_ = std::move(why); }
+  void filled(Callback<void> done);
+
   /// Removes its files. What is asked after that is answered not_found. Errors: conflict (is attached).
   void erase(Callback<void> done);
 
@@ -37,6 +47,7 @@ class RecordedVolume {
 
   ObservedVolume observe() const;
   const VolumeRecord& record() const { return record_; }
+  const VolumeFolder& folder() const { return folder_; }
 
  private:
   void enqueue(CallQueue::Step step, Callback<void> done);
@@ -52,6 +63,8 @@ class RecordedVolume {
   void cut(Callback<void> done);
   void cut_all(Callback<void> done);
   void grow_now(Mib size_mib, const Callback<void>& done);
+  void copy_now(const VolumeCopy& copy, const std::shared_ptr<CopyState>& state,
+                const Callback<void>& done);
   void erase_now(const Callback<void>& done);
   void serve_later();
 
@@ -61,6 +74,7 @@ class RecordedVolume {
   std::unique_ptr<VolumeAccess> access_;
   CallQueue calls_;
   bool erased_ = false;
+  std::string failing_;  ///< why it is not whole yet
   Timer again_;
   Duration pause_;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);

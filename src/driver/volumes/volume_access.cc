@@ -35,6 +35,33 @@ Result<void> VolumeAccess::remove_medium(const VolumeRecord&) const {
   return errno_error("remove " + path, errno);
 }
 
+/// Zeroes that were written as such may hold room that no hole does.
+Result<void> VolumeAccess::settle_medium() const {
+  const std::string path = folder_.image();
+  const Descriptor image(::open(path.c_str(), O_RDWR | O_CLOEXEC));
+  if (!image.valid() || ::fsync(image.get()) != 0) return errno_error("sync " + path, errno);
+  const off_t size = ::lseek(image.get(), 0, SEEK_END);
+  for (off_t data = 0; data < size;) {
+    const off_t hole = ::lseek(image.get(), data, SEEK_HOLE);
+    if (hole < 0 || hole >= size) break;
+    data = ::lseek(image.get(), hole, SEEK_DATA);
+    if (data < 0) data = size;  // none behind it
+    constexpr int kKeep = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
+    if (::fallocate(image.get(), kKeep, hole, data - hole) == 0) continue;
+    if (errno == EOPNOTSUPP) break;  // then it is not thin
+    return errno_error("make holes in " + path, errno);
+  }
+  return {};
+}
+
+void VolumeAccess::copy(const VolumeRecord& record, const VolumeCopy&, Callback<CopyState> done) {
+  done(make_error(Errc::unsupported, record.volume.value + ": its store copies nothing"));
+}
+
+void VolumeAccess::end_copy(const VolumeRecord&, const VolumeCopy&, Callback<void> done) {
+  done({});
+}
+
 Bytes VolumeAccess::used_bytes() const {
   struct stat file {};
   if (::stat(folder_.image().c_str(), &file) != 0) return {};

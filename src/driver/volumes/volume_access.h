@@ -24,6 +24,19 @@ enum class Growth {
   detached,  ///< only when nobody is attached
 };
 
+/// A copy that is made of a volume: a file of its size that is there already and that nobody else has open.
+struct VolumeCopy {
+  VolumeId volume;  ///< the copy's name
+  std::string image;
+};
+
+enum class CopyState {
+  waits,     ///< another copy of the volume is under way
+  began,     ///< now: what the volume holds at this moment
+  goes_on,   ///< one that began before, maybe for an earlier agent
+  complete,  ///< all of it is in the file, not yet on the disk
+};
+
 /// What one protocol does for one volume: it lets consumers in and cuts them off. Who is let in, and in which order
 /// records and effects follow each other, is decided by RecordedVolume alone, which makes one call at a time.
 /// Loop thread only but for the medium; completions come on the loop, in the time that BlockStore promises.
@@ -38,10 +51,12 @@ class VolumeAccess {
   void on_lost(Task handler) { lost_ = std::move(handler); }
 
   /// The medium: a raw sparse file of the volume's folder, unless the protocol has another. Blocking, on a worker.
-  /// make: empty whatever was there. remove: one that is not there counts as removed. used_bytes: cheap, any thread.
+  /// make: empty whatever was there. remove: one that is not there counts as removed. settle: what was copied into it
+  /// is on the disk, holes take no room. used_bytes: cheap, any thread.
   virtual Result<void> make_medium(const VolumeRecord& record) const;
   virtual Result<void> grow_medium(const VolumeRecord& record, Mib size_mib) const;
   virtual Result<void> remove_medium(const VolumeRecord& record) const;
+  virtual Result<void> settle_medium() const;
   virtual Bytes used_bytes() const;
   virtual Growth growth() const { return Growth::cut_off; }
 
@@ -66,6 +81,11 @@ class VolumeAccess {
 
   /// Consumers get answers now.
   virtual bool served() const = 0;
+
+  /// Where capabilities().copies. Begins a copy, or looks how far it has come; after `complete` it is forgotten, after
+  /// an error too. After prepare(). end_copy(): when it succeeds nothing writes to the file any more.
+  virtual void copy(const VolumeRecord& record, const VolumeCopy& copy, Callback<CopyState> done);
+  virtual void end_copy(const VolumeRecord& record, const VolumeCopy& copy, Callback<void> done);
 
   virtual VolumeEndpoint endpoint(const VolumeRecord& record,
                                   const AttachmentRecord& attachment) const = 0;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,9 +28,12 @@ struct VolumeRecord {
   Epoch highest;  ///< that was ever attached; none below it is let in anew
   std::vector<AttachmentRecord> attachments;  ///< in order of epoch
   int port = 0;  ///< of a server of its own; kept, so that consumers find it again
+  VolumeId source{};  ///< not whole yet: what it is copied from
+  std::optional<WallTime> taken_at{};  ///< of a copy: the moment of its source that it holds
 };
 BOOST_DESCRIBE_STRUCT(VolumeRecord, (),
-                      (volume, size_mib, revoked, floor, highest, attachments, port))
+                      (volume, size_mib, revoked, floor, highest, attachments, port, source,
+                       taken_at))
 
 std::vector<Epoch> epochs_of(const VolumeRecord& record);
 

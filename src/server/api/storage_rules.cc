@@ -125,6 +125,82 @@ Refusal check_growth(const ClusterView& view, const Volume& before, const Volume
   return std::nullopt;
 }
 
+VolumeId source_of(const Volume& volume) {
+  return VolumeId(qualified(volume.meta.tenant, volume.spec.source));
+}
+
+/// A new volume that shall begin with what another holds: made where that lies, of its class and at
+/// least as large.
+Refusal fit_to_source(const ClusterView& view, Volume& copy) {
+  const VolumeId id = source_of(copy);
+  const Volume* source = view.volumes.find(id);
+  if (source == nullptr || source->meta.deleting_at) {
+    return problem(Errc::not_found, fmt::format("spec.source: tenant \"{}\" has no volume \"{}\"",
+                                                copy.meta.tenant, copy.spec.source));
+  }
+  if (!source->ready() || source->status.legs.size() > 1) {
+    return problem(Errc::conflict,
+                   fmt::format("spec.source: volume {0} is {1}; wait until it is in_sync in one "
+                               "place (virga volume get {0})",
+                               id.value, source->ready() ? "being moved" : "not ready"));
+  }
+  const DeviceId& device = source->status.legs.front().device;
+  VolumeSpec& spec = copy.spec;
+  if (!spec.device.empty() && spec.device != device) {
+    return problem(Errc::invalid,
+                   fmt::format("spec.device: \"{}\" is not \"{}\", where its source {} lies; a "
+                               "copy is made there and can be moved later",
+                               spec.device.value, device.value, id.value));
+  }
+  if (!spec.cluster.empty() && spec.cluster != source->spec.cluster) {
+    return problem(Errc::invalid, fmt::format("spec.cluster: \"{}\" is not \"{}\", its source's",
+                                              spec.cluster.value, source->spec.cluster.value));
+  }
+  if (spec.storage_class != VolumeSpec().storage_class &&
+      spec.storage_class != source->spec.storage_class) {
+    return problem(Errc::invalid,
+                   fmt::format("spec.storage_class: \"{}\" is not \"{}\", its source's",
+                               spec.storage_class, source->spec.storage_class));
+  }
+  spec.cluster = source->spec.cluster;
+  spec.storage_class = source->spec.storage_class;
+  const Mib least = std::max(source->spec.size_mib, source->status.size_mib);
+  if (spec.size_mib == Mib()) spec.size_mib = least;
+  if (spec.size_mib < least) {
+    return problem(Errc::invalid,
+                   fmt::format("spec.size_mib: {} is less than the {} of its source {}; leave it "
+                               "out and it is as large",
+                               spec.size_mib.value, least.value, id.value));
+  }
+  if (spec.snapshot && spec.size_mib > least) {
+    return problem(Errc::invalid, fmt::format("spec.size_mib: a snapshot is as large as its "
+                                              "source, {} MiB; leave it out",
+                                              least.value));
+  }
+  return std::nullopt;
+}
+
+Refusal check_fixed(const Volume& before, const Volume& after) {
+  const VolumeSpec& had = before.spec;
+  const VolumeSpec& wanted = after.spec;
+  if (had.cluster != wanted.cluster) return fixed("spec.cluster", "make another volume");
+  if (had.storage_class != wanted.storage_class) {
+    return fixed("spec.storage_class", "make another volume");
+  }
+  if (had.source != wanted.source) return fixed("spec.source", "make another volume");
+  if (had.snapshot != wanted.snapshot) {
+    return fixed("spec.snapshot", "make a volume of it (virga volume create --from)");
+  }
+  if (!had.snapshot) return std::nullopt;
+  if (had.size_mib != wanted.size_mib) {
+    return fixed("spec.size_mib", "this is a snapshot; make a larger volume of it");
+  }
+  if (had.device != wanted.device) {
+    return fixed("spec.device", "this is a snapshot; make a volume of it and move that");
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 Refusal apply_rules(const RuleContext& context, const Device* before, Device& after) {
@@ -139,13 +215,15 @@ Refusal apply_rules(const RuleContext& context, const Device* before, Device& af
 
 Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& after) {
   if (before != nullptr && after.spec.cluster.empty()) after.spec.cluster = before->spec.cluster;
+  if (before == nullptr && !after.spec.source.empty()) {
+    if (auto wrong = check_name("spec.source", after.spec.source); !wrong) {
+      return Problem{wrong.error(), {}, 0};
+    }
+    if (auto refused = fit_to_source(context.view, after)) return refused;
+  }
   if (auto sound = check_volume(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
   if (before != nullptr) {
-    if (before->spec.cluster != after.spec.cluster)
-      return fixed("spec.cluster", "make another volume");
-    if (before->spec.storage_class != after.spec.storage_class) {
-      return fixed("spec.storage_class", "make another volume");
-    }
+    if (auto refused = check_fixed(*before, after)) return refused;
     if (auto refused = check_move(context.view, *before, after)) return refused;
     return check_growth(context.view, *before, after);
   }
@@ -170,6 +248,10 @@ Refusal add_companions(const RuleContext& context, const Volume* before, const V
   const Cluster* cluster = context.view.clusters.find(after.spec.cluster);
   VIRGA_CHECK(cluster != nullptr);
   change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});
+  if (after.spec.source.empty()) return std::nullopt;
+  const Volume* source = context.view.volumes.find(source_of(after));
+  VIRGA_CHECK(source != nullptr);
+  change.guards.push_back({keys::of(source->id()), source->meta.revision});
   return std::nullopt;
 }
 
@@ -186,6 +268,12 @@ Refusal check_volumes_of(const ClusterView& view, const Vm& vm) {
     }
     if (volume->meta.deleting_at) {
       return problem(Errc::conflict, field + ": volume " + id.value + " is being deleted");
+    }
+    if (volume->spec.snapshot) {
+      return problem(Errc::invalid,
+                     fmt::format("{}: volume {} is a snapshot and stays as it is; make a volume of "
+                                 "it (virga volume create {}/NAME --from {})",
+                                 field, id.value, vm.meta.tenant, volume->meta.name));
     }
     if (volume->spec.cluster != vm.spec.cluster) {
       return problem(Errc::invalid,
@@ -231,9 +319,17 @@ std::vector<Reason> users_of(const ClusterView& view, const Device& device) {
 }
 
 std::vector<Reason> users_of(const ClusterView& view, const Volume& volume) {
-  const Vm* user = view.user_of(volume.id());
-  if (user == nullptr) return {};
-  return {{"vm " + user->id().value, "has it as a disk"}};
+  std::vector<Reason> users;
+  if (const Vm* user = view.user_of(volume.id())) {
+    users.push_back({"vm " + user->id().value, "has it as a disk"});
+  }
+  for (const Volume* other : view.volumes_of(volume.spec.cluster)) {
+    const bool copied = !other->spec.source.empty() && source_of(*other) == volume.id() &&
+                        !other->ready() && !other->meta.deleting_at;
+    if (!copied || users.size() >= kReasonsMax) continue;
+    users.push_back({"volume " + other->id().value, "is being copied from it"});
+  }
+  return users;
 }
 
 }  // namespace virga::api

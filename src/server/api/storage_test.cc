@@ -130,5 +130,50 @@ TEST_F(Storage, R_B1_a_volume_that_is_deleted_is_asked_to_go_and_takes_no_user) 
           "is being deleted");
 }
 
+TEST_F(Storage, R_B1_a_copy_is_fitted_to_its_source) {
+  make_storage();
+  make_ready("data", 600);
+  const auto copy = [&](const std::string& spec) {
+    return call("POST", "/v1/volumes",
+                R"({"meta":{"tenant":"acme","name":"copy"},"spec":{)" + spec + "}}");
+  };
+  refused(copy(R"("source":"none")"), 404, "spec.source: tenant \\\"acme\\\" has no volume");
+  refused(copy(R"("source":"../x")"), 400, "spec.source");
+  refused(copy(R"("source":"data","size_mib":599)"), 400, "less than the 600 of its source");
+  refused(copy(R"("source":"data","device":"disk-2")"), 400, "where its source acme/data lies");
+  refused(copy(R"("source":"data","storage_class":"fast")"), 400, "spec.storage_class");
+  refused(copy(R"("source":"data","snapshot":true,"size_mib":700)"), 400, "as large as its source");
+  refused(copy(R"("snapshot":true,"size_mib":7)"), 400, "spec.snapshot");
+  ASSERT_EQ(copy(R"("source":"data")").status, 202);
+  const Volume* made = view.volumes.find(VolumeId("acme/copy"));
+  ASSERT_NE(made, nullptr);
+  EXPECT_EQ(made->spec.size_mib, Mib{600});
+  refused(call("PATCH", "/v1/volumes/acme/copy", R"({"spec":{"source":"x"}})"), 400,
+          "spec.source: never changes");
+  refused(call("DELETE", "/v1/volumes/acme/data"), 409, "is being copied from it");
+  ASSERT_EQ(call("DELETE", "/v1/volumes/acme/copy").status, 202);
+  EXPECT_EQ(call("DELETE", "/v1/volumes/acme/data").status, 202) << "nobody waits for it";
+}
+
+TEST_F(Storage, R_B1_a_snapshot_stays_as_it_is) {
+  make_storage();
+  make_ready("data", 60);
+  Volume moving = *view.volumes.find(VolumeId("acme/data"));
+  const std::string body =
+      R"({"meta":{"tenant":"acme","name":"monday"},"spec":{"source":"data","snapshot":true}})";
+  moving.status.legs.push_back({DeviceId("disk-3"), LegState::behind});
+  put(moving, keys::of(moving.id()));
+  refused(call("POST", "/v1/volumes", body), 409, "is being moved");
+  moving.status.legs.pop_back();
+  put(moving, keys::of(moving.id()));
+  ASSERT_EQ(call("POST", "/v1/volumes", body).status, 202);
+  refused(call("POST", "/v1/vms", vm_with("web", R"({"name":"data","volume":"monday"})")), 400,
+          "is a snapshot");
+  const std::string path = "/v1/volumes/acme/monday";
+  refused(call("PATCH", path, R"({"spec":{"size_mib":70}})"), 400, "this is a snapshot");
+  refused(call("PATCH", path, R"({"spec":{"device":"disk-1"}})"), 400, "this is a snapshot");
+  refused(call("PATCH", path, R"({"spec":{"snapshot":false}})"), 400, "never changes");
+}
+
 }  // namespace
 }  // namespace virga::test

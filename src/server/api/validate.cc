@@ -380,6 +380,9 @@ Result<void> check_device(const DeviceSpec& spec) {
 }
 
 Result<void> check_volume(const VolumeSpec& spec) {
+  if (spec.snapshot && spec.source.empty()) {
+    return wrong("spec.snapshot", "true", "of a volume: name it in spec.source");
+  }
   return all({check_optional_name("spec.cluster", spec.cluster.value),
               in_range("volume", "size_mib", spec.size_mib.value),
               check_name("spec.storage_class", spec.storage_class),

@@ -495,12 +495,15 @@ namespace {
 bool differs(const ObservedVolume& left, const ObservedVolume& right) {
   return left.volume != right.volume || left.size_mib != right.size_mib ||
          left.revoked != right.revoked || left.floor != right.floor ||
-         left.epochs != right.epochs || left.served != right.served;
+         left.epochs != right.epochs || left.served != right.served ||
+         left.source != right.source || left.taken_at != right.taken_at ||
+         left.failing != right.failing;
 }
 
 bool differs(const ObservedDevice& left, const ObservedDevice& right) {
   if (left.device != right.device || left.directory != right.directory || left.open != right.open ||
-      left.failing != right.failing || left.volumes.size() != right.volumes.size()) {
+      left.failing != right.failing || left.copies != right.copies ||
+      left.volumes.size() != right.volumes.size()) {
     return true;
   }
   for (std::size_t index = 0; index < left.volumes.size(); ++index) {
