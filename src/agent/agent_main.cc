@@ -27,6 +27,7 @@
 #include "edge/datagram.h"
 #include "edge/file.h"
 #include "edge/process.h"
+#include "edge/socket_options.h"
 #include "edge/worker.h"
 #include "model/join.h"
 
@@ -375,6 +376,10 @@ int agent_main(int argc, char** argv) {
   set_log_level(log_level_of(arguments.log_level).value_or(LogLevel::info));
   if (const auto risen = rise_above_guests(); !risen) {
     log_line(LogLevel::warning, "agent", risen.error().text());
+  }
+  if (const auto hastened = hasten_keepalive(); !hastened) {
+    log_line(LogLevel::warning, "agent",
+             hastened.error().text() + "; guests may wait long for a storage host that was lost");
   }
   Agent agent(std::move(arguments));
   if (auto ran = agent.run(); !ran) {

@@ -322,9 +322,14 @@ Result<std::vector<std::string>> command_line(const Hardware& hardware) {
 
 json::object volume_node(const std::string& node, const NbdDisk& volume) {
   constexpr int kReconnectSeconds = 30;
-  json::object made = nbd_node(
-      node, {{"type", "inet"}, {"host", volume.address}, {"port", std::to_string(volume.port)}},
-      volume.export_name);
+  // A host that loses its power after it has taken a request would be waited for without end: the
+  // agent has made the kernel ask soon, see hasten_keepalive().
+  json::object made = nbd_node(node,
+                               {{"type", "inet"},
+                                {"host", volume.address},
+                                {"port", std::to_string(volume.port)},
+                                {"keep-alive", true}},
+                               volume.export_name);
   made["reconnect-delay"] = kReconnectSeconds;
   if (!volume.user.empty()) made["tls-creds"] = keys_of(node);
   return made;

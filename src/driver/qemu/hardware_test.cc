@@ -142,7 +142,8 @@ TEST(HardwareTest, F_B4_DevicesDoNotDependOnBackEnds) {
       std::string::npos);
   EXPECT_NE(text.find("-netdev dgram,id=net0,local.type=fd,local.str=41"), std::string::npos);
   EXPECT_NE(
-      text.find(R"("server":{"type":"inet","host":"10.0.0.1","port":"10809"},"export":"root")"),
+      text.find(
+          R"("server":{"type":"inet","host":"10.0.0.1","port":"10809","keep-alive":true},"export":"root")"),
       std::string::npos);
   EXPECT_NE(text.find(R"("server":{"type":"fd","str":"51"},"export":"data")"), std::string::npos);
 }
