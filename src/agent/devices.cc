@@ -132,7 +132,8 @@ std::vector<ObservedDevice> Devices::observe() const {
   seen.reserve(devices_.size());
   for (const auto& [id, device] : devices_) {
     seen.push_back({id, device.directory, device.open, device.failing,
-                    device.open ? device.store->observe() : std::vector<ObservedVolume>()});
+                    device.open ? device.store->observe() : std::vector<ObservedVolume>(),
+                    device.open ? device.store->space() : RealSpace()});
   }
   return seen;
 }

@@ -22,6 +22,13 @@ struct ObservedVolume {
 BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
                       (volume, size_mib, used_bytes, revoked, floor, epochs, served))
 
+/// Of what lies below a device: its file system, or a pool.
+struct RealSpace {
+  Bytes size;  ///< 0 = not known
+  Bytes free;
+};
+BOOST_DESCRIBE_STRUCT(RealSpace, (), (size, free))
+
 /// One device of a host, as its agent last knew it.
 struct ObservedDevice {
   DeviceId device;
@@ -29,7 +36,8 @@ struct ObservedDevice {
   bool open = false;    ///< its volumes are served
   std::string failing;  ///< why it is not open; empty = it is, or is about to be
   std::vector<ObservedVolume> volumes;
+  RealSpace space{};
 };
-BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, directory, open, failing, volumes))
+BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, directory, open, failing, volumes, space))
 
 }  // namespace virga

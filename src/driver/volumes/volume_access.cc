@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -39,6 +40,15 @@ Bytes VolumeAccess::used_bytes() const {
   struct stat file {};
   if (::stat(folder_.image().c_str(), &file) != 0) return {};
   return {file.st_blocks * 512};
+}
+
+RealSpace DeviceAccess::space(const std::string& directory) const {
+  struct statvfs seen {};
+  if (::statvfs(directory.c_str(), &seen) != 0) return {};
+  const auto bytes = [&](fsblkcnt_t blocks) {
+    return Bytes{static_cast<std::int64_t>(blocks * seen.f_frsize)};
+  };
+  return {bytes(seen.f_blocks), bytes(seen.f_bavail)};
 }
 
 }  // namespace virga
