@@ -135,7 +135,8 @@ std::vector<ObservedDevice> Devices::observe() const {
   for (const auto& [id, device] : devices_) {
     seen.push_back({id, device.directory, device.open, device.failing,
                     device.open ? device.store->observe() : std::vector<ObservedVolume>(),
-                    device.open && device.store->capabilities().copies});
+                    device.open && device.store->capabilities().copies,
+                    device.open ? device.store->space() : RealSpace()});
   }
   return seen;
 }

@@ -25,7 +25,8 @@ BOOST_DESCRIBE_STRUCT(BlockStoreCapabilities, (), (protocol, revokes, grows_atta
 ///
 /// Every call is idempotent: repeated, it succeeds without a second effect. An attachment is named by (volume, epoch);
 /// an epoch that was revoked is refused for ever, also after a restart: what was refused once is on disk before it is
-/// answered. All calls and completions happen on the Loop; every completion comes within its stated deadline.
+/// answered, and no device is too full for it. All calls and completions happen on the Loop; every completion comes
+/// within its stated deadline.
 class BlockStore {
  public:
   virtual ~BlockStore() = default;
@@ -36,7 +37,8 @@ class BlockStore {
   virtual void open(Callback<void> done) = 0;
 
   /// A volume of zeroes, thin. `revoked`: attachments up to this epoch, of an earlier volume of the name, are refused.
-  /// Errors: conflict (it is there with another size), exhausted, invalid (name, size). Deadline 10 s.
+  /// Errors: conflict (it is there with another size), exhausted (it is larger than what is really free; nothing is
+  /// left of it), invalid (name, size). Deadline 10 s.
   virtual void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
                       Callback<void> done) = 0;
 
@@ -51,7 +53,8 @@ class BlockStore {
                     Callback<void> done) = 0;
 
   /// Makes it larger, also while consumers use it: they are cut off for a moment and find it again at the same place.
-  /// Errors: not_found, invalid (smaller), exhausted, conflict (is attached, without `grows_attached`). Deadline 10 s.
+  /// Errors: not_found, invalid (smaller), exhausted (as create(); it is as it was), conflict (is attached, without
+  /// `grows_attached`). Deadline 10 s.
   virtual void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) = 0;
 
   /// Errors: conflict (is attached, or is being copied). One that is not there counts as erased. Deadline 10 s.
@@ -82,6 +85,9 @@ class BlockStore {
 
   /// In order of id. Cheap but for one look at each file.
   virtual std::vector<ObservedVolume> observe() const = 0;
+
+  /// What really is there and free, whatever was promised; a store that cannot tell gives no size. As cheap.
+  virtual RealSpace space() const { return {}; }
 };
 
 }  // namespace virga

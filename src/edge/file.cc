@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -80,6 +81,32 @@ Result<void> replace(const std::string& path, const std::string& text, int mode,
   return done;
 }
 
+/// Blocks that it has already are written over.
+Result<void> fill_spare(const std::string& path, const std::string& text, int mode, bool durable) {
+  const Descriptor file(::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC, 0600));
+  if (!file.valid()) return errno_error("open " + path, errno);
+  if (auto done = fill(file.get(), path, text, mode); !done) return done;
+  if (::ftruncate(file.get(), static_cast<off_t>(text.size())) != 0) {
+    return errno_error("cut " + path, errno);
+  }
+  if (durable && ::fsync(file.get()) != 0) return errno_error("fsync " + path, errno);
+  return {};
+}
+
+/// That it holds as much as the other; what it says does not matter.
+Result<void> keep_room(const std::string& spare, const std::string& text, int mode) {
+  struct stat seen {};
+  const bool holds = ::stat(spare.c_str(), &seen) == 0 &&
+                     seen.st_size >= static_cast<off_t>(text.size());
+  return holds ? Result<void>() : fill_spare(spare, text, mode, false);
+}
+
+Result<void> sync_folder_of(const std::string& path) {
+  const Descriptor folder(::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (folder.valid() && ::fsync(folder.get()) == 0) return {};
+  return errno_error("fsync the folder of " + path, errno);
+}
+
 }  // namespace
 
 Error errno_error(const std::string& what, int number) {
@@ -110,11 +137,23 @@ Result<void> replace_file(const std::string& path, const std::string& text, int 
 
 Result<void> write_file_atomically(const std::string& path, const std::string& text, int mode) {
   if (auto done = replace(path, text, mode, true); !done) return done;
-  const Descriptor folder(::open(folder_of(path).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!folder.valid() || ::fsync(folder.get()) != 0) {
-    return errno_error("fsync the folder of " + path, errno);
+  return sync_folder_of(path);
+}
+
+Result<void> rewrite_file(const std::string& path, const std::string& text, int mode,
+                          bool durable) {
+  const std::string spare = path + ".spare";
+  if (auto filled = fill_spare(spare, text, mode, durable); !filled) return filled;
+  bool first = false;
+  if (::renameat2(AT_FDCWD, spare.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) != 0) {
+    first = errno == ENOENT;
+    const bool cannot = errno == EINVAL || errno == ENOSYS;
+    if (!first && !cannot) return errno_error("exchange " + path, errno);
+    if (::rename(spare.c_str(), path.c_str()) != 0) return errno_error("rename to " + path, errno);
   }
-  return {};
+  const auto kept = keep_room(spare, text, mode);
+  if (first && !kept) return kept;
+  return durable ? sync_folder_of(path) : Result<void>();
 }
 
 Result<void> write_kernel_file(const std::string& path, const std::string& text) {

@@ -23,6 +23,11 @@ Result<void> replace_file(const std::string& path, const std::string& text, int 
 Result<void> write_file_atomically(const std::string& path, const std::string& text,
                                    int mode = 0644);
 
+/// Replaces a file whose room is kept, so that a full disk refuses no later text that takes no more blocks: a second
+/// file beside it, `path`.spare, has as many, and the two exchange their names. `durable`: as write_file_atomically(),
+/// else as replace_file(). Where the file system cannot exchange names (NFS) it may be refused as those are.
+Result<void> rewrite_file(const std::string& path, const std::string& text, int mode, bool durable);
+
 /// Writes `text` with one call into a file that exists: for files of the kernel (cgroups, sysctls).
 Result<void> write_kernel_file(const std::string& path, const std::string& text);
 

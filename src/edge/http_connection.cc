@@ -7,6 +7,7 @@
 #include <boost/beast/http/serializer.hpp>
 #include <boost/beast/websocket/rfc6455.hpp>
 #include <boost/json.hpp>
+#include <utility>
 
 #include "base/log.h"
 #include "edge/http_text.h"
@@ -251,8 +252,18 @@ void HttpConnection::leave_handshake() {
   if (server_->handshake_ended) server_->handshake_ended();
 }
 
+/// Told in the log, now and then: a peer whose certificate has expired tries again and again.
 void HttpConnection::refuse_handshake() {
+  constexpr Duration kToldEvery = seconds(10);
   if (stream_->tls_failure().empty()) return close();
+  ++server_->refused;
+  const Instant now = server_->loop.now();
+  if (now >= server_->tell_refused_at) {
+    server_->tell_refused_at = now + kToldEvery;
+    log_line(LogLevel::warning, "http",
+             fmt::format("refused {}: {} ({} refused since the last line)", peer_address_,
+                         stream_->tls_failure(), std::exchange(server_->refused, 0)));
+  }
   stream_->drop_tls();
   linger();
 }

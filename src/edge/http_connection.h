@@ -27,6 +27,8 @@ struct HttpServerState {
   std::atomic<std::size_t> connections = 0;
   // IoThread only:
   std::size_t handshakes = 0;     // of TLS, under way
+  std::size_t refused = 0;        // of them, that nobody was told of
+  Instant tell_refused_at{};
   Task handshake_ended = nullptr;
 };
 

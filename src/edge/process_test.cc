@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -216,6 +217,27 @@ TEST(FileTest, ReplacedFileIsWholeAndHasItsMode) {
   EXPECT_EQ(::rmdir(deep.c_str()), 0) << "a temporary file was left";
   ::rmdir((std::string(folder) + "/a").c_str());
   ::rmdir(folder);
+}
+
+TEST(FileTest, R_F5_ARewrittenFileKeepsTheRoomOfItsNextText) {
+  char folder[] = "/tmp/virga-file-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const std::string path = std::string(folder) + "/x";
+  const auto holds = [&](const std::string& text) {
+    return *read_file(path) == text && read_file(path + ".spare")->size() >= text.size();
+  };
+  for (const std::string text : {"", "one", "three", "two", "seventeen"}) {
+    ASSERT_TRUE(rewrite_file(path, text, 0600, text.size() > 3).ok());
+    EXPECT_TRUE(holds(text)) << text;
+  }
+  struct stat seen {};
+  EXPECT_EQ(::stat(path.c_str(), &seen), 0);
+  EXPECT_EQ(seen.st_mode & 0777, 0600U);
+  EXPECT_EQ(rewrite_file(std::string(folder) + "/no/x", "z", 0600, true).error().code,
+            Errc::not_found);
+  ::unlink(path.c_str());
+  ::unlink((path + ".spare").c_str());
+  EXPECT_EQ(::rmdir(folder), 0) << "something else was left";
 }
 
 }  // namespace

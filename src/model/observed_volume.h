@@ -27,6 +27,13 @@ BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
                       (volume, size_mib, used_bytes, revoked, floor, epochs, served, source,
                        taken_at, failing))
 
+/// Of what lies below a device: its file system, or a pool.
+struct RealSpace {
+  Bytes size;  ///< 0 = not known
+  Bytes free;
+};
+BOOST_DESCRIBE_STRUCT(RealSpace, (), (size, free))
+
 /// One device of a host, as its agent last knew it.
 struct ObservedDevice {
   DeviceId device;
@@ -35,7 +42,9 @@ struct ObservedDevice {
   std::string failing;  ///< why it is not open; empty = it is, or is about to be
   std::vector<ObservedVolume> volumes;
   bool copies = false;  ///< it can copy its volumes
+  RealSpace space{};
 };
-BOOST_DESCRIBE_STRUCT(ObservedDevice, (), (device, directory, open, failing, volumes, copies))
+BOOST_DESCRIBE_STRUCT(ObservedDevice, (),
+                      (device, directory, open, failing, volumes, copies, space))
 
 }  // namespace virga

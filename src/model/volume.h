@@ -13,16 +13,27 @@ namespace virga {
 struct DeviceSpec {
   HostId host;            ///< whose agent serves it; never changes
   std::string directory;  ///< absolute, on that host; never changes
-  Mib capacity_mib;       ///< of volumes that it may hold, as their consumers see them
+  Mib capacity_mib;  ///< of volumes that it may hold, as consumers see them; more than it has = they are promised more
   std::string storage_class = "standard";  ///< volumes ask for a class, not for a device
 };
 BOOST_DESCRIBE_STRUCT(DeviceSpec, (), (host, directory, capacity_mib, storage_class))
 
+/// How much room is left below a device, whatever was promised of it.
+enum class DeviceRoom {
+  unknown,  ///< its agent does not say
+  ample,
+  low,   ///< less than a tenth
+  none,  ///< less than a hundredth: writes to new places fail, or will soon
+};
+BOOST_DESCRIBE_ENUM(DeviceRoom, unknown, ample, low, none)
+
 struct DeviceStatus {
   bool available = false;  ///< its agent serves it now
   std::string reason;      ///< why not
+  DeviceRoom room = DeviceRoom::unknown;
+  Mib free_mib;  ///< really free below it, if `room` is known; follows with steps of a hundredth
 };
-BOOST_DESCRIBE_STRUCT(DeviceStatus, (), (available, reason))
+BOOST_DESCRIBE_STRUCT(DeviceStatus, (), (available, reason, room, free_mib))
 
 /// A part of a host's storage that holds volumes and serves them to any host.
 struct Device {

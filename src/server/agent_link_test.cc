@@ -1,10 +1,13 @@
 #include <poll.h>
 
+#include <algorithm>
 #include <list>
+#include <mutex>
 #include <set>
 
 #include "agent/agent_connection.h"
 #include "agent/agent_fixture.h"
+#include "base/log.h"
 #include "edge/http_test_support.h"
 #include "server/agent_listener.h"
 #include "store/memory_store.h"
@@ -124,10 +127,13 @@ class AgentLinkTest : public HttpTest {
     EXPECT_TRUE(listening.ok());
   }
 
-  void connect(std::uint16_t port) {
+  void connect(std::uint16_t port) { connect(port, identity("agent:host-1")); }
+
+  void connect(std::uint16_t port, TlsIdentity tls) {
     AgentConnectionOptions options;
     options.server = "wss://127.0.0.1:" + std::to_string(port);
-    options.tls = identity("agent:host-1");
+    options.tls = std::move(tls);
+    core_.reset();
     connection_ = std::make_unique<AgentConnection>(loop_, options, 1);
     AgentOptions core;
     core.hello.host = HostId("host-1");
@@ -147,6 +153,13 @@ class AgentLinkTest : public HttpTest {
     };
     again();
     run();
+  }
+
+  /// Whether it holds before the deadline.
+  bool run_for(Duration deadline, const std::function<bool()>& reached) {
+    const Instant end = loop_.now() + deadline;
+    run_until([&] { return reached() || loop_.now() >= end; });
+    return reached();
   }
 
   void ask_for_console(const std::string& vm) {
@@ -221,6 +234,63 @@ TEST_F(AgentLinkTest, F_B6_an_upload_without_a_session_or_a_number_is_refused) {
   nobody.certificate.clear();
   nobody.private_key.clear();
   EXPECT_EQ(post("/v1/agent/uploads/1", nobody), 401);
+}
+
+/// Lines of both ends' logs.
+std::vector<std::string> told;
+std::mutex told_lock;
+void keep_line(LogLevel, std::string_view, std::string_view text) {
+  const std::lock_guard guard(told_lock);
+  told.emplace_back(text);
+}
+bool was_told(const std::vector<std::string>& words) {
+  const std::lock_guard guard(told_lock);
+  return std::ranges::any_of(told, [&](const std::string& line) {
+    return std::ranges::all_of(
+        words, [&](const std::string& word) { return line.find(word) != std::string::npos; });
+  });
+}
+
+TEST_F(AgentLinkTest, R_F13_certificates_that_expire_under_a_link_do_not_end_it_and_open_no_other) {
+  set_log_sink(keep_line);
+  told.clear();
+  const Instant ends = loop_.now() + seconds(7);
+  connect(port_.port(), identity("agent:host-1", seconds(5)));
+  run_until([this] { return core_->lease_valid() && guard_.deadline > Instant(); });
+  run_until([&] { return loop_.now() > ends; });
+  // What is under way goes on, and so does what begins on this link.
+  const std::uint64_t reported = reports();
+  const Instant granted = guard_.deadline;
+  ask_for_console("acme/nobody");
+  run_until([this] { return answered_; });
+  EXPECT_EQ(answer_.error().code, Errc::not_found) << "the host has answered";
+  run_until([&] { return reports() >= reported + 20; });
+  EXPECT_GT(guard_.deadline, granted);
+  // A new one is refused, and both ends say why.
+  connection_->reconnect();
+  run_until([] { return was_told({"no session with", "certificate"}); });
+  run_until([] { return was_told({"refused 127.0.0.1", "certificate has expired"}); });
+  const std::uint64_t last = reports();
+  EXPECT_FALSE(run_for(seconds(3), [&] { return reports() != last; })) << "nothing gets through";
+  // With a new certificate it goes on.
+  connect(port_.port());
+  run_until([&] { return core_->lease_valid() && sessions_.find(HostId("host-1"))->session != 0; });
+  set_log_sink(nullptr);
+}
+
+TEST_F(AgentLinkTest, R_F13_an_agent_refuses_a_server_whose_certificate_has_expired_and_says_so) {
+  set_log_sink(keep_line);
+  told.clear();
+  AgentListener expired;
+  HttpServerOptions options;
+  options.tls = identity("server", -seconds(60));
+  ASSERT_TRUE(expired.listen(loop_, options, nullptr).ok());
+  connect(expired.port());
+  run_until([] { return was_told({"no session with", "certificate has expired"}); });
+  EXPECT_FALSE(core_->lease_valid());
+  connect(port_.port());
+  run_until([this] { return core_->lease_valid(); });
+  set_log_sink(nullptr);
 }
 
 TEST(AgentRetries, F_B6_agents_that_lost_their_server_together_come_back_spread_out) {

@@ -72,7 +72,8 @@ class HostAsker : public ServiceAsker {
     const auto tunnel = known->second.find(probe.address);
     if (tunnel == known->second.end()) return nullptr;
     for (HostTruth& host : world_.hosts()) {
-      const bool there = host.address == tunnel->second && host.acts();
+      const bool there =
+          host.address == tunnel->second && host.acts() && world_.joined(host_, host);
       if (there && host.balancers.contains(probe.service)) return &host;
     }
     return nullptr;

@@ -14,6 +14,10 @@ constexpr Duration kWriteLost = seconds(2);
 constexpr Duration kClockJump = seconds(60);
 constexpr std::int64_t kDriftPerMillion = -10'000;
 
+void fill_devices(HostTruth& host, bool full) {
+  for (auto& [directory, device] : host.devices) device.full = full;
+}
+
 }  // namespace
 
 Cloud::Cloud(SimLoop& loop, CloudOptions options)
@@ -212,6 +216,7 @@ void Cloud::apply_to_machine(HostTruth& host, const Fault& fault) {
   if (fault.kind == FaultKind::link_out) world_.set_links(host, fault.wire, {before.in, false});
   if (fault.kind == FaultKind::link_in) world_.set_links(host, fault.wire, {false, before.out});
   if (fault.kind == FaultKind::disk_full) host.disk_full = true;
+  if (fault.kind == FaultKind::device_full) fill_devices(host, true);
   if (fault.kind == FaultKind::starts) host.starts_failing = 3;
   Programs& here = programs(host);
   if (fault.kind == FaultKind::clock) here.clock->jump(kClockJump);
@@ -251,7 +256,9 @@ void Cloud::heal(HostTruth& host) {
     world_.set_links(host, wire, {});
   }
   world_.set_partition(host, 0);
+  world_.mend(host);
   host.disk_full = false;
+  fill_devices(host, false);
   host.starts_failing = 0;
   host.bmc = BmcMode::answers;
   Programs& here = programs(host);

@@ -45,12 +45,14 @@ enum class FaultKind {
   guest_hang,  ///< guests stand still
   panic,       ///< guests panic
   disk_full,   ///< no space below the VMs' folders
+  device_full,  ///< ... below its storage devices
   starts,      ///< the next three VM starts fail
   clock,       ///< its clock jumps forward by a minute
   drift,       ///< its clock loses one per cent
 };
 BOOST_DESCRIBE_ENUM(FaultKind, power, hang, link, link_out, link_in, agent, agent_stop, leash,
-                    leash_stop, qemu, deaf, guest_hang, panic, disk_full, starts, clock, drift)
+                    leash_stop, qemu, deaf, guest_hang, panic, disk_full, device_full, starts,
+                    clock, drift)
 
 struct Fault {
   FaultKind kind = FaultKind::power;

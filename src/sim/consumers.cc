@@ -22,7 +22,7 @@ void Consumers::start() {
 
 void Consumers::round() {
   for (HostTruth& host : cloud_.world().hosts()) {
-    for (auto& [id, balancer] : host.balancers) listen(balancer);
+    for (auto& [id, balancer] : host.balancers) listen(host, balancer);
   }
   for (const Service& service : cloud_.read_all<Service>(keys::kService)) {
     if (!service.status.available && !tallies_.contains(service.id())) continue;
@@ -35,11 +35,11 @@ void Consumers::round() {
 }
 
 /// What its servers' guests do now.
-void Consumers::listen(BalancerTruth& balancer) {
+void Consumers::listen(const HostTruth& from, BalancerTruth& balancer) {
   for (const BalancerPool& pool : balancer.in_force.pools) {
     for (const BalancerServer& server : pool.servers) {
       auto& listener = balancer.listeners[fmt::format("{}:{}", server.address, server.port)];
-      const bool alive = answers_at(server.address);
+      const bool alive = answers_at(from, server.address);
       const bool known = listener.name == server.name;
       if (known && listener.alive == alive) continue;
       listener = {server.name, alive, cloud_.now(), known ? false : !alive};
@@ -47,12 +47,12 @@ void Consumers::listen(BalancerTruth& balancer) {
   }
 }
 
-bool Consumers::answers_at(const std::string& address) const {
+bool Consumers::answers_at(const HostTruth& from, const std::string& address) const {
   const auto here = [&](const Copy& copy) {
     return copy.address == address && copy.answers(cloud_.now());
   };
   return std::ranges::any_of(cloud_.world().hosts(), [&](const HostTruth& host) {
-    return host.acts() &&
+    return host.acts() && cloud_.world().joined(from, host) &&
            std::ranges::any_of(host.copies, [&](const auto& one) { return here(one.second); });
   });
 }

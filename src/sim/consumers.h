@@ -24,8 +24,8 @@ class Consumers {
 
  private:
   void round();
-  void listen(BalancerTruth& balancer);
-  bool answers_at(const std::string& address) const;
+  void listen(const HostTruth& from, BalancerTruth& balancer);
+  bool answers_at(const HostTruth& from, const std::string& address) const;
   bool ask(const Service& service);
 
   Cloud& cloud_;

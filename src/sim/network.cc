@@ -55,12 +55,12 @@ MessageNetwork::MessageNetwork(World& world, NetworkOptions options, Rng rng)
 }
 
 bool MessageNetwork::passes_up(const HostTruth& host) const {
-  return server_link_.in && host.powered && host.partition == 0 &&
+  return server_link_.in && host.powered && host.partition == 0 && world_.passes(&host, nullptr) &&
          host.links[static_cast<std::size_t>(Wire::management)].out;
 }
 
 bool MessageNetwork::passes_down(const HostTruth& host) const {
-  return server_link_.out && host.powered && host.partition == 0 &&
+  return server_link_.out && host.powered && host.partition == 0 && world_.passes(nullptr, &host) &&
          host.links[static_cast<std::size_t>(Wire::management)].in;
 }
 

@@ -120,6 +120,7 @@ class Parser {
   Result<Action> vm_action(const Words& words);
   Result<Action> volume_action(const Words& words);
   Result<Action> snapshot(const Words& words);
+  Result<Action> cut(const Words& words);
   Result<Action> relocate(const Words& words);
   Result<Action> demand(const Words& words);
   Result<void> service(const Words& words);
@@ -441,6 +442,23 @@ Result<void> Parser::service(const Words& words) {
   return {};
 }
 
+Result<Action> Parser::cut(const Words& words) {
+  const bool one_way = words.size() == 4 && words[3] == "one-way";
+  if (words.size() != 3 && !one_way) return wrong("line", words[0], "cut PARTY PARTY [one-way]");
+  std::vector<HostId> parties;
+  for (const std::string& word : {words[1], words[2]}) {
+    const auto host = word == "server" ? Result<HostId>(HostId()) : host_name(word);
+    if (!host) return host.error();
+    parties.push_back(*host);
+  }
+  return Action([from = parties[0], to = parties[1], one_way](Cloud& cloud) {
+    const HostTruth* first = cloud.world().find_host(from);
+    const HostTruth* second = cloud.world().find_host(to);
+    cloud.world().cut(first, second);
+    if (!one_way) cloud.world().cut(second, first);
+  });
+}
+
 Result<Action> Parser::cloud_action(const Words& words) {
   if (words[0] == "partition") {
     std::vector<HostId> apart;
@@ -455,6 +473,7 @@ Result<Action> Parser::cloud_action(const Words& words) {
       }
     });
   }
+  if (words[0] == "cut") return cut(words);
   if (words[0] == "ha" && words.size() == 2) {
     const auto flag = parse_switch(words[1]);
     if (!flag) return flag.error();
@@ -484,7 +503,7 @@ Result<Action> Parser::cloud_action(const Words& words) {
   return wrong(
       "event", words[0],
       "fail, heal, bmc, server, vm, volume, snapshot, relocate, demand, start, stop, delete, move, "
-      "quota, maintenance, ha, network, partition, backup or restore");
+      "quota, maintenance, ha, network, partition, cut, backup or restore");
 }
 
 Result<Action> Parser::action(const Words& words) {

@@ -55,9 +55,9 @@ struct ScenarioEvent {
 ///   the expected journal
 ///
 /// Other events: bmc HOST MODE; server kill|start|freeze|thaw|cut|join; vm ...; start|stop|delete VM; move VM HOST;
-/// quota VM MILLICORES; volume NAME DEVICE; snapshot NAME VOLUME; relocate SERVICE COPY;
-/// demand SERVICE REQUESTS;
-/// maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore.
+/// quota VM MILLICORES; volume NAME DEVICE; snapshot NAME VOLUME; relocate SERVICE COPY; demand SERVICE REQUESTS;
+/// maintenance HOST on|off; ha on|off; network TENANT/NAME; partition HOST...; backup; restore;
+/// cut PARTY PARTY [one-way]: hosts, or the word server, whose packets to each other vanish until either is healed.
 struct Scenario {
   CloudOptions cloud;
   int hosts = 0;

@@ -90,6 +90,21 @@ void DeviceTruth::kill_server(const VolumeId& volume) {
   if (on_server_ended) on_server_ended(volume);
 }
 
+RealSpace DeviceTruth::space() const {
+  constexpr Bytes kSize = to_bytes(Mib{100'000});
+  if (full) return {kSize, {}};
+  Bytes used;
+  for (const auto& [id, truth] : volumes) {
+    used += Bytes{static_cast<std::int64_t>(truth.blocks.size()) * kBlockBytes};
+  }
+  return {kSize, kSize - used};
+}
+
+Result<void> SimBlockStore::check_room(const VolumeId& volume, Mib more) const {
+  if (to_bytes(more) <= device_.space().free || more <= Mib()) return {};
+  return make_error(Errc::exhausted, volume.value + " needs more than is free below its device");
+}
+
 SimBlockStore::SimBlockStore(Loop& agent, DeviceTruth& device) : agent_(agent), device_(device) {
   device_.on_server_ended = [this](const VolumeId& volume) {
     later(volume, kServerTakes, [this, volume] {
@@ -145,6 +160,7 @@ void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
       return done(make_error(Errc::conflict, fmt::format("{} is there with {} MiB", volume.value,
                                                          (*there)->size_mib.value)));
     }
+    if (auto fits = check_room(volume, size_mib); !there && !fits) return done(std::move(fits));
     if (!there) device_.volumes[volume] = {size_mib, revoked, {}, {}, false, {}, revoked, {}, 0};
     done({});
   });
@@ -207,6 +223,9 @@ void SimBlockStore::grow(const VolumeId& volume, Mib size_mib, Callback<void> do
     if (!(*truth)->source.empty()) return done(not_whole(volume, **truth));
     if (auto fine = check_growth(volume, (*truth)->size_mib, size_mib); !fine) {
       return done(std::move(fine));
+    }
+    if (auto fits = check_room(volume, size_mib - (*truth)->size_mib); !fits) {
+      return done(std::move(fits));
     }
     (*truth)->size_mib = size_mib;
     serve(**truth);

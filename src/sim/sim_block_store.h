@@ -53,6 +53,10 @@ struct DeviceTruth {
   /// Ends a volume's server; its agent hears of it.
   void kill_server(const VolumeId& volume);
 
+  /// Nothing is left below it while it is full; what writes to places that it has goes on.
+  RealSpace space() const;
+
+  bool full = false;
   std::string address = "127.0.0.1";  ///< of its servers
   std::map<VolumeId, VolumeTruth> volumes;
   std::uint64_t serial = 0;                              ///< of secrets and ports
@@ -81,8 +85,10 @@ class SimBlockStore : public BlockStore {
   void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   std::vector<ObservedVolume> observe() const override;
+  RealSpace space() const override { return device_.space(); }
 
  private:
+  Result<void> check_room(const VolumeId& volume, Mib more) const;
   void later(const VolumeId& volume, Duration takes, Task task);
   Result<VolumeTruth*> find(const VolumeId& volume);
   void begin_copy(const VolumeId& volume);

@@ -100,7 +100,7 @@ Result<void> SimHypervisor::begin_process(const VmLaunch& launch, CopyState stat
   }
   for (const LaunchDisk& disk : launch.disks) {
     if (disk.volume.empty()) continue;
-    if (disk.endpoint && world_.volume_answers(*disk.endpoint)) continue;
+    if (disk.endpoint && world_.volume_of(*disk.endpoint, &host_) != nullptr) continue;
     return make_error(Errc::unavailable, on_host("start", launch.vm, host_) + ": volume " +
                                              disk.volume + " does not answer");
   }
@@ -301,7 +301,7 @@ void SimHypervisor::grow_disk(const VmId& vm, const Epoch& epoch, const std::str
     if (!copy) return done(copy.error());
     const auto with = (*copy)->volumes.find(id);
     const VolumeTruth* truth =
-        with == (*copy)->volumes.end() ? nullptr : world_.volume_of(with->second);
+        with == (*copy)->volumes.end() ? nullptr : world_.volume_of(with->second, &host_);
     if (truth == nullptr || !world_.storage_reachable(host_)) {
       return done(make_error(Errc::unavailable, on_host("grow a disk of", vm, host_) +
                                                     ": the volume does not answer"));
@@ -332,8 +332,8 @@ Result<void> SimHypervisor::mirrored(const VmId& vm, const Epoch& epoch, const D
   if (from == (*copy)->volumes.end() || (*copy)->state != CopyState::running || (*copy)->deaf) {
     return make_error(Errc::conflict, on_host("mirror a disk of", vm, host_) + ": it does not run");
   }
-  VolumeTruth* source = world_.volume_of(from->second);
-  VolumeTruth* target = world_.volume_of(mirror.to);
+  VolumeTruth* source = world_.volume_of(from->second, &host_);
+  VolumeTruth* target = world_.volume_of(mirror.to, &host_);
   if (source == nullptr || target == nullptr || !world_.storage_reachable(host_)) {
     return make_error(Errc::unavailable,
                       on_host("mirror a disk of", vm, host_) + ": a volume does not answer");

@@ -32,6 +32,7 @@ class Swarm {
   void next_fault();
   void one_fault();
   void host_fault(FaultKind kind);
+  void cut();
   void server_fault();
   void desire();
   void move_volume();
@@ -56,6 +57,7 @@ class Swarm {
   std::vector<VmId> vms_;
   bool server_faults_ = false;
   bool desires_ = false;
+  bool cuts_ = false;
   bool lying_bmcs_ = false;
   Duration pause_{};
   bool healing_ = false;
@@ -141,6 +143,7 @@ void Swarm::choose_faults() {
   });
   server_faults_ = rng_.below(2) == 0;
   desires_ = rng_.below(2) == 0;
+  cuts_ = rng_.below(2) == 0;
   lying_bmcs_ = cloud_.options().world.image_locks && rng_.below(4) == 0;
   pause_ = some_time(3'000, 40'000);
 }
@@ -163,6 +166,7 @@ void Swarm::one_fault() {
   const std::uint64_t choice = rng_.below(10);
   if (choice == 0 && server_faults_) return server_fault();
   if (choice <= 2 && desires_) return desire();
+  if (choice == 3 && cuts_) return cut();
   if (!kinds_.empty()) host_fault(kinds_[rng_.below(kinds_.size())]);
 }
 
@@ -186,6 +190,23 @@ void Swarm::host_fault(FaultKind kind) {
     if (healing_) return;
     note("heal " + host.id.value);
     cloud_.heal(host);
+  });
+}
+
+/// Two parties hear nothing of each other, or one nothing of the other; everybody else does.
+void Swarm::cut() {
+  HostTruth& from = some_host();
+  HostTruth& other = some_host();
+  const HostTruth* to = rng_.below(3) == 0 || &other == &from ? nullptr : &other;
+  const bool one_way = rng_.below(3) == 0;
+  note(fmt::format("cut {} and {}{}", from.id.value, to == nullptr ? "server" : to->id.value,
+                   one_way ? " one way" : ""));
+  cloud_.world().cut(&from, to);
+  if (!one_way) cloud_.world().cut(to, &from);
+  loop_.after(some_time(500, 90'000), [this, &from] {
+    if (healing_) return;
+    note("mend " + from.id.value);
+    cloud_.world().mend(from);
   });
 }
 

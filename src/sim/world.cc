@@ -9,6 +9,10 @@ namespace {
 
 constexpr std::size_t kWorldHostsMax = 65'536;
 
+std::size_t number_of(const HostTruth* party) {
+  return party == nullptr ? SIZE_MAX : party->index;
+}
+
 bool needs_lock(CopyState state) {
   return state == CopyState::starting || state == CopyState::running || state == CopyState::paused;
 }
@@ -57,6 +61,29 @@ int World::demand(const ServiceId& service) const {
   return found == demand_.end() ? kUsual : found->second;
 }
 
+void World::cut(const HostTruth* from, const HostTruth* to) {
+  cuts_.insert({number_of(from), number_of(to)});
+  for (const HostTruth* party : {from, to}) {
+    if (party != nullptr) tell(WorldChange::links, *party, nullptr);
+  }
+}
+
+void World::mend(const HostTruth& host) {
+  const bool cut = std::erase_if(cuts_, [&](const auto& pair) {
+                     return pair.first == host.index || pair.second == host.index;
+                   }) > 0;
+  if (!cut) return;
+  for (const HostTruth& other : hosts_) tell(WorldChange::links, other, nullptr);
+}
+
+bool World::passes(const HostTruth* from, const HostTruth* to) const {
+  return cuts_.empty() || !cuts_.contains({number_of(from), number_of(to)});
+}
+
+bool World::joined(const HostTruth& one, const HostTruth& other) const {
+  return passes(&one, &other) && passes(&other, &one);
+}
+
 bool World::storage_reachable(const HostTruth& host) const {
   const Link& link = host.links[static_cast<std::size_t>(Wire::storage)];
   return host.acts() && link.in && link.out;
@@ -65,7 +92,7 @@ bool World::storage_reachable(const HostTruth& host) const {
 bool World::path(const HostTruth& from, const HostTruth& to, Wire wire) const {
   const auto index = static_cast<std::size_t>(wire);
   return from.powered && to.powered && from.links[index].out && to.links[index].in &&
-         (wire != Wire::management || from.partition == to.partition);
+         (wire != Wire::management || from.partition == to.partition) && passes(&from, &to);
 }
 
 bool World::has_files(const VmLaunch& launch) {
@@ -79,9 +106,9 @@ bool World::locks(const Copy& copy, CopyState state) const {
   return options_.image_locks && needs_lock(state) && copy.own_files;
 }
 
-VolumeTruth* World::volume_of(const VolumeEndpoint& with) {
+VolumeTruth* World::volume_of(const VolumeEndpoint& with, const HostTruth* consumer) {
   for (HostTruth& host : hosts_) {
-    if (!storage_reachable(host)) continue;
+    if (!storage_reachable(host) || (consumer != nullptr && !joined(*consumer, host))) continue;
     for (auto& [directory, device] : host.devices) {
       if (VolumeTruth* found = device.served(with)) return found;
     }
@@ -92,7 +119,7 @@ VolumeTruth* World::volume_of(const VolumeEndpoint& with) {
 void World::guest_writes(const HostTruth& host, const Copy& copy) {
   if (!host.acts() || copy.state != CopyState::running || !storage_reachable(host)) return;
   for (const auto& [volume, with] : copy.volumes) {
-    VolumeTruth* truth = volume_of(with);
+    VolumeTruth* truth = volume_of(with, &host);
     if (truth == nullptr) continue;
     truth->written = ++writes_;
     acknowledged_[{volume, truth->floor}] = writes_;
@@ -107,14 +134,6 @@ std::string World::lost_writes(const Copy& copy) {
     if (last != acknowledged_.end() && truth->written != last->second) return volume.value;
   }
   return {};
-}
-
-bool World::volume_answers(const VolumeEndpoint& with) const {
-  return std::any_of(hosts_.begin(), hosts_.end(), [&](const HostTruth& host) {
-    return storage_reachable(host) &&
-           std::any_of(host.devices.begin(), host.devices.end(),
-                       [&](const auto& device) { return device.second.lets_in(with); });
-  });
 }
 
 bool World::cut_off(const Copy& copy) const {
@@ -149,7 +168,7 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
     if (!disk.endpoint) continue;
     const VolumeId volume(disk.volume);
     copy.volumes[volume] = *disk.endpoint;
-    if (const VolumeTruth* truth = volume_of(*disk.endpoint)) {
+    if (const VolumeTruth* truth = volume_of(*disk.endpoint, &host)) {
       copy.disk_sizes[volume] = truth->size_mib;
     }
   }

@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <map>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -172,6 +173,12 @@ class World {
   int demand(const ServiceId& service) const;
   void set_demand(const ServiceId& service, int requests) { demand_[service] = requests; }
 
+  /// From now on what `from` sends to `to` vanishes, on every network; nullptr = the server. Until mend() of either.
+  void cut(const HostTruth* from, const HostTruth* to);
+  void mend(const HostTruth& host);
+  bool passes(const HostTruth* from, const HostTruth* to) const;
+  bool joined(const HostTruth& one, const HostTruth& other) const;
+
   bool storage_reachable(const HostTruth& host) const;
   /// A packet from one host to another passes on `wire`.
   bool path(const HostTruth& from, const HostTruth& to, Wire wire) const;
@@ -179,17 +186,14 @@ class World {
   /// Some disk of it is no volume; a VM without disks counts as if it had one.
   static bool has_files(const VmLaunch& launch);
 
-  /// The volume that lets the holder in now; nullptr = none.
-  VolumeTruth* volume_of(const VolumeEndpoint& with);
+  /// The volume that lets the holder in now, as this host reaches it, or somebody; nullptr = none.
+  VolumeTruth* volume_of(const VolumeEndpoint& with, const HostTruth* consumer = nullptr);
 
   /// A guest that runs writes to its volumes, and keeps what was acknowledged.
   void guest_writes(const HostTruth& host, const Copy& copy);
 
   /// A volume of it does not hold what was acknowledged last; empty = none. One that was never written holds all.
   std::string lost_writes(const Copy& copy);
-
-  /// Somebody lets the holder in now.
-  bool volume_answers(const VolumeEndpoint& with) const;
 
   /// All that it can write has cut it off for ever: it is harmless, whether it runs or not.
   bool cut_off(const Copy& copy) const;
@@ -228,6 +232,7 @@ class World {
   std::map<HostId, std::size_t> by_id_;
   std::map<VmId, StoredVm> stored_;
   std::map<ServiceId, int> demand_;
+  std::set<std::pair<std::size_t, std::size_t>> cuts_;  ///< from, to
   std::map<std::pair<VolumeId, Epoch>, std::uint64_t>
       acknowledged_;  ///< number of the last write to the volume of this name and floor
   std::uint64_t writes_ = 0;

@@ -11,6 +11,7 @@ import glob
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 import unittest
@@ -67,7 +68,7 @@ class VolumesTest(LabCase):
     def place(self, name, device=None):
         """A file of the volume, on the device that holds it now."""
         device = device or self.volume()["status"]["legs"][0]["device"]
-        return os.path.join(self.directory if device == "ssd" else self.directory + "-2", "acme", "data", name)
+        return os.path.join(self.directory + {"ssd": "", "hdd": "-2", "small": "-3"}[device], "acme", "data", name)
 
     def record(self):
         """What the device itself holds of the volume."""
@@ -255,6 +256,42 @@ class VolumesTest(LabCase):
                         == [{"device": "ssd", "state": "in_sync"}], 90)
         self.assert_writes_on(before["disk_sequence"])
         self.assertEqual(self.answer()["boot_id"], before["boot_id"])
+
+    def test_081_a_full_device_is_told_and_holds_up_neither_a_move_nor_a_fence(self):
+        """R-F5 R-F6 R-B2: no byte is left below the device; who has a place there goes on, moves and is fenced."""
+        directory = self.directory + "-3"
+        os.makedirs(directory)
+        mount = ["mount", "-t", "tmpfs", "-o", "size=800m,mode=700", "virga-test", directory]
+        subprocess.run(mount, check=True, timeout=20)
+        self.addCleanup(subprocess.run, ["umount", "-l", directory], timeout=20)
+        resize = lambda size: subprocess.run(  # noqa: E731
+            ["mount", "-o", f"remount,size={size}", directory], check=True, timeout=20)
+        self.cloud.cli("device", "create", "small", "--host", "host-3", "--directory", directory,
+                       "--capacity-mib", "1000")
+        self.cloud.cli("--wait", "volume", "move", "acme/data", "--device", "small")
+        self.cloud.wait("it has moved", lambda: self.volume()["status"]["legs"]
+                        == [{"device": "small", "state": "in_sync"}], 90)
+        before, after = self.answer(), self.cloud.last_event()
+        resize("16m")
+        with open(os.path.join(directory, "ballast"), "wb", buffering=0) as ballast:
+            with self.assertRaises(OSError):
+                for _ in range(10000):
+                    ballast.write(bytes(4096))
+        self.cloud.wait_event(after, ["device.full"], "device/small", 30)
+        self.cloud.cli("--wait", "vm", "migrate", VM, "--host", self.other_host())
+        self.assert_writes_on(before["disk_sequence"])
+        before, after = self.answer(), self.cloud.last_event()
+        self.cloud.lab("fail", self.status()["host"], "--how", "power", "--bmc", "silent")
+        placed = self.cloud.wait_event(after, ["vm.placed"], f"vm/{VM}", 40)
+        self.assertEqual(placed["facts"]["proof"], "storage_revoked")
+        self.assert_writes_on(before["disk_sequence"])
+        os.unlink(os.path.join(directory, "ballast"))
+        resize("800m")
+        self.cloud.wait_event(after, ["device.has_room"], "device/small", 30)
+        self.cloud.cli("--wait", "volume", "move", "acme/data", "--device", "ssd")
+        self.cloud.wait("it has moved back", lambda: self.volume()["status"]["legs"]
+                        == [{"device": "ssd", "state": "in_sync"}], 90)
+        self.cloud.cli("device", "delete", "small")
 
     def test_09_a_lost_hosts_guest_comes_back_on_the_word_of_its_volume(self):
         """R-B2 A1-06 A1-07: no BMC answers; the volume has cut the old copy off, and that proves it."""

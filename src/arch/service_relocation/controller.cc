@@ -87,7 +87,8 @@ void ServiceController::tick() {
   const bool look = loop_.now() >= look_at_demand_;
   if (look) look_at_demand_ = loop_.now() + options_.demand_every;
   for (const auto& [id, service] : mirror_.view().services.all()) {
-    if (!settled(*service) || (look && listens(*service))) mark(service->spec.cluster);
+    const bool watched = listens(*service) || service->spec.objective.availability_ppm > 0;
+    if (!settled(*service) || (look && watched)) mark(service->spec.cluster);
   }
 }
 

@@ -56,12 +56,13 @@ bool ServicePlaces::may_monitor(const Service& service, const HostId& id) const 
          evidence.can_probe && host->status.health == HostHealth::alive && !host->spec.maintenance;
 }
 
-HostId ServicePlaces::choose_monitor(const Service& service, const HostId& balancer) {
+HostId ServicePlaces::choose_monitor(const Service& service, const HostId& balancer,
+                                     const HostId& other_than) {
   HostId best;
   std::pair<bool, int> best_cost;
   for (const Host* host : view_.hosts_of(cluster_)) {
     const HostId id = host->id();
-    if (!may_monitor(service, id)) continue;
+    if (id == other_than || !may_monitor(service, id)) continue;
     const auto count = monitors_.find(id);
     if (count != monitors_.end() && count->second >= static_cast<int>(kMonitorsMax)) continue;
     const std::pair<bool, int> cost{id == balancer, count == monitors_.end() ? 0 : count->second};

@@ -259,6 +259,24 @@ TEST_F(ServicePlannerTest, A3_22_R_B9_IsAskedFromAnotherHostThanItsBalancers) {
   EXPECT_TRUE(web().status.monitor.empty());
 }
 
+TEST_F(ServicePlannerTest, A3_22_R_B9_AMonitorThatAsksNobodyGivesWayToAnotherIfThereIsOne) {
+  promise();
+  EXPECT_GE(settle(), 0);
+  const HostId first = web().status.monitor;
+  evidence.mute.insert(web().id());
+  round();
+  const HostId second = web().status.monitor;
+  EXPECT_NE(second, first);
+  EXPECT_FALSE(second.empty());
+  evidence.mute.clear();
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(web().status.monitor, second) << "it stays";
+  for (auto& [id, host] : evidence.hosts) host.can_probe = id == second;
+  evidence.mute.insert(web().id());
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(web().status.monitor, second) << "nobody else could";
+}
+
 TEST_F(ServicePlannerTest, A3_22_R_B9_AgentsThatCannotAskAreNotChosen) {
   promise();
   for (auto& [id, host] : evidence.hosts) host.can_probe = false;

@@ -176,7 +176,8 @@ void ServiceRound::place_balancer() {
   status().balancer = std::exchange(next, HostId());
 }
 
-/// Who asks as consumers do comes from another host than the balancer, if there is one.
+/// Who asks as consumers do comes from another host than the balancer, if there is one. One that
+/// cannot ask for long gives way to another, if there is one: what nobody measures is not promised.
 void ServiceRound::place_monitor() {
   HostId& at = status().monitor;
   const bool wanted = service_.spec.objective.availability_ppm > 0 &&
@@ -187,15 +188,20 @@ void ServiceRound::place_monitor() {
   }
   const Host* host = view_.hosts.find(at);
   const BalancerHostEvidence& there = places_.evidence_of(at);
-  const bool stays = host != nullptr && !host->spec.maintenance && at != status().balancer &&
+  const bool mute = evidence_.mute.contains(service_.id());
+  const bool stays = host != nullptr && !mute && !host->spec.maintenance &&
+                     at != status().balancer &&
                      host->status.health != HostHealth::dead &&
                      host->status.health != HostHealth::fenced &&
                      (!there.reports || there.can_probe);
   if (stays || (at.empty() && !status().available)) return;  // its beginning breaks no promise
-  const HostId next = places_.choose_monitor(service_, status().balancer);
+  const HostId next =
+      places_.choose_monitor(service_, status().balancer, mute ? at : HostId());
   if (next.empty() && at.empty()) note_ = "no host can ask it as its consumers do";
   if (next.empty() || next == at) return;
-  tell("monitor_placed", next.value + " asks it as its consumers do",
+  tell("monitor_placed",
+       next.value + " asks it as its consumers do" +
+           (mute ? ": " + at.value + " could not for long" : ""),
        {{"host", next.value}, {"before", at.value}});
   at = next;
 }

@@ -33,8 +33,8 @@ class ServicePlaces {
 
   /// Whether it can be asked from there.
   bool may_monitor(const Service& service, const HostId& host) const;
-  /// The host with the fewest monitors, its balancer's only when there is no other; empty = none.
-  HostId choose_monitor(const Service& service, const HostId& balancer);
+  /// The host with the fewest monitors, its balancer's only when there is no other, never `other_than`; empty = none.
+  HostId choose_monitor(const Service& service, const HostId& balancer, const HostId& other_than);
 
   /// A host for a new copy that has none of this service's copies if possible. Errors: exhausted, with one reason a
   /// host.

@@ -34,6 +34,7 @@ struct ServiceEvidence {
   std::map<ServiceId, Duration>
       failing;                ///< that consumers have had no answer, as far as their monitor knows
   std::set<ServiceId> spent;  ///< the promise to their consumers is broken
+  std::set<ServiceId> mute;   ///< their monitor reports and has asked nobody for long
   std::map<VmId, int> cpu_percent;             ///< of its quota; copies of services that watch it
   std::map<ServiceId, DemandFindings> demand;  ///< what their scaling listeners have found
   std::set<std::pair<ServiceId, HostId>>

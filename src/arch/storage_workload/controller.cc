@@ -49,6 +49,16 @@ std::string ready_text(const Volume& volume) {
                      spec.snapshot ? "" : " and can be attached");
 }
 
+Event told_of(const Device& device, std::string kind, std::string text, Severity severity) {
+  Event told;
+  told.kind = std::move(kind);
+  told.severity = severity;
+  told.subject = keys::of(device.id());
+  told.text = std::move(text);
+  told.facts["host"] = device.spec.host.value;
+  return told;
+}
+
 }  // namespace
 
 StorageController::StorageController(Loop& loop, Store& store, StoreMirror& mirror,
@@ -140,18 +150,29 @@ void StorageController::execute(const ClusterId& cluster, const StoragePlan& pla
 bool StorageController::change_device(Transaction& transaction, const DeviceChange& change) {
   const Device* stored = mirror_.view().devices.find(change.device);
   if (stored == nullptr) return false;
+  const DeviceStatus& before = stored->status;
+  const DeviceStatus& now = change.status;
   Device changed = *stored;
-  changed.status.available = change.available;
-  changed.status.reason = change.reason;
+  changed.status = now;
   transaction.put(changed);
-  if (stored->status.available == change.available) return true;
-  Event told;
-  told.kind = change.available ? "device.available" : "device.unavailable";
-  told.severity = change.available ? Severity::info : Severity::alarm;
-  told.subject = keys::of(change.device);
-  told.text = change.available ? "its volumes are served" : change.reason;
-  told.facts["host"] = stored->spec.host.value;
-  event(transaction, std::move(told));
+  if (before.available != now.available) {
+    event(transaction, told_of(*stored, now.available ? "device.available" : "device.unavailable",
+                               now.available ? "its volumes are served" : now.reason,
+                               now.available ? Severity::info : Severity::alarm));
+  }
+  const bool was_fine = before.room < DeviceRoom::low;
+  const std::string left = fmt::format("{} MiB are free below it", now.free_mib.value);
+  if (now.room == before.room || (was_fine && now.room < DeviceRoom::low)) return true;
+  if (now.room == DeviceRoom::none) {
+    event(transaction, told_of(*stored, "device.full",
+                               left + ": guests that write to new places are paused until it has "
+                                      "room; move or delete volumes",
+                               Severity::alarm));
+  } else if (now.room == DeviceRoom::low) {
+    event(transaction, told_of(*stored, "device.filling", left, Severity::warning));
+  } else if (now.room == DeviceRoom::ample) {
+    event(transaction, told_of(*stored, "device.has_room", left, Severity::info));
+  }
   return true;
 }
 

@@ -223,5 +223,30 @@ TEST_F(StorageControllerTest, R_B1_AQuietStorageWritesNothing) {
   EXPECT_EQ(server->view().revision, before);
 }
 
+TEST_F(StorageControllerTest, R_F5_R_F6_ADeviceThatFillsIsToldBeforeAndWhenItIsFullAndAfter) {
+  const auto room = [&](std::int64_t free_mib) {
+    device.seen.space = {to_bytes(Mib{1000}), to_bytes(Mib{free_mib})};
+    return until([&] {
+      return server->view().devices.find(DeviceId("ssd"))->status.free_mib == Mib{free_mib};
+    });
+  };
+  ASSERT_TRUE(until([&] { return is_ready(); }));
+  ASSERT_TRUE(room(800));
+  EXPECT_EQ(events("device.filling") + events("device.full") + events("device.has_room"), 0);
+  ASSERT_TRUE(room(90));
+  EXPECT_EQ(events("device.filling"), 1);
+  ASSERT_TRUE(room(0));
+  EXPECT_EQ(events("device.full"), 1);
+  edit([](Volume& volume) { volume.spec.size_mib = Mib{128}; });
+  device.failing = make_error(Errc::exhausted, "0 MiB are free");
+  ASSERT_TRUE(until([&] { return !volume()->status.reason.empty(); }));
+  EXPECT_EQ(volume()->status.size_mib, Mib{64});
+  device.failing.reset();
+  ASSERT_TRUE(room(700));
+  EXPECT_EQ(events("device.has_room"), 1);
+  ASSERT_TRUE(until([&] { return volume()->status.size_mib == Mib{128}; }));
+  EXPECT_EQ(events("device.full"), 1);
+}
+
 }  // namespace
 }  // namespace virga

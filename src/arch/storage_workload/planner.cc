@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <optional>
 #include <set>
+#include <utility>
 
 #include "mechanism/storage/device_space.h"
 
@@ -108,15 +110,30 @@ std::string Planner::unavailable_because(const Device& device) const {
   return {};
 }
 
+/// True when so much is different that it is worth a note.
+bool measure(const RealSpace& space, DeviceStatus& status) {
+  constexpr std::int64_t kSteps = 100;
+  const DeviceRoom before = std::exchange(status.room, room_of(space, status.room));
+  const Mib free{space.free.value >> 20};
+  const Mib difference{std::abs(free.value - status.free_mib.value)};
+  const bool small = difference == Mib() || to_bytes(difference) * kSteps < space.size;
+  if (small && status.room == before) return false;
+  status.free_mib = free;
+  return true;
+}
+
 void Planner::judge(const Device& device) {
   if (evidence_of(device.id()).awaited) return;
-  const std::string reason = unavailable_because(device);
-  const bool available = reason.empty();
-  const bool changed = device.status.available != available || device.status.reason != reason;
-  if (changed && room_in(plan_.device_changes)) {
-    plan_.device_changes.push_back({device.id(), available, reason});
-  }
   const DeviceEvidence& evidence = evidence_of(device.id());
+  const DeviceStatus& before = device.status;
+  DeviceStatus now = before;
+  now.reason = unavailable_because(device);
+  const bool available = now.available = now.reason.empty();
+  const bool measured = available && measure(evidence.seen.space, now);
+  const bool changed = before.available != available || before.reason != now.reason;
+  if ((changed || measured) && room_in(plan_.device_changes)) {
+    plan_.device_changes.push_back({device.id(), now});
+  }
   const bool askable = evidence.host_reports && evidence.can_serve && !evidence.resting;
   if (available || !askable || !room_in(plan_.serves)) return;
   plan_.serves.push_back({device.id(), device.spec.host, device.spec.directory});

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "mechanism/storage/device_space.h"
+
 namespace virga {
 namespace {
 
@@ -34,6 +36,23 @@ class StoragePlannerTest : public testing::Test {
     seen.host_reports = true;
     seen.listed = true;
     seen.seen = {device.id(), device.spec.directory, true, "", {}};
+  }
+
+  /// What the agent of its host says of the file system below it.
+  void measure(const std::string& device, std::int64_t size_mib, std::int64_t free_mib) {
+    evidence.devices[DeviceId(device)].seen.space = {to_bytes(Mib{size_mib}),
+                                                     to_bytes(Mib{free_mib})};
+  }
+  /// As the controller does.
+  void store(const StoragePlan& made) {
+    for (const DeviceChange& change : made.device_changes) {
+      Device changed = *view.devices.find(change.device);
+      changed.status = change.status;
+      view.devices.put(std::make_shared<const Device>(changed));
+    }
+  }
+  const DeviceStatus& status(const std::string& device) {
+    return view.devices.find(DeviceId(device))->status;
   }
 
   Volume volume(const std::string& name, std::int64_t size_mib, const std::string& device = "") {
@@ -105,6 +124,57 @@ TEST_F(StoragePlannerTest, R_B1_AVolumeGoesNowhereWithoutRoomClassOrService) {
             "no device can take it: d1 is of class standard; d2 is of class standard");
   EXPECT_EQ(made.volume_changes[1].reason,
             "no device can take it: d1 has 1000 MiB left; d2 its host h2 does not report");
+}
+
+TEST_F(StoragePlannerTest, R_F6_WhatIsNewFitsIntoWhatIsReallyFreeWhateverWasPromised) {
+  measure("d1", 500, 100);
+  measure("d2", 500, 300);
+  store(plan());
+  put(volume("data", 200));
+  ASSERT_EQ(plan().placements.size(), 1U);
+  EXPECT_EQ(plan().placements[0].device, DeviceId("d2")) << "d1 may promise 1000 and has 100";
+  put(volume("data", 301));
+  ASSERT_EQ(plan().volume_changes.size(), 1U);
+  EXPECT_EQ(plan().volume_changes[0].reason,
+            "no device can take it: d1 has 100 MiB left; d2 has 300 MiB left");
+  // Volumes of before may be promised more than is there: their capacity is what its owner says.
+  Volume old = volume("old", 900, "d2");
+  put(old);
+  see(old);
+  const DeviceSpace space(view, ClusterId("c1"));
+  EXPECT_EQ(space.promised_on(DeviceId("d2")), Mib{900});
+  EXPECT_EQ(space.free_on(DeviceId("d2")), Mib{100}) << "the less of both";
+  EXPECT_EQ(space.free_on(DeviceId("d1")), Mib{100});
+}
+
+TEST_F(StoragePlannerTest, R_F5_TheRoomOfADeviceIsNotedWhenItIsAnotherAndDoesNotFlap) {
+  EXPECT_TRUE(plan().device_changes.empty()) << "an agent that does not say";
+  measure("d1", 1000, 500);
+  store(plan());
+  EXPECT_EQ(status("d1").room, DeviceRoom::ample);
+  EXPECT_EQ(status("d1").free_mib, Mib{500});
+  measure("d1", 1000, 495);
+  EXPECT_TRUE(plan().device_changes.empty()) << "less than a hundredth";
+  const auto room = [this](std::int64_t free_mib) {
+    measure("d1", 1000, free_mib);
+    store(plan());
+    EXPECT_TRUE(plan().device_changes.empty()) << "planning again gives nothing new";
+    return status("d1").room;
+  };
+  EXPECT_EQ(room(101), DeviceRoom::ample);
+  EXPECT_EQ(room(99), DeviceRoom::low);
+  EXPECT_EQ(status("d1").free_mib, Mib{99});
+  EXPECT_EQ(room(120), DeviceRoom::low) << "not clearly more";
+  EXPECT_EQ(room(126), DeviceRoom::ample);
+  EXPECT_EQ(room(9), DeviceRoom::none);
+  EXPECT_EQ(room(0), DeviceRoom::none);
+  EXPECT_EQ(room(12), DeviceRoom::none);
+  EXPECT_EQ(room(13), DeviceRoom::low);
+  EXPECT_EQ(room(1000), DeviceRoom::ample);
+  evidence.devices[DeviceId("d1")].host_reports = false;
+  measure("d1", 0, 0);
+  store(plan());
+  EXPECT_EQ(status("d1").room, DeviceRoom::ample) << "as it was when it was last heard";
 }
 
 TEST_F(StoragePlannerTest, R_B1_APlacedVolumeIsMadeOnceAndReadyWhenItsDeviceSaysSo) {
@@ -350,8 +420,8 @@ TEST_F(StoragePlannerTest, R_B1_ServesDevicesAndSaysWhyNot) {
   ASSERT_EQ(made.serves.size(), 1U);
   EXPECT_EQ(made.serves[0].directory, "/srv/d1");
   ASSERT_EQ(made.device_changes.size(), 2U);
-  EXPECT_EQ(made.device_changes[0].reason, "no such folder");
-  EXPECT_EQ(made.device_changes[1].reason, "the agent of h2 is too old to serve devices");
+  EXPECT_EQ(made.device_changes[0].status.reason, "no such folder");
+  EXPECT_EQ(made.device_changes[1].status.reason, "the agent of h2 is too old to serve devices");
 }
 
 TEST_F(StoragePlannerTest, R_B1_ANewServerJudgesNoDeviceBeforeItsHostCouldReport) {

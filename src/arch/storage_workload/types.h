@@ -36,8 +36,7 @@ struct StorageEvidence {
 /// The stored state of a device follows what its host says.
 struct DeviceChange {
   DeviceId device;
-  bool available = false;
-  std::string reason;
+  DeviceStatus status;
 };
 
 /// The host's agent shall open the device.

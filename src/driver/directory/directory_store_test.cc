@@ -1,6 +1,7 @@
 #include "driver/directory/directory_store.h"
 
 #include "driver/block_store_contract_tests.h"
+#include "driver/volumes/full_device_tests.h"
 #include "driver/volumes/real_store_lab.h"
 
 namespace virga {
@@ -8,7 +9,10 @@ namespace {
 
 class DirectoryLab : public RealStoreLab {
  public:
-  explicit DirectoryLab(DirectoryOptions::Consumers consumers) : consumers_(consumers) { start(); }
+  explicit DirectoryLab(DirectoryOptions::Consumers consumers, const std::string& disk = "")
+      : RealStoreLab(disk), consumers_(consumers) {
+    start();
+  }
   ~DirectoryLab() override { store_.reset(); }
 
  private:
@@ -24,6 +28,10 @@ std::unique_ptr<BlockStoreLab> make_local() {
 }
 std::unique_ptr<BlockStoreLab> make_shared_lab() {
   return std::make_unique<DirectoryLab>(DirectoryOptions::Consumers::other_hosts);
+}
+
+std::unique_ptr<BlockStoreLab> make_small() {
+  return std::make_unique<DirectoryLab>(DirectoryOptions::Consumers::this_host, FullDevice::kDisk);
 }
 
 class LocalDirectoryTest : public BlockStoreContract {};
@@ -76,6 +84,7 @@ TEST_P(SharedDirectoryTest, R_B2_ANameThatWasRevokedIsRemovedAfterACrash) {
   EXPECT_FALSE(use(*at, {Step::reads(0, 0, kBlock)}));
 }
 
+INSTANTIATE_TEST_SUITE_P(Directory, FullDevice, testing::Values(&make_small));
 INSTANTIATE_TEST_SUITE_P(Directory, LocalDirectoryTest, testing::Values(&make_local));
 INSTANTIATE_TEST_SUITE_P(Directory, SharedDirectoryTest, testing::Values(&make_shared_lab));
 INSTANTIATE_TEST_SUITE_P(Directory, BlockStoreContract,

@@ -22,7 +22,7 @@ Result<void> NbdFiles::write_keys(const std::vector<AttachmentRecord>& admitted)
   if (auto made = make_keys(); !made) return made;
   std::string lines;
   for (const AttachmentRecord& one : admitted) lines += one.user + ":" + one.key + "\n";
-  return replace_file(keys() + "/keys.psk", lines, 0600);
+  return rewrite_file(keys() + "/keys.psk", lines, 0600, false);
 }
 
 }  // namespace virga

@@ -2,6 +2,7 @@
 
 #include "driver/block_copy_contract_tests.h"
 #include "driver/block_store_contract_tests.h"
+#include "driver/volumes/full_device_tests.h"
 #include "driver/volumes/real_store_lab.h"
 
 namespace virga {
@@ -11,7 +12,7 @@ namespace fs = std::filesystem;
 
 class NbdLab : public RealStoreLab {
  public:
-  NbdLab() { start(); }
+  explicit NbdLab(const std::string& disk = "") : RealStoreLab(disk) { start(); }
   ~NbdLab() override {
     store_.reset();
     end_servers(kServer);
@@ -43,6 +44,9 @@ class NbdLab : public RealStoreLab {
 };
 
 std::unique_ptr<BlockStoreLab> make_lab() { return std::make_unique<NbdLab>(); }
+std::unique_ptr<BlockStoreLab> make_small() {
+  return std::make_unique<NbdLab>(FullDevice::kDisk);
+}
 
 class NbdStoreTest : public BlockStoreContract {
  protected:
@@ -100,6 +104,7 @@ TEST_P(NbdStoreTest, R_B2_R_F1_AServerThatWasNeverNotedIsNotTakenForNone) {
   EXPECT_FALSE(use(*at, {Step::writes(2, 0, kBlock)}));
 }
 
+INSTANTIATE_TEST_SUITE_P(Nbd, FullDevice, testing::Values(&make_small));
 INSTANTIATE_TEST_SUITE_P(Nbd, NbdStoreTest, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockStoreContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockServerContract, testing::Values(&make_lab));

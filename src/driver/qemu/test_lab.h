@@ -45,6 +45,7 @@ class QemuLab final : public HypervisorLab {
   RememberingGuard& guard(int index) { return hosts_[index].guard; }
   const HypervisorInfo& info(int index) const { return hosts_[index].info; }
   const std::string& why(int index) const { return hosts_[index].sink.last_why; }
+  int tells(int index) const { return hosts_[index].sink.tells; }
   std::string shared() const { return folder_ + "/shared"; }
   std::string run(int index) const { return folder_ + "/run" + std::to_string(index); }
   std::int64_t pid(int index, const VmId& vm) const;
@@ -61,9 +62,11 @@ class QemuLab final : public HypervisorLab {
     void vm_changed(const ObservedVm& now, const std::string& reason) override {
       last[now.vm] = now;
       last_why = reason;
+      ++tells;
     }
     std::map<VmId, ObservedVm> last;
     std::string last_why;
+    int tells = 0;
   };
   struct Host {
     RememberingGuard guard;

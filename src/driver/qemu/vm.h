@@ -92,6 +92,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   // vm_events.cc: what QEMU tells
   void event(const QmpEvent& event);
   void guest_stopped(const QmpEvent& event);
+  void runs_again();
   void apply_state(Result<qmp::RunState> state);
   void ask_state();
   bool adopted_state(qmp::RunState state, const qmp::MigrationInfo& migration);
@@ -141,7 +142,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   bool asking_ = false;
   bool disk_full_ = false;  ///< paused by it
   bool asking_room_ = false;
-  bool volume_awaited_ = false;  ///< paused by one that does not answer
+  bool trying_ = false;          ///< it was let run to see whether its disks work again
+  bool volume_awaited_ = false;  ///< paused by one that does not answer, or has no room
   bool asking_volumes_ = false;
   std::int64_t room_bytes_ = -1;  ///< beside its disks at the last look; negative = not looked yet
   std::string shutdown_reason_;

@@ -66,13 +66,7 @@ std::string io_error_text(const VmLaunch& launch, const json::object& data) {
 
 void QemuVm::event(const QmpEvent& seen) {
   if (seen.name == "RESUME") {
-    failing_.clear();
-    volume_awaited_ = false;
-    if (stage_ == Stage::ready && !incoming_ && power_ == VmPower::paused) {
-      power_ = VmPower::running;
-      postmigrate_ = false;
-      changed("runs again");
-    }
+    if (!trying_) runs_again();
   } else if (seen.name == "STOP") {
     if (stage_ == Stage::ready && power_ == VmPower::running) {
       power_ = VmPower::paused;
@@ -99,11 +93,22 @@ void QemuVm::event(const QmpEvent& seen) {
   }
 }
 
+void QemuVm::runs_again() {
+  trying_ = false;
+  failing_.clear();
+  volume_awaited_ = false;
+  if (stage_ != Stage::ready || incoming_ || power_ != VmPower::paused) return;
+  power_ = VmPower::running;
+  postmigrate_ = false;
+  changed("runs again");
+}
+
 void QemuVm::guest_stopped(const QmpEvent& seen) {
   std::string trouble;
   if (seen.name == "GUEST_PANICKED") trouble = kGuestPanicked;
   if (seen.name == "WATCHDOG") trouble = kWatchdogExpired;
   if (seen.name == "BLOCK_IO_ERROR" && text_at(seen.data, "action") == "stop") {
+    trying_ = false;
     trouble = io_error_text(launch_, seen.data);
     if (is_volume(launch_, seen.data)) {
       volume_awaited_ = true;
@@ -199,7 +204,7 @@ void QemuVm::ask_disks() {
     if (!full || !*full || power_ != VmPower::paused || failing_.empty()) return;
     failing_ = "disk: no space left";
     changed(failing_);
-    await_room();
+    if (!volume_awaited_) await_room();
   });
 }
 
@@ -230,12 +235,14 @@ void QemuVm::ask_for_room() {
       });
 }
 
-/// Lets a guest run again that a disk has paused; not one that a move has paused or taken away.
+/// Lets a guest run again that a disk has paused; not one that a move has paused or taken away. It
+/// is said to run when it still does at the next look: one that fails as before says nothing new.
 void QemuVm::try_disks_again() {
   if (is_moving() || postmigrate_ || incoming_) return;
   qmp::query_status(*process_.qmp(), [this](const Result<qmp::RunState>& state) {
     const bool paused_by_disk = state.ok() && *state == qmp::RunState::io_error;
     if (!paused_by_disk || is_moving() || postmigrate_ || process_.qmp() == nullptr) return;
+    trying_ = true;
     qmp::resume(*process_.qmp(), [](Result<void>) {});
   });
 }
@@ -307,14 +314,12 @@ void QemuVm::apply_state(Result<qmp::RunState> state) {
   if (*state == qmp::RunState::io_error && failing_.empty()) {
     failing_ = "a disk failed";
     volume_awaited_ = has_volumes(launch_);
-    if (!volume_awaited_) ask_disks();
+    ask_disks();
   }
   if (*state == qmp::RunState::postmigrate && !incoming_) postmigrate_ = true;
   const bool runs = *state == qmp::RunState::running;
   if (runs && power_ == VmPower::paused && !incoming_) {
-    power_ = VmPower::running;
-    postmigrate_ = false;
-    changed("runs");
+    runs_again();
   } else if (!runs && power_ == VmPower::running && !incoming_) {
     power_ = VmPower::paused;
     changed(failing_.empty() ? "paused" : failing_);

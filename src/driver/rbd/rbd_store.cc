@@ -19,6 +19,9 @@ class RbdDevice final : public DeviceAccess {
     return std::make_unique<RbdAccess>(context, options_, std::move(folder), volume);
   }
 
+  /// The pool's is not the records' file system's.
+  RealSpace space(const std::string&) const override { return {}; }
+
  private:
   const RbdOptions options_;
 };

@@ -14,6 +14,7 @@
 
 #include "driver/block_store_contract.h"
 #include "driver/volumes/server_record.h"
+#include "driver/volumes/small_disk.h"
 #include "edge/file.h"
 #include "edge/process.h"
 
@@ -22,13 +23,16 @@ namespace virga {
 /// For tests of real stores: a device in a folder of its own, and consumers that are qemu-io. A test adds its store.
 class RealStoreLab : public BlockStoreLab {
  public:
-  RealStoreLab() {
+  /// `disk`: options of a SmallDisk for the device; empty = it is a folder of the test's.
+  explicit RealStoreLab(const std::string& disk = "") {
     char pattern[] = "/tmp/virga-store-XXXXXX";
     if (::mkdtemp(pattern) != nullptr) folder_ = pattern;
+    if (!disk.empty()) disk_ = std::make_unique<SmallDisk>(device(), disk);
   }
 
   ~RealStoreLab() override {
     if (consumer_ != nullptr) consumer_->signal(SIGKILL);
+    disk_.reset();
     std::filesystem::remove_all(folder_);
   }
 
@@ -38,6 +42,11 @@ class RealStoreLab : public BlockStoreLab {
   std::string path(const VolumeId& volume, const std::string& name) const {
     return device() + "/" + volume.value + "/" + name;
   }
+
+  SmallDisk& disk() { return *disk_; }
+
+  /// The consumer, about its steps.
+  std::string said() const { return text_of(folder_ + "/consumer.log"); }
 
   void restart_agent() override {
     store_.reset();
@@ -67,10 +76,10 @@ class RealStoreLab : public BlockStoreLab {
   /// not succeeded either.
   bool used() override {
     if (!run_until([&] { return exit_.has_value(); }, seconds(10))) consumer_->signal(SIGKILL);
-    const std::string said = text_of(folder_ + "/consumer.log");
-    const bool failed = said.find("failed") != std::string::npos ||
-                        said.find("error") != std::string::npos ||
-                        said.find("can't open") != std::string::npos;
+    const std::string words = said();
+    const bool failed = words.find("failed") != std::string::npos ||
+                        words.find("error") != std::string::npos ||
+                        words.find("can't open") != std::string::npos;
     return exit_ && exit_->code == 0 && !failed;
   }
 
@@ -141,6 +150,8 @@ class RealStoreLab : public BlockStoreLab {
   std::unique_ptr<BlockStore> store_;
 
  private:
+  std::unique_ptr<SmallDisk> disk_;
+
   static std::string words_of(const ConsumerStep& step) {
     const auto range = fmt::format("-P {} {} {}", step.value, step.offset, step.bytes);
     if (step.kind == ConsumerStep::Kind::read) return "read " + range;

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <filesystem>
 #include <utility>
 
 #include "base/log.h"
@@ -27,8 +28,13 @@ Result<void> make_files(const VolumeAccess& access, const VolumeFolder& folder,
     const std::string why = there ? "another of this name is there" : there.error().text();
     return make_error(Errc::conflict, "create " + record.volume.value + ": " + why);
   }
-  if (auto made = access.make_medium(record); !made) return made;
-  return write_record(folder, record);
+  auto made = access.make_medium(record);
+  if (made) made = write_record(folder, record);
+  if (made) return made;
+  static_cast<void>(access.remove_medium(record));
+  std::error_code left;  // the next create makes it anew
+  std::filesystem::remove_all(folder.path, left);
+  return made;
 }
 
 }  // namespace
@@ -112,6 +118,9 @@ void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
     return answer<void>(loop_, std::move(done),
                         make_error(Errc::conflict, volume.value + " " + with));
   }
+  if (auto fits = check_room(volume, size_mib); !fits) {
+    return answer(loop_, std::move(done), std::move(fits));
+  }
   VolumeRecord record;
   record.volume = volume;
   record.size_mib = size_mib;
@@ -136,9 +145,13 @@ void RecordedStore::copy(const VolumeId& volume, const VolumeId& source, const E
     return refuse(Errc::unavailable,
                   "it is being copied itself from " + (*from)->record().source.value);
   }
+  const Mib size_mib = (*from)->record().size_mib;
+  if (auto fits = check_room(volume, size_mib); !fits) {
+    return answer(loop_, std::move(done), std::move(fits));
+  }
   VolumeRecord record;
   record.volume = volume;
-  record.size_mib = (*from)->record().size_mib;
+  record.size_mib = size_mib;
   record.revoked = revoked;
   record.floor = revoked;
   record.source = source;
@@ -176,8 +189,19 @@ void RecordedStore::make(const VolumeFolder& folder, const VolumeRecord& record,
 
 void RecordedStore::grow(const VolumeId& volume, Mib size_mib, Callback<void> done) {
   const auto found = find(volume);
-  if (found) return (*found)->grow(size_mib, std::move(done));
-  answer<void>(loop_, std::move(done), found.error());
+  if (!found) return answer<void>(loop_, std::move(done), found.error());
+  auto fits = check_room(volume, size_mib - (*found)->record().size_mib);
+  if (!fits) return answer(loop_, std::move(done), std::move(fits));
+  (*found)->grow(size_mib, std::move(done));
+}
+
+/// What is new must fit into what is really free now, thin as it is.
+Result<void> RecordedStore::check_room(const VolumeId& volume, Mib more) const {
+  const RealSpace real = space();
+  if (real.size == Bytes() || more <= Mib() || to_bytes(more) <= real.free) return {};
+  return make_error(Errc::exhausted,
+                    fmt::format("{} needs {} MiB more; {} are free below {}", volume.value,
+                                more.value, real.free.value >> 20, directory_));
 }
 
 void RecordedStore::erase(const VolumeId& volume, Callback<void> done) {

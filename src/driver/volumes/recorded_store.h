@@ -33,9 +33,11 @@ class RecordedStore : public BlockStore {
   void release(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   std::vector<ObservedVolume> observe() const override;
+  RealSpace space() const override { return access_->space(directory_); }
 
  private:
   Result<RecordedVolume*> find(const VolumeId& volume);
+  Result<void> check_room(const VolumeId& volume, Mib more) const;
   void read_all(Callback<void> done);
   void resume_all(Callback<void> done);
   void note_erased(const VolumeId& volume, const Result<void>& erased, const Callback<void>& done);

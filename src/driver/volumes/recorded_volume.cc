@@ -231,8 +231,11 @@ void RecordedVolume::grow_now(Mib size_mib, const Callback<void>& done) {
   };
   const auto note = [this, size_mib, serve_again](const Result<void>& grown) {
     if (!grown) return serve_again(grown);
-    record_.size_mib = size_mib;
-    persist(serve_again);
+    const Mib before = std::exchange(record_.size_mib, size_mib);
+    persist([this, before, serve_again](const Result<void>& written) {
+      if (!written) record_.size_mib = before;
+      serve_again(written);
+    });
   };
   const auto enlarge = [this, size_mib, note](const Result<void>& ended) {
     if (!ended) return note(ended);

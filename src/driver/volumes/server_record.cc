@@ -34,7 +34,7 @@ Result<Descriptor> claim_server(const std::string& path) {
 
 Result<void> note_server(const std::string& path, const Process& server) {
   const ServerRecord record{read_boot_id(), server.pid(), server.start_ticks()};
-  return replace_file(path, to_json_text(record), 0600);
+  return rewrite_file(path, to_json_text(record), 0600, false);
 }
 
 Result<std::unique_ptr<Process>> adopt_server(AsioLoop& loop, const std::string& path) {

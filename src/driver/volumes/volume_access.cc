@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -17,7 +18,13 @@ Result<void> VolumeAccess::make_medium(const VolumeRecord& record) const {
   if (::unlink(path.c_str()) != 0 && errno != ENOENT) return errno_error("remove " + path, errno);
   const Descriptor image(::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!image.valid()) return errno_error("create " + path, errno);
-  if (::ftruncate(image.get(), to_bytes(record.size_mib).value) != 0 || ::fsync(image.get()) != 0) {
+  const off_t size = to_bytes(record.size_mib).value;
+  if (::ftruncate(image.get(), size) != 0 || ::fsync(image.get()) != 0) {
+    return errno_error("create " + path, errno);
+  }
+  // A copy that finds no room would hold up a guest that overwrites what is not in it yet.
+  const bool copied = !record.source.empty();
+  if (copied && ::fallocate(image.get(), 0, 0, size) != 0 && errno != EOPNOTSUPP) {
     return errno_error("create " + path, errno);
   }
   return {};
@@ -66,6 +73,15 @@ Bytes VolumeAccess::used_bytes() const {
   struct stat file {};
   if (::stat(folder_.image().c_str(), &file) != 0) return {};
   return {file.st_blocks * 512};
+}
+
+RealSpace DeviceAccess::space(const std::string& directory) const {
+  struct statvfs seen {};
+  if (::statvfs(directory.c_str(), &seen) != 0) return {};
+  const auto bytes = [&](fsblkcnt_t blocks) {
+    return Bytes{static_cast<std::int64_t>(blocks * seen.f_frsize)};
+  };
+  return {bytes(seen.f_blocks), bytes(seen.f_bavail)};
 }
 
 }  // namespace virga

@@ -108,6 +108,9 @@ class DeviceAccess {
   }
   virtual std::unique_ptr<VolumeAccess> volume(VolumeContext& context, VolumeFolder folder,
                                                const VolumeId& volume) = 0;
+
+  /// As BlockStore::space(): of the file system of its directory, unless its media are elsewhere.
+  virtual RealSpace space(const std::string& directory) const;
 };
 
 }  // namespace virga

@@ -54,7 +54,7 @@ Result<VolumeRecord> read_record(const VolumeFolder& folder) {
 }
 
 Result<void> write_record(const VolumeFolder& folder, const VolumeRecord& record) {
-  return write_file_atomically(folder.record(), to_json_text(record), 0600);
+  return rewrite_file(folder.record(), to_json_text(record), 0600, true);
 }
 
 std::vector<VolumeRecord> read_records(const std::string& device) {

@@ -40,8 +40,7 @@ Refusal check_place(const ClusterView& view, const Device& device) {
 Refusal check_capacity(const ClusterView& view, const Device& before, const Device& after) {
   const Host* host = view.hosts.find(before.spec.host);
   if (host == nullptr || after.spec.capacity_mib >= before.spec.capacity_mib) return std::nullopt;
-  const DeviceSpace space(view, host->spec.cluster);
-  const Mib promised = before.spec.capacity_mib - space.free_on(before.id());
+  const Mib promised = DeviceSpace(view, host->spec.cluster).promised_on(before.id());
   if (after.spec.capacity_mib >= promised) return std::nullopt;
   return problem(Errc::conflict, fmt::format("spec.capacity_mib: {} is less than the {} MiB of the "
                                              "volumes on it",

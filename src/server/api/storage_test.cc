@@ -175,5 +175,19 @@ TEST_F(Storage, R_B1_a_snapshot_stays_as_it_is) {
   refused(call("PATCH", path, R"({"spec":{"snapshot":false}})"), 400, "never changes");
 }
 
+TEST_F(Storage, R_F5_R_F6_a_volume_grows_and_moves_only_into_what_is_really_free) {
+  make_storage();
+  make_ready("data", 100);
+  Device device = *view.devices.find(DeviceId("disk-1"));
+  device.status.room = DeviceRoom::low;
+  device.status.free_mib = Mib{40};
+  put(device, keys::of(device.id()));
+  refused(call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"size_mib":141}})"), 507,
+          "needs 41 MiB more");
+  EXPECT_EQ(call("PATCH", "/v1/volumes/acme/data", R"({"spec":{"size_mib":140}})").status, 202);
+  EXPECT_EQ(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"capacity_mib":140}})").status, 200)
+      << "what is promised is another thing";
+}
+
 }  // namespace
 }  // namespace virga::test

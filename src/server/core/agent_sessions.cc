@@ -500,7 +500,15 @@ bool differs(const ObservedVolume& left, const ObservedVolume& right) {
          left.failing != right.failing;
 }
 
+/// Its room counts when it is another by a thousandth.
+bool differs(const RealSpace& left, const RealSpace& right) {
+  constexpr std::int64_t kSteps = 1000;
+  return left.size != right.size || left.free.value / (left.size.value / kSteps + 1) !=
+                                        right.free.value / (right.size.value / kSteps + 1);
+}
+
 bool differs(const ObservedDevice& left, const ObservedDevice& right) {
+  if (differs(left.space, right.space)) return true;
   if (left.device != right.device || left.directory != right.directory || left.open != right.open ||
       left.failing != right.failing || left.copies != right.copies ||
       left.volumes.size() != right.volumes.size()) {

@@ -115,14 +115,39 @@ void Monitoring::look_at(const Service& service) {
   if (live != nullptr && live->reported) {
     const std::pair taken{live->session, live->report.sequence};
     const auto seen = std::ranges::find(live->report.probes, service.id(), &ObservedProbe::service);
-    if (seen != live->report.probes.end() && watched.taken != taken) {
-      watched.taken = taken;
+    const bool named = seen != live->report.probes.end();
+    if (watched.taken != taken) listen(watched, service, named ? &*seen : nullptr);
+    if (named && watched.taken != taken) {
       fresh = true;
       watched.keeper.take(service.status.monitor, *seen, now, wall);
     }
+    watched.taken = taken;
   }
   if (now >= watched.due || (fresh && watched.keeper.has_news(service.spec.objective, wall)))
     queue_.mark(service.id().value);
+}
+
+/// Time counts only between two of its reports: of a silent host nobody knows what it asks.
+void Monitoring::listen(Watched& watched, const Service& service, const ObservedProbe* seen) const {
+  const Instant now = loop_.now();
+  const HostId& monitor = service.status.monitor;
+  const std::int64_t asked = seen == nullptr ? 0 : seen->asked;
+  if (watched.monitor != monitor) {
+    watched.mute_before = watched.asked == 0 && !watched.monitor.empty()
+                              ? std::min(watched.mute_before + 1, kDoublingsMax)
+                              : 0;
+    watched.monitor = monitor;
+    watched.asked = 0;
+    watched.asked_at = watched.heard_at = now;
+  }
+  if (now - watched.heard_at > LevelKeeper::kSilenceMax) {
+    watched.asked_at += now - watched.heard_at;
+  }
+  watched.heard_at = now;
+  if (asked == watched.asked) return;
+  watched.asked = asked;
+  watched.asked_at = now;
+  if (asked > 0) watched.mute_before = 0;
 }
 
 /// It goes on from what is stored.
@@ -178,6 +203,17 @@ std::optional<Duration> Monitoring::failing_for(const ServiceId& service) const 
 bool Monitoring::spent(const ServiceId& service) const {
   const auto found = watched_.find(service);
   return found != watched_.end() && found->second.keeper.spent();
+}
+
+bool Monitoring::mute(const ServiceId& id) const {
+  const auto found = watched_.find(id);
+  const Service* service = mirror_.view().services.find(id);
+  if (found == watched_.end() || service == nullptr || found->second.monitor.empty()) return false;
+  const Watched& watched = found->second;
+  const Duration patience =
+      (kPatience + service->spec.objective.every_ms * 3) * (1 << watched.mute_before);
+  return watched.monitor == service->status.monitor &&
+         watched.heard_at - watched.asked_at > patience;
 }
 
 std::optional<LevelReport> Monitoring::report(const ServiceId& id) const {

@@ -18,6 +18,8 @@ namespace virga {
 class Monitoring {
  public:
   static constexpr Duration kKeepEvery = seconds(60);
+  static constexpr Duration kPatience = seconds(60);  ///< with a monitor that asks nobody
+  static constexpr int kDoublingsMax = 6;
 
   Monitoring(Loop& loop, Store& store, StoreMirror& mirror, AgentSessions& sessions,
              NameSource& names);
@@ -37,6 +39,10 @@ class Monitoring {
   std::optional<Duration> failing_for(const ServiceId& service) const;
   bool spent(const ServiceId& service) const;
 
+  /// Its monitor's host reports and has asked nobody for kPatience and three of its intervals: another one may be able
+  /// to. Each that cannot either is given twice the time of the one before, until one has asked.
+  bool mute(const ServiceId& service) const;
+
   /// Nothing = it promises nothing, or is not there.
   std::optional<LevelReport> report(const ServiceId& service) const;
 
@@ -45,10 +51,16 @@ class Monitoring {
     LevelKeeper keeper;
     std::pair<SessionId, std::uint64_t> taken{};  ///< the newest report that is in the keeper
     Instant due;
+    HostId monitor{};        ///< that is listened to
+    std::int64_t asked = 0;  ///< in its last report
+    Instant asked_at{};      ///< when that had grown, or it began
+    Instant heard_at{};
+    int mute_before = 0;  ///< monitors in a row that have asked nobody
   };
 
   void tell();
   void look_at(const Service& service);
+  void listen(Watched& watched, const Service& service, const ObservedProbe* seen) const;
   LevelKeeper keeper_of(const Service& service) const;
   void run(const std::string& key);
   bool keep(Transaction& transaction, const Service& service, const Watched& watched);

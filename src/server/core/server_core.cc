@@ -273,6 +273,7 @@ ServiceEvidence ServerCore::observe_services(const ClusterId& cluster) const {
     if (const auto since = monitoring_.failing_for(service->id()))
       evidence.failing[service->id()] = *since;
     if (monitoring_.spent(service->id())) evidence.spent.insert(service->id());
+    if (monitoring_.mute(service->id())) evidence.mute.insert(service->id());
   }
   return evidence;
 }
