@@ -399,6 +399,11 @@ TEST_F(GatewaysRealTest, R_B3_a_gateway_that_goes_leaves_nothing) {
 }
 
 TEST_F(GatewaysRealTest, R_B3_a_host_without_a_way_out_has_addresses_and_names) {
+  const auto forwards = [this] {
+    return run_in(one_.get(), {"/bin/cat", "/proc/sys/net/ipv4/conf/out0/forwarding"}).out;
+  };
+  tell(*near_, {gateway(true)}, {});
+  EXPECT_EQ(forwards(), "1\n") << "it had one";
   near_.reset();
   way_out_ = false;
   near_ = run_agent(one_, "10.77.0.1");
@@ -409,7 +414,8 @@ TEST_F(GatewaysRealTest, R_B3_a_host_without_a_way_out_has_addresses_and_names) 
   EXPECT_EQ(web->lease()["ip"], "10.50.0.10");
   EXPECT_EQ(web->ask("web.net.acme.virga"), "10.50.0.10");
   EXPECT_EQ(comes_from(web->space(), kFar, 80, outside_.get(), kSilenceMs), "");
-  EXPECT_EQ(ruleset(one_).find("masquerade"), std::string::npos);
+  EXPECT_TRUE(run_until([&] { return ruleset(one_).find("masquerade") == std::string::npos; }));
+  EXPECT_EQ(forwards(), "0\n");
 }
 
 TEST_F(GatewaysRealTest, R_B3_A1_13_security_groups_let_dhcp_through_and_hold_for_all_else) {

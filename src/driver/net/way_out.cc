@@ -8,9 +8,11 @@
 
 #include <algorithm>
 #include <cctype>
+#include <exception>
 #include <set>
 #include <utility>
 
+#include "base/reflect.h"
 #include "edge/file.h"
 #include "edge/network_namespace.h"
 #include "model/ipv4.h"
@@ -24,11 +26,13 @@ constexpr int kLinkPrefix = 31;
 constexpr int kMtu = 1500;
 constexpr const char* kNeverOutside = "127.0.0.0/8, 169.254.0.0/16";
 
-// Replaced as a whole. {0} table, {1} how names of cables begin, {2} outside device, {3} links.
+// Replaced as a whole. {0} table, {1} how names of cables begin, {2} outside device, {3} links. The
+// set is for who comes later, perhaps with another device.
 constexpr const char* kTable = R"(
 add table ip {0}
 delete table ip {0}
 add table ip {0}
+add set ip {0} outside {{ type ifname ; elements = {{ "{2}" }} ; }}
 add chain ip {0} entry {{ type filter hook input priority 0 ; policy accept ; }}
 add chain ip {0} pass {{ type filter hook forward priority 0 ; policy accept ; }}
 add chain ip {0} hide {{ type nat hook postrouting priority 100 ; policy accept ; }}
@@ -170,6 +174,7 @@ Result<void> WayOut::join(std::uint32_t vni, int space) {
   if (!outside) return wrap_error("outside device", outside.error());
   const auto text = table_text();
   if (!text) return text.error();
+  if (auto released = release(options_.device); !released) return released;
   if (auto done = nftables_.run("guard the way out", *text); !done) return done;
   auto inside = NetlinkSocket::open(space);
   if (!inside) return inside.error();
@@ -211,17 +216,38 @@ Result<void> WayOut::part(std::uint32_t vni) {
   return others ? Result<void>() : close();
 }
 
-/// No gateway leads out any more: the host is as it was before the first.
-Result<void> WayOut::close() {
+/// The outside device that the kernel's table was made for; empty = there is no table.
+std::string WayOut::present_device() {
+  const std::string set = prefix_ + "out outside";
+  const auto said = nftables_.list("look for set " + set, "list set ip " + set);
+  const auto parsed = said ? parse_json(*said) : said.error();
+  if (!parsed) return {};
+  try {
+    for (const auto& entry : parsed->at("nftables").as_array()) {
+      const json::value* found = entry.as_object().if_contains("set");
+      if (found != nullptr) return std::string(found->at("elem").as_array().at(0).as_string());
+    }
+  } catch (const std::exception&) {
+    return {};  // of another form: not of ours
+  }
+  return {};
+}
+
+/// What forwarded for gateways and is not `kept` does so no longer.
+Result<void> WayOut::release(const std::string& kept) {
+  const std::string device = present_device();
   const auto router = routes();
   if (!router) return router.error();
+  if (device.empty() || device == kept || *router) return {};
+  const auto index = device_index(socket_, device);
+  return index ? set_forwarding(socket_, *index, false) : Result<void>();
+}
+
+/// No gateway leads out any more: the host is as it was before the first.
+Result<void> WayOut::close() {
   const std::string table = prefix_ + "out";
-  const auto present = nftables_.list("look for table " + table, "list table ip " + table);
-  if (!present) return {};  // none has been here
-  const auto outside = device_index(socket_, options_.device);
-  if (!*router && outside) {
-    if (auto done = set_forwarding(socket_, *outside, false); !done) return done;
-  }
+  if (present_device().empty()) return {};
+  if (auto released = release(""); !released) return released;
   return nftables_.run("open the way out for nobody",
                        fmt::format("add table ip {0}\ndelete table ip {0}\n", table));
 }

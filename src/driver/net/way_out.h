@@ -48,6 +48,8 @@ class WayOut {
   Result<bool> routes() const;
   Result<std::string> table_text() const;
   Result<std::uint32_t> choose_link(const std::string& name);
+  std::string present_device();
+  Result<void> release(const std::string& kept);
   Result<void> close();
 
   std::string prefix_;
