@@ -24,6 +24,8 @@ AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
       options_(std::move(options)),
       devices_(on_.make_device),
       balancers_(on_.fabric, on_.balancers),
+      gateways_(on_.loop, on_.fabric, on_.gateways,
+                [this](const Error& why) { network_failed(why); }),
       probes_(on_.loop, on_.fabric, on_.asker, options_.hello.session_id),
       usage_(on_.loop, on_.hypervisor, [this](UsageReport usage) { send_usage(std::move(usage)); }),
       heartbeat_timer_(on_.loop),
@@ -52,6 +54,7 @@ void AgentCore::start(Callback<void> ready) {
     watch_lease();
     heartbeat_due_ = on_.loop.now();
     balancers_.start();
+    gateways_.start();
     heartbeat();
     if (options_.reports_usage) usage_.start();
     ready({});
@@ -66,10 +69,12 @@ void AgentCore::link_opened() {
   welcomed_ = false;
   places_ = FabricPlaces();
   groups_ = FabricGroups();
+  gateways_.session_begins();
   AgentMessage message;
   message.hello = options_.hello;
   message.hello->features = agent_features();
   if (on_.asker == nullptr) std::erase(message.hello->features, "probes");
+  if (on_.gateways == nullptr) std::erase(message.hello->features, "gateways");
   on_.link.send(std::move(message));
 }
 
@@ -106,6 +111,7 @@ void AgentCore::link_received(const ServerMessage& message) {
   if (message.cluster) take_cluster(*message.cluster);
   if (message.places) take_places(*message.places);
   if (message.groups) take_groups(*message.groups);
+  if (message.gateways) gateways_.take(*message.gateways);
   if (message.probes) probes_.take(*message.probes);
   if (message.usage_kept) usage_.kept(*message.usage_kept);
   if (message.command) execute(*message.command);

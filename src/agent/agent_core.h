@@ -9,6 +9,7 @@
 
 #include "agent/balancers.h"
 #include "agent/devices.h"
+#include "agent/gateways.h"
 #include "agent/peer_probe.h"
 #include "agent/protocol.h"
 #include "agent/service_probes.h"
@@ -50,6 +51,7 @@ struct AgentDependencies {
   Devices::Make make_device{};        ///< empty: this host serves no storage device
   BalancerHome* balancers = nullptr;  ///< nullptr: this host carries no load balancer
   ServiceAsker* asker = nullptr;      ///< nullptr: this host is no monitor
+  GatewayHome* gateways = nullptr;    ///< nullptr: networks have no gateway on this host
 };
 
 struct AgentOptions {
@@ -139,6 +141,7 @@ class AgentCore final : public HypervisorSink {
   AgentOptions options_;
   Devices devices_;
   Balancers balancers_;
+  Gateways gateways_;
   ServiceProbes probes_;
   ClusterPolicy policy_;
   UsageReporter usage_;

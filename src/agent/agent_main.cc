@@ -15,11 +15,13 @@
 #include "agent/agent_list_main.h"
 #include "agent/balancer_folders.h"
 #include "agent/directory_look.h"
+#include "agent/gateway_folders.h"
 #include "agent/host_facts.h"
 #include "agent/leash_client.h"
 #include "agent/service_asker.h"
 #include "agent/storage_watch.h"
 #include "base/log.h"
+#include "driver/dnsmasq/dnsmasq_server.h"
 #include "driver/haproxy/haproxy_balancer.h"
 #include "driver/nbd/nbd_store.h"
 #include "driver/net/linux_fabric.h"
@@ -36,6 +38,7 @@ namespace {
 
 constexpr Duration kStatusEvery = seconds(2);
 constexpr Duration kJoinRetry = seconds(1);
+constexpr std::size_t kGatewayFilesMax = 4096;
 
 struct AgentArguments {
   std::string server;
@@ -50,6 +53,8 @@ struct AgentArguments {
   std::string shared;
   std::string cgroup_base;
   std::string namespaces = "vg-";
+  std::string outside_device;
+  std::vector<std::string> resolvers;
   bool unlimited = false;
   DeclaredCapacity declared;
   std::string run_directory;
@@ -95,6 +100,11 @@ class Agent {
                    [this](const std::string& directory, const std::string& network_namespace) {
                      return make_balancer(directory, network_namespace);
                    }),
+        gateway_files_(loop_, 1, kGatewayFilesMax),
+        gateways_(std::string(kGatewayFolder) + arguments_.namespaces,
+                  [this](const std::string& directory, const std::string& network_namespace) {
+                    return make_gateway(directory, network_namespace);
+                  }),
         asker_(loop_),
         timer_(loop_),
         status_timer_(loop_) {}
@@ -112,6 +122,9 @@ class Agent {
   Result<std::unique_ptr<BlockStore>> make_device(const std::string& directory);
   std::unique_ptr<LoadBalancer> make_balancer(const std::string& directory,
                                               const std::string& network_namespace);
+  std::unique_ptr<GatewayServer> make_gateway(const std::string& directory,
+                                              const std::string& network_namespace);
+  WayOutOptions way_out() const;
   std::string degraded() const;
   void look_at_storage(Callback<void> done);
   void write_status();
@@ -127,6 +140,8 @@ class Agent {
   std::unique_ptr<LinuxFabric> fabric_;
   std::unique_ptr<QemuHypervisor> hypervisor_;
   BalancerFolders balancers_;
+  Worker gateway_files_;
+  GatewayFolders gateways_;
   NetworkAsker asker_;
   PeerSocket peers_;
   std::unique_ptr<AgentConnection> connection_;
@@ -230,10 +245,33 @@ std::unique_ptr<LoadBalancer> Agent::make_balancer(const std::string& directory,
   return std::make_unique<HaproxyBalancer>(loop_, options);
 }
 
+std::unique_ptr<GatewayServer> Agent::make_gateway(const std::string& directory,
+                                                   const std::string& network_namespace) {
+  DnsmasqOptions options;
+  options.directory = directory;
+  options.network_namespace = network_namespace;
+  if (!arguments_.outside_device.empty()) options.resolvers = way_out().resolvers;
+  if (arguments_.unlimited) options.user.clear();  // as of load balancers
+  return std::make_unique<DnsmasqServer>(loop_, gateway_files_, options);
+}
+
+WayOutOptions Agent::way_out() const {
+  WayOutOptions options;
+  options.device = arguments_.outside_device;
+  options.closed = networks_of(
+      {arguments_.address, arguments_.tenant_address, arguments_.storage_address});
+  options.resolvers = arguments_.resolvers;
+  if (!options.resolvers.empty()) return options;
+  const auto text = read_file("/etc/resolv.conf", 64 << 10);
+  if (text) options.resolvers = resolvers_in(*text);
+  return options;
+}
+
 Result<void> Agent::begin(const Identity& identity) {
   LinuxFabricOptions network;
   network.local_address = arguments_.tenant_address;
   network.space_prefix = arguments_.namespaces;
+  network.outside = way_out();
   network.packet_ports = arguments_.unlimited && access("/dev/net/tun", R_OK | W_OK) != 0;
   if (network.packet_ports) {
     log_line(LogLevel::info, "agent",
@@ -279,7 +317,7 @@ Result<void> Agent::begin(const Identity& identity) {
       AgentDependencies{loop_, *hypervisor_, *fabric_, guard_, *connection_, peers_,
                         [this] { return facts_.used(); }, [this] { return degraded(); },
                         [this](const std::string& directory) { return make_device(directory); },
-                        &balancers_, &asker_},
+                        &balancers_, &asker_, &gateways_},
       std::move(core_options));
   core_->start([this](Result<void> started) {
     if (!started) return fail(started.error());
@@ -338,8 +376,14 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
   app.add_option("--leash", arguments.leash, "socket of virgad leash")->capture_default_str();
   app.add_option("--cgroup-base", arguments.cgroup_base, "control group of this host");
   app.add_option("--namespaces", arguments.namespaces,
-                 "begins the names of network namespaces that this host makes for load balancers")
+                 "begins the names of network namespaces that this host makes for load balancers "
+                 "and gateways")
       ->capture_default_str();
+  app.add_option("--outside-device", arguments.outside_device,
+                 "by which guests of networks with `gateway: nat` reach the outside; default: they "
+                 "do not");
+  app.add_option("--resolver", arguments.resolvers,
+                 "name server that these guests ask, IPv4; default: those of /etc/resolv.conf");
   app.add_flag("--unlimited", arguments.unlimited,
                "guests run without control groups and as this user: for who may make neither");
   app.add_option("--cpu-millicores", arguments.declared.cpu_millicores,

@@ -1,12 +1,19 @@
 #include "agent/host_facts.h"
 
+#include <arpa/inet.h>
+#include <fmt/format.h>
+#include <ifaddrs.h>
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
 #include <charconv>
+#include <memory>
 #include <optional>
+#include <set>
+#include <sstream>
 
 #include "edge/file.h"
+#include "model/ipv4.h"
 
 namespace virga {
 namespace {
@@ -100,6 +107,45 @@ Capacity HostFacts::used() {
   last_cpu_ns_ = cpu_ns.value_or(-1);
   last_at_ = now;
   return used;
+}
+
+std::vector<std::string> networks_of(const std::vector<std::string>& addresses) {
+  std::set<std::uint32_t> wanted;
+  for (const std::string& text : addresses) {
+    if (const auto address = parse_ipv4(text)) wanted.insert(*address);
+  }
+  std::set<std::string> found;
+  ifaddrs* list = nullptr;
+  if (::getifaddrs(&list) != 0) list = nullptr;
+  const std::unique_ptr<ifaddrs, decltype(&::freeifaddrs)> held(list, ::freeifaddrs);
+  for (const ifaddrs* one = list; one != nullptr; one = one->ifa_next) {
+    const bool ipv4 = one->ifa_addr != nullptr && one->ifa_addr->sa_family == AF_INET;
+    if (!ipv4 || one->ifa_netmask == nullptr) continue;
+    const auto number_of = [](const sockaddr* from) {
+      return ntohl(reinterpret_cast<const sockaddr_in*>(from)->sin_addr.s_addr);
+    };
+    const std::uint32_t address = number_of(one->ifa_addr);
+    const std::uint32_t mask = number_of(one->ifa_netmask);
+    if (wanted.erase(address) == 0) continue;
+    found.insert(fmt::format("{}/{}", ipv4_text(address & mask), __builtin_popcount(mask)));
+  }
+  for (const std::uint32_t address : wanted) found.insert(ipv4_text(address) + "/32");
+  return {found.begin(), found.end()};
+}
+
+std::vector<std::string> resolvers_in(const std::string& text) {
+  constexpr std::size_t kMax = 3;  // as the C library reads it
+  std::vector<std::string> found;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line) && found.size() < kMax;) {
+    std::istringstream words(line);
+    std::string word, address;
+    words >> word >> address;
+    const auto number = parse_ipv4(address);
+    const bool usable = word == "nameserver" && number && address.find('/') == std::string::npos;
+    if (usable && *number >> 24 != 127) found.push_back(address);
+  }
+  return found;
 }
 
 }  // namespace virga

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/loop.h"
 #include "base/result.h"
@@ -38,5 +39,12 @@ class HostFacts {
   std::int64_t last_cpu_ns_ = -1;
   Instant last_at_;
 };
+
+/// The networks that addresses of this host lie in, "192.0.2.0/24", as its devices have them; an address that no device
+/// has counts for itself. IPv4.
+std::vector<std::string> networks_of(const std::vector<std::string>& addresses);
+
+/// IPv4 addresses of name servers in the text of a resolv.conf that are not this host's own loopback; at most 3.
+std::vector<std::string> resolvers_in(const std::string& text);
 
 }  // namespace virga

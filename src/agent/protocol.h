@@ -25,7 +25,7 @@ constexpr int kProtocolVersionMin = 1;
 /// later.
 inline std::vector<std::string> agent_features() {
   return {"change_limits", "user_data",   "upload",    "places", "security_groups",
-          "devices",       "mirror_disk", "balancers", "probes"};
+          "devices",       "mirror_disk", "balancers", "probes", "gateways"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -157,12 +157,13 @@ struct ServerMessage {
   std::optional<ClusterState> cluster;
   std::optional<FabricPlaces> places;
   std::optional<FabricGroups> groups;
+  std::optional<FabricGateways> gateways;
   std::optional<ServiceProbeList> probes;
   std::optional<UsageKept> usage_kept;
   std::optional<SessionRefusal> refusal;  ///< last message before the server closes the connection
 };
 BOOST_DESCRIBE_STRUCT(ServerMessage, (),
-                      (welcome, grant, command, cluster, places, groups, probes, usage_kept,
-                       refusal))
+                      (welcome, grant, command, cluster, places, groups, gateways, probes,
+                       usage_kept, refusal))
 
 }  // namespace virga

@@ -175,6 +175,7 @@ void add_image_and_network_commands(std::vector<Command>& all) {
        "make a tenant's network",
        {name_argument(true), option("subnet", "10.50.0.0/24", true), option("cluster", "cluster"),
         option("vni", "VXLAN id; default: the server picks"), option("mtu", "bytes"),
+        option("gateway", "none (default), local: addresses and names, nat: and a way out"),
         many("label", "NAME=VALUE")},
        create_network});
   add_kind(all, "port", true, VIRGA_CLI_READ_KIND("ports"));

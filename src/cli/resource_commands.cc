@@ -259,6 +259,7 @@ int create_network(Session& session, const Invocation& invocation) {
   json::object spec;
   put_text(invocation, "cluster", spec, "cluster");
   put_text(invocation, "subnet", spec, "subnet");
+  put_text(invocation, "gateway", spec, "gateway");
   for (const char* field : {"vni", "mtu"}) {
     if (auto put = put_number(invocation, field, spec, field); !put.ok())
       return fail(session, put.error());

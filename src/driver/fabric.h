@@ -92,6 +92,40 @@ struct BalancerLeg {
 };
 BOOST_DESCRIBE_STRUCT(BalancerLeg, (), (vni, mac, address, mtu))
 
+/// A network that has a gateway, as a host must know it.
+struct GatewayNetwork {
+  std::uint32_t vni = 0;
+  std::string address;  ///< the gateway's, IPv4 with prefix length: "10.50.0.1/24"
+  std::string domain;   ///< what names of its VMs end in: "front.acme.virga"
+  int mtu = 1450;       ///< bytes, the network's
+  bool nat = false;     ///< it leads out
+
+  friend bool operator==(const GatewayNetwork&, const GatewayNetwork&) = default;
+};
+BOOST_DESCRIBE_STRUCT(GatewayNetwork, (), (vni, address, domain, mtu, nat))
+
+/// A VM's port on a network that has a gateway.
+struct GatewayMember {
+  std::uint32_t vni = 0;
+  std::string port;     ///< PortId
+  std::string mac;      ///< "52:54:00:..."
+  std::string address;  ///< IPv4, "10.50.0.10"; empty = it is no member any more
+  std::string name;     ///< the VM's, "web"
+
+  friend bool operator==(const GatewayMember&, const GatewayMember&) = default;
+};
+BOOST_DESCRIBE_STRUCT(GatewayMember, (), (vni, port, mac, address, name))
+
+/// The gateways that a host shall have; sent by the server, all of it or what changed.
+struct FabricGateways {
+  bool whole = false;  ///< `networks` names every gateway that shall be here
+  std::vector<GatewayNetwork> networks;  ///< of these, `members` names every one
+  std::vector<std::uint32_t> gone;       ///< networks that have no gateway here any more
+  std::vector<GatewayMember> members;    ///< of other networks: what changed
+  bool more = false;  ///< the rest comes with the next message; nothing is done before
+};
+BOOST_DESCRIBE_STRUCT(FabricGateways, (), (whole, networks, gone, members, more))
+
 /// Networks of one host. Implementations: LinuxFabric (bridge + VXLAN + tap by rtnetlink), SimFabric.
 ///
 /// Idempotent. Loop thread only; calls return at once and take effect in their order; `done` is called once, on the
@@ -119,7 +153,7 @@ class Fabric {
   virtual void guard(const FabricGroups& groups, Callback<void> done) = 0;
 
   /// Makes the tap of a port, joined to its network, and opens it. One that is `guarded` and new is closed to all
-  /// traffic until guard() has named it.
+  /// traffic but DHCP with its gateway until guard() has named it.
   virtual void open_port(const LaunchNic& nic, Callback<OpenPort> done) = 0;
 
   /// Removes the tap; a port that is not there counts as removed.
@@ -147,6 +181,20 @@ class Fabric {
 
   /// Takes the visitor off its network; one that is not there counts as gone.
   virtual void leave(const std::string& visitor, Callback<void> done) = 0;
+
+  /// Gives a network its gateway on this host: a namespace of its own, joined to the network with the gateway's
+  /// address and a MAC that is the same on all hosts. Guests of this host reach it, and nobody elsewhere does. With
+  /// `nat`, where this host leads outside at all, what guests send to addresses outside goes out behind the host's own
+  /// address; they reach neither the host nor its networks nor another gateway that way. One that is there is made
+  /// what `network` says. It outlives this object. Errors beside those of all calls: not_found (the network is not on
+  /// this host), invalid (address), exhausted (too many lead outside).
+  virtual void open_gateway(const GatewayNetwork& network, Callback<void> done) = 0;
+
+  /// Path of its namespace, whether it is there or not; empty in the simulator.
+  virtual std::string gateway_namespace(std::uint32_t vni) const = 0;
+
+  /// Removes it as close_leg() does.
+  virtual void close_gateway(std::uint32_t vni, Callback<void> done) = 0;
 };
 
 }  // namespace virga

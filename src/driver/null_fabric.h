@@ -25,7 +25,7 @@ class NullFabric final : public Fabric {
     guarded.push_back(groups);
     answer<void>(loop_, std::move(done), {});
   }
-  std::uint64_t version() const override { return 0; }
+  std::uint64_t version() const override { return in_force; }
   void open_port(const LaunchNic&, Callback<OpenPort> done) override {
     answer<OpenPort>(loop_, std::move(done), OpenPort{});
   }
@@ -53,11 +53,23 @@ class NullFabric final : public Fabric {
     visitors.erase(visitor);
     answer<void>(loop_, std::move(done), {});
   }
+  void open_gateway(const GatewayNetwork& network, Callback<void> done) override {
+    if (gateway_answer) gateways[network.vni] = network;
+    answer<void>(loop_, std::move(done), gateway_answer);
+  }
+  std::string gateway_namespace(std::uint32_t) const override { return {}; }
+  void close_gateway(std::uint32_t vni, Callback<void> done) override {
+    if (gateway_answer) gateways.erase(vni);
+    answer<void>(loop_, std::move(done), gateway_answer);
+  }
 
   std::vector<FabricGroups> guarded;  ///< all calls
   std::map<ServiceId, BalancerLeg> legs;
   std::map<std::string, BalancerLeg> visitors;
   Result<void> leg_answer;  ///< of the next calls about legs
+  std::uint64_t in_force = 0;  ///< what version() says
+  std::map<std::uint32_t, GatewayNetwork> gateways;
+  Result<void> gateway_answer;  ///< the same about gateways
 
  private:
   Loop& loop_;

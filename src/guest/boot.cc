@@ -172,25 +172,31 @@ void start_network(const Settings& settings) {
   const int socket = ::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
   switch_up(socket, "lo");
   const auto passed = settings.find("ip");
+  const bool asks = passed == settings.end() || passed->second == "dhcp";
   std::vector<std::string> addresses;
-  if (passed != settings.end()) addresses = split(passed->second, ",");
+  if (!asks) addresses = split(passed->second, ",");
   std::size_t index = 0;
   for (const std::string& card : network_cards()) {
     if (index < addresses.size() && !set_address(socket, card, addresses[index])) {
       say(card + ": address " + addresses[index] + " refused: " + std::strerror(errno));
     }
     switch_up(socket, card);
-    if (passed == settings.end()) {
+    if (asks) {
       start_program({"/bin/busybox", "udhcpc", "-f", "-S", "-i", card, "-t", "5", "-T", "1", "-A",
                      "5", "-s", "/etc/udhcpc.script"});
     }
     ++index;
   }
   const auto gateway = settings.find("gateway");
-  if (gateway != settings.end() && !set_gateway(socket, gateway->second)) {
+  if (!asks && gateway != settings.end() && !set_gateway(socket, gateway->second)) {
     say("gateway " + gateway->second + " refused: " + std::strerror(errno));
   }
   ::close(socket);
+  const auto resolver = settings.find("dns");
+  if (asks || resolver == settings.end()) return;
+  const auto domain = settings.find("domain");
+  const std::string search = domain == settings.end() ? "" : "search " + domain->second + "\n";
+  write_text("/etc/resolv.conf", "nameserver " + resolver->second + "\n" + search);
 }
 
 void start_program(const std::vector<std::string>& arguments) {

@@ -33,7 +33,8 @@ void load_modules(const std::string& list_path);
 
 /// Brings the loopback up and the network cards in order of their names: the first gets the first address of
 /// `virga.ip` (addresses with prefix length, separated by commas), and so on; `virga.gateway` becomes the default
-/// route. A card without an address asks by DHCP when `virga.ip` is not set at all, else it is left alone.
+/// route, `virga.dns` and `virga.domain` the resolver and what it searches. A card without an
+/// address is left alone. When `virga.ip` is not set at all, or `dhcp`, all of this is asked for by DHCP.
 void start_network(const Settings& settings);
 
 /// Starts a program and goes on. Its end is noticed by whoever waits for children.

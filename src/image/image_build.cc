@@ -34,6 +34,8 @@ bound|renew)
   if [ -n "$router" ]; then
     /bin/busybox route add default gw "${router%% *}" dev "$interface" 2>/dev/null
   fi
+  for server in $dns; do echo "nameserver $server"; done > /etc/resolv.conf
+  if [ -n "$domain" ]; then echo "search $domain" >> /etc/resolv.conf; fi
   echo "GUEST-ADDRESS $interface $ip" > /dev/console
   ;;
 esac

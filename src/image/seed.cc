@@ -2,18 +2,27 @@
 
 #include <fmt/format.h>
 
+#include <utility>
+
 #include "image/archive.h"
 
 namespace virga {
 namespace {
 
 std::string network_config(const std::vector<LaunchNic>& nics) {
+  bool routed = false;  // two default routes would be one too many
   std::string text = "version: 2\nethernets:\n";
   for (std::size_t index = 0; index < nics.size(); ++index) {
     const LaunchNic& nic = nics[index];
     text += fmt::format(
         "  nic{}:\n    match: {{macaddress: \"{}\"}}\n    mtu: {}\n    addresses: [\"{}\"]\n",
         index, nic.mac, nic.mtu, nic.address);
+    if (!nic.router.empty() && !std::exchange(routed, true))
+      text += fmt::format("    routes: [{{to: \"0.0.0.0/0\", via: \"{}\"}}]\n", nic.router);
+    if (!nic.resolver.empty()) {
+      text += fmt::format("    nameservers: {{addresses: [\"{}\"], search: [\"{}\"]}}\n",
+                          nic.resolver, nic.domain);
+    }
   }
   return text;
 }

@@ -35,6 +35,24 @@ TEST(Seed, F_B5_is_labelled_and_holds_its_files) {
   }
 }
 
+TEST(Seed, R_B3_names_the_router_and_the_resolver_of_networks_that_have_them) {
+  VmLaunch launch = a_launch();
+  EXPECT_EQ(make_seed_iso(launch)->find("nameservers"), std::string::npos);
+  for (LaunchNic& nic : launch.nics) {
+    nic.router = nic.resolver = nic.address.substr(0, 6) + "0.1";
+    nic.domain = nic.network == "acme/front" ? "front.acme.virga" : "back.acme.virga";
+  }
+  const auto iso = make_seed_iso(launch);
+  ASSERT_TRUE(iso.ok()) << iso.error().text();
+  const std::string front = "routes: [{to: \"0.0.0.0/0\", via: \"10.50.0.1\"}]";
+  for (const std::string& text :
+       {front, std::string("{addresses: [\"10.50.0.1\"], search: [\"front.acme.virga\"]}"),
+        std::string("{addresses: [\"10.60.0.1\"], search: [\"back.acme.virga\"]}")}) {
+    EXPECT_NE(iso->find(text), std::string::npos) << text;
+  }
+  EXPECT_EQ(iso->find("via: \"10.60.0.1\""), std::string::npos) << "one default route is enough";
+}
+
 TEST(Seed, F_B5_without_user_data_and_cards_it_is_still_one) {
   VmLaunch launch = a_launch();
   launch.seed->user_data.clear();

@@ -18,6 +18,7 @@
 #include <fstream>
 #include <map>
 
+#include "agent/gateway_folders.h"
 #include "edge/process.h"
 
 namespace virga {
@@ -376,6 +377,11 @@ Result<void> LabNetwork::remove_all(const std::string& instance) {
     if (link_exists(link)) lines.push_back("link del " + link);
   }
   for (const std::string& name : namespaces_of(instance)) lines.push_back("netns del " + name);
+  std::error_code failed;
+  for (const auto& entry : std::filesystem::directory_iterator(kGatewayFolder, failed)) {
+    const bool its = entry.path().filename().string().starts_with("vg-" + instance + "-");
+    if (its) std::filesystem::remove_all(entry.path(), failed);
+  }
   return lines.empty() ? Result<void>() : ip_batch("", lines);
 }
 

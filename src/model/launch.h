@@ -63,8 +63,12 @@ struct LaunchNic {
   std::string address;  ///< "10.50.0.10/24"
   int mtu = 1450;
   bool guarded = false;  ///< has security groups: nothing passes before the host was told of them
+  std::string router{};    ///< IPv4; empty = the network has no way out
+  std::string resolver{};  ///< IPv4; empty = the network has no names
+  std::string domain{};    ///< "front.acme.virga", where there are names
 };
-BOOST_DESCRIBE_STRUCT(LaunchNic, (), (port, network, vni, mac, address, mtu, guarded))
+BOOST_DESCRIBE_STRUCT(LaunchNic, (),
+                      (port, network, vni, mac, address, mtu, guarded, router, resolver, domain))
 
 /// A VM's resolved configuration: everything a host needs to run it, with the epoch that may. Written beside the
 /// VM's disks on shared storage at every placement, so that each host of the cluster can read it.

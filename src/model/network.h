@@ -17,14 +17,23 @@ struct OutsidePort {
 };
 BOOST_DESCRIBE_STRUCT(OutsidePort, (), (mac, address, tunnel_address))
 
+/// What a network has at its subnet's first address, on each host that carries it.
+enum class NetworkGateway {
+  none,   ///< nothing
+  local,  ///< addresses by DHCP and names by DNS for its VMs
+  nat     ///< these, and a way out behind the addresses of the hosts
+};
+BOOST_DESCRIBE_ENUM(NetworkGateway, none, local, nat)
+
 struct NetworkSpec {
   ClusterId cluster;
   std::uint32_t vni = 0;  ///< VXLAN network id, 1..2^24-1, unique in the cloud; 0 = the server picks
   std::string subnet;     ///< IPv4, "10.50.0.0/24"; addresses are handed out from .10 on
   int mtu = 1450;         ///< bytes, 1280..9000
   std::vector<OutsidePort> outside{};  ///< at most 64
+  NetworkGateway gateway = NetworkGateway::none;
 };
-BOOST_DESCRIBE_STRUCT(NetworkSpec, (), (cluster, vni, subnet, mtu, outside))
+BOOST_DESCRIBE_STRUCT(NetworkSpec, (), (cluster, vni, subnet, mtu, outside, gateway))
 
 /// A tenant's own layer-2 segment; two tenants may use the same addresses.
 struct Network {
@@ -32,6 +41,9 @@ struct Network {
   NetworkSpec spec;
 
   NetworkId id() const { return NetworkId(qualified(meta.tenant, meta.name)); }
+
+  /// What the names of its VMs end in: "front.acme.virga".
+  std::string domain() const { return meta.name + "." + meta.tenant + ".virga"; }
 };
 BOOST_DESCRIBE_STRUCT(Network, (), (meta, spec))
 

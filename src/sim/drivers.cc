@@ -125,19 +125,19 @@ void SimFabric::close_port(const LaunchNic&, Callback<void> done) {
   answer<void>(agent_, std::move(done), {});
 }
 
-Result<void> SimFabric::check_network(const std::string& owner, const BalancerLeg& leg) const {
+Result<void> SimFabric::check_network(const std::string& what, std::uint32_t vni) const {
   const auto& networks = there_.state.networks;
-  const bool here = std::any_of(networks.begin(), networks.end(), [&leg](const Network& network) {
-    return network.spec.vni == leg.vni;
+  const bool here = std::any_of(networks.begin(), networks.end(), [vni](const Network& network) {
+    return network.spec.vni == vni;
   });
   if (here) return {};
-  return make_error(
-      Errc::not_found,
-      fmt::format("open the leg of {} on VNI {}: the network is not on this host", owner, leg.vni));
+  return make_error(Errc::not_found, fmt::format("open {} on VNI {}: the network is not on this "
+                                                 "host",
+                                                 what, vni));
 }
 
 void SimFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) {
-  auto here = check_network(service.value, leg);
+  auto here = check_network("the leg of " + service.value, leg.vni);
   if (here) there_.legs[service] = leg;
   answer<void>(agent_, std::move(done), std::move(here));
 }
@@ -145,7 +145,7 @@ void SimFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callb
 void SimFabric::visit(const std::string& visitor, const BalancerLeg& leg,
                       Callback<std::shared_ptr<const int>> done) {
   using Held = std::shared_ptr<const int>;
-  auto here = check_network(visitor, leg);
+  auto here = check_network("the leg of " + visitor, leg.vni);
   answer<Held>(agent_, std::move(done),
                here ? Result<Held>(std::make_shared<const int>(-1)) : here.error());
 }
@@ -156,6 +156,17 @@ void SimFabric::leave(const std::string&, Callback<void> done) {
 
 void SimFabric::close_leg(const ServiceId& service, Callback<void> done) {
   there_.legs.erase(service);
+  answer<void>(agent_, std::move(done), {});
+}
+
+void SimFabric::open_gateway(const GatewayNetwork& network, Callback<void> done) {
+  auto here = check_network("the gateway", network.vni);
+  if (here) there_.gateways[network.vni] = network;
+  answer<void>(agent_, std::move(done), std::move(here));
+}
+
+void SimFabric::close_gateway(std::uint32_t vni, Callback<void> done) {
+  there_.gateways.erase(vni);
   answer<void>(agent_, std::move(done), {});
 }
 

@@ -71,6 +71,7 @@ struct HostNetworks {
   std::map<std::uint32_t, std::map<std::string, std::string>>
       addresses;  ///< by VNI: address -> tunnel end
   std::map<ServiceId, BalancerLeg> legs;
+  std::map<std::uint32_t, GatewayNetwork> gateways;  ///< by VNI
 };
 
 /// An agent's hold on the networks of its host, which outlive it: `there`.
@@ -90,9 +91,12 @@ class SimFabric : public Fabric {
   void visit(const std::string& visitor, const BalancerLeg& leg,
              Callback<std::shared_ptr<const int>> done) override;
   void leave(const std::string& visitor, Callback<void> done) override;
+  void open_gateway(const GatewayNetwork& network, Callback<void> done) override;
+  std::string gateway_namespace(std::uint32_t) const override { return {}; }
+  void close_gateway(std::uint32_t vni, Callback<void> done) override;
 
  private:
-  Result<void> check_network(const std::string& owner, const BalancerLeg& leg) const;
+  Result<void> check_network(const std::string& what, std::uint32_t vni) const;
 
   Loop& agent_;
   HostNetworks& there_;

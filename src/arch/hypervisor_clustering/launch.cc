@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "base/rng.h"
+#include "mechanism/network/addresses.h"
 #include "mechanism/placement/placement.h"
 
 namespace virga {
@@ -30,6 +31,12 @@ Result<void> add_nics(const ClusterView& view, const Vm& vm, VmLaunch& launch) {
     launch.nics.push_back({port->id().value, network->id().value, network->spec.vni, port->spec.mac,
                            port->spec.address, network->spec.mtu,
                            !port->spec.security_groups.empty()});
+    const std::string gateway = gateway_address(network->spec);
+    if (gateway.empty()) continue;
+    LaunchNic& nic = launch.nics.back();
+    nic.resolver = gateway.substr(0, gateway.find('/'));
+    nic.domain = network->domain();
+    if (network->spec.gateway == NetworkGateway::nat) nic.router = nic.resolver;
   }
   return {};
 }
@@ -48,7 +55,13 @@ void add_direct_boot(const Vm& vm, const Image& image, VmLaunch& launch) {
   launch.initrd = image.spec.path + "/initrd";
   launch.command_line = image.spec.command_line;
   launch.command_line += " virga.name=" + vm.meta.name;
-  if (!launch.nics.empty()) launch.command_line += " virga.ip=" + launch.nics.front().address;
+  if (!launch.nics.empty()) {
+    const LaunchNic& nic = launch.nics.front();
+    launch.command_line += " virga.ip=" + nic.address;
+    if (!nic.router.empty()) launch.command_line += " virga.gateway=" + nic.router;
+    if (!nic.resolver.empty())
+      launch.command_line += fmt::format(" virga.dns={} virga.domain={}", nic.resolver, nic.domain);
+  }
   for (const auto& [name, value] : vm.spec.parameters) {
     launch.command_line += fmt::format(" virga.{}={}", name, value);
   }

@@ -5,6 +5,7 @@
 #include <regex>
 
 #include "arch/hypervisor_clustering/test_cluster.h"
+#include "model/keys.h"
 
 namespace virga {
 namespace {
@@ -51,6 +52,40 @@ TEST_F(Launching, F_B5_a_root_disk_can_be_larger_than_its_image_and_is_there_onc
   EXPECT_EQ(launch.disks[1].path, "vms/acme/web/data.qcow2");
   vm.spec.disks = {{"root", Mib{0}}};
   EXPECT_EQ(resolved().disks[0].size_mib.value, 2048) << "0 = the image's own size";
+}
+
+TEST_F(Launching, R_B3_a_guest_is_told_what_its_network_has) {
+  Image tiny = *cluster.view.images.find(ImageId("debian"));
+  tiny.spec.format = ImageFormat::direct;
+  cluster.view.images.put(std::make_shared<const Image>(tiny));
+  const auto line_with = [this](NetworkGateway gateway) {
+    Network network;
+    network.meta.tenant = "acme";
+    network.meta.name = "front";
+    network.spec.subnet = "10.50.0.0/24";
+    network.spec.gateway = gateway;
+    Port port;
+    port.meta.tenant = "acme";
+    port.meta.name = "web-0";
+    port.spec.vm = vm.id();
+    port.spec.network = network.id();
+    port.spec.address = "10.50.0.10/24";
+    for (const auto& [key, text] : {std::pair(keys::of(network.id()), to_json_text(network)),
+                                    std::pair(keys::of(port.id()), to_json_text(port))}) {
+      KeyValue entry;
+      entry.key = key;
+      entry.value = text;
+      EXPECT_TRUE(cluster.view.apply({entry, false}).ok());
+    }
+    return resolved().command_line;
+  };
+  const std::string names = " virga.dns=10.50.0.1 virga.domain=front.acme.virga";
+  EXPECT_EQ(line_with(NetworkGateway::none), " virga.name=web virga.ip=10.50.0.10/24");
+  EXPECT_EQ(line_with(NetworkGateway::local), " virga.name=web virga.ip=10.50.0.10/24" + names);
+  EXPECT_EQ(line_with(NetworkGateway::nat),
+            " virga.name=web virga.ip=10.50.0.10/24 virga.gateway=10.50.0.1" + names);
+  vm.spec.parameters["ip"] = "dhcp";
+  EXPECT_NE(line_with(NetworkGateway::local).find(" virga.ip=dhcp"), std::string::npos);
 }
 
 TEST_F(Launching, F_B4_the_machine_is_fixed_when_a_vm_is_placed_first) {

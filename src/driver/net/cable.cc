@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/if.h>
+#include <linux/if_addr.h>
 #include <linux/if_link.h>
 #include <linux/magic.h>
 #include <linux/rtnetlink.h>
@@ -10,6 +12,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 
 #include "edge/file.h"
@@ -90,6 +93,83 @@ Result<int> device_index(NetlinkSocket& socket, const std::string& name) {
                      });
   if (auto done = found.as_result("look for network device " + name); !done) return done.error();
   return header.ifi_index;
+}
+
+Result<void> remove_device(NetlinkSocket& socket, const std::string& name) {
+  const auto answer =
+      socket.execute(NetlinkMessage(RTM_DELLINK, 0).header(ifinfomsg{}).text(IFLA_IFNAME, name));
+  if (answer.error == ENODEV) return {};
+  return answer.as_result("remove network device " + name);
+}
+
+/// Ends of a cable live and die together: one alone is of another cable.
+Result<int> ensure_cable(NetlinkSocket& socket, const std::string& name, NetlinkSocket& inside,
+                         const CableEnd& far, int mtu) {
+  const auto present = device_index(inside, far.name);
+  if (present && device_index(socket, name)) return *present;
+  if (auto done = remove_device(inside, far.name); !done) return done.error();
+  if (auto done = remove_device(socket, name); !done) return done.error();
+  if (auto made = make_cable(socket, name, mtu, far); !made) return made.error();
+  const auto index = device_index(inside, far.name);
+  if (!index) return index.error();
+  if (auto done = keep_addresses_off(inside, *index, far.name); !done) return done.error();
+  return *index;
+}
+
+Result<void> bring_up(NetlinkSocket& socket, int index) {
+  ifinfomsg header{};
+  header.ifi_index = index;
+  header.ifi_flags = header.ifi_change = IFF_UP;
+  return socket.execute(NetlinkMessage(RTM_NEWLINK, 0).header(header))
+      .as_result(fmt::format("bring network device {} up", index));
+}
+
+Result<std::multimap<int, DeviceAddress>> device_addresses(NetlinkSocket& socket) {
+  std::multimap<int, DeviceAddress> present;
+  ifaddrmsg all{};
+  all.ifa_family = AF_INET;
+  const auto answer = socket.list(NetlinkMessage(RTM_GETADDR, 0).header(all), [&](std::string_view
+                                                                                      body) {
+    ifaddrmsg seen{};
+    body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
+    const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
+    present.emplace(
+        static_cast<int>(seen.ifa_index),
+        DeviceAddress{attribute_number<std::uint32_t>(attributes, IFA_LOCAL), seen.ifa_prefixlen});
+  });
+  if (auto done = answer.as_result("list the addresses of network devices"); !done)
+    return done.error();
+  return present;
+}
+
+namespace {
+
+Result<void> change_address(NetlinkSocket& socket, int index, const DeviceAddress& address,
+                            bool add) {
+  ifaddrmsg header{};
+  header.ifa_family = AF_INET;
+  header.ifa_prefixlen = static_cast<std::uint8_t>(address.prefix_length);
+  header.ifa_index = static_cast<std::uint32_t>(index);
+  NetlinkMessage message(add ? RTM_NEWADDR : RTM_DELADDR, add ? NLM_F_CREATE | NLM_F_REPLACE : 0);
+  message.header(header).number(IFA_LOCAL, address.address).number(IFA_ADDRESS, address.address);
+  return socket.execute(message).as_result(
+      fmt::format("change the address of network device {}", index));
+}
+
+}  // namespace
+
+/// Others go first: with one of the same subnet the kernel would take later ones away too.
+Result<void> ensure_address(NetlinkSocket& socket, int index, const DeviceAddress& wanted) {
+  const auto present = device_addresses(socket);
+  if (!present) return present.error();
+  bool there = false;
+  const auto [first, last] = present->equal_range(index);
+  for (auto at = first; at != last; ++at) {
+    there = there || at->second == wanted;
+    if (at->second == wanted) continue;
+    if (auto done = change_address(socket, index, at->second, false); !done) return done;
+  }
+  return there ? Result<void>() : change_address(socket, index, wanted, true);
 }
 
 }  // namespace virga

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
 
 #include "base/result.h"
@@ -29,5 +31,29 @@ Result<void> make_cable(NetlinkSocket& socket, const std::string& name, int mtu,
 
 /// Errors: not_found beside the others.
 Result<int> device_index(NetlinkSocket& socket, const std::string& name);
+
+/// One that is not there counts as removed.
+Result<void> remove_device(NetlinkSocket& socket, const std::string& name);
+
+/// Makes the cable from `name` in the namespace of `socket` to `far` in that of `inside` when it is not there; the far
+/// end's index. What is left of another cable with one of the names goes first. No end of it gets an address by itself.
+Result<int> ensure_cable(NetlinkSocket& socket, const std::string& name, NetlinkSocket& inside,
+                         const CableEnd& far, int mtu);
+
+Result<void> bring_up(NetlinkSocket& socket, int index);
+
+/// As the kernel takes it.
+struct DeviceAddress {
+  std::uint32_t address = 0;  ///< network byte order
+  int prefix_length = 0;
+
+  friend bool operator==(const DeviceAddress&, const DeviceAddress&) = default;
+};
+
+/// IPv4 addresses of a namespace, by the index of their device.
+Result<std::multimap<int, DeviceAddress>> device_addresses(NetlinkSocket& socket);
+
+/// Afterwards the device has this address and no other.
+Result<void> ensure_address(NetlinkSocket& socket, int index, const DeviceAddress& wanted);
 
 }  // namespace virga

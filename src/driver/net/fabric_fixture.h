@@ -173,6 +173,13 @@ class WaitingFabric {
   std::string leg_namespace(const ServiceId& service) const {
     return fabric_->leg_namespace(service);
   }
+  Result<void> open_gateway(const GatewayNetwork& network) {
+    return wait<void>([&](Callback<void> done) { fabric_->open_gateway(network, done); });
+  }
+  Result<void> close_gateway(std::uint32_t vni) {
+    return wait<void>([&](Callback<void> done) { fabric_->close_gateway(vni, done); });
+  }
+  std::string gateway_namespace(std::uint32_t vni) const { return fabric_->gateway_namespace(vni); }
   std::string leg_name(const std::string& owner) const { return fabric_->leg_name(owner); }
   Result<void> remove_all() {
     return wait<void>([&](Callback<void> done) { fabric_->remove_all(std::move(done)); });

@@ -18,7 +18,8 @@ namespace {
 
 // Lines of one transaction. {0} is the table, {1} how names of bridges begin, {2} the mark of a
 // packet that was decided on, {3} all other bits of it, {4} the mark of a connection that was taken
-// up in its middle.
+// up in its middle, {5} how names of gateways' cables begin. DHCP passes whatever the groups say,
+// but between a port and its network's gateway alone.
 constexpr const char* kBase = R"(
 add table ip {0}
 add map ip {0} zones {{ typeof iifname : ct zone ; }}
@@ -42,9 +43,11 @@ add rule ip {0} track iifname "{1}*" notrack
 add rule ip {0} track udp dport 4789 notrack
 add rule ip {0} tunnels udp dport 4789 notrack
 add rule ip {0} pick ct state new tcp flags & (syn | rst) == 0 ct mark set {4}
+add rule ip {0} send iifname "{1}*" udp sport 68 udp dport 67 accept
 add rule ip {0} send iifname . ip saddr @picking jump pick
 add rule ip {0} send iifname . ip daddr @picking jump pick
 add rule ip {0} send iifname . ip saddr vmap @senders
+add rule ip {0} receive iifname "{1}*" udp sport 67 udp dport 68 accept
 add rule ip {0} receive iifname . ip daddr vmap @receivers
 add rule ip {0} decided iifname "{1}*" meta mark set meta mark | {2}
 add table bridge {0}
@@ -61,8 +64,11 @@ flush chain bridge {0} clean
 add rule bridge {0} enter meta mark set meta mark & {3}
 add rule bridge {0} clean meta mark set meta mark & {3}
 add rule bridge {0} arrive ether type arp accept
+add rule bridge {0} arrive iifname "{5}*" udp sport 67 udp dport 68 accept
 add rule bridge {0} arrive oifname . ip daddr @own meta mark & {2} == {2} accept
 add rule bridge {0} arrive counter drop
+add rule bridge {0} leave iifname @guarded oifname != "{5}*" udp sport 68 udp dport 67 counter drop
+add rule bridge {0} leave iifname != "{5}*" oifname @guarded udp sport 67 udp dport 68 counter drop
 add rule bridge {0} leave iifname @guarded ether type ip meta mark & {2} != {2} counter drop
 add rule bridge {0} leave oifname @guarded jump arrive
 )";
@@ -340,7 +346,8 @@ std::string GroupFilter::zones_text() const {
 }
 
 std::string GroupFilter::base_text() const {
-  return fmt::format(kBase, table_, prefix_ + "br", kDecided, kAllButDecided, kTakenUp);
+  return fmt::format(kBase, table_, prefix_ + "br", kDecided, kAllButDecided, kTakenUp,
+                     prefix_ + "g");
 }
 
 std::string GroupFilter::part_text(const Part& part) const {

@@ -20,6 +20,8 @@ namespace virga {
 /// tracking that br_netfilter lends to bridges; a table of family bridge lets nothing through that was not decided on.
 /// Both are there only while a port has groups, and outlive the agent as the ports do.
 ///
+/// DHCP passes between a port and the network's gateway, whatever the groups say, and with nobody else.
+///
 /// Every packet in the direction of who opened a connection is checked against the rules, also of one that is
 /// established: a rule taken away ends what it allowed with the next packet. Answers pass as long as the kernel knows
 /// the connection. Each network has a zone of its own for tracking.

@@ -19,6 +19,7 @@
 
 #include "driver/net/balancer_leg.h"
 #include "driver/net/cable.h"
+#include "driver/net/gateway.h"
 #include "driver/net/packet_port.h"
 #include "driver/net/stable_hash.h"
 #include "edge/network_namespace.h"
@@ -32,6 +33,8 @@ constexpr std::string_view kBridgePart = "br";
 constexpr std::string_view kTunnelPart = "vx";
 constexpr std::string_view kTapPart = "t";
 constexpr std::string_view kLegPart = "l";
+constexpr std::string_view kGatewayPart = "g";
+constexpr std::string_view kUplinkPart = "u";
 constexpr const char* kSpaces = "/run/netns";
 constexpr std::size_t kCallsMax = 4096;
 constexpr std::uint16_t kReplace = NLM_F_CREATE | NLM_F_REPLACE;
@@ -105,6 +108,7 @@ LinuxFabric::LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket s
       socket_(std::move(socket)),
       filter_(std::move(filters.ports)),
       groups_(std::move(filters.groups)),
+      way_out_(std::move(filters.way_out)),
       local_(local),
       worker_(loop, 1, kCallsMax) {}
 
@@ -122,13 +126,15 @@ Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(Loop& loop, LinuxFabricOp
   if (options.space_prefix.empty()) options.space_prefix = prefix + "-";
   auto socket = NetlinkSocket::open(options.network_namespace);
   if (!socket) return socket.error();
-  auto filter = PortFilter::open(prefix + "ports", options.network_namespace);
+  auto filter = PortFilter::open(prefix, options.network_namespace);
   if (!filter) return filter.error();
   auto groups = GroupFilter::open(prefix, options.network_namespace);
   if (!groups) return groups.error();
+  auto way_out = WayOut::open(prefix, options.outside, options.network_namespace);
+  if (!way_out) return way_out.error();
+  Filters filters{std::move(*filter), std::move(*groups), std::move(*way_out)};
   std::unique_ptr<LinuxFabric> made(new LinuxFabric(loop, std::move(options), std::move(*socket),
-                                                    Filters{std::move(*filter), std::move(*groups)},
-                                                    *local));
+                                                    std::move(filters), *local));
   if (!made->options_.tenant_device.empty()) {
     const auto device = made->link(made->options_.tenant_device);
     if (!device) return wrap_error("tenant device", device.error());
@@ -155,6 +161,14 @@ std::string LinuxFabric::leg_name(const std::string& owner) const {
 std::string LinuxFabric::leg_namespace(const ServiceId& service) const {
   return fmt::format("{}/{}{}{}", kSpaces, options_.space_prefix, kLegPart,
                      short_name(service.value));
+}
+
+std::string LinuxFabric::gateway_name(std::uint32_t vni) const {
+  return fmt::format("{}{}{}", options_.name_prefix, kGatewayPart, vni);
+}
+
+std::string LinuxFabric::gateway_namespace(std::uint32_t vni) const {
+  return fmt::format("{}/{}{}{}", kSpaces, options_.space_prefix, kGatewayPart, vni);
 }
 
 bool LinuxFabric::is_ours(const std::string& name, std::string_view part) const {
@@ -505,6 +519,14 @@ void LinuxFabric::close_port(const LaunchNic& nic, Callback<void> done) {
   worker_.run<void>([this, nic] { return remove_port(nic); }, std::move(done));
 }
 
+void LinuxFabric::open_gateway(const GatewayNetwork& network, Callback<void> done) {
+  worker_.run<void>([this, network] { return make_gateway(network); }, std::move(done));
+}
+
+void LinuxFabric::close_gateway(std::uint32_t vni, Callback<void> done) {
+  worker_.run<void>([this, vni] { return remove_gateway(vni); }, std::move(done));
+}
+
 void LinuxFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) {
   worker_.run<void>([this, service, leg] { return make_leg(service, leg); }, std::move(done));
 }
@@ -700,12 +722,45 @@ Result<void> LinuxFabric::remove_leg(const ServiceId& service) {
   return removed;
 }
 
+/// What it may send is said before it is joined to the network, what may pass before it leads out.
+Result<void> LinuxFabric::make_gateway(const GatewayNetwork& network) {
+  const std::string what = fmt::format("open the gateway of VNI {}", network.vni);
+  const auto leg = gateway_leg(network);
+  if (!leg) return leg.error();
+  const auto bridge = link(bridge_name(network.vni));
+  if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
+  const bool leads_out = network.nat && way_out_.offered();
+  const std::string device = gateway_name(network.vni);
+  if (auto done = filter_.set_gateway(device, network, leads_out); !done)
+    return wrap_error(what, done.error());
+  auto space = ensure_network_namespace(gateway_namespace(network.vni));
+  if (!space) return wrap_error(what, space.error());
+  Result<void> done = guard_gateway(space->get(), network, leads_out);
+  if (done) done = ensure_leg(socket_, device, space->get(), *leg);
+  if (done) done = finish_link(device, network.mtu, bridge->index);
+  if (done) {
+    done = leads_out ? way_out_.join(network.vni, space->get()) : way_out_.part(network.vni);
+  }
+  return done ? done : wrap_error(what, done.error());
+}
+
+Result<void> LinuxFabric::remove_gateway(std::uint32_t vni) {
+  auto removed = way_out_.part(vni);
+  const std::string device = gateway_name(vni);
+  keep_first(removed, remove_link(device));
+  keep_first(removed, filter_.forget(device));
+  keep_first(removed, remove_network_namespace(gateway_namespace(vni)));
+  return removed;
+}
+
 Result<void> LinuxFabric::remove_spaces() const {
   Result<void> outcome;
   std::error_code failed;
   for (const auto& entry : std::filesystem::directory_iterator(kSpaces, failed)) {
     const std::string name = entry.path().filename().string();
-    if (!is_named(name, options_.space_prefix + std::string(kLegPart))) continue;
+    const bool ours = is_named(name, options_.space_prefix + std::string(kLegPart)) ||
+                      is_named(name, options_.space_prefix + std::string(kGatewayPart));
+    if (!ours) continue;
     keep_first(outcome, remove_network_namespace(entry.path().string()));
   }
   return outcome;
@@ -717,12 +772,14 @@ Result<void> LinuxFabric::remove_devices() {
   Result<void> outcome;
   for (const auto& [name, ignored] : *present) {
     bool ours = false;
-    for (const auto part : {kBridgePart, kTunnelPart, kTapPart, kLegPart}) {
+    for (const auto part :
+         {kBridgePart, kTunnelPart, kTapPart, kLegPart, kGatewayPart, kUplinkPart}) {
       ours = ours || is_ours(name, part);
     }
     if (ours) keep_first(outcome, remove_link(name));
   }
   keep_first(outcome, remove_spaces());
+  keep_first(outcome, way_out_.part(0));
   keep_first(outcome, filter_.remove_all());
   keep_first(outcome, groups_.remove_all());
   tracked_.clear();

@@ -10,6 +10,7 @@
 #include "driver/net/group_filter.h"
 #include "driver/net/netlink.h"
 #include "driver/net/port_filter.h"
+#include "driver/net/way_out.h"
 #include "edge/worker.h"
 
 namespace virga {
@@ -23,7 +24,8 @@ struct LinuxFabricOptions {
   bool packet_ports =
       false;  ///< ports are cables with a packet socket, see open_packet_port(), instead of taps
   std::string
-      space_prefix{};  ///< begins the names of legs' namespaces in /run/netns; empty = `name_prefix`-
+      space_prefix{};  ///< begins the names of namespaces in /run/netns; empty = `name_prefix`-
+  WayOutOptions outside{};
 };
 
 /// Bridge + VXLAN + taps by rtnetlink: per network one bridge `<prefix>br<vni>` and one tunnel device
@@ -34,6 +36,7 @@ struct LinuxFabricOptions {
 /// what it exchanges with others when it has security groups (GroupFilter) needs the kernel's module br_netfilter,
 /// which is switched on for the bridges of such ports alone.
 /// A load balancer's leg is a cable `<prefix>l<hash>` into the namespace `<space_prefix>l<hash>`, filtered as a tap is.
+/// A network's gateway has a cable `<prefix>g<vni>` into `<space_prefix>g<vni>`, see gateway.h and WayOut.
 /// One thread of its own talks to the kernel.
 ///
 /// open_port: the descriptor is -1 when another process holds the tap already (a VM that was adopted after a restart of
@@ -57,6 +60,9 @@ class LinuxFabric final : public Fabric {
   void visit(const std::string& visitor, const BalancerLeg& leg,
              Callback<std::shared_ptr<const int>> done) override;
   void leave(const std::string& visitor, Callback<void> done) override;
+  void open_gateway(const GatewayNetwork& network, Callback<void> done) override;
+  std::string gateway_namespace(std::uint32_t vni) const override;
+  void close_gateway(std::uint32_t vni, Callback<void> done) override;
 
   /// Removes every device and namespace with these prefixes.
   void remove_all(Callback<void> done);
@@ -65,6 +71,7 @@ class LinuxFabric final : public Fabric {
   std::string tunnel_name(std::uint32_t vni) const;
   std::string tap_name(const std::string& port) const;
   std::string leg_name(const std::string& owner) const;
+  std::string gateway_name(std::uint32_t vni) const;
 
  private:
   struct Link {
@@ -102,6 +109,7 @@ class LinuxFabric final : public Fabric {
   struct Filters {
     PortFilter ports;
     GroupFilter groups;
+    WayOut way_out;
   };
 
   LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket socket, Filters filters,
@@ -122,6 +130,8 @@ class LinuxFabric final : public Fabric {
   Result<std::shared_ptr<const int>> make_visit(const std::string& visitor, const BalancerLeg& leg);
   Result<void> remove_leg(const ServiceId& service);
   Result<void> remove_leg_device(const std::string& owner);
+  Result<void> make_gateway(const GatewayNetwork& network);
+  Result<void> remove_gateway(std::uint32_t vni);
   Result<void> remove_spaces() const;
   Result<void> remove_devices();
   static Link parse_link(std::string_view body);
@@ -152,6 +162,7 @@ class LinuxFabric final : public Fabric {
   NetlinkSocket socket_;
   PortFilter filter_;
   GroupFilter groups_;
+  WayOut way_out_;
   std::set<std::uint32_t>
       tracked_;                ///< networks whose bridges hand packets to GroupFilter's tables
   const std::uint32_t local_;  ///< network byte order

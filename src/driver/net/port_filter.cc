@@ -4,16 +4,26 @@
 #include <fmt/format.h>
 #include <netinet/ether.h>
 
+#include <utility>
+
+#include "driver/net/gateway.h"
+#include "model/ipv4.h"
+
 namespace virga {
 namespace {
 
-// Lines of one transaction. {0} is the table; the hook stands before everything else on a bridge.
+// Lines of one transaction. {0} is the table, {1} how names of devices begin; the first hook stands
+// before everything else on a bridge.
 constexpr const char* kBase = R"(
 add table bridge {0}
 add map bridge {0} guests {{ type ifname : verdict ; }}
 add chain bridge {0} entry {{ type filter hook prerouting priority -300 ; policy accept ; }}
 flush chain bridge {0} entry
 add rule bridge {0} entry iifname vmap @guests
+add chain bridge {0} apart {{ type filter hook forward priority -300 ; policy accept ; }}
+flush chain bridge {0} apart
+add rule bridge {0} apart iifname "{1}g*" oifname "{1}vx*" counter drop
+add rule bridge {0} apart iifname "{1}vx*" oifname "{1}g*" counter drop
 )";
 
 // {1} device, {2} its MAC, {3} its address.
@@ -24,7 +34,20 @@ add rule bridge {0} {1} ether saddr != {2} counter drop
 add rule bridge {0} {1} ether type arp arp saddr ether {2} arp saddr ip {{ {3}, 0.0.0.0 }} accept
 add rule bridge {0} {1} ether type 0x8035 accept
 add rule bridge {0} {1} ip saddr 0.0.0.0 udp sport 68 udp dport 67 accept
+add rule bridge {0} {1} udp sport 67 udp dport 68 counter drop
 add rule bridge {0} {1} ip saddr {3} accept
+add rule bridge {0} {1} counter drop
+add element bridge {0} guests {{ "{1}" : jump {1} }}
+)";
+
+// {1} device, {2} its MAC, {3} its address, {4} what else it may send.
+constexpr const char* kGateway = R"(
+add chain bridge {0} {1}
+flush chain bridge {0} {1}
+add rule bridge {0} {1} ether saddr != {2} counter drop
+add rule bridge {0} {1} ether type arp arp saddr ether {2} arp saddr ip {3} accept
+add rule bridge {0} {1} ip saddr {3} accept
+{4}
 add rule bridge {0} {1} counter drop
 add element bridge {0} guests {{ "{1}" : jump {1} }}
 )";
@@ -42,12 +65,16 @@ constexpr const char* kRemove = "add table bridge {0}\ndelete table bridge {0}\n
 
 }  // namespace
 
-Result<PortFilter> PortFilter::open(const std::string& table, int network_namespace) {
+PortFilter::PortFilter(const std::string& prefix, Nftables nftables)
+    : prefix_(prefix), table_(prefix + "ports"), nftables_(std::move(nftables)) {}
+
+std::string PortFilter::base_text() const { return fmt::format(kBase, table_, prefix_); }
+
+Result<PortFilter> PortFilter::open(const std::string& prefix, int network_namespace) {
   auto nftables = Nftables::open(network_namespace);
   if (!nftables) return nftables.error();
-  PortFilter made(table, std::move(*nftables));
-  auto done =
-      made.nftables_.run("make the filter of the guests' ports", fmt::format(kBase, table));
+  PortFilter made(prefix, std::move(*nftables));
+  auto done = made.nftables_.run("make the filter of the guests' ports", made.base_text());
   if (!done) return done.error();
   return made;
 }
@@ -67,13 +94,27 @@ Result<void> PortFilter::set(const std::string& device, const LaunchNic& nic) {
     return make_error(Errc::invalid,
                       fmt::format("{}: address: \"{}\" is not one of IPv4", what, nic.address));
   }
-  return nftables_.run(
-      what, fmt::format(kBase, table_) + fmt::format(kPort, table_, device, mac_text, plain));
+  return nftables_.run(what,
+                       base_text() + fmt::format(kPort, table_, device, mac_text, plain));
+}
+
+Result<void> PortFilter::set_gateway(const std::string& device, const GatewayNetwork& network,
+                                     bool leads_out) {
+  const auto subnet = gateway_subnet(network);
+  if (!subnet) return subnet.error();
+  const std::string plain = ipv4_text(*parse_ipv4(network.address));
+  std::string more;
+  if (leads_out) {
+    more = fmt::format("add rule bridge {} {} ip saddr != {} accept", table_, device, *subnet);
+  }
+  return nftables_.run(fmt::format("filter the gateway of VNI {}", network.vni),
+                       base_text() + fmt::format(kGateway, table_, device,
+                                                 gateway_mac(network.vni), plain, more));
 }
 
 Result<void> PortFilter::forget(const std::string& device) {
   return nftables_.run("forget the filter of " + device,
-                       fmt::format(kBase, table_) + fmt::format(kForget, table_, device));
+                       base_text() + fmt::format(kForget, table_, device));
 }
 
 Result<void> PortFilter::remove_all() {

@@ -47,6 +47,20 @@ Result<std::uint32_t> free_address(const ClusterView& view, const Network& netwo
                                                  network.id().value, network.spec.subnet));
 }
 
+std::string gateway_address(const NetworkSpec& network) {
+  const auto subnet = parse_subnet("spec.subnet", network.subnet);
+  if (network.gateway == NetworkGateway::none || !subnet) return {};
+  return fmt::format("{}/{}", ipv4_text(subnet->base + 1), subnet->prefix);
+}
+
+std::set<std::string> reserved_addresses(const NetworkSpec& network) {
+  std::set<std::string> reserved;
+  for (const OutsidePort& port : network.outside) reserved.insert(port.address);
+  const std::string gateway = gateway_address(network);
+  if (!gateway.empty()) reserved.insert(gateway.substr(0, gateway.find('/')));
+  return reserved;
+}
+
 Port make_port(const Network& network, std::uint32_t address, std::vector<SecurityGroupId> groups) {
   Port made;
   made.meta.generation = 1;

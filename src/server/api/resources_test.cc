@@ -331,6 +331,27 @@ TEST_F(Resources, R_B3_a_machine_outside_a_network_is_named_in_full) {
   }
 }
 
+TEST_F(Resources, R_B3_a_networks_gateway_is_one_of_three_and_has_its_address_for_itself) {
+  make_house();
+  const auto network = [](const std::string& more) {
+    return R"({"meta":{"tenant":"acme","name":"n"},"spec":{"subnet":"10.0.0.0/24",)" + more + "}}";
+  };
+  const auto odd = call("POST", "/v1/networks", network(R"("gateway":"both")"));
+  EXPECT_EQ(odd.status, 400) << odd.body;
+  EXPECT_NE(odd.body.find("spec.gateway"), std::string::npos) << odd.body;
+  const std::string router =
+      R"("outside":[{"mac":"02:00:00:00:00:01","address":"10.0.0.1","tunnel_address":"192.0.2.1"}])";
+  const auto taken = call("POST", "/v1/networks", network(R"("gateway":"local",)" + router));
+  EXPECT_EQ(taken.status, 400) << taken.body;
+  EXPECT_NE(taken.body.find("spec.outside[0].address"), std::string::npos) << taken.body;
+  EXPECT_EQ(call("POST", "/v1/networks", network(router)).status, 201) << "without a gateway";
+  const auto later = call("PATCH", "/v1/networks/acme/n", R"({"spec":{"gateway":"nat"}})");
+  EXPECT_EQ(later.status, 400) << later.body;
+  const auto both = call("PATCH", "/v1/networks/acme/n", R"({"spec":{"gateway":"nat","outside":[]}})");
+  EXPECT_EQ(both.status, 200) << both.body;
+  EXPECT_NE(both.body.find(R"("gateway":"nat")"), std::string::npos) << both.body;
+}
+
 TEST_F(Resources,
        F_F21_unknown_fields_F_F22_wrong_types_F_F23_huge_and_nested_json_are_refused_by_name) {
   make_house();

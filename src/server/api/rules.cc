@@ -4,6 +4,7 @@
 
 #include <set>
 
+#include "mechanism/network/addresses.h"
 #include "model/ipv4.h"
 #include "server/api/validate.h"
 
@@ -159,6 +160,13 @@ Refusal apply_rules(const RuleContext& context, const Network* before, Network& 
             fmt::format("spec.outside: {} is a VM's; see `virga port list`", port.address));
       }
     }
+    const auto gateway = parse_ipv4(gateway_address(after.spec));
+    if (gateway && context.view.addresses_on(before->id()).contains(*gateway)) {
+      return problem(Errc::conflict,
+                     fmt::format("spec.gateway: its address {} is a service's; see `virga port "
+                                 "list`",
+                                 ipv4_text(*gateway)));
+    }
     return std::nullopt;
   }
   const auto cluster = fitting_cluster(context.view, after.meta.tenant, after.spec.cluster);
@@ -181,16 +189,14 @@ Refusal apply_rules(const RuleContext& context, const Network* before, Network& 
   return std::nullopt;
 }
 
-/// Addresses of machines outside have keys as those of ports have, so that no VM that is made in
-/// the same moment gets one.
-void add_outside(const Network* before, const Network& after, Change& change) {
+/// Addresses that are no port's have keys as those of ports have, so that no VM or service that is
+/// made in the same moment gets one.
+void add_reserved(const Network* before, const Network& after, Change& change) {
   std::set<std::string> had;
-  if (before != nullptr) {
-    for (const OutsidePort& port : before->spec.outside) had.insert(port.address);
-  }
-  for (const OutsidePort& port : after.spec.outside) {
-    if (had.erase(port.address) != 0) continue;
-    const std::string key = keys::address(after.id(), port.address);
+  if (before != nullptr) had = reserved_addresses(before->spec);
+  for (const std::string& address : reserved_addresses(after.spec)) {
+    if (had.erase(address) != 0) continue;
+    const std::string key = keys::address(after.id(), address);
     change.guards.push_back({key, 0});
     change.writes.push_back({key, "outside"});
   }
@@ -200,7 +206,7 @@ void add_outside(const Network* before, const Network& after, Change& change) {
 
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
                        Change& change) {
-  add_outside(before, after, change);
+  add_reserved(before, after, change);
   if (before != nullptr) return std::nullopt;
   change.claims = context.engine.claims().take("vni", after.spec.vni);
   change.guards.push_back({keys::vni(after.spec.vni), 0});

@@ -67,10 +67,8 @@ Refusal check_address(const ClusterView& view, const Network& network, const std
     return wrong(Errc::invalid,
                  "is no address of " + network.spec.subnet + "; leave it out and the server picks");
   }
-  const auto& outside = network.spec.outside;
-  const bool foreign = std::any_of(outside.begin(), outside.end(),
-                                   [&](const OutsidePort& port) { return port.address == text; });
-  if (foreign || view.addresses_on(network.id()).contains(*address))
+  const bool reserved = reserved_addresses(network.spec).contains(ipv4_text(*address));
+  if (reserved || view.addresses_on(network.id()).contains(*address))
     return wrong(Errc::conflict, "is in use; see `virga port list`");
   return std::nullopt;
 }

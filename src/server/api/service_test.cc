@@ -63,6 +63,19 @@ TEST_F(Services, R_B5_a_service_gets_an_address_of_its_network_and_keeps_it) {
   refused(call("DELETE", "/v1/images/tiny"), 409, "service acme/web");
 }
 
+TEST_F(Services, R_B3_a_gateways_address_is_no_services_and_the_other_way_round) {
+  make_house();
+  const std::string first = body("web", R"(,"frontend":{"address":"10.50.0.1"})");
+  const auto gateway = [this](const std::string& kind) {
+    return call("PATCH", "/v1/networks/acme/front", R"({"spec":{"gateway":")" + kind + R"("}})");
+  };
+  EXPECT_EQ(gateway("local").status, 200);
+  refused(call("POST", "/v1/services", first), 409, "spec.frontend.address");
+  EXPECT_EQ(gateway("none").status, 200);
+  EXPECT_EQ(call("POST", "/v1/services", first).status, 202) << "its address is free again";
+  refused(gateway("nat"), 409, "spec.gateway: its address 10.50.0.1");
+}
+
 TEST_F(Services, R_B5_what_is_wrong_is_named_with_its_field) {
   make_house();
   refused(call("POST", "/v1/services", body("web", R"(,"replicas":17)")), 400, "spec.replicas: 17");

@@ -327,7 +327,8 @@ Result<void> check_image(const ImageSpec& spec) {
   return {};
 }
 
-Result<void> check_outside(const std::vector<OutsidePort>& ports, const Ipv4Subnet& subnet) {
+Result<void> check_outside(const NetworkSpec& spec, const Ipv4Subnet& subnet) {
+  const std::vector<OutsidePort>& ports = spec.outside;
   if (ports.size() > kOutsideMax) {
     return wrong("spec.outside", std::to_string(ports.size()), "at most 64 machines");
   }
@@ -347,6 +348,12 @@ Result<void> check_outside(const std::vector<OutsidePort>& ports, const Ipv4Subn
     if (!inside || !seen.insert(port.address).second) {
       return wrong(field + "address", port.address,
                    fmt::format("an address of the subnet that is named once; right would be {}",
+                               ipv4_text(subnet.broadcast() - 1)));
+    }
+    if (spec.gateway != NetworkGateway::none && *address == subnet.base + 1) {
+      return wrong(field + "address", port.address,
+                   fmt::format("the subnet's first address is the gateway's; right would be {}, or "
+                               "spec.gateway: none",
                                ipv4_text(subnet.broadcast() - 1)));
     }
     if (port.tunnel_address.find('/') != std::string::npos || !parse_ipv4(port.tunnel_address)) {
@@ -369,7 +376,7 @@ Result<void> check_network(const NetworkSpec& spec) {
     return wrong("spec.subnet", spec.subnet,
                  "must not be a reserved range; right would be 10.50.0.0/24");
   }
-  return check_outside(spec.outside, *subnet);
+  return check_outside(spec, *subnet);
 }
 
 Result<void> check_device(const DeviceSpec& spec) {

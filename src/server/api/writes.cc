@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "mechanism/network/addresses.h"
 #include "server/api/rules.h"
 #include "server/api/validate.h"
 
@@ -233,8 +234,8 @@ Decision decide_removal(Engine& engine, const Call& call, const ClusterView& vie
   change.writes.push_back({change.primary, std::nullopt});
   if constexpr (std::is_same_v<T, Network>) {
     change.writes.push_back({keys::vni(found->spec.vni), std::nullopt});
-    for (const OutsidePort& port : found->spec.outside)
-      change.writes.push_back({keys::address(found->id(), port.address), std::nullopt});
+    for (const std::string& address : reserved_addresses(found->spec))
+      change.writes.push_back({keys::address(found->id(), address), std::nullopt});
   }
   change.event =
       event_of(fmt::format("{}.deleted", Kind<T>::kSingular), change.primary, found->meta.tenant,

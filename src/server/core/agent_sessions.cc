@@ -18,6 +18,7 @@ constexpr Duration kSpreadDelay = milliseconds(100);
 constexpr Duration kSpreadPause = milliseconds(1);
 constexpr std::size_t kGroupsBytes = 400'000;    ///< of a message, as estimated
 constexpr std::size_t kPlacesPerMessage = 4000;  ///< about 0.4 MiB
+constexpr std::size_t kMembersPerMessage = 2000;
 
 }  // namespace
 
@@ -433,6 +434,24 @@ void AgentSessions::tell_places(const HostId& host, const FabricPlaces& places) 
     message.places->whole.clear();
     next = end;
   } while (next != places.at.end());
+}
+
+/// Networks first: there are far fewer of them than fit.
+void AgentSessions::tell_gateways(const HostId& host, const FabricGateways& gateways) {
+  const LiveHost* live = find(host);
+  if (live == nullptr || live->session == 0 || !has(live->hello.features, "gateways")) return;
+  ServerMessage message;
+  message.gateways = FabricGateways{gateways.whole, gateways.networks, gateways.gone, {}, true};
+  auto next = gateways.members.begin();
+  do {
+    const auto left = static_cast<std::size_t>(gateways.members.end() - next);
+    const auto end = next + static_cast<std::ptrdiff_t>(std::min(left, kMembersPerMessage));
+    message.gateways->members.assign(next, end);
+    message.gateways->more = end != gateways.members.end();
+    links_.send(live->session, message);
+    message.gateways = FabricGateways();
+    next = end;
+  } while (next != gateways.members.end());
 }
 
 void AgentSessions::tell_usage_kept(const HostId& host, std::uint64_t sequence) {

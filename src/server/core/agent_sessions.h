@@ -86,6 +86,7 @@ class AgentSessions final : public HostCommands {
   /// Does nothing when the host is not connected: it is told all when it comes.
   void tell_places(const HostId& host, const FabricPlaces& places);
   void tell_groups(const HostId& host, const FabricGroups& groups);
+  void tell_gateways(const HostId& host, const FabricGateways& gateways);
   void tell_probes(const HostId& host, const ServiceProbeList& probes);
 
   /// Told of what guests have used; without it nobody is.

@@ -49,6 +49,7 @@ class Sessions : public ::testing::Test, public HostLinks {
     if (message.command) last_command_ = message.command->id;
     if (message.refusal) refusals_.push_back(message.refusal->text);
     if (message.groups) groups_.push_back(*message.groups);
+    if (message.gateways) gateways_.push_back(*message.gateways);
     if (!message.cluster) return;
     ++states_;
     members_[session] = message.cluster->members.size();
@@ -85,6 +86,7 @@ class Sessions : public ::testing::Test, public HostLinks {
   AgentSessions sessions_;
   int states_ = 0;
   std::vector<FabricGroups> groups_;
+  std::vector<FabricGateways> gateways_;
   std::uint64_t last_command_ = 0;
   std::vector<std::string> refusals_;
   std::set<SessionId> closed_;
@@ -208,6 +210,35 @@ TEST_F(Sessions, R_B3_large_groups_are_told_in_several_messages_and_the_last_say
   EXPECT_EQ(rule_lists, told.rules.size());
   EXPECT_EQ(members, addresses.size());
   EXPECT_EQ(groups_.back().members.back().group, "acme/none");
+}
+
+TEST_F(Sessions, R_B3_gateways_are_told_in_several_messages_and_only_to_who_can_have_them) {
+  FabricGateways told;
+  told.whole = true;
+  told.networks = {{1001, "10.50.0.1/16", "front.acme.virga", 1450, true}};
+  told.gone = {1002};
+  for (int number = 0; number < 5000; ++number)
+    told.members.push_back({1001, fmt::format("acme/vm-{}-0", number), "52:54:00:00:00:0a",
+                            "10.150.200.250", fmt::format("vm-{}", number)});
+  hello(0);
+  sessions_.tell_gateways(HostId(name(0)), told);
+  EXPECT_TRUE(gateways_.empty());
+  hello(0, [](Hello& said) { said.features = agent_features(); });
+  sessions_.tell_gateways(HostId(name(0)), told);
+  std::size_t members = 0;
+  ASSERT_GT(gateways_.size(), 1U);
+  for (std::size_t at = 0; at < gateways_.size(); ++at) {
+    const FabricGateways& part = gateways_[at];
+    ServerMessage message;
+    message.gateways = part;
+    EXPECT_LT(to_json_text(message).size(), std::size_t{1} << 20);
+    EXPECT_EQ(part.whole, at == 0);
+    EXPECT_EQ(part.networks.size(), at == 0 ? 1U : 0U);
+    EXPECT_EQ(part.gone.size(), at == 0 ? 1U : 0U);
+    EXPECT_EQ(part.more, at + 1 < gateways_.size());
+    members += part.members.size();
+  }
+  EXPECT_EQ(members, told.members.size());
 }
 
 TEST_F(Sessions, F_B6_few_consoles_of_a_host_are_read_at_a_time) {

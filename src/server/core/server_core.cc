@@ -46,6 +46,10 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
                  [this](const HostId& host, const FabricGroups& groups) {
                    sessions_.tell_groups(host, groups);
                  }),
+      gateways_(mirror_.view(),
+                [this](const HostId& host, const FabricGateways& gateways) {
+                  sessions_.tell_gateways(host, gateways);
+                }),
       metering_(on_.loop, on_.usage, mirror_, sessions_),
       runner_(on_.loop, on_.store, mirror_, names_),
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
@@ -115,6 +119,7 @@ void ServerCore::lead(const Callback<void>& ready) {
       [this](const HostId& host) {
         overlay_.connected(host);
         perimeter_.connected(host);
+        gateways_.connected(host);
         monitoring_.connected(host);
       },
       [this](Event event) { journal_event(std::move(event)); });
@@ -128,10 +133,12 @@ void ServerCore::lead(const Callback<void>& ready) {
     if (known_to_hosts) sessions_.spread_now();
     overlay_.changed(changes);
     perimeter_.changed(changes);
+    gateways_.changed(changes);
     monitoring_.changed(changes);
   });
   overlay_.load();
   perimeter_.load();
+  gateways_.load();
   metering_.start();
   runner_.start();
   controller_.start([this](const ClusterId& cluster) { return observe(cluster); },

@@ -11,6 +11,7 @@
 #include "runtime/journal_pump.h"
 #include "runtime/operation_runner.h"
 #include "server/core/agent_sessions.h"
+#include "server/core/gateways.h"
 #include "server/core/host_calendar.h"
 #include "server/core/metering.h"
 #include "server/core/monitoring.h"
@@ -95,6 +96,7 @@ class ServerCore {
   AgentSessions sessions_;
   Overlay overlay_;
   Perimeter perimeter_;
+  Gateways gateways_;
   Metering metering_;
   OperationRunner runner_;
   ClusterController controller_;
