@@ -165,7 +165,8 @@ void Migrations::confirm(std::uint64_t source, Callback<MigrationProgress> done)
       return;
     }
     MigrationProgress progress = found->second.progress;
-    progress.downtime_ms = world_.loop().now() - found->second.paused;
+    // Whole milliseconds, as QEMU tells and messages carry it.
+    progress.downtime_ms = milliseconds(to_ms(world_.loop().now() - found->second.paused));
     progress.handed_over = true;
     transfers_.erase(found);
     static_cast<void>(world_.set_state(*host, *copy, CopyState::postmigrate));
