@@ -277,36 +277,45 @@ void RecordedVolume::end_copy(const VolumeCopy& copy, Callback<void> done) {
 }
 
 void RecordedVolume::refit(Mib size_mib, Callback<void> done) {
-  record_.size_mib = size_mib;
-  on_worker(
-      [access = access_.get(), folder = folder_, record = record_]() -> Result<void> {
-        if (auto made = access->make_medium(record); !made) return made;
-        return write_record(folder, record);
+  enqueue(
+      [this, size_mib](const Callback<void>& ended) {
+        record_.size_mib = size_mib;
+        on_worker(
+            [access = access_.get(), folder = folder_, record = record_]() -> Result<void> {
+              if (auto made = access->make_medium(record); !made) return made;
+              return write_record(folder, record);
+            },
+            ended);
       },
       std::move(done));
 }
 
 void RecordedVolume::taken(WallTime at, Callback<void> done) {
-  record_.taken_at = at;
-  persist(std::move(done));
+  enqueue(
+      [this, at](const Callback<void>& ended) {
+        record_.taken_at = at;
+        persist(ended);
+      },
+      std::move(done));
 }
 
 /// What it holds goes to the disk before the record that calls it whole.
 void RecordedVolume::filled(Callback<void> done) {
-  VolumeRecord whole = record_;
-  whole.source = VolumeId();
-  on_worker(
-      [access = access_.get(), folder = folder_, whole]() -> Result<void> {
-        if (auto settled = access->settle_medium(); !settled) return settled;
-        return write_record(folder, whole);
+  enqueue(
+      [this](const Callback<void>& ended) {
+        VolumeRecord whole = record_;
+        whole.source = VolumeId();
+        on_worker(
+            [access = access_.get(), folder = folder_, whole]() -> Result<void> {
+              if (auto settled = access->settle_medium(); !settled) return settled;
+              return write_record(folder, whole);
+            },
+            [this, ended](const Result<void>& written) {
+              if (written) record_.source = VolumeId();
+              ended(written);
+            });
       },
-      [this, done = std::move(done)](const Result<void>& written) {
-        if (written) {
-          record_.source = VolumeId();
-          failing_.clear();
-        }
-        done(written);
-      });
+      std::move(done));
 }
 
 void RecordedVolume::erase(Callback<void> done) {
