@@ -77,7 +77,7 @@ class Gateways(CloudCase):
         self.answer(self.VM)
 
         for vm in self.vms:
-            self.cloud.cli("--wait", "vm", "delete", vm, deadline=120)
+            self.cloud.cli("--wait", "vm", "delete", vm, text=True, deadline=120)
         self.cloud.wait("no gateway is left", lambda: not self.folders(), 60)
 
 
