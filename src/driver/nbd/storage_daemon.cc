@@ -67,17 +67,22 @@ Result<void> StorageDaemon::launch(const Descriptor& listener) {
                     "--nbd-server",
                     "addr.type=fd,addr.str=" + std::to_string(kListenDescriptor) +
                         ",tls-creds=tls,max-connections=" + std::to_string(options_.consumers_max),
+                    // Each of them says that zeroes may be holes, or none are made.
                     "--blockdev",
                     text_of({{"driver", "file"},
                              {"node-name", "file"},
                              {"filename", files_.image()},
                              {"discard", "unmap"}}),
                     "--blockdev",
-                    text_of({{"driver", "raw"}, {"node-name", "format"}, {"file", "file"}}),
+                    text_of({{"driver", "raw"},
+                             {"node-name", "format"},
+                             {"discard", "unmap"},
+                             {"file", "file"}}),
                     "--blockdev",
                     text_of({{"driver", "throttle"},
                              {"node-name", "top"},
                              {"throttle-group", "limits"},
+                             {"discard", "unmap"},
                              {"file", "format"}})};
   made.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
   made.descriptors = {{kQmpDescriptor, qmp->get()},
