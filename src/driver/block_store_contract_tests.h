@@ -73,9 +73,9 @@ TEST_P(BlockFenceContract, R_B2_A1_06_ABusyConsumerIsCutInTheMiddleOfItsWrites) 
   const auto at = attach(1);
   VIRGA_OK(at);
   std::vector<Step> steps;
-  for (int round = 0; round < 3000; ++round) {
+  for (int round = 0; round < 3000; ++round)
     steps.push_back(Step::writes(1 + round % 100, 0, 4 * kBlock));
-  }
+  steps.insert(steps.end(), {Step::pauses(lab->pause()), Step::writes(1, 0, kBlock)});  // if it is quick
   lab->use_meanwhile(*at, steps);
   ASSERT_TRUE(lab->run_until([&] { return lab->first_byte(data) > 0; }, seconds(10)));
   VIRGA_OK(revoke(1));
