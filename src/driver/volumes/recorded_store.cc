@@ -37,6 +37,15 @@ Result<void> make_files(const VolumeAccess& access, const VolumeFolder& folder,
   return made;
 }
 
+VolumeRecord new_record(const VolumeId& volume, Mib size_mib, const Epoch& revoked) {
+  VolumeRecord record;
+  record.volume = volume;
+  record.size_mib = size_mib;
+  record.revoked = revoked;
+  record.floor = revoked;
+  return record;
+}
+
 }  // namespace
 
 RecordedStore::RecordedStore(AsioLoop& loop, std::string directory,
@@ -118,15 +127,7 @@ void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
     return answer<void>(loop_, std::move(done),
                         make_error(Errc::conflict, volume.value + " " + with));
   }
-  if (auto fits = check_room(volume, size_mib); !fits) {
-    return answer(loop_, std::move(done), std::move(fits));
-  }
-  VolumeRecord record;
-  record.volume = volume;
-  record.size_mib = size_mib;
-  record.revoked = revoked;
-  record.floor = revoked;
-  make_new(record, std::move(done));
+  make_new(new_record(volume, size_mib, revoked), std::move(done));
 }
 
 void RecordedStore::copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
@@ -145,15 +146,7 @@ void RecordedStore::copy(const VolumeId& volume, const VolumeId& source, const E
     return refuse(Errc::unavailable,
                   "it is being copied itself from " + (*from)->record().source.value);
   }
-  const Mib size_mib = (*from)->record().size_mib;
-  if (auto fits = check_room(volume, size_mib); !fits) {
-    return answer(loop_, std::move(done), std::move(fits));
-  }
-  VolumeRecord record;
-  record.volume = volume;
-  record.size_mib = size_mib;
-  record.revoked = revoked;
-  record.floor = revoked;
+  VolumeRecord record = new_record(volume, (*from)->record().size_mib, revoked);
   record.source = source;
   make_new(record, std::move(done));
 }
@@ -161,6 +154,9 @@ void RecordedStore::copy(const VolumeId& volume, const VolumeId& source, const E
 void RecordedStore::make_new(const VolumeRecord& record, Callback<void> done) {
   const auto folder = folder_of(directory_, record.volume);
   if (!folder) return answer<void>(loop_, std::move(done), folder.error());
+  if (auto fits = check_room(record.volume, record.size_mib); !fits) {
+    return answer(loop_, std::move(done), std::move(fits));
+  }
   // A second medium under one that is being made would be its loss.
   if (!making_.insert(record.volume).second) {
     return answer<void>(loop_, std::move(done),
