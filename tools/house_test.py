@@ -150,6 +150,13 @@ class Layers(unittest.TestCase):
     def test_F_B1_foreign_headers_stay_in_their_folder(self):
         self.assertEqual(self.found("src/model/a.cc", "#include <boost/asio.hpp>\n"), ["layer.foreign"])
 
+    def test_F_B1_no_two_classes_of_a_namespace_have_one_name(self):
+        first = made("src/base/a.h", "namespace virga {\nclass Box {\n};\nclass Later;\n}\n")
+        again = made("src/model/a.h", "namespace virga {\nstruct Box : Base {\n};\n}\n")
+        other = made("src/model/b.h", "namespace virga::sim {\nclass Box final {\n};\nclass Later;\n}\n")
+        self.assertEqual(rules(layers.check, self.TABLE, first, again), ["names.twice"])
+        self.assertEqual(rules(layers.check, self.TABLE, first, other), [])
+
     def test_F_B1_nobody_reaches_asio_through_a_header(self):
         inner = made("src/edge/io.h", "#include <boost/asio.hpp>\n")
         leaking = made("src/edge/http.h", '#include "edge/io.h"\n')

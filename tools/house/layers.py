@@ -1,4 +1,4 @@
-"""Who may include whom, by tools/layers.txt; and that headers name what they use."""
+"""Who may include whom, by tools/layers.txt; that headers name what they use, and no two classes have one name."""
 
 import re
 
@@ -7,6 +7,8 @@ FREE = re.compile(r"^src/\w+\.cc$|(_test|bench|main|_fuzz)\.cc$|(_test_\w+|_fixt
 PLAN = re.compile(r"^src/arch/\w+/(planner|types)\.(h|cc)$")
 ALONE = {"runtime/cluster_view": "view", "agent/protocol": "protocol"}  # layers of their own
 PLAN_MAY = {"base", "model", "view", "mechanism"}
+
+NAMED = re.compile(r"^(?:(namespace) ([\w:]+)|(?:class|struct|enum class) (\w+)\b(?!::)[^;{]*) *\{", re.MULTILINE)
 
 HIDDEN = ("boost/asio", "boost/beast")
 
@@ -41,6 +43,7 @@ def check(files):
         yield from hides_asio(file, by_path)
         if file.is_header:
             yield from names_what_it_uses(file, by_path)
+    yield from named_once(files)
 
 
 def read(listed):
@@ -95,6 +98,23 @@ def reached(file, by_path, seen):
             seen.add(own.path)
             found |= reached(own, by_path, seen)
     return found
+
+
+def named_once(files):
+    """Two classes of one name are one to the linker, which takes the functions of either for both."""
+    owners = {}
+    for file in files:
+        if not file.is_header or not file.path.startswith("src/"):
+            continue
+        space = ""
+        for match in NAMED.finditer(file.code):
+            if match[1]:
+                space = match[2]
+                continue
+            name = f"{space}::{match[3]}"
+            owner = owners.setdefault(name, file.path)
+            if owner != file.path:
+                yield file.finding(file.line_of(match.start()), "names.twice", f"{name} is a class of {owner} too")
 
 
 def hides_asio(file, by_path):

@@ -13,7 +13,7 @@ std::string_view below(std::string_view key, std::string_view kind) {
 }  // namespace
 
 /// Of no network when it is no VM's.
-Gateways::KnownPort Gateways::look_at(const PortId& id) const {
+NetworkGateways::KnownPort NetworkGateways::look_at(const PortId& id) const {
   KnownPort seen;
   const Port* port = view_.ports.find(id);
   const Network* network = port == nullptr ? nullptr : view_.networks.find(port->spec.network);
@@ -29,14 +29,14 @@ Gateways::KnownPort Gateways::look_at(const PortId& id) const {
   return seen;
 }
 
-GatewayNetwork Gateways::gateway_of(const NetworkId& id) const {
+GatewayNetwork NetworkGateways::gateway_of(const NetworkId& id) const {
   const Network* network = view_.networks.find(id);
   if (network == nullptr) return {};
   return {network->spec.vni, gateway_address(network->spec), network->domain(), network->spec.mtu,
           network->spec.gateway == NetworkGateway::nat};
 }
 
-void Gateways::leave(const PortId& id, AllNews& news) {
+void NetworkGateways::leave(const PortId& id, AllNews& news) {
   const auto found = ports_.find(id);
   if (found == ports_.end()) return;
   const KnownPort& before = found->second;
@@ -51,7 +51,7 @@ void Gateways::leave(const PortId& id, AllNews& news) {
   ports_.erase(found);
 }
 
-void Gateways::enter(const PortId& id, AllNews& news) {
+void NetworkGateways::enter(const PortId& id, AllNews& news) {
   KnownPort now = look_at(id);
   const auto found = ports_.find(id);
   const KnownPort before = found == ports_.end() ? KnownPort() : found->second;
@@ -73,7 +73,7 @@ void Gateways::enter(const PortId& id, AllNews& news) {
   ports_[id] = std::move(now);
 }
 
-void Gateways::enter_network(const NetworkId& id, AllNews& news) {
+void NetworkGateways::enter_network(const NetworkId& id, AllNews& news) {
   GatewayNetwork now = gateway_of(id);
   KnownNetwork& known = networks_[id];
   if (known.gateway == now) return;
@@ -82,7 +82,7 @@ void Gateways::enter_network(const NetworkId& id, AllNews& news) {
   known.gateway = std::move(now);
 }
 
-void Gateways::load() {
+void NetworkGateways::load() {
   ports_.clear();
   networks_.clear();
   AllNews ignored;
@@ -90,7 +90,7 @@ void Gateways::load() {
   for (const auto& [id, port] : view_.ports.all()) enter(id, ignored);
 }
 
-void Gateways::changed(const std::vector<Change>& changes) {
+void NetworkGateways::changed(const std::vector<Change>& changes) {
   std::set<PortId> ports;
   std::set<NetworkId> networks;
   for (const Change& change : changes) {
@@ -112,12 +112,12 @@ void Gateways::changed(const std::vector<Change>& changes) {
   }
 }
 
-void Gateways::add_all(const KnownNetwork& network, FabricGateways& told) const {
+void NetworkGateways::add_all(const KnownNetwork& network, FabricGateways& told) const {
   told.networks.push_back(network.gateway);
   for (const PortId& id : network.ports) told.members.push_back(ports_.at(id).member);
 }
 
-void Gateways::tell(const AllNews& news) {
+void NetworkGateways::tell(const AllNews& news) {
   std::map<HostId, FabricGateways> messages;
   for (const auto& [id, of_network] : news) {
     const KnownNetwork& network = networks_[id];
@@ -147,7 +147,7 @@ void Gateways::tell(const AllNews& news) {
   }
 }
 
-void Gateways::connected(const HostId& host) {
+void NetworkGateways::connected(const HostId& host) {
   const Host* stored = view_.hosts.find(host);
   if (stored == nullptr || view_.networks_of(stored->spec.cluster).empty()) return;
   FabricGateways told;

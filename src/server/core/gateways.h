@@ -16,12 +16,12 @@ namespace virga {
 ///
 /// Loop thread only. Cost: O(ports of the VMs that changed * hosts that carry their networks); of a network that
 /// changed, or that a host begins to carry, O(its ports).
-class Gateways {
+class NetworkGateways {
  public:
   /// Sends to a host; does nothing when it is not connected.
   using Tell = std::function<void(const HostId& host, const FabricGateways& gateways)>;
 
-  Gateways(const ClusterView& view, Tell tell) : view_(view), tell_(std::move(tell)) {}
+  NetworkGateways(const ClusterView& view, Tell tell) : view_(view), tell_(std::move(tell)) {}
 
   /// Reads the whole view. Tells nobody.
   void load();

@@ -102,7 +102,7 @@ class GatewaysTest : public testing::Test {
   ClusterView view_;
   std::vector<Change> changes_;
   Told told_;
-  Gateways gateways_{view_, [this](const HostId& host, const FabricGateways& told) {
+  NetworkGateways gateways_{view_, [this](const HostId& host, const FabricGateways& told) {
                        told_[host.value] += text_of(told);
                      }};
 };
@@ -173,7 +173,7 @@ TEST_F(GatewaysTest, R_B3_who_connects_is_told_all_that_it_shall_have) {
 
 TEST_F(GatewaysTest, R_B3_a_server_that_begins_knows_what_is_stored) {
   two_vms();
-  Gateways later(view_, [this](const HostId& host, const FabricGateways& told) {
+  NetworkGateways later(view_, [this](const HostId& host, const FabricGateways& told) {
     told_[host.value] += text_of(told);
   });
   later.load();

@@ -96,7 +96,7 @@ class ServerCore {
   AgentSessions sessions_;
   Overlay overlay_;
   Perimeter perimeter_;
-  Gateways gateways_;
+  NetworkGateways gateways_;
   Metering metering_;
   OperationRunner runner_;
   ClusterController controller_;
