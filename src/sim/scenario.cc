@@ -380,11 +380,15 @@ Result<Action> Parser::snapshot(const Words& words) {
                  source = words[2]](Cloud& cloud) {
     const auto from = cloud.read<Volume>(keys::of(VolumeId(qualified(tenant, source))));
     if (!from) return;
-    cloud.edit<Volume>(VolumeId(qualified(tenant, name)), [&](Volume& made) {
-      made.meta.tenant = tenant;
-      made.meta.name = name;
-      made.spec = from->spec;
-      made.spec.source = source;
+    Volume made;
+    made.meta.tenant = tenant;
+    made.meta.name = name;
+    made.spec = from->spec;
+    made.spec.source = source;
+    cloud.edit<Volume>(made.id(), [made](Volume& stored) {
+      stored.meta.tenant = made.meta.tenant;
+      stored.meta.name = made.meta.name;
+      stored.spec = made.spec;
     });
   });
 }
