@@ -123,9 +123,9 @@ void NetworkGateways::tell(const AllNews& news) {
     const KnownNetwork& network = networks_[id];
     const bool has_gateway = !network.gateway.address.empty();
     if (!has_gateway && !of_network.whole) continue;
-    const auto carried_before = [&](const HostId& host) {
-      const auto found = of_network.carried.find(host);
-      return found == of_network.carried.end() ? network.carriers.contains(host) : found->second;
+    const auto carried_before = [&network, &carried = of_network.carried](const HostId& host) {
+      const auto found = carried.find(host);
+      return found == carried.end() ? network.carriers.contains(host) : found->second;
     };
     for (const auto& [host, ports] : network.carriers) {
       FabricGateways& told = messages[host];
