@@ -79,12 +79,8 @@ function(virga_tests name folder)
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest_main rapidcheck)
   target_precompile_headers(${name} REUSE_FROM virga_base)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
-  set(alone OFF)  # what is real has the machine to itself
-  if(ARG_LABEL STREQUAL "real")
-    set(alone ON)
-  endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${alone})
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
 endfunction()
 
 # virga_program(NAME SOURCE target...)

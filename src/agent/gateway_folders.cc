@@ -61,6 +61,16 @@ Result<void> GatewayFolders::remember(const GatewayNetwork& network) {
   return replace_file(path + "/gateway.json", to_json_text(network));
 }
 
-Result<void> GatewayFolders::forget(std::uint32_t vni) { return remove_folder(folder(vni)); }
+/// The last one takes what is empty above it with it, up to /run/virga.
+Result<void> GatewayFolders::forget(std::uint32_t vni) {
+  constexpr int kLevels = 3;
+  if (auto removed = remove_folder(folder(vni)); !removed) return removed;
+  fs::path above = directory_;
+  std::error_code used;
+  for (int level = 0; level < kLevels && fs::remove(above, used); ++level) {
+    above = above.parent_path();
+  }
+  return {};
+}
 
 }  // namespace virga

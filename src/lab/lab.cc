@@ -1,8 +1,13 @@
 #include "lab/lab.h"
 
 #include <signal.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <cstddef>
 #include <set>
 
 #include "base/log.h"
@@ -43,6 +48,19 @@ LabReply reply_of(json::value result) {
   return reply;
 }
 
+/// By a name of this network namespace that ends with who has it, and leaves no file.
+Result<Descriptor> claim_prefix(const std::string& prefix) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string name = "virga-lab-" + prefix;
+  std::copy(name.begin(), name.end(), address.sun_path + 1);
+  Descriptor claim(::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  const auto length = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  if (::bind(claim.get(), reinterpret_cast<const sockaddr*>(&address), length) == 0) return claim;
+  if (errno != EADDRINUSE) return errno_error("claim the addresses " + prefix, errno);
+  return make_error(Errc::conflict, "another lab has the addresses " + prefix);
+}
+
 }  // namespace
 
 Lab::Lab(AsioLoop& loop, LabOptions options)
@@ -52,10 +70,6 @@ Lab::Lab(AsioLoop& loop, LabOptions options)
       server_(loop, "server", [this] { save_state(); }),
       saving_(loop),
       waiting_(loop) {}
-
-Lab::~Lab() {
-  if (prefix_lock_ >= 0) unlock_lab(prefix_, prefix_lock_);
-}
 
 void Lab::start(Callback<void> done) {
   if (auto built = build(); !built) {
@@ -98,14 +112,12 @@ Result<void> Lab::build() {
 /// Labs that begin at the same moment see the same addresses free.
 Result<void> Lab::choose_prefix() {
   std::set<std::string> others;
-  while (prefix_lock_ < 0) {
+  while (!claim_.valid()) {
     auto prefix = LabNetwork::free_prefix(others);
     if (!prefix) return prefix.error();
-    if (auto lock = lock_lab(*prefix)) {
-      prefix_lock_ = *lock;
-    } else if (lock.error().code != Errc::conflict) {
-      return lock.error();
-    }
+    auto claim = claim_prefix(*prefix);
+    if (!claim && claim.error().code != Errc::conflict) return claim.error();
+    if (claim) claim_ = std::move(*claim);
     prefix_ = *prefix;
     others.insert(*prefix);
   }

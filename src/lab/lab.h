@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "edge/process.h"
 #include "lab/control_socket.h"
 #include "lab/enrolment.h"
 #include "lab/lab_host.h"
@@ -18,7 +19,6 @@ class Lab {
  public:
   /// `options` complete; the caller holds the instance's lock and has cleaned up.
   Lab(AsioLoop& loop, LabOptions options);
-  ~Lab();
   Lab(const Lab&) = delete;
   Lab& operator=(const Lab&) = delete;
 
@@ -52,7 +52,7 @@ class Lab {
   std::string phase_ = "starting";
   std::string bmc_password_;
   std::string prefix_;    ///< "10.77": of all addresses
-  int prefix_lock_ = -1;  ///< no other lab has it as long as this is held
+  Descriptor claim_;      ///< no other lab has it as long as this is open
   std::unique_ptr<LabNetwork> network_;
   Supervised server_;
   bool server_frozen_ = false;

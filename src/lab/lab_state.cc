@@ -9,6 +9,7 @@
 #include <cstring>
 #include <filesystem>
 
+#include "agent/gateway_folders.h"
 #include "edge/file.h"
 #include "lab/cgroup.h"
 #include "lab/host_processes.h"
@@ -23,6 +24,17 @@ namespace fs = std::filesystem;
 
 std::string lock_path(const std::string& instance) {
   return std::string(kLabControlFolder) + "/" + instance + ".lock";
+}
+
+/// Of its hosts' agents; they stand beside those of the machine's own agent.
+void remove_gateways(const std::string& instance) {
+  const fs::path all = fs::path(kGatewayFolder).parent_path();
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(all, error)) {
+    const std::string name = entry.path().filename();
+    if (name.starts_with("vg-" + instance + "-")) fs::remove_all(entry.path(), error);
+  }
+  if (fs::remove(all, error)) fs::remove(all.parent_path(), error);
 }
 
 }  // namespace
@@ -43,6 +55,7 @@ Result<void> clean_lab(const LabOptions& options) {
   std::error_code error;
   fs::remove_all(paths.runtime, error);
   fs::remove_all(paths.control, error);
+  remove_gateways(options.instance);
   return {};
 }
 

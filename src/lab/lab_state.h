@@ -40,8 +40,8 @@ BOOST_DESCRIBE_STRUCT(LabState, (),
 /// Errors: timeout (processes survive SIGKILL), denied, internal.
 Result<void> clean_lab(const LabOptions& options);
 
-/// A lock of what one lab alone may have, its instance or its prefix of addresses, held by a running `virgad dev`; the
-/// kernel frees it with the process. Returns the open descriptor. Errors: conflict (another has it), denied.
+/// An instance's lock, held by the running `virgad dev`; the kernel frees it with the process. Returns the open
+/// descriptor. Errors: conflict (that lab runs).
 Result<int> lock_lab(const std::string& instance);
 
 /// Removes the lock's file and frees it.

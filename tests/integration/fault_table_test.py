@@ -2,9 +2,8 @@
 """The fault table on real guests: what befalls a host x what its BMC does -> the proof by which its VMs start anew.
 
 The rows are those of src/arch/hypervisor_clustering/fault_table.cc that the lab can do, as `virgad sim --fault-table`
-prints them; VIRGA_FAULT_ROWS names those to go through, "agent/silent qemu/slow", if it is not all; VIRGA_FAULT_PART
-"1/2" takes every second one of all. One cloud serves all rows. A watcher counts the processes of each VM over all
-hosts, as they really are.
+prints them; VIRGA_FAULT_ROWS names those to go through, "agent/silent qemu/slow", if it is not all. One cloud serves
+all rows. A watcher counts the processes of each VM over all hosts, as they really are.
 VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
 """
 
@@ -22,7 +21,6 @@ from cloud_case import CloudCase, kill  # noqa: E402
 LATE_S = 7  # of a lease of 10 s: the watchdog takes 10 s from when it was fed last
 
 ONLY = os.environ.get("VIRGA_FAULT_ROWS", "").split()  # names as "agent/silent"; none = all
-PART, PARTS = (int(number) for number in os.environ.get("VIRGA_FAULT_PART", "1/1").split("/"))
 
 
 def rows_of_the_lab():
@@ -37,7 +35,7 @@ def name_of(row):
 
 
 class FaultTable(CloudCase):
-    INSTANCE = f"table{PART}"
+    INSTANCE = "table"
 
     def wait_restarted(self, vm, before):
         def restarted():
@@ -136,7 +134,7 @@ class FaultTable(CloudCase):
         names = {name_of(row) for row in rows}
         self.assertTrue(names)
         self.assertLessEqual(set(ONLY), names, "VIRGA_FAULT_ROWS")
-        for row in rows if ONLY else rows[PART - 1::PARTS]:
+        for row in rows:
             if ONLY and name_of(row) not in ONLY:
                 continue
             began = time.monotonic()

@@ -424,33 +424,5 @@ class LabCrashTest(unittest.TestCase):
             self.assertIn(expected, done.stderr)
 
 
-class LabsAtOnceTest(unittest.TestCase):
-    def test_F_B10_labs_that_begin_at_the_same_moment_have_addresses_of_their_own(self):
-        names = [f"{letter}{str(os.getpid())[-6:]}" for letter in "abc"]
-        with tempfile.TemporaryDirectory(prefix="virga-lab-test-") as folder:
-            labs = []
-            try:
-                for name in names:
-                    os.makedirs(os.path.join(folder, name))
-                    words = [VIRGAD, "dev", "--hosts", "1", "--instance", name, "--data", os.path.join(folder, name),
-                             "--listen", "127.0.0.1:0", "--server-program", HERE / "stand_in_server.py",
-                             "--agent-program", HERE / "stand_in_agent.py"]
-                    labs.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
-
-                def states():
-                    files = [pathlib.Path(folder) / name / "lab.json" for name in names]
-                    found = [json.loads(file.read_text()) for file in files if file.exists()]
-                    return len(found) == 3 and all(one["phase"] == "running" for one in found) and found
-
-                self.assertEqual(len({one["prefix"] for one in until("all three run", states)}), 3)
-            finally:
-                for lab in labs:
-                    lab.terminate()
-                for lab in labs:
-                    lab.wait(PATIENCE_S)
-            self.assertEqual([lab.returncode for lab in labs], [0, 0, 0])
-            self.assertEqual(list(pathlib.Path("/run/virga-lab").glob("10.*.lock")), [])
-
-
 if __name__ == "__main__":
     unittest.main()
