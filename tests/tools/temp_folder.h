@@ -11,8 +11,8 @@ namespace virga::test {
 /// A new folder under $TMPDIR or /tmp that goes with everything in it when this goes.
 class TempFolder {
  public:
-  TempFolder() {
-    const char* base = std::getenv("TMPDIR");
+  TempFolder() : TempFolder(std::getenv("TMPDIR")) {}
+  explicit TempFolder(const char* base) {
     path_ = std::string(base == nullptr ? "/tmp" : base) + "/virga-test-XXXXXX";
     VIRGA_CHECK(::mkdtemp(path_.data()) != nullptr);
   }
