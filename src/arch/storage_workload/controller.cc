@@ -230,11 +230,11 @@ bool StorageController::change_volume(Transaction& transaction, const VolumeChan
     event(transaction, told_of(changed, "volume.grown",
                                fmt::format("it has {} MiB now", change.size_mib.value)));
   } else if (before.reason.empty() && !change.reason.empty()) {
-    event(transaction,
-          told_of(changed, change.missing ? "volume.missing" : "volume.waits", change.reason,
-                  change.missing                            ? Severity::alarm
-                  : stored->ready() || stored->spec.source.empty() ? Severity::warning
-                                                            : Severity::info));
+    const bool copying = !stored->ready() && !stored->spec.source.empty();
+    const Severity waits = copying ? Severity::info : Severity::warning;
+    event(transaction, change.missing
+                           ? told_of(changed, "volume.missing", change.reason, Severity::alarm)
+                           : told_of(changed, "volume.waits", change.reason, waits));
   }
   return true;
 }

@@ -37,6 +37,7 @@ class RecordedVolume {
   void refit(Mib size_mib, Callback<void> done);
   void taken(WallTime at, Callback<void> done);
   void failing(std::string why) { failing_ = std::move(why); }
+  const std::string& failing() const { return failing_; }
   void filled(Callback<void> done);
 
   /// Removes its files. What is asked after that is answered not_found. Errors: conflict (is attached).

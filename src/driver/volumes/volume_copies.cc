@@ -67,15 +67,18 @@ void VolumeCopies::look(const VolumeId& volume) {
 }
 
 void VolumeCopies::failed(const VolumeId& volume, const Error& why) {
-  log_line(LogLevel::warning, "volume", volume.value + ": " + why.text());
-  if (RecordedVolume* copied = find_(volume)) copied->failing(why.text());
+  RecordedVolume* copied = find_(volume);
+  if (copied != nullptr && copied->failing() != why.text()) {
+    log_line(LogLevel::warning, "volume", volume.value + ": " + why.text());
+    copied->failing(why.text());
+  }
   look_again(volume, kPause);
 }
 
 void VolumeCopies::seen(const VolumeId& volume, CopyState state) {
   RecordedVolume* copied = find_(volume);
   if (copied == nullptr) return;
-  copied->failing({});
+  if (state != CopyState::waits) copied->failing({});
   const auto again = then(volume, [this, volume] { look_again(volume, kLookEvery); });
   if (state == CopyState::began) return copied->taken(loop_.wall_now(), again);
   if (state == CopyState::complete) {
