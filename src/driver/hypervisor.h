@@ -13,22 +13,28 @@
 
 namespace virga {
 
-/// Where the destination of a live migration listens. `secret` admits exactly one connection.
+/// Where the destination of a live migration listens. `secret` admits exactly one connection and is sent as it is; with
+/// `key`, which never is, both ends encrypt all else and know each other. Of a simulated host it is empty.
 struct MigrationEndpoint {
   std::string address;
   std::uint16_t port = 0;
   std::string secret;
+  std::string key{};
 };
-BOOST_DESCRIBE_STRUCT(MigrationEndpoint, (), (address, port, secret))
+BOOST_DESCRIBE_STRUCT(MigrationEndpoint, (), (address, port, secret, key))
 
 struct MigrationLimits {
   Duration downtime_ms_max = milliseconds(300);
   Duration stall_ms_max = seconds(5);  ///< no byte moved for so long = failed
   Duration total_ms_max = seconds(300);
   std::int64_t bytes_per_second_max = 1 << 30;
+  /// A guest that writes faster than it is sent loses up to so much of its processors' time until the send ends; at
+  /// least 20, or 0: none.
+  int throttle_percent_max = 80;
 };
 BOOST_DESCRIBE_STRUCT(MigrationLimits, (),
-                      (downtime_ms_max, stall_ms_max, total_ms_max, bytes_per_second_max))
+                      (downtime_ms_max, stall_ms_max, total_ms_max, bytes_per_second_max,
+                       throttle_percent_max))
 
 struct MigrationProgress {
   Bytes transferred_bytes;
@@ -36,9 +42,11 @@ struct MigrationProgress {
   int passes = 0;
   Duration downtime_ms{0};   ///< from the guest's pause to the hand-over; known at the end
   bool handed_over = false;  ///< by this very call: nobody could let the other copy run before it
+  int throttle_percent = 0;  ///< the most that was taken of the guest's time; see MigrationLimits
 };
 BOOST_DESCRIBE_STRUCT(MigrationProgress, (),
-                      (transferred_bytes, remaining_bytes, passes, downtime_ms, handed_over))
+                      (transferred_bytes, remaining_bytes, passes, downtime_ms, handed_over,
+                       throttle_percent))
 
 /// How much of what is known to be sent has been, 0 to 100. It falls when the guest writes faster than it is sent.
 inline int percent_of(const MigrationProgress& progress) {

@@ -318,6 +318,8 @@ std::string dh_parameters_pem() {
   return {text, static_cast<std::size_t>(size)};
 }
 
+std::string psk_priority() { return "NORMAL:-VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM"; }
+
 bool equal_in_constant_time(const std::string& left, const std::string& right) {
   return left.size() == right.size() &&
          ::CRYPTO_memcmp(left.data(), right.data(), left.size()) == 0;

@@ -54,6 +54,9 @@ Result<std::string> sha256_hex_of_file(const std::string& path);
 /// start of a server, for 0.1 to 1 s.
 std::string dh_parameters_pem();
 
+/// What two QEMUs that share a key agree on, in GnuTLS's words: TLS 1.2, DHE-PSK, AES-128-GCM. Why: docs/adr/0031.
+std::string psk_priority();
+
 /// Compares without telling by its duration where the difference is.
 bool equal_in_constant_time(const std::string& left, const std::string& right);
 

@@ -54,6 +54,29 @@ start:
     mov byte ptr [eax], 1
 #endif
 
+#ifdef SEED_dirty           /* writes 512 KiB page after page, about 128 ms a round, for ever */
+first:
+    mov ax, 0x1000
+segment:
+    mov es, ax
+    xor di, di
+page:
+    mov bx, 10
+wait:
+    mov cx, 0xffff
+spin:
+    loop spin
+    dec bx
+    jnz wait
+    inc word ptr es:[di]
+    add di, 0x1000
+    jnz page
+    add ax, 0x1000
+    cmp ax, 0x9000
+    jb segment
+    jmp first
+#endif
+
 #ifdef SEED_fill_disk       /* writes 32 KiB after 32 KiB */
     xor ax, ax
     mov ds, ax

@@ -77,6 +77,10 @@ class Template:
     def __init__(self, pid, shared, vm):
         with open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
             self.arguments = file.read().rstrip("\0").split("\0")
+        for at, word in enumerate(self.arguments):
+            if '"id":"migration-keys"' in word:  # it came by a migration, whose key is gone
+                del self.arguments[at - 1:at + 1]
+                break
         with open(f"/proc/{pid}/cgroup", encoding="utf-8") as file:
             self.cgroups = [line.split(":", 2)[1:] for line in file.read().splitlines()]
         with open(os.path.join(shared, "vms", vm, "vm.json"), encoding="utf-8") as file:

@@ -8,6 +8,7 @@
 
 #include "driver/qmp/unix_socket.h"
 #include "driver/volumes/server_record.h"
+#include "edge/tls.h"
 
 namespace virga {
 namespace {
@@ -61,7 +62,8 @@ Result<void> StorageDaemon::launch(const Descriptor& listener) {
                     "--monitor",
                     "chardev=qmp",
                     "--object",
-                    "tls-creds-psk,id=tls,endpoint=server,dir=" + files_.keys(),
+                    "tls-creds-psk,id=tls,endpoint=server,priority=" + psk_priority() +
+                        ",dir=" + files_.keys(),
                     "--object",
                     "throttle-group,id=limits",
                     "--nbd-server",

@@ -28,6 +28,10 @@ inline std::string fill_disk() {
   return sector(
       "31c08ed8b80043b280be197ccd13668306217c40ebeef4ebfd10004000007c00000800000000000000");
 }
+inline std::string dirty() {
+  return sector(
+      "b800108ec031ffbb0a00b9ffffe2fe4b75f826ff0581c7001075ec0500103d009072e0ebdbf4ebfd");
+}
 inline std::string second_disk() {
   return sector(
       "31c08ed88ec0fcb442b281be3b7ccd137226be0080b90020baf803ac3c0a74083c2072053c7e7701eee2f0830643"

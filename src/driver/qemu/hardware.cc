@@ -5,6 +5,7 @@
 #include <charconv>
 
 #include "base/reflect.h"
+#include "edge/tls.h"
 
 namespace virga {
 namespace {
@@ -104,6 +105,10 @@ void add_machine(Arguments& arguments, const Hardware& hardware) {
   arguments.add("-action", "panic=pause,watchdog=pause");
   arguments.add("-S");
   if (hardware.incoming) arguments.add("-incoming", "defer");
+  if (!hardware.migration_keys.empty()) {
+    arguments.add_text("-object",
+                       json::serialize(keys_object(kMigrationKeys, hardware.migration_keys, {})));
+  }
 }
 
 void add_memory(Arguments& arguments, const Hardware& hardware) {
@@ -191,7 +196,8 @@ json::object nbd_node(const std::string& node, json::object server,
 
 void add_nbd(Arguments& arguments, const std::string& node, const NbdDisk& disk) {
   if (!disk.user.empty()) {
-    arguments.add("-object", "{}", json::serialize(keys_object(node, disk)));
+    const auto keys = keys_object(keys_of(node), disk.keys_directory, disk.user);
+    arguments.add_text("-object", json::serialize(keys));
   }
   add_block_node(arguments, volume_node(node, disk));
 }
@@ -335,12 +341,15 @@ json::object volume_node(const std::string& node, const NbdDisk& volume) {
   return made;
 }
 
-json::object keys_object(const std::string& node, const NbdDisk& volume) {
-  return {{"qom-type", "tls-creds-psk"},
-          {"id", keys_of(node)},
-          {"endpoint", "client"},
-          {"dir", volume.keys_directory},
-          {"username", volume.user}};
+json::object keys_object(const std::string& id, const std::string& directory,
+                         const std::string& user) {
+  json::object made{{"qom-type", "tls-creds-psk"},
+                    {"id", id},
+                    {"endpoint", user.empty() ? "server" : "client"},
+                    {"priority", psk_priority()},
+                    {"dir", directory}};
+  if (!user.empty()) made["username"] = user;
+  return made;
 }
 
 std::string keys_of(const std::string& node) { return node + "-keys"; }

@@ -41,11 +41,18 @@ struct ExportDisk {
 };
 using DiskBackend = std::variant<FileDisk, NbdDisk, ExportDisk>;
 
-/// Block node of a volume, as -blockdev and blockdev-add take it; with `user` it needs the object of keys_object().
+/// What QEMU keeps a key in, as -object and object-add take it. `directory` holds keys.psk. With a `user` it is for one
+/// who connects, without for one who is connected to: then the directory also holds dh-params.pem and stays there.
+boost::json::object keys_object(const std::string& id, const std::string& directory,
+                                const std::string& user);
+
+/// Block node of a volume, as -blockdev and blockdev-add take it; with `user` it needs an object keys_of(node).
 boost::json::object volume_node(const std::string& node, const NbdDisk& volume);
-/// What holds its key, as -object and object-add take it; its id is keys_of(node).
-boost::json::object keys_object(const std::string& node, const NbdDisk& volume);
 std::string keys_of(const std::string& node);
+
+/// The object with the key of a live migration, and whose key it is.
+inline constexpr const char* kMigrationKeys = "migration-keys";
+inline constexpr const char* kMigrationUser = "source";
 
 struct TapNic {
   InheritedDescriptor descriptor;
@@ -99,6 +106,7 @@ struct Hardware {
   InheritedDescriptor guest_agent;  ///< of port org.qemu.guest_agent.0
   InheritedDescriptor console;      ///< file, opened for appending
   bool incoming = false;            ///< waits for a live migration
+  std::string migration_keys;       ///< the directory with its key; empty = it comes unencrypted
 };
 
 inline constexpr std::size_t kDisksMax = 8;

@@ -277,6 +277,36 @@ TEST_F(QemuHypervisorTest, R_F12_AGuestThatNeverConvergesStaysWhereItIsAndGoesOn
   EXPECT_FALSE(says('l')) << "a page holds what it held before it was written last";
 }
 
+TEST_F(QemuHypervisorTest, R_B4_R_F12_AGuestThatWritesFasterThanItIsSentIsSlowedUntilItIsOver) {
+  const VmLaunch web = boot(boot_sectors::dirty());
+  MigrationLimits limits;  // of 512 KiB that it writes anew in each pass 200 KiB may be left
+  limits.bytes_per_second_max = 2 << 20;
+  limits.total_ms_max = seconds(10);
+  for (const bool slowed : {false, true}) {
+    limits.throttle_percent_max = slowed ? 80 : 0;
+    const VmLaunch moved = lab.launch("web", slowed ? 3 : 2);
+    const auto to = wait<MigrationEndpoint>(
+        [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
+    ASSERT_TRUE(to.ok()) << to.error().text();
+    const auto sent = wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+      lab.host(0).send(web.vm, web.epoch, *to, limits, done);
+    });
+    EXPECT_EQ(sent.ok(), slowed);
+    if (sent) {
+      EXPECT_GE(sent->throttle_percent, 20);
+      EXPECT_LE(sent->throttle_percent, 80);
+    } else {
+      EXPECT_EQ(sent.error().code, Errc::timeout) << sent.error().text();
+    }
+    ASSERT_TRUE(wait<void>([&](Callback<void> done) {
+                  lab.host(1).stop(moved.vm, moved.epoch, {true, seconds(5)}, done);
+                }).ok());
+    ASSERT_TRUE(wait<void>([&](Callback<void> done) {
+                  lab.host(0).cancel_send(web.vm, web.epoch, done);
+                }).ok());
+  }
+}
+
 TEST_F(QemuHypervisorTest, F_B4_HostSaysWhatItCanDo) {
   const HypervisorInfo& info = lab.info(0);
   EXPECT_TRUE(info.qemu_version.find('.') != std::string::npos) << info.qemu_version;

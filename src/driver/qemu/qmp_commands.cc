@@ -10,6 +10,7 @@ namespace virga::qmp {
 namespace {
 
 constexpr Duration kDeadline = seconds(5);
+constexpr int kThrottlePercent = 20;  // at a time
 
 QmpClient::Answer only_outcome(Callback<void> done) {
   return [done = std::move(done)](Result<json::value> answer) {
@@ -81,6 +82,7 @@ MigrationInfo migration_info(const json::value& answer) {
   MigrationInfo info;
   info.state = migration_state(text_at(answer, "status"));
   info.error = text_at(answer, "error-desc");
+  info.throttle_percent = static_cast<int>(number_at(answer, "cpu-throttle-percentage"));
   const json::object* object = answer.if_object();
   if (const json::value* ram = object != nullptr ? object->if_contains("ram") : nullptr) {
     info.transferred = Bytes{number_at(*ram, "transferred")};
@@ -97,6 +99,29 @@ void hand_over(QmpClient& client, int socket, std::string command, Callback<void
                         if (!answer) return done(answer.error());
                         simple(client, command.c_str(), {{"uri", "fd:migration"}}, std::move(done));
                       });
+}
+
+/// Makes the object `id` with the key of `user` in `folder`, which QEMU has no longer than that.
+void add_keys(QmpClient& client, const std::string& id, const std::string& user, int folder,
+              const Callback<void>& done) {
+  client.execute_with("add-fd", {}, folder,
+                      [&client, id, user, done](const Result<json::value>& answer) {
+                        if (!answer) return done(answer.error());
+                        const std::int64_t set = number_at(*answer, "fdset-id");
+                        const std::string directory =
+                            "/proc/self/fd/" + std::to_string(number_at(*answer, "fd"));
+                        simple(client, "object-add", keys_object(id, directory, user),
+                               [&client, set, done](const Result<void>& made) {
+                                 simple(client, "remove-fd", {{"fdset-id", set}},
+                                        [](const Result<void>&) {});
+                                 done(made);
+                               });
+                      });
+}
+
+/// One that is not there is an error in QEMU's eyes only.
+void drop_keys(QmpClient& client, const std::string& id, const Callback<void>& done) {
+  simple(client, "object-del", {{"id", id}}, [done](const Result<void>&) { done({}); });
 }
 
 }  // namespace
@@ -144,18 +169,32 @@ void prepare_migration(QmpClient& client, const MigrationParameters& parameters,
        {"events", "return-path", "pause-before-switchover", "late-block-activate"}) {
     capabilities.push_back(json::object{{"capability", name}, {"state", true}});
   }
+  const bool throttle = parameters.throttle_percent_max > 0;
+  const int throttle_max = std::max(parameters.throttle_percent_max, kThrottlePercent);
+  capabilities.push_back(json::object{{"capability", "auto-converge"}, {"state", throttle}});
   json::object limits{{"max-bandwidth", parameters.bytes_per_second_max},
                       {"downtime-limit", to_ms(parameters.downtime_max)},
+                      {"cpu-throttle-initial", kThrottlePercent},
+                      {"cpu-throttle-increment", kThrottlePercent},
+                      {"max-cpu-throttle", throttle_max},
                       {"announce-initial", 20},
                       {"announce-max", 100},
                       {"announce-rounds", 6},
-                      {"announce-step", 30}};
+                      {"announce-step", 30},
+                      {"tls-creds", parameters.encrypted ? kMigrationKeys : ""},
+                      {"tls-hostname", parameters.encrypted ? "destination" : ""}};
   client.execute("migrate-set-capabilities", {{"capabilities", std::move(capabilities)}}, kDeadline,
                  [&client, limits = std::move(limits),
                   done = std::move(done)](Result<json::value> answer) mutable {
                    if (!answer) return done(answer.error());
                    simple(client, "migrate-set-parameters", std::move(limits), std::move(done));
                  });
+}
+
+void give_migration_keys(QmpClient& client, int folder, Callback<void> done) {
+  drop_keys(client, kMigrationKeys, [&client, folder, done = std::move(done)](const Result<void>&) {
+    add_keys(client, kMigrationKeys, kMigrationUser, folder, done);
+  });
 }
 
 void send_through(QmpClient& client, int socket, Callback<void> done) {
@@ -248,42 +287,31 @@ void dismiss_job(QmpClient& client, const std::string& job, Callback<void> done)
   simple(client, "job-dismiss", {{"id", job}}, std::move(done));
 }
 
-void add_volume(QmpClient& client, const std::string& node, NbdDisk volume, int keys,
+void add_volume(QmpClient& client, const std::string& node, const NbdDisk& volume, int keys,
                 Callback<void> done) {
-  client.execute_with(
-      "add-fd", {}, keys,
-      [&client, node, volume = std::move(volume),
-       done = std::move(done)](const Result<json::value>& answer) mutable {
-        if (!answer) return done(answer.error());
-        const std::int64_t set = number_at(*answer, "fdset-id");
-        volume.keys_directory = "/proc/self/fd/" + std::to_string(number_at(*answer, "fd"));
-        const auto connect = [&client, node, volume, set, done](const Result<void>& made) {
-          simple(client, "remove-fd", {{"fdset-id", set}}, [](const Result<void>&) {});
-          if (!made) return done(made);
-          json::object wanted = volume_node(node, volume);
-          wanted["open-timeout"] = 4;
-          simple(client, "blockdev-add", std::move(wanted), done);
-        };
-        simple(client, "object-add", keys_object(node, volume), connect);
-      });
+  const auto connect = [&client, node, volume, done = std::move(done)](const Result<void>& made) {
+    if (!made) return done(made);
+    json::object wanted = volume_node(node, volume);
+    wanted["open-timeout"] = 4;
+    simple(client, "blockdev-add", std::move(wanted), done);
+  };
+  add_keys(client, keys_of(node), volume.user, keys, connect);
 }
 
 void remove_volume(QmpClient& client, const std::string& node, Callback<void> done) {
   client.execute("query-named-block-nodes", {{"flat", true}}, kDeadline,
                  [&client, node, done = std::move(done)](const Result<json::value>& answer) {
                    if (!answer) return done(answer.error());
-                   const auto drop_keys = [&client, node, done](const Result<void>& removed) {
+                   const auto drop = [&client, node, done](const Result<void>& removed) {
                      if (!removed) return done(removed);
-                     // One that is not there is an error in QEMU's eyes only.
-                     simple(client, "object-del", {{"id", keys_of(node)}},
-                            [done](const Result<void>&) { done({}); });
+                     drop_keys(client, keys_of(node), done);
                    };
                    const json::array nodes = list_in(*answer);
                    const bool there = std::ranges::any_of(nodes, [&](const json::value& one) {
                      return text_at(one, "node-name") == node;
                    });
-                   if (!there) return drop_keys({});
-                   simple(client, "blockdev-del", {{"node-name", node}}, drop_keys);
+                   if (!there) return drop({});
+                   simple(client, "blockdev-del", {{"node-name", node}}, drop);
                  });
 }
 

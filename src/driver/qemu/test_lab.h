@@ -51,6 +51,9 @@ class QemuLab final : public HypervisorLab {
   std::int64_t pid(int index, const VmId& vm) const;
   AsioLoop& loop() { return loop_; }
 
+  /// Of an agent that is started from now on.
+  bool encrypt_migrations = true;
+
   /// A file of the VM's control group, whichever hierarchy has it: "pids.max". Empty = there is none.
   std::string group_file(int index, const VmId& vm, const std::string& file) const;
 

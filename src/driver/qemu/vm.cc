@@ -31,6 +31,7 @@ QemuVm::QemuVm(VmContext& context, VmFolder folder, const VmLaunch& launch, Hand
 
 void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
   incoming_ = incoming;
+  if (incoming && context_.options.encrypt_migrations) migration_key_ = random_secret();
   start_waiters_.push_back(std::move(done));
   start_deadline_.set_after(kStartDeadline, [this] {
     fail_start(make_error(Errc::timeout, fmt::format("start {}: not running after {} ms",
@@ -101,7 +102,7 @@ void QemuVm::ports_opened(const Result<void>& ports, const OpenFiles& files, std
     return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
   if (!ports) return fail_start(wrap_error("start " + launch_.vm.value, ports.error()));
   stage_ = Stage::launching;
-  const auto launched = process_.launch(files, incoming_, user);
+  const auto launched = process_.launch(files, incoming_, migration_key_, user);
   meter_.begin(launch_.epoch, process_.taps(), context_.loop.now());
   if (!launched) return fail_start(wrap_error("start " + launch_.vm.value, launched.error()));
   process_.connect_qmp(kQmpDeadline,
@@ -152,7 +153,9 @@ void QemuVm::listen() {
   if (!listener) return fail_start(listener.error());
   listener_ = std::move(*listener);
   port_ = listener_->port();
-  qmp::prepare_migration(*process_.qmp(), {}, [this](Result<void> prepared) {
+  qmp::MigrationParameters parameters;
+  parameters.encrypted = !migration_key_.empty();
+  qmp::prepare_migration(*process_.qmp(), parameters, [this](Result<void> prepared) {
     if (stage_ != Stage::launching) return;
     if (!prepared) return fail_start(prepared.error());
     stage_ = Stage::ready;
@@ -163,7 +166,7 @@ void QemuVm::listen() {
 }
 
 MigrationEndpoint QemuVm::endpoint() const {
-  return {context_.options.migration_address, port_, secret_};
+  return {context_.options.migration_address, port_, secret_, migration_key_};
 }
 
 void QemuVm::finish_start(const Result<void>& outcome) {

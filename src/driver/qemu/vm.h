@@ -162,6 +162,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   Timer left_send_cut_;
   std::unique_ptr<MigrationListener> listener_;
   std::string secret_;
+  std::string migration_key_;  ///< empty = it comes unencrypted
   std::uint16_t port_ = 0;
   bool arrived_ = false;
   Completion<void> resume_;

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <sys/socket.h>
 
+#include <algorithm>
+
 #include "driver/qemu/migration_socket.h"
 
 namespace virga {
@@ -20,11 +22,13 @@ constexpr Duration kSwitchCut = seconds(3);  ///< a peer that hangs is cut off t
 }  // namespace
 
 OutgoingMigration::OutgoingMigration(VmContext& context, QmpClient& client,
-                                     const MigrationEndpoint& to, const MigrationLimits& limits)
+                                     const MigrationEndpoint& to, const MigrationLimits& limits,
+                                     Descriptor keys)
     : context_(context),
       client_(client),
       to_(to),
       limits_(limits),
+      keys_(std::move(keys)),
       send_(context.loop),
       switch_(context.loop),
       cancel_(context.loop),
@@ -59,18 +63,30 @@ void OutgoingMigration::connected(Result<Descriptor> connection) {
   connection_ = std::move(*connection);
   phase_ = Phase::sending;
   moved_at_ = context_.loop.now();
-  const qmp::MigrationParameters parameters{limits_.bytes_per_second_max,
-                                            limits_.downtime_ms_max / kPartOfPause};
+  if (!keys_.valid()) return begin();
+  qmp::give_migration_keys(client_, keys_.get(), while_alive([this](const Result<void>& given) {
+                             if (phase_ != Phase::sending) return;
+                             given ? begin() : end(Phase::failed, given.error());
+                           }));
+}
+
+void OutgoingMigration::begin() {
+  qmp::MigrationParameters parameters;
+  parameters.bytes_per_second_max = limits_.bytes_per_second_max;
+  parameters.downtime_max = limits_.downtime_ms_max / kPartOfPause;
+  parameters.throttle_percent_max = limits_.throttle_percent_max;
+  parameters.encrypted = keys_.valid();
   qmp::prepare_migration(client_, parameters, while_alive([this](const Result<void>& prepared) {
                            if (phase_ != Phase::sending) return;
-                           if (!prepared) return end(Phase::failed, prepared.error());
-                           qmp::send_through(client_, connection_.get(),
-                                             while_alive([this](const Result<void>& begun) {
-                                               if (phase_ == Phase::sending && !begun)
-                                                 end(Phase::failed, begun.error());
-                                             }));
-                           poll_timer_.set_after(kPollInterval, [this] { poll(); });
+                           prepared ? migrate() : end(Phase::failed, prepared.error());
                          }));
+}
+
+void OutgoingMigration::migrate() {
+  qmp::send_through(client_, connection_.get(), while_alive([this](const Result<void>& begun) {
+                      if (phase_ == Phase::sending && !begun) end(Phase::failed, begun.error());
+                    }));
+  poll_timer_.set_after(kPollInterval, [this] { poll(); });
 }
 
 void OutgoingMigration::poll() {
@@ -102,6 +118,7 @@ void OutgoingMigration::count(const qmp::MigrationInfo& info) {
   progress_.transferred_bytes = info.transferred;
   progress_.remaining_bytes = info.remaining;
   progress_.passes = info.passes;
+  progress_.throttle_percent = std::max(progress_.throttle_percent, info.throttle_percent);
 }
 
 void OutgoingMigration::migration_event(qmp::MigrationState state) {

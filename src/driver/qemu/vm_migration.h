@@ -21,8 +21,9 @@ class OutgoingMigration {
  public:
   enum class Phase { connecting, sending, waiting, switching, completed, failed };
 
+  /// `keys`: the folder with the key of `to`; invalid when that has none.
   OutgoingMigration(VmContext& context, QmpClient& client, const MigrationEndpoint& to,
-                    const MigrationLimits& limits);
+                    const MigrationLimits& limits, Descriptor keys);
   ~OutgoingMigration();
 
   /// Ends with the guest paused at the switch-over point, or as `failed`.
@@ -52,6 +53,8 @@ class OutgoingMigration {
   }
 
   void connected(Result<Descriptor> connection);
+  void begin();
+  void migrate();
   void poll();
   void polled(const qmp::MigrationInfo& info);
   void count(const qmp::MigrationInfo& info);
@@ -67,6 +70,7 @@ class OutgoingMigration {
   const MigrationEndpoint to_;
   const MigrationLimits limits_;
   Phase phase_ = Phase::connecting;
+  const Descriptor keys_;
   Descriptor connection_;
   MigrationProgress progress_;
   Instant moved_at_;

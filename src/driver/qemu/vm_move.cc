@@ -55,8 +55,18 @@ void QemuVm::send(const MigrationEndpoint& to, const MigrationLimits& limits,
         context_.loop, std::move(done),
         make_error(Errc::conflict, fmt::format("send {}: {}", launch_.vm.value, why)));
   }
-  outgoing_ = std::make_unique<OutgoingMigration>(context_, *process_.qmp(), to, limits);
-  outgoing_->send(std::move(done));
+  Descriptor keys;
+  if (!to.key.empty()) {
+    auto written = write_migration_keys(process_.folder(), to.key, process_.record().user);
+    if (!written) return refuse<MigrationProgress>(context_.loop, std::move(done), written.error());
+    keys = std::move(*written);
+  }
+  outgoing_ = std::make_unique<OutgoingMigration>(context_, *process_.qmp(), to, limits,
+                                                  std::move(keys));
+  outgoing_->send([folder = process_.folder(), done = std::move(done)](auto sent) {
+    erase_migration_keys(folder);
+    done(std::move(sent));
+  });
 }
 
 void QemuVm::switch_over(Callback<MigrationProgress> done) {
@@ -93,6 +103,7 @@ MigrationProgress QemuVm::progress() const {
 
 void QemuVm::state_arrived() {
   if (!incoming_ || std::exchange(arrived_, true)) return;
+  erase_migration_keys(process_.folder());
   if (resume_.waiting()) run_arrived();
 }
 

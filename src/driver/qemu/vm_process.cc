@@ -48,6 +48,11 @@ void remove_group_later(AsioLoop& loop, const std::weak_ptr<Cgroups>& cgroups,
   });
 }
 
+/// As QEMU may name a folder that it has open.
+std::string folder_of(InheritedDescriptor folder) {
+  return fmt::format("/proc/self/fd/{}", folder.number);
+}
+
 }  // namespace
 
 void take_limits(const VmLaunch& from, VmLaunch& to) {
@@ -111,7 +116,8 @@ Result<void> VmProcess::take_port(const LaunchNic& nic, Descriptor opened,
   return {};
 }
 
-Result<void> VmProcess::launch(const OpenFiles& files, bool incoming, std::uint32_t user) {
+Result<void> VmProcess::launch(const OpenFiles& files, bool incoming,
+                               const std::string& migration_key, std::uint32_t user) {
   const VmLaunch launch = record_.launch;
   record_ = LaunchRecord{launch, read_boot_id(), 0, 0, user, incoming, false};
   if (auto done = make_folders(folder_.path, 0700); !done) return done;
@@ -119,14 +125,14 @@ Result<void> VmProcess::launch(const OpenFiles& files, bool incoming, std::uint3
     auto grouped = context_.cgroups->set(group_of(launch), limits_of(launch, context_.options));
     if (!grouped) return wrap_error("cgroup of " + launch.vm.value, grouped.error());
   }
-  if (auto done = spawn(files); !done) return done;
+  if (auto done = spawn(files, migration_key); !done) return done;
   record_.pid = process_->pid();
   record_.start_ticks = process_->start_ticks();
   if (auto done = write_launch_record(folder_, record_); !done) return done;
   return context_.guard.guard(launch.vm.value, process_->pidfd());
 }
 
-Result<void> VmProcess::spawn(const OpenFiles& files) {
+Result<void> VmProcess::spawn(const OpenFiles& files, const std::string& migration_key) {
   const VmLaunch& launch = record_.launch;
   Inherited inherited;
   Hardware& hardware = inherited.hardware;
@@ -137,6 +143,7 @@ Result<void> VmProcess::spawn(const OpenFiles& files) {
   hardware.incoming = record_.incoming;
   if (context_.options.memory == MemoryKind::memfd) hardware.memory = MemfdMemory{};
   if (auto done = add_files(files, inherited); !done) return done;
+  if (auto done = add_migration_key(migration_key, inherited); !done) return done;
   if (auto done = add_nics(inherited); !done) return done;
   if (auto done = open_channels(inherited); !done) return done;
   auto arguments = command_line(hardware);
@@ -193,8 +200,16 @@ Result<void> VmProcess::add_volume(std::size_t index, Inherited& inherited) {
   auto keys = write_volume_keys(folder_, index, disk, record_.user);
   if (!keys) return keys.error();
   NbdDisk volume = nbd_of(*disk.endpoint);
-  volume.keys_directory = fmt::format("/proc/self/fd/{}", inherited.give(std::move(*keys)).number);
+  volume.keys_directory = folder_of(inherited.give(std::move(*keys)));
   inherited.hardware.disks.push_back({disk.name, std::move(volume)});
+  return {};
+}
+
+Result<void> VmProcess::add_migration_key(const std::string& key, Inherited& inherited) {
+  if (key.empty()) return {};
+  auto folder = write_migration_keys(folder_, key, record_.user);
+  if (!folder) return folder.error();
+  inherited.hardware.migration_keys = folder_of(inherited.give(std::move(*folder)));
   return {};
 }
 

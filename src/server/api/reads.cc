@@ -174,7 +174,9 @@ void blank(boost::json::object& resource, std::initializer_list<std::string_view
 
 void redact(std::string_view prefix, boost::json::object& resource) {
   if (prefix == keys::kMachine) blank(resource, {"spec", "bmc", "password"});
-  if (prefix == keys::kOperation) blank(resource, {"facts", "endpoint", "secret"});
+  if (prefix == keys::kOperation) {
+    for (const char* name : {"secret", "key"}) blank(resource, {"facts", "endpoint", name});
+  }
 }
 
 Result<std::uint64_t> query_number(const Call& call, const std::string& name,
