@@ -52,8 +52,10 @@ struct StorageCommand {
   Mib size_mib;  ///< create_volume, grow_volume
   Epoch beside;  ///< attach_volume
   VolumeId source{};  ///< copy_volume
+  std::optional<ImageDisk> image{};  ///< create_volume: what it begins with
 };
-BOOST_DESCRIBE_STRUCT(StorageCommand, (), (device, directory, volume, size_mib, beside, source))
+BOOST_DESCRIBE_STRUCT(StorageCommand, (),
+                      (device, directory, volume, size_mib, beside, source, image))
 
 /// The load balancer of a service that the host shall have, or (remove_balancer: `service` alone is read) no more.
 /// Certificates in `spec` are secret: they reach no log and no report.

@@ -115,7 +115,7 @@ void Devices::work(const Command& command, BlockStore& store, const Callback<Com
   const Callback<void> plain = answer<void>(asked.device, done);
   switch (command.kind) {
     case CommandKind::create_volume:
-      return store.create(asked.volume, asked.size_mib, command.epoch, plain);
+      return create(command, store, plain);
     case CommandKind::copy_volume:
       return store.copy(asked.volume, asked.source, command.epoch, plain);
     case CommandKind::grow_volume:
@@ -129,6 +129,18 @@ void Devices::work(const Command& command, BlockStore& store, const Callback<Com
   }
 }
 
+void Devices::create(const Command& command, BlockStore& store, const Callback<void>& done) {
+  const StorageCommand& asked = *command.storage;
+  if (!asked.image) return store.create(asked.volume, asked.size_mib, command.epoch, done);
+  ImageDisk image = *asked.image;
+  if (("/" + image.path + "/").find("/../") != std::string::npos) {
+    return done(make_error(Errc::invalid, "storage.image.path: \"" + image.path +
+                                              "\" leaves the shared directory"));
+  }
+  image.path = shared_ + "/" + image.path;
+  store.create_from_image(asked.volume, asked.size_mib, image, command.epoch, done);
+}
+
 std::vector<ObservedDevice> Devices::observe() const {
   std::vector<ObservedDevice> seen;
   seen.reserve(devices_.size());
@@ -136,7 +148,8 @@ std::vector<ObservedDevice> Devices::observe() const {
     seen.push_back({id, device.directory, device.open, device.failing,
                     device.open ? device.store->observe() : std::vector<ObservedVolume>(),
                     device.open && device.store->capabilities().copies,
-                    device.open ? device.store->space() : RealSpace()});
+                    device.open ? device.store->space() : RealSpace(),
+                    device.open && device.store->capabilities().images});
   }
   return seen;
 }

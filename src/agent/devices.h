@@ -18,8 +18,9 @@ class Devices {
   /// Makes the driver of a device in `directory`, not open yet. Errors: unsupported (no driver on this host), invalid.
   using Make = std::function<Result<std::unique_ptr<BlockStore>>(const std::string& directory)>;
 
-  /// `make` may be empty: this host serves no device.
-  explicit Devices(Make make) : make_(std::move(make)) {}
+  /// `make` may be empty: this host serves no device. `shared`: the cluster's directory, where images are.
+  explicit Devices(Make make, std::string shared = {})
+      : make_(std::move(make)), shared_(std::move(shared)) {}
 
   /// Whether the command is one of a device's; then `done` runs exactly once, within the deadlines of BlockStore, or
   /// never when this object ends before. Errors: those of BlockStore; not_found (the device is not served here),
@@ -46,8 +47,10 @@ class Devices {
   Result<void> give_up(const DeviceId& id);
   Result<BlockStore*> find(const StorageCommand& asked);
   void work(const Command& command, BlockStore& store, const Callback<CommandResult>& done);
+  void create(const Command& command, BlockStore& store, const Callback<void>& done);
 
   Make make_;
+  const std::string shared_;
   std::map<DeviceId, Device> devices_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

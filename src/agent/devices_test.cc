@@ -16,9 +16,14 @@ class HeldStore : public BlockStore {
   explicit HeldStore(int& alive) : alive_(alive) { ++alive_; }
   ~HeldStore() override { --alive_; }
 
-  BlockStoreCapabilities capabilities() const override { return {"held", true, true, false}; }
+  BlockStoreCapabilities capabilities() const override { return {"held", true, true, false, true}; }
   void open(Callback<void> done) override { asked.push_back(std::move(done)); }
   void create(const VolumeId&, Mib, const Epoch&, Callback<void> done) override {
+    asked.push_back(std::move(done));
+  }
+  void create_from_image(const VolumeId&, Mib, const ImageDisk& image, const Epoch&,
+                         Callback<void> done) override {
+    path = image.path;
     asked.push_back(std::move(done));
   }
   void copy(const VolumeId&, const VolumeId&, const Epoch&, Callback<void> done) override {
@@ -39,6 +44,7 @@ class HeldStore : public BlockStore {
   }
   std::vector<ObservedVolume> observe() const override { return {ObservedVolume{}}; }
 
+  std::string path;  ///< of the last image
   std::vector<Callback<void>> asked;
   std::vector<Callback<VolumeEndpoint>> attaching;
 
@@ -48,7 +54,8 @@ class HeldStore : public BlockStore {
 
 class DevicesTest : public ::testing::Test {
  protected:
-  DevicesTest() : devices_([this](const std::string& directory) { return make(directory); }) {}
+  DevicesTest()
+      : devices_([this](const std::string& directory) { return make(directory); }, "/srv/virga") {}
 
   Result<std::unique_ptr<BlockStore>> make(const std::string& directory) {
     if (directory == "/broken") return make_error(Errc::invalid, "directory: cannot be used");
@@ -162,6 +169,21 @@ TEST_F(DevicesTest, A10_01_what_is_told_of_a_device_is_of_where_it_is_served_now
   EXPECT_NE(seen().failing.find("cannot be used"), std::string::npos);
   EXPECT_TRUE(seen().volumes.empty());
   EXPECT_EQ(code(send(CommandKind::create_volume)), "unavailable");
+}
+
+TEST_F(DevicesTest, R_B1_an_image_is_looked_for_in_the_shared_directory_alone) {
+  open_on("/a");
+  Command command;
+  command.kind = CommandKind::create_volume;
+  command.storage = StorageCommand{DeviceId("d1"), {}, VolumeId("v1"), Mib(64), {}, {}};
+  command.storage->image = ImageDisk{"images/debian/disk.qcow2", "qcow2", {}};
+  EXPECT_TRUE(devices_.execute(command, [](const Result<CommandResult>&) {}));
+  EXPECT_EQ(store_->path, "/srv/virga/images/debian/disk.qcow2");
+  command.storage->image->path = "images/../../etc/shadow";
+  std::optional<Result<CommandResult>> answer;
+  EXPECT_TRUE(devices_.execute(command, [&](auto refused) { answer = std::move(refused); }));
+  ASSERT_TRUE(answer.has_value());
+  EXPECT_EQ(answer->error().code, Errc::invalid);
 }
 
 TEST_F(DevicesTest, A10_01_a_host_without_driver_says_so) {

@@ -279,7 +279,7 @@ int create_device(Session& session, const Invocation& invocation) {
 
 int create_volume(Session& session, const Invocation& invocation) {
   json::object spec;
-  for (const char* field : {"cluster", "device"}) put_text(invocation, field, spec, field);
+  for (const char* field : {"cluster", "device", "image"}) put_text(invocation, field, spec, field);
   put_text(invocation, "class", spec, "storage_class");
   put_text(invocation, "from", spec, "source");
   if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
@@ -356,6 +356,8 @@ int create_vm(Session& session, const Invocation& invocation) {
   }
   if (!nics.empty()) spec["nics"] = nics;
   json::array disks;
+  if (invocation.has("root-volume"))
+    disks.push_back(json::object{{"name", "root"}, {"volume", invocation.text("root-volume")}});
   for (const std::string& volume : invocation.all("volume"))
     disks.push_back(json::object{{"name", volume}, {"volume", volume}});
   if (!disks.empty()) spec["disks"] = disks;

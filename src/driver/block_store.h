@@ -17,8 +17,20 @@ struct BlockStoreCapabilities {
   bool revokes = false;         ///< cuts consumers off that do not obey
   bool grows_attached = false;  ///< grow() while consumers are attached
   bool copies = false;          ///< copy()
+  bool images = false;          ///< create_from_image()
 };
-BOOST_DESCRIBE_STRUCT(BlockStoreCapabilities, (), (protocol, revokes, grows_attached, copies))
+BOOST_DESCRIBE_STRUCT(BlockStoreCapabilities, (),
+                      (protocol, revokes, grows_attached, copies, images))
+
+/// The disk of an image, that a volume can begin with.
+struct ImageDisk {
+  std::string path;    ///< absolute; in a command below the cluster's shared directory
+  std::string format;  ///< "qcow2" or "raw"
+  LaunchImage digest;  ///< what it must be
+
+  friend bool operator==(const ImageDisk&, const ImageDisk&) = default;
+};
+BOOST_DESCRIBE_STRUCT(ImageDisk, (), (path, format, digest))
 
 /// The volumes of one storage device. Implementations: NbdStore, DirectoryStore, IscsiStore; one contract suite runs on
 /// all.
@@ -41,6 +53,14 @@ class BlockStore {
   /// left of it), invalid (name, size). Deadline 10 s.
   virtual void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
                       Callback<void> done) = 0;
+
+  /// A volume that begins with an image's disk; what it is larger is zeroes. It completes when that is on record;
+  /// filling goes on from then on, also after a restart, and begins anew when what fills it ends in between. observe()
+  /// says when it is whole, or why it does not become so: a file that is not there, or not what it must be, is not read
+  /// and looked for again. Until then it is neither attached nor grown. `revoked`, errors: as create(); unsupported
+  /// (without `images`). Deadline 10 s.
+  virtual void create_from_image(const VolumeId& volume, Mib size_mib, const ImageDisk& image,
+                                 const Epoch& revoked, Callback<void> done) = 0;
 
   /// A volume of its own, as large as `source` of this device and with what that holds at one moment after the call,
   /// which its consumers do not notice but by the load. It completes when the copy is on record; copying goes on from

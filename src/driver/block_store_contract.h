@@ -58,6 +58,10 @@ class BlockStoreLab {
   /// On the device, read from beside.
   virtual int first_byte(const VolumeId& volume) = 0;
 
+  /// Of stores that fill volumes from images: one with a disk of 8 MiB, of which the second is filled with `value`; the
+  /// suite BlockImageContract.
+  virtual ImageDisk image(int /*value*/) { return {}; }
+
   /// What is left of a volume: files, processes. Empty = nothing.
   virtual std::vector<std::string> leftovers(const VolumeId& volume) = 0;
 
@@ -86,6 +90,11 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
                       std::uint64_t revoked = 0) {
     return wait<void>([&](Callback<void> done) {
       lab->store().create(VolumeId(name), Mib{size_mib}, {1, revoked}, std::move(done));
+    });
+  }
+  Result<void> create_from(const ImageDisk& image, std::uint64_t revoked) {
+    return wait<void>([&](Callback<void> done) {
+      lab->store().create_from_image(data, Mib{16}, image, {1, revoked}, std::move(done));
     });
   }
   Result<void> copy(const std::string& name = "acme/monday", std::uint64_t revoked = 0) {
@@ -130,7 +139,7 @@ class BlockStoreContract : public testing::TestWithParam<MakeBlockStoreLab> {
     return lab->run_until(
         [&] {
           const ObservedVolume one = seen(name);
-          return !one.volume.empty() && one.source.empty();
+          return !one.volume.empty() && one.whole();
         },
         seconds(15));
   }
@@ -157,6 +166,9 @@ class BlockServerContract : public BlockStoreContract {};
 
 /// What stores besides promise that copy volumes.
 class BlockCopyContract : public BlockStoreContract {};
+
+/// What stores besides promise that fill volumes from images.
+class BlockImageContract : public BlockStoreContract {};
 
 /// What stores besides promise that can cut consumers off; and those that cannot.
 class BlockFenceContract : public BlockStoreContract {};

@@ -26,6 +26,11 @@ struct ImageSpec {
 };
 BOOST_DESCRIBE_STRUCT(ImageSpec, (), (format, path, size_mib, file_bytes, sha256, command_line))
 
+/// Of its disk, below the shared directory; for bootable disks.
+inline std::string disk_path(const ImageSpec& spec) {
+  return spec.path + (spec.format == ImageFormat::qcow2 ? "/disk.qcow2" : "/disk.raw");
+}
+
 /// What VMs are made from; never changed after it was added.
 struct Image {
   Meta meta;

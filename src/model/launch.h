@@ -52,6 +52,8 @@ BOOST_DESCRIBE_STRUCT(LaunchSeed, (), (path, user_data))
 struct LaunchImage {
   Bytes file_bytes;
   std::string sha256;
+
+  friend bool operator==(const LaunchImage&, const LaunchImage&) = default;
 };
 BOOST_DESCRIBE_STRUCT(LaunchImage, (), (file_bytes, sha256))
 

@@ -21,11 +21,14 @@ struct ObservedVolume {
   bool served = false;        ///< consumers get answers now
   VolumeId source{};          ///< not whole yet: it is being copied from this one; empty = it is whole
   std::optional<WallTime> taken_at{};  ///< of a copy: the moment of its source that it holds
-  std::string failing{};               ///< why copying does not go on
+  std::string failing{};               ///< why copying or filling does not go on
+  std::string image{};                 ///< not whole yet: it is being filled from this file; empty = it is whole
+
+  bool whole() const { return source.empty() && image.empty(); }
 };
 BOOST_DESCRIBE_STRUCT(ObservedVolume, (),
                       (volume, size_mib, used_bytes, revoked, floor, epochs, served, source,
-                       taken_at, failing))
+                       taken_at, failing, image))
 
 /// Of what lies below a device: its file system, or a pool.
 struct RealSpace {
@@ -43,8 +46,9 @@ struct ObservedDevice {
   std::vector<ObservedVolume> volumes;
   bool copies = false;  ///< it can copy its volumes
   RealSpace space{};
+  bool images = false;  ///< it can fill its volumes from images
 };
 BOOST_DESCRIBE_STRUCT(ObservedDevice, (),
-                      (device, directory, open, failing, volumes, copies, space))
+                      (device, directory, open, failing, volumes, copies, space, images))
 
 }  // namespace virga

@@ -52,8 +52,10 @@ struct VolumeSpec {
   DeviceId device;  ///< where it shall be; empty = the server picks, and it stays there
   std::string source{};   ///< a volume of the tenant: it begins with what that holds at one moment; never changes
   bool snapshot = false;  ///< stays as it is: no VM has it as a disk, volumes are made from it; never changes
+  ImageId image{};        ///< it begins with this image's disk; never changes
 };
-BOOST_DESCRIBE_STRUCT(VolumeSpec, (), (cluster, size_mib, storage_class, device, source, snapshot))
+BOOST_DESCRIBE_STRUCT(VolumeSpec, (),
+                      (cluster, size_mib, storage_class, device, source, snapshot, image))
 
 enum class LegState {
   creating,  ///< its place is reserved; the device has not said yet that it is there

@@ -16,9 +16,12 @@ constexpr Duration kObeyWithin = seconds(1);
 constexpr Duration kCopyTakes = seconds(2);
 
 Error not_whole(const VolumeId& volume, const VolumeTruth& truth) {
-  return make_error(Errc::unavailable,
-                    volume.value + " is being copied from " + truth.source.value);
+  const std::string how =
+      truth.source.empty() ? "filled from " + truth.image : "copied from " + truth.source.value;
+  return make_error(Errc::unavailable, volume.value + " is being " + how);
 }
+
+bool whole(const VolumeTruth& truth) { return truth.source.empty() && truth.image.empty(); }
 
 /// A server that has just been started, or has obeyed, lets in whom the record knows.
 void serve(VolumeTruth& truth) {
@@ -142,6 +145,7 @@ void SimBlockStore::open(Callback<void> done) {
     for (auto& [id, truth] : device_.volumes) {
       if (!truth.hangs) serve(truth);
       if (!truth.source.empty()) begin_copy(id);
+      if (!truth.image.empty()) begin_fill(id);
     }
     done({});
   });
@@ -166,6 +170,40 @@ void SimBlockStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
   });
 }
 
+void SimBlockStore::create_from_image(const VolumeId& volume, Mib size_mib, const ImageDisk& image,
+                                      const Epoch& revoked, Callback<void> done) {
+  later(volume, kFileTakes, [this, volume, size_mib, image, revoked, done = std::move(done)] {
+    if (auto fine = check_volume_id(volume); !fine) return done(std::move(fine));
+    if (auto fine = check_volume_size(size_mib); !fine) return done(std::move(fine));
+    if (const auto there = find(volume)) {
+      if ((*there)->floor == revoked) return done({});
+      return done(make_error(Errc::conflict, volume.value + " is there and another volume"));
+    }
+    if (auto fits = check_room(volume, size_mib); !fits) return done(std::move(fits));
+    VolumeTruth made;
+    made.size_mib = size_mib;
+    made.revoked = made.floor = revoked;
+    made.image = image.path;
+    device_.volumes[volume] = std::move(made);
+    begin_fill(volume);
+    done({});
+  });
+}
+
+/// An image that is not there is looked for again.
+void SimBlockStore::begin_fill(const VolumeId& volume) {
+  const std::uint64_t number = ++copying_[volume];
+  agent_.after(kCopyTakes, [this, volume, number, alive = std::weak_ptr(alive_)] {
+    if (alive.expired() || copying_[volume] != number) return;
+    const auto filled = find(volume);
+    if (!filled) return;
+    const auto image = device_.images.find((*filled)->image);
+    if (image == device_.images.end()) return begin_fill(volume);
+    (*filled)->blocks = image->second;
+    (*filled)->image.clear();
+  });
+}
+
 void SimBlockStore::copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
                          Callback<void> done) {
   later(volume, kFileTakes, [this, volume, source, revoked, done = std::move(done)] {
@@ -176,7 +214,7 @@ void SimBlockStore::copy(const VolumeId& volume, const VolumeId& source, const E
     }
     const auto from = find(source);
     if (!from) return done(from.error());
-    if (!(*from)->source.empty()) return done(not_whole(source, **from));
+    if (!whole(**from)) return done(not_whole(source, **from));
     VolumeTruth made;
     made.size_mib = (*from)->size_mib;
     made.revoked = made.floor = revoked;
@@ -220,7 +258,7 @@ void SimBlockStore::grow(const VolumeId& volume, Mib size_mib, Callback<void> do
   later(volume, kServerTakes, [this, volume, size_mib, done = std::move(done)] {
     const auto truth = find(volume);
     if (!truth) return done(truth.error());
-    if (!(*truth)->source.empty()) return done(not_whole(volume, **truth));
+    if (!whole(**truth)) return done(not_whole(volume, **truth));
     if (auto fine = check_growth(volume, (*truth)->size_mib, size_mib); !fine) {
       return done(std::move(fine));
     }
@@ -277,7 +315,7 @@ void SimBlockStore::attach(const VolumeId& volume, const Epoch& epoch, const Epo
         [this, volume, epoch, beside, done = std::move(done)] {
           const auto truth = find(volume);
           if (!truth) return done(truth.error());
-          if (!(*truth)->source.empty()) return done(not_whole(volume, **truth));
+          if (!whole(**truth)) return done(not_whole(volume, **truth));
           auto at = let_in(volume, **truth, epoch, beside);
           if (at) serve(**truth);
           done(std::move(at));
@@ -319,6 +357,7 @@ std::vector<ObservedVolume> SimBlockStore::observe() const {
     one.served = !truth.exports.empty();
     one.source = truth.source;
     one.taken_at = truth.taken_at;
+    one.image = truth.image;
     seen.push_back(std::move(one));
   }
   return seen;

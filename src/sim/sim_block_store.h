@@ -23,6 +23,7 @@ struct VolumeTruth {
   std::uint64_t written = 0;  ///< number of the last write that guests made; see World
   VolumeId source{};          ///< not whole yet: what it is copied from
   std::optional<WallTime> taken_at{};
+  std::string image{};  ///< not whole yet: what it is filled from
 };
 
 /// A device of a storage node. It outlives agents and servers. Consumers come to it directly.
@@ -59,6 +60,7 @@ struct DeviceTruth {
   bool full = false;
   std::string address = "127.0.0.1";  ///< of its servers
   std::map<VolumeId, VolumeTruth> volumes;
+  std::map<std::string, std::map<std::int64_t, int>> images;  ///< by path; blocks as a volume's
   std::uint64_t serial = 0;                              ///< of secrets and ports
   std::function<void(const VolumeId&)> on_server_ended;  ///< of the agent that runs now
 
@@ -72,10 +74,12 @@ class SimBlockStore : public BlockStore {
   SimBlockStore(Loop& agent, DeviceTruth& device);
   ~SimBlockStore() override;
 
-  BlockStoreCapabilities capabilities() const override { return {"nbd", true, true, true}; }
+  BlockStoreCapabilities capabilities() const override { return {"nbd", true, true, true, true}; }
   void open(Callback<void> done) override;
   void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
               Callback<void> done) override;
+  void create_from_image(const VolumeId& volume, Mib size_mib, const ImageDisk& image,
+                         const Epoch& revoked, Callback<void> done) override;
   void copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
             Callback<void> done) override;
   void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) override;
@@ -92,6 +96,7 @@ class SimBlockStore : public BlockStore {
   void later(const VolumeId& volume, Duration takes, Task task);
   Result<VolumeTruth*> find(const VolumeId& volume);
   void begin_copy(const VolumeId& volume);
+  void begin_fill(const VolumeId& volume);
   void begin_copies_of(const VolumeId& source);
   const VolumeId* copy_of(const VolumeId& source) const;
   Duration obedience(const VolumeId& volume) const;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "driver/block_copy_contract_tests.h"
+#include "driver/block_image_contract_tests.h"
 #include "driver/block_store_contract_tests.h"
 #include "sim/sim_loop.h"
 
@@ -25,6 +26,12 @@ class SimDeviceLab : public BlockStoreLab {
   }
   bool used() override {
     return run_until([&] { return outcome_.has_value(); }, seconds(10)) && *outcome_;
+  }
+
+  ImageDisk image(int value) override {
+    const std::string path = "/images/" + std::to_string(value);
+    for (std::int64_t block = 16; block < 32; ++block) device_.images[path][block] = value;
+    return {path, "raw", {}};
   }
 
   int first_byte(const VolumeId& volume) override {
@@ -86,4 +93,5 @@ INSTANTIATE_TEST_SUITE_P(Sim, BlockStoreContract, testing::Values(&sim::make_lab
 INSTANTIATE_TEST_SUITE_P(Sim, BlockServerContract, testing::Values(&sim::make_lab));
 INSTANTIATE_TEST_SUITE_P(Sim, BlockFenceContract, testing::Values(&sim::make_lab));
 INSTANTIATE_TEST_SUITE_P(Sim, BlockCopyContract, testing::Values(&sim::make_lab));
+INSTANTIATE_TEST_SUITE_P(Sim, BlockImageContract, testing::Values(&sim::make_lab));
 }  // namespace virga

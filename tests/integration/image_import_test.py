@@ -108,6 +108,33 @@ class ImportedImage(LabCase):
         code, said = self.cloud.cli(*asked, "--accept-losses", check=False)
         self.assertIn("is there already", said)
 
+    def test_3_x_R_B1_R_B4_the_root_disk_is_a_volume_and_its_guest_moves_and_outlives_its_host(self):
+        """R-B2: all that it can write lies on volumes: their word lets it start elsewhere."""
+        self.cloud.cli("--wait", "vm", "delete", "acme/old", text=True)
+        self.cloud.cli("device", "create", "ssd", "--host", "host-2", "--directory",
+                       os.path.join(self.cloud.data, "device"), "--capacity-mib", "1000")
+        volume = self.cloud.cli("--wait", "volume", "create", "acme/root", "--image", "cloud")
+        self.assertEqual(volume["spec"]["size_mib"], self.cloud.api("GET", "images/cloud")["spec"]["size_mib"])
+        self.cloud.cli("vm", "create", "acme/rooted", "--image", "cloud", "--root-volume", "root", "--network", "front",
+                       "--memory-mib", "256")
+        self.cloud.wait_answering(["acme/rooted"], 180)
+        boot = self.cloud.wait("it answers HTTP", lambda: self.cloud.http(self.client, ADDRESS), 60)["boot_id"]
+        self.assertFalse(os.path.exists(os.path.join(self.cloud.data, "shared", "vms", "acme", "rooted", "root.qcow2")))
+        status = lambda: self.cloud.vms()["acme/rooted"]["status"]
+        for target in ("host-2", "host-1"):
+            if status()["host"] != target:
+                self.cloud.cli("--wait", "vm", "migrate", "acme/rooted", "--host", target)
+        self.assertEqual(self.cloud.http(self.client, ADDRESS)["boot_id"], boot, "it moved alive")
+        after = self.cloud.last_event()
+        self.cloud.lab("fail", "host-1", "--how", "power", "--bmc", "silent")
+        placed = self.cloud.wait_event(after, ["vm.placed"], "vm/acme/rooted", 60)
+        self.assertEqual(placed["facts"]["proof"], "storage_revoked")
+        self.cloud.lab("heal")
+        again = self.cloud.wait("it boots again from its volume", lambda: next(
+            (a for a in [self.cloud.http(self.client, ADDRESS)] if a and a["boot_id"] != boot), None), 180)
+        self.assertEqual(again["name"], "cloud")
+        self.cloud.wait_hosts(2, 90)
+
     def test_4_F_B5_what_is_larger_than_the_cluster_takes_is_refused_and_leaves_nothing(self):
         self.cloud.api("PATCH", "clusters/lab", {"spec": {"policy": {"image_mib_max": 5}}})
         code, said = self.import_as("large", check=False)

@@ -43,9 +43,8 @@ Result<void> add_nics(const ClusterView& view, const Vm& vm, VmLaunch& launch) {
 
 /// Disk images boot from an overlay of their own and read what they are from a seed.
 void add_disk_boot(const Vm& vm, const Image& image, VmLaunch& launch) {
-  const std::string suffix = image.spec.format == ImageFormat::qcow2 ? "qcow2" : "raw";
-  launch.disks.push_back({"root", launch.directory + "/root.qcow2",
-                          image.spec.path + "/disk." + suffix, image.spec.size_mib});
+  launch.disks.push_back(
+      {"root", launch.directory + "/root.qcow2", disk_path(image.spec), image.spec.size_mib});
   launch.seed = LaunchSeed{launch.directory + "/seed.iso", vm.spec.user_data};
 }
 
@@ -96,6 +95,11 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
     add_disk_boot(vm, *image, launch);
   }
   for (const VmDisk& disk : vm.spec.disks) {
+    if (disk.name == "root" && !disk.volume.empty()) {
+      launch.disks.front() = {.name = disk.name,
+                              .volume = qualified(vm.meta.tenant, disk.volume)};
+      continue;
+    }
     if (disk.name == "root") {
       launch.disks.front().size_mib = std::max(disk.size_mib, image->spec.size_mib);
       continue;

@@ -5,6 +5,7 @@
 #include <regex>
 
 #include "arch/hypervisor_clustering/test_cluster.h"
+#include "mechanism/storage/vm_volumes.h"
 #include "model/keys.h"
 
 namespace virga {
@@ -52,6 +53,22 @@ TEST_F(Launching, F_B5_a_root_disk_can_be_larger_than_its_image_and_is_there_onc
   EXPECT_EQ(launch.disks[1].path, "vms/acme/web/data.qcow2");
   vm.spec.disks = {{"root", Mib{0}}};
   EXPECT_EQ(resolved().disks[0].size_mib.value, 2048) << "0 = the image's own size";
+}
+
+TEST_F(Launching, R_B1_a_root_disk_can_be_a_volume) {
+  vm.spec.disks = {{"data", Mib{16}}, {"root", Mib{0}, "web-root"}};
+  const VmLaunch launch = resolved();
+  ASSERT_EQ(launch.disks.size(), 2U);
+  EXPECT_EQ(launch.disks[0].name, "root");
+  EXPECT_EQ(launch.disks[0].volume, "acme/web-root");
+  EXPECT_TRUE(launch.disks[0].path.empty());
+  EXPECT_TRUE(launch.disks[0].backing.empty()) << "nothing of the image's file is opened";
+  EXPECT_FALSE(storage_can_fence(cluster.view, vm)) << "its other disk is a file";
+  vm.spec.disks.erase(vm.spec.disks.begin());
+  EXPECT_TRUE(storage_can_fence(cluster.view, vm));
+  vm.spec.disks.front().name = "data";
+  EXPECT_FALSE(storage_can_fence(cluster.view, vm)) << "its root disk is a file then";
+  EXPECT_TRUE(launch.seed.has_value());
 }
 
 TEST_F(Launching, R_B3_a_guest_is_told_what_its_network_has) {

@@ -230,7 +230,8 @@ bool StorageController::change_volume(Transaction& transaction, const VolumeChan
     event(transaction, told_of(changed, "volume.grown",
                                fmt::format("it has {} MiB now", change.size_mib.value)));
   } else if (before.reason.empty() && !change.reason.empty()) {
-    const bool copying = !stored->ready() && !stored->spec.source.empty();
+    const VolumeSpec& spec = stored->spec;
+    const bool copying = !stored->ready() && !(spec.source.empty() && spec.image.empty());
     const Severity waits = copying ? Severity::info : Severity::warning;
     event(transaction, change.missing
                            ? told_of(changed, "volume.missing", change.reason, Severity::alarm)
@@ -278,6 +279,13 @@ void StorageController::work(const ClusterId& cluster, const VolumeWork& work) {
   asked.correlation = volume->meta.correlation;
   asked.epoch = work.epoch;
   asked.storage = StorageCommand{work.device, {}, work.volume, work.size_mib, {}, work.source};
+  if (!work.image.empty()) {
+    const Image* image = mirror_.view().images.find(work.image);
+    if (image == nullptr) return;  // a volume that is not whole keeps its image
+    const ImageSpec& spec = image->spec;
+    asked.storage->image = ImageDisk{disk_path(spec), std::string(enum_name(spec.format)),
+                                     LaunchImage{spec.file_bytes, spec.sha256}};
+  }
   command(cluster, keys::of(work.volume), work.host, std::move(asked));
 }
 

@@ -70,6 +70,7 @@ class Planner {
   void decide(const Volume& volume);
   void place(const Volume& volume);
   std::optional<std::string> refusal(const Volume& volume, const Device& device) const;
+  std::optional<std::string> refusal_of_image(const Volume& volume, const Device& device) const;
   std::optional<std::string> refusal_of_copy(const Volume& volume, const Device& device) const;
   void decide_placed(const Volume& volume, const VolumeLeg& leg);
   bool end_strangers(const Volume& volume, const ObservedVolume& seen);
@@ -85,7 +86,7 @@ class Planner {
   void work_on(const Volume& volume, const VolumeLeg& leg, VolumeTask task, Mib size,
                const Epoch& epoch);
   void make(const Volume& volume);
-  void follow_copy(const Volume& volume, const ObservedVolume& seen);
+  void follow_filling(const Volume& volume, const ObservedVolume& seen);
   void note(const Volume& volume, LegState state, Mib size, std::string reason,
             bool missing = false);
 
@@ -160,8 +161,17 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
   const Mib free = space_.free_on(device.id());
   if (free < std::max(spec.size_mib, volume.status.size_mib))
     return fmt::format("has {} MiB left", std::max(free, Mib()).value);
-  const bool copied = !spec.source.empty() && volume.status.legs.empty();
-  return copied ? refusal_of_copy(volume, device) : std::nullopt;
+  if (!volume.status.legs.empty()) return std::nullopt;  // what it holds comes from there
+  if (!spec.image.empty()) return refusal_of_image(volume, device);
+  return spec.source.empty() ? std::nullopt : refusal_of_copy(volume, device);
+}
+
+std::optional<std::string> Planner::refusal_of_image(const Volume& volume,
+                                                     const Device& device) const {
+  const std::string& image = volume.spec.image.value;
+  if (view_.images.find(volume.spec.image) == nullptr) return "lacks image " + image + ": it is gone";
+  if (evidence_of(device.id()).seen.images) return std::nullopt;
+  return "cannot fill volumes from images: the agent of " + device.spec.host.value + " is too old";
 }
 
 /// A copy is made where its source lies, by what serves that.
@@ -229,7 +239,7 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
                 "its device " + leg.device.value + " does not have it any more", true);
   }
   if (seen == nullptr) return make(volume);
-  if (!seen->source.empty()) return follow_copy(volume, *seen);
+  if (!seen->whole()) return follow_filling(volume, *seen);
   if (end_strangers(volume, *seen)) return;
   if (seen->size_mib < volume.spec.size_mib && volume.status.legs.size() == 1) {
     work(volume, VolumeTask::grow, volume.spec.size_mib, Epoch());
@@ -246,9 +256,11 @@ void Planner::make(const Volume& volume) {
   work(volume, VolumeTask::copy, Mib(), volume.status.floor);
 }
 
-void Planner::follow_copy(const Volume& volume, const ObservedVolume& seen) {
+void Planner::follow_filling(const Volume& volume, const ObservedVolume& seen) {
+  const std::string how = seen.source.empty() ? "filled from image " + volume.spec.image.value
+                                              : "copied from " + seen.source.value;
   note(volume, LegState::creating, seen.size_mib,
-       seen.failing.empty() ? "is being copied from " + seen.source.value : seen.failing);
+       seen.failing.empty() ? "is being " + how : seen.failing);
 }
 
 /// Ends one attachment that no copy of a VM may have. A running operation knows better than any
@@ -364,7 +376,10 @@ void Planner::work_on(const Volume& volume, const VolumeLeg& leg, VolumeTask tas
   const Device* device = view_.devices.find(leg.device);
   if (evidence_.resting.contains(volume.id()) || !room_in(plan_.work)) return;
   const VolumeId source = task == VolumeTask::copy ? source_of(volume) : VolumeId();
-  plan_.work.push_back({volume.id(), leg.device, device->spec.host, task, size, epoch, source});
+  const bool first = leg.device == volume.status.legs.front().device;
+  const ImageId image = task == VolumeTask::create && first ? volume.spec.image : ImageId();
+  plan_.work.push_back(
+      {volume.id(), leg.device, device->spec.host, task, size, epoch, source, image});
 }
 
 void Planner::note(const Volume& volume, LegState state, Mib size, std::string reason,

@@ -445,6 +445,56 @@ TEST_F(StoragePlannerTest, R_B1_DoesABoundedNumberOfThings) {
   EXPECT_EQ(plan().placements.size(), 3U);
 }
 
+TEST_F(StoragePlannerTest, R_B1_AVolumeIsFilledFromItsImageOnceItHasAPlace) {
+  Volume root = volume("root", 100);
+  root.spec.image = ImageId("debian");
+  put(root);
+  EXPECT_TRUE(plan().placements.empty());
+  EXPECT_NE(plan().volume_changes.at(0).reason.find("d1 lacks image debian: it is gone"),
+            std::string::npos);
+  Image image;
+  image.meta.name = "debian";
+  image.spec.format = ImageFormat::qcow2;
+  view.images.put(std::make_shared<const Image>(image));
+  EXPECT_NE(plan().volume_changes.at(0).reason.find("the agent of h2 is too old"),
+            std::string::npos)
+      << "an older agent would make an empty volume";
+  evidence.devices[DeviceId("d2")].seen.images = true;
+  ASSERT_EQ(plan().placements.size(), 1U);
+  EXPECT_EQ(plan().placements[0].device, DeviceId("d2"));
+  root.status.legs = {{DeviceId("d2"), LegState::creating}};
+  put(root);
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.work.size(), 1U);
+  EXPECT_EQ(made.work[0].task, VolumeTask::create);
+  EXPECT_EQ(made.work[0].image, image.id());
+  EXPECT_EQ(made.work[0].size_mib, Mib{100});
+  see(root);
+  ObservedVolume& seen = evidence.devices[DeviceId("d2")].seen.volumes.back();
+  seen.image = "/srv/images/debian/disk.qcow2";
+  seen.size_mib = Mib{100};
+  const StoragePlan filling = plan();
+  EXPECT_TRUE(filling.work.empty());
+  ASSERT_EQ(filling.volume_changes.size(), 1U);
+  EXPECT_EQ(filling.volume_changes[0].state, LegState::creating);
+  EXPECT_EQ(filling.volume_changes[0].reason, "is being filled from image debian");
+  seen.image.clear();
+  EXPECT_EQ(plan().volume_changes.at(0).state, LegState::in_sync);
+}
+
+TEST_F(StoragePlannerTest, R_B1_ASecondPlaceOfAVolumeIsNotFilledFromItsImage) {
+  Volume root = volume("root", 100, "d1");
+  root.spec.image = ImageId("debian");
+  root.spec.device = DeviceId("d2");
+  root.status.legs.push_back({DeviceId("d2"), LegState::creating});
+  put(root);
+  see(root);
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.work.size(), 1U);
+  EXPECT_EQ(made.work[0].task, VolumeTask::create);
+  EXPECT_TRUE(made.work[0].image.empty()) << "what it holds comes from the first";
+}
+
 /// acme/data on d1, and a copy of it that has no place yet.
 class CopyPlanning : public StoragePlannerTest {
  protected:

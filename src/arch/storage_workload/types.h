@@ -66,6 +66,7 @@ struct VolumeWork {
   Mib size_mib;  ///< create, grow
   Epoch epoch;   ///< create, copy: the floor; revoke: all up to it; detach: this one
   VolumeId source{};  ///< copy
+  ImageId image{};    ///< create: it begins with this image's disk
 };
 
 /// The stored state of a volume follows what its device says.

@@ -1,5 +1,6 @@
 #include "driver/directory/directory_store.h"
 
+#include "driver/block_image_contract_tests.h"
 #include "driver/block_store_contract_tests.h"
 #include "driver/volumes/full_device_tests.h"
 #include "driver/volumes/real_store_lab.h"
@@ -91,6 +92,7 @@ INSTANTIATE_TEST_SUITE_P(Directory, BlockStoreContract,
                          testing::Values(&make_local, &make_shared_lab));
 INSTANTIATE_TEST_SUITE_P(Directory, BlockNoFenceContract,
                          testing::Values(&make_local, &make_shared_lab));
+INSTANTIATE_TEST_SUITE_P(Directory, BlockImageContract, testing::Values(&make_local));
 
 }  // namespace
 }  // namespace virga

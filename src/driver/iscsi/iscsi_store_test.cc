@@ -1,5 +1,6 @@
 #include "driver/iscsi/iscsi_store.h"
 
+#include "driver/block_image_contract_tests.h"
 #include "driver/block_store_contract_tests.h"
 #include "driver/volumes/real_store_lab.h"
 #include "edge/listen_tcp.h"
@@ -80,6 +81,7 @@ INSTANTIATE_TEST_SUITE_P(Iscsi, IscsiStoreTest, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Iscsi, BlockStoreContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Iscsi, BlockServerContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Iscsi, BlockFenceContract, testing::Values(&make_lab));
+INSTANTIATE_TEST_SUITE_P(Iscsi, BlockImageContract, testing::Values(&make_lab));
 
 }  // namespace
 }  // namespace virga

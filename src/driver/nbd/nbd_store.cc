@@ -12,7 +12,7 @@ class NbdDevice final : public DeviceAccess {
  public:
   explicit NbdDevice(NbdOptions options) : options_(std::move(options)) {}
 
-  BlockStoreCapabilities capabilities() const override { return {"nbd", true, true, true}; }
+  BlockStoreCapabilities capabilities() const override { return {"nbd", true, true, true, true}; }
 
   std::unique_ptr<VolumeAccess> volume(VolumeContext& context, VolumeFolder folder,
                                        const VolumeId&) override {

@@ -1,6 +1,7 @@
 #include "driver/nbd/nbd_store.h"
 
 #include "driver/block_copy_contract_tests.h"
+#include "driver/block_image_contract_tests.h"
 #include "driver/block_store_contract_tests.h"
 #include "driver/volumes/full_device_tests.h"
 #include "driver/volumes/real_store_lab.h"
@@ -104,12 +105,24 @@ TEST_P(NbdStoreTest, R_B2_R_F1_AServerThatWasNeverNotedIsNotTakenForNone) {
   EXPECT_FALSE(use(*at, {Step::writes(2, 0, kBlock)}));
 }
 
+TEST_P(NbdStoreTest, R_B1_R_F7_AnImageThatIsNotWhatWasRegisteredFillsNothing) {
+  ImageDisk image = lab->image(7);
+  image.digest.sha256[0] = image.digest.sha256[0] == '0' ? '1' : '0';
+  VIRGA_OK(create_from(image, 0));
+  EXPECT_TRUE(lab->run_until([&] { return !seen().failing.empty(); }, seconds(10)));
+  EXPECT_NE(seen().failing.find(image.digest.sha256), std::string::npos) << seen().failing;
+  EXPECT_FALSE(seen().whole());
+  EXPECT_EQ(lab->first_byte(data), 0);
+  VIRGA_OK(erase());
+}
+
 INSTANTIATE_TEST_SUITE_P(Nbd, FullDevice, testing::Values(&make_small));
 INSTANTIATE_TEST_SUITE_P(Nbd, NbdStoreTest, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockStoreContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockServerContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockFenceContract, testing::Values(&make_lab));
 INSTANTIATE_TEST_SUITE_P(Nbd, BlockCopyContract, testing::Values(&make_lab));
+INSTANTIATE_TEST_SUITE_P(Nbd, BlockImageContract, testing::Values(&make_lab));
 
 }  // namespace
 }  // namespace virga

@@ -12,7 +12,7 @@ class RbdDevice final : public DeviceAccess {
  public:
   explicit RbdDevice(RbdOptions options) : options_(std::move(options)) {}
 
-  BlockStoreCapabilities capabilities() const override { return {"rbd", true, true, false}; }
+  BlockStoreCapabilities capabilities() const override { return {"rbd", true, true, false, false}; }
 
   std::unique_ptr<VolumeAccess> volume(VolumeContext& context, VolumeFolder folder,
                                        const VolumeId& volume) override {

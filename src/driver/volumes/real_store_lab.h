@@ -17,6 +17,7 @@
 #include "driver/volumes/small_disk.h"
 #include "edge/file.h"
 #include "edge/process.h"
+#include "edge/tls.h"
 
 namespace virga {
 
@@ -81,6 +82,22 @@ class RealStoreLab : public BlockStoreLab {
                         words.find("error") != std::string::npos ||
                         words.find("can't open") != std::string::npos;
     return exit_ && exit_->code == 0 && !failed;
+  }
+
+  /// As qcow2, which its own length says nothing of.
+  ImageDisk image(int value) override {
+    const std::string raw = folder_ + "/image.raw";
+    const std::string path = fmt::format("{}/image-{}.qcow2", folder_, value);
+    EXPECT_TRUE(replace_file(raw, std::string(1 << 20, '\0') + std::string(1 << 20, char(value)) +
+                                      std::string(6 << 20, '\0'))
+                    .ok());
+    ProcessOptions made;
+    made.arguments = {"/usr/bin/qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, path};
+    EXPECT_EQ(run_process(made, seconds(20))->exit.code, 0);
+    const auto sha256 = sha256_hex_of_file(path);
+    EXPECT_TRUE(sha256.ok());
+    const auto size = static_cast<std::int64_t>(std::filesystem::file_size(path));
+    return {path, "qcow2", {Bytes{size}, *sha256}};
   }
 
   int first_byte(const VolumeId& volume) override {

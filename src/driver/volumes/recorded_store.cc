@@ -22,7 +22,7 @@ Result<void> make_files(const VolumeAccess& access, const VolumeFolder& folder,
   if (auto made = make_folders(folder.path, 0700); !made) return made;
   const auto there = read_record(folder);
   const bool same = there && there->size_mib == record.size_mib && there->floor == record.floor &&
-                    there->source == record.source;
+                    there->source == record.source && there->image == record.image;
   if (same) return {};  // by a call that nobody heard the end of
   if (there || there.error().code != Errc::not_found) {
     const std::string why = there ? "another of this name is there" : there.error().text();
@@ -54,11 +54,8 @@ RecordedStore::RecordedStore(AsioLoop& loop, std::string directory,
       directory_(std::move(directory)),
       access_(std::move(access)),
       context_{loop, worker_, access_->capabilities()},
-      copies_(loop,
-              [this](const VolumeId& volume) {
-                const auto found = find(volume);
-                return found ? *found : nullptr;
-              }),
+      copies_(loop, [this](const VolumeId& volume) { return seek(volume); }),
+      fills_(loop, [this](const VolumeId& volume) { return seek(volume); }),
       worker_(loop, kWorkers, kJobsMax) {}
 
 RecordedStore::~RecordedStore() = default;
@@ -88,7 +85,7 @@ void RecordedStore::read_all(Callback<void> done) {
           volumes_[record.volume] = std::make_unique<RecordedVolume>(
               context_, *folder, record, access_->volume(context_, *folder, record.volume));
         }
-        for (const auto& [id, volume] : volumes_) copies_.begin(id);
+        for (const auto& [id, volume] : volumes_) fill_on(id);
         resume_all(done);
       });
 }
@@ -111,6 +108,17 @@ Result<RecordedVolume*> RecordedStore::find(const VolumeId& volume) {
   return make_error(Errc::not_found, "there is no volume \"" + volume.value + "\" on this device");
 }
 
+RecordedVolume* RecordedStore::seek(const VolumeId& volume) {
+  const auto found = find(volume);
+  return found ? *found : nullptr;
+}
+
+/// If it is not whole yet.
+void RecordedStore::fill_on(const VolumeId& volume) {
+  copies_.begin(volume);
+  fills_.begin(volume);
+}
+
 void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
                            Callback<void> done) {
   if (auto fine = check_volume_size(size_mib); !fine) {
@@ -130,6 +138,24 @@ void RecordedStore::create(const VolumeId& volume, Mib size_mib, const Epoch& re
   make_new(new_record(volume, size_mib, revoked), std::move(done));
 }
 
+void RecordedStore::create_from_image(const VolumeId& volume, Mib size_mib, const ImageDisk& image,
+                                      const Epoch& revoked, Callback<void> done) {
+  const auto refuse = [&](Errc code, const std::string& why) {
+    answer<void>(loop_, std::move(done), make_error(code, "create " + volume.value + ": " + why));
+  };
+  if (!context_.can.images) return refuse(Errc::unsupported, "this store has no use for images");
+  if (auto fine = check_volume_size(size_mib); !fine) {
+    return answer(loop_, std::move(done), std::move(fine));
+  }
+  if (const auto there = find(volume)) {
+    if ((*there)->record().floor == revoked) return answer<void>(loop_, std::move(done), {});
+    return refuse(Errc::conflict, "another volume of the name is there");
+  }
+  VolumeRecord record = new_record(volume, size_mib, revoked);
+  record.image = image;
+  make_new(record, std::move(done));
+}
+
 void RecordedStore::copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
                          Callback<void> done) {
   const auto refuse = [&](Errc code, const std::string& why) {
@@ -142,10 +168,7 @@ void RecordedStore::copy(const VolumeId& volume, const VolumeId& source, const E
   }
   const auto from = find(source);
   if (!from) return refuse(Errc::not_found, "it is not on this device");
-  if (!(*from)->record().source.empty()) {
-    return refuse(Errc::unavailable,
-                  "it is being copied itself from " + (*from)->record().source.value);
-  }
+  if (!(*from)->record().whole()) return refuse(Errc::unavailable, "it is not whole itself");
   VolumeRecord record = new_record(volume, (*from)->record().size_mib, revoked);
   record.source = source;
   make_new(record, std::move(done));
@@ -177,7 +200,7 @@ void RecordedStore::make(const VolumeFolder& folder, const VolumeRecord& record,
                       if (made && !volumes_.contains(record.volume)) {
                         volumes_[record.volume] = std::make_unique<RecordedVolume>(
                             context_, folder, record, std::move(*access));
-                        copies_.begin(record.volume);
+                        fill_on(record.volume);
                       }
                       done(std::move(made));
                     });
@@ -210,11 +233,14 @@ void RecordedStore::erase(const VolumeId& volume, Callback<void> done) {
                                    fmt::format("erase {}: {} is being copied from it", volume.value,
                                                copy->value)));
   }
-  copies_.end(volume, [this, volume, done = std::move(done)](Result<void> ended) {
+  const auto stopped = [this, volume, done = std::move(done)](Result<void> ended) {
     const auto there = find(volume);
     if (!ended || !there) return answer<void>(loop_, done, std::move(ended));
     (*there)->erase(
         [this, volume, done](const Result<void>& erased) { note_erased(volume, erased, done); });
+  };
+  copies_.end(volume, [this, volume, stopped](Result<void> ended) {
+    ended ? fills_.end(volume, stopped) : stopped(std::move(ended));
   });
 }
 
@@ -225,7 +251,7 @@ void RecordedStore::note_erased(const VolumeId& volume, const Result<void>& eras
     erased_.push_back(std::move(there->second));  // its own call is still on the stack
     volumes_.erase(there);
   } else {
-    copies_.begin(volume);
+    fill_on(volume);
   }
   done(erased);
 }

@@ -9,6 +9,7 @@
 #include "driver/block_store.h"
 #include "driver/volumes/recorded_volume.h"
 #include "driver/volumes/volume_copies.h"
+#include "driver/volumes/volume_fills.h"
 
 namespace virga {
 
@@ -23,6 +24,8 @@ class RecordedStore : public BlockStore {
   void open(Callback<void> done) override;
   void create(const VolumeId& volume, Mib size_mib, const Epoch& revoked,
               Callback<void> done) override;
+  void create_from_image(const VolumeId& volume, Mib size_mib, const ImageDisk& image,
+                         const Epoch& revoked, Callback<void> done) override;
   void copy(const VolumeId& volume, const VolumeId& source, const Epoch& revoked,
             Callback<void> done) override;
   void grow(const VolumeId& volume, Mib size_mib, Callback<void> done) override;
@@ -40,6 +43,8 @@ class RecordedStore : public BlockStore {
   Result<void> check_room(const VolumeId& volume, Mib more) const;
   void read_all(Callback<void> done);
   void resume_all(Callback<void> done);
+  RecordedVolume* seek(const VolumeId& volume);
+  void fill_on(const VolumeId& volume);
   void note_erased(const VolumeId& volume, const Result<void>& erased, const Callback<void>& done);
   void make_new(const VolumeRecord& record, Callback<void> done);
   void make(const VolumeFolder& folder, const VolumeRecord& record, Callback<void> done);
@@ -52,6 +57,7 @@ class RecordedStore : public BlockStore {
   std::set<VolumeId> making_;
   std::vector<std::unique_ptr<RecordedVolume>> erased_;  ///< until nobody waits for their answers
   VolumeCopies copies_;
+  VolumeFills fills_;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);
   Worker worker_;  ///< last: its end waits for calls under way, which use the volumes
 };

@@ -18,9 +18,10 @@ constexpr Duration kPauseFirst = milliseconds(100);
 constexpr Duration kPauseMax = seconds(5);
 
 Result<void> check_whole(const VolumeRecord& record) {
-  if (record.source.empty()) return {};
-  return make_error(Errc::unavailable, fmt::format("{} is being copied from {}",
-                                                   record.volume.value, record.source.value));
+  if (record.whole()) return {};
+  const std::string how =
+      record.image ? "filled from " + record.image->path : "copied from " + record.source.value;
+  return make_error(Errc::unavailable, record.volume.value + " is being " + how);
 }
 
 }  // namespace
@@ -305,13 +306,17 @@ void RecordedVolume::filled(Callback<void> done) {
       [this](const Callback<void>& ended) {
         VolumeRecord whole = record_;
         whole.source = VolumeId();
+        whole.image.reset();
         on_worker(
             [access = access_.get(), folder = folder_, whole]() -> Result<void> {
               if (auto settled = access->settle_medium(); !settled) return settled;
               return write_record(folder, whole);
             },
             [this, ended](const Result<void>& written) {
-              if (written) record_.source = VolumeId();
+              if (written) {
+                record_.source = VolumeId();
+                record_.image.reset();
+              }
               ended(written);
             });
       },
@@ -359,6 +364,7 @@ ObservedVolume RecordedVolume::observe() const {
   seen.served = access_->served();
   seen.source = record_.source;
   seen.taken_at = record_.taken_at;
+  if (record_.image) seen.image = record_.image->path;
   seen.failing = failing_;
   return seen;
 }

@@ -33,7 +33,7 @@ class RecordedVolume {
   void copy(const VolumeCopy& copy, Callback<CopyState> done);
   void end_copy(const VolumeCopy& copy, Callback<void> done);
 
-  /// A volume that is a copy: begins anew with this size; has begun; why it does not go on; is whole.
+  /// A volume that is not whole: begins anew with this size; has begun; why it does not go on; is whole.
   void refit(Mib size_mib, Callback<void> done);
   void taken(WallTime at, Callback<void> done);
   void failing(std::string why) { failing_ = std::move(why); }

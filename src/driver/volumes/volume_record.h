@@ -7,6 +7,7 @@
 #include "base/reflect.h"
 #include "base/result.h"
 #include "base/units.h"
+#include "driver/block_store.h"
 #include "model/meta.h"
 
 namespace virga {
@@ -30,10 +31,13 @@ struct VolumeRecord {
   int port = 0;  ///< of a server of its own; kept, so that consumers find it again
   VolumeId source{};  ///< not whole yet: what it is copied from
   std::optional<WallTime> taken_at{};  ///< of a copy: the moment of its source that it holds
+  std::optional<ImageDisk> image{};    ///< not whole yet: what it is filled from
+
+  bool whole() const { return source.empty() && !image; }
 };
 BOOST_DESCRIBE_STRUCT(VolumeRecord, (),
                       (volume, size_mib, revoked, floor, highest, attachments, port, source,
-                       taken_at))
+                       taken_at, image))
 
 std::vector<Epoch> epochs_of(const VolumeRecord& record);
 

@@ -34,8 +34,11 @@ Result<std::vector<ServedVolume>> volumes_of(const ClusterView& view, const Vm& 
 
 bool storage_can_fence(const ClusterView& view, const Vm& vm) {
   const Image* image = view.images.find(vm.spec.image);
-  const bool no_file = image != nullptr && image->spec.format == ImageFormat::direct;
+  const bool direct = image != nullptr && image->spec.format == ImageFormat::direct;
   const auto& disks = vm.spec.disks;
+  const auto is_root = [](const VmDisk& disk) { return disk.name == "root"; };
+  // The root disk of an image is a file unless the VM names it.
+  const bool no_file = direct || std::any_of(disks.begin(), disks.end(), is_root);
   return no_file && !disks.empty() &&
          std::all_of(disks.begin(), disks.end(),
                      [](const VmDisk& disk) { return !disk.volume.empty(); });

@@ -267,6 +267,10 @@ std::vector<Reason> users_of(const ClusterView& view, const Image& image) {
   for (const auto& [id, service] : view.services.all()) {
     if (service->spec.vm.image == image.id()) users.add(name_of(*service), "makes copies from it");
   }
+  for (const auto& [id, volume] : view.volumes.all()) {
+    const bool begins = volume->spec.image == image.id() && !volume->ready();
+    if (begins) users.add(name_of(*volume), "is being filled from it");
+  }
   return users.take();
 }
 

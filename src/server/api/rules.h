@@ -35,6 +35,10 @@ Refusal apply_rules(const RuleContext& context, const Service* before, Service& 
 Refusal apply_rules(const RuleContext& context, const SecurityGroup* before, SecurityGroup& after);
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
 
+/// Whether the tenant has that image and may begin to use it; the refusal begins with `field`.
+Refusal check_image(const ClusterView& view, const std::string& field, const std::string& tenant,
+                    const ImageId& id);
+
 /// Whether an image's file and its disk are within what a cluster takes; the refusal begins with `field`.
 Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cluster& cluster);
 

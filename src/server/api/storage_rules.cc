@@ -179,6 +179,26 @@ Refusal fit_to_source(const ClusterView& view, Volume& copy) {
   return std::nullopt;
 }
 
+/// A new volume that shall begin with an image's disk: at least as large.
+Refusal fit_to_image(const ClusterView& view, Volume& volume) {
+  VolumeSpec& spec = volume.spec;
+  if (auto refused = check_image(view, "spec.image", volume.meta.tenant, spec.image)) {
+    return refused;
+  }
+  const ImageSpec& image = view.images.find(spec.image)->spec;
+  if (image.format == ImageFormat::direct) {
+    return problem(Errc::invalid, fmt::format("spec.image: image \"{}\" boots its kernel directly "
+                                              "and has no disk",
+                                              spec.image.value));
+  }
+  if (spec.size_mib == Mib()) spec.size_mib = image.size_mib;
+  if (spec.size_mib >= image.size_mib) return std::nullopt;
+  return problem(Errc::invalid,
+                 fmt::format("spec.size_mib: {} is less than the {} of image \"{}\"; leave it out "
+                             "and it is as large",
+                             spec.size_mib.value, image.size_mib.value, spec.image.value));
+}
+
 Refusal check_fixed(const Volume& before, const Volume& after) {
   const VolumeSpec& had = before.spec;
   const VolumeSpec& wanted = after.spec;
@@ -187,6 +207,7 @@ Refusal check_fixed(const Volume& before, const Volume& after) {
     return fixed("spec.storage_class", "make another volume");
   }
   if (had.source != wanted.source) return fixed("spec.source", "make another volume");
+  if (had.image != wanted.image) return fixed("spec.image", "make another volume");
   if (had.snapshot != wanted.snapshot) {
     return fixed("spec.snapshot", "make a volume of it (virga volume create --from)");
   }
@@ -219,6 +240,8 @@ Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& af
       return Problem{wrong.error(), {}, 0};
     }
     if (auto refused = fit_to_source(context.view, after)) return refused;
+  } else if (before == nullptr && !after.spec.image.empty()) {
+    if (auto refused = fit_to_image(context.view, after)) return refused;
   }
   if (auto sound = check_volume(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
   if (before != nullptr) {
@@ -247,6 +270,11 @@ Refusal add_companions(const RuleContext& context, const Volume* before, const V
   const Cluster* cluster = context.view.clusters.find(after.spec.cluster);
   VIRGA_CHECK(cluster != nullptr);
   change.guards.push_back({keys::of(cluster->id()), cluster->meta.revision});
+  if (!after.spec.image.empty()) {
+    const Image* image = context.view.images.find(after.spec.image);
+    VIRGA_CHECK(image != nullptr);
+    change.guards.push_back({keys::of(image->id()), image->meta.revision});
+  }
   if (after.spec.source.empty()) return std::nullopt;
   const Volume* source = context.view.volumes.find(source_of(after));
   VIRGA_CHECK(source != nullptr);

@@ -155,6 +155,36 @@ TEST_F(Storage, R_B1_a_copy_is_fitted_to_its_source) {
   EXPECT_EQ(call("DELETE", "/v1/volumes/acme/data").status, 202) << "nobody waits for it";
 }
 
+TEST_F(Storage, R_B1_a_volume_begins_with_an_images_disk_and_a_vm_boots_from_it) {
+  make_storage();
+  Image debian = *view.images.find(ImageId("tiny"));
+  debian.meta.name = "debian";
+  debian.spec.format = ImageFormat::qcow2;
+  debian.spec.size_mib = Mib{300};
+  put(debian, keys::of(debian.id()));
+  const auto root = [&](const std::string& spec) {
+    return call("POST", "/v1/volumes",
+                R"({"meta":{"tenant":"acme","name":"root"},"spec":{)" + spec + "}}");
+  };
+  refused(root(R"("image":"none")"), 404, "spec.image: there is no image");
+  refused(root(R"("image":"tiny")"), 400, "boots its kernel directly and has no disk");
+  refused(root(R"("image":"debian","size_mib":299)"), 400, "less than the 300 of image");
+  make_ready("data", 400);
+  refused(root(R"("image":"debian","source":"data")"), 400, "spec.image");
+  ASSERT_EQ(root(R"("image":"debian")").status, 202);
+  EXPECT_EQ(view.volumes.find(VolumeId("acme/root"))->spec.size_mib, Mib{300});
+  refused(call("PATCH", "/v1/volumes/acme/root", R"({"spec":{"image":"x"}})"), 400,
+          "spec.image: never changes");
+  refused(call("DELETE", "/v1/images/debian"), 409, "is being filled from it");
+  const std::string disks = R"({"name":"root","volume":"root"})";
+  refused(call("POST", "/v1/vms", vm_with("web", disks)), 400, "has no root disk");
+  refused(call("POST", "/v1/vms", vm_with("web", R"({"name":"root","volume":"root","size_mib":9})")),
+          400, "is the volume's");
+  const std::string vm = R"({"meta":{"tenant":"acme","name":"web"},"spec":{"image":"debian","disks":[)";
+  EXPECT_EQ(call("POST", "/v1/vms", vm + disks + "]}}").status, 202);
+  refused(call("DELETE", "/v1/volumes/acme/root"), 409, "has it as a disk");
+}
+
 TEST_F(Storage, R_B1_a_snapshot_stays_as_it_is) {
   make_storage();
   make_ready("data", 60);

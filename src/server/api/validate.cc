@@ -72,9 +72,6 @@ Result<void> check_labels(const std::map<std::string, std::string>& labels) {
 }
 
 Result<void> check_volume_disk(const std::string& field, const VmDisk& disk) {
-  if (disk.name == "root") {
-    return wrong(field + ".volume", disk.volume, "the root disk is made from the image");
-  }
   if (disk.size_mib.value != 0) {
     return wrong(field + ".size_mib", std::to_string(disk.size_mib.value),
                  "is the volume's; leave it out");
@@ -390,9 +387,13 @@ Result<void> check_volume(const VolumeSpec& spec) {
   if (spec.snapshot && spec.source.empty()) {
     return wrong("spec.snapshot", "true", "of a volume: name it in spec.source");
   }
+  if (!spec.image.empty() && !spec.source.empty()) {
+    return wrong("spec.image", spec.image.value, "a volume begins with it or with spec.source");
+  }
   return all({check_optional_name("spec.cluster", spec.cluster.value),
               in_range("volume", "size_mib", spec.size_mib.value),
               check_name("spec.storage_class", spec.storage_class),
+              check_optional_name("spec.image", spec.image.value),
               check_optional_name("spec.device", spec.device.value)});
 }
 

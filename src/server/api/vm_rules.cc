@@ -92,29 +92,8 @@ Refusal check_fits_image(const Image& image, const Vm& vm) {
 }
 
 Refusal check_image_of(const ClusterView& view, const Vm& vm) {
+  if (auto refused = check_image(view, "spec.image", vm.meta.tenant, vm.spec.image)) return refused;
   const Image* image = view.images.find(vm.spec.image);
-  if (image == nullptr) {
-    std::vector<Reason> known;
-    for (const auto& [id, other] : view.images.all()) {
-      const bool fits = other->meta.tenant.empty() || other->meta.tenant == vm.meta.tenant;
-      if (fits && known.size() < 20) known.push_back({"image " + id.value, "exists"});
-    }
-    return problem(Errc::not_found, "spec.image: there is no image \"" + vm.spec.image.value + "\"",
-                   known);
-  }
-  if (!image->meta.tenant.empty() && image->meta.tenant != vm.meta.tenant) {
-    return problem(Errc::denied,
-                   "spec.image: image \"" + vm.spec.image.value + "\" belongs to another tenant");
-  }
-  if (image->meta.deleting_at) {
-    return problem(Errc::conflict,
-                   "spec.image: image \"" + vm.spec.image.value + "\" is being deleted");
-  }
-  if (image->spec.sha256.empty()) {
-    return problem(Errc::conflict, "spec.image: image \"" + vm.spec.image.value +
-                                       "\" has no checksum that hosts could check; import it "
-                                       "again under another name");
-  }
   const Cluster* cluster = view.clusters.find(vm.spec.cluster);
   if (cluster != nullptr) {
     if (auto large = check_image_size("spec.image", image->spec, *cluster)) return large;
@@ -242,6 +221,28 @@ Refusal refuse_copy(const Vm& vm) {
                  fmt::format("vm {} is a copy of service {}, which alone changes it; see `virga "
                              "service get {}`",
                              vm.id().value, service, service));
+}
+
+Refusal check_image(const ClusterView& view, const std::string& field, const std::string& tenant,
+                    const ImageId& id) {
+  const Image* image = view.images.find(id);
+  if (image == nullptr) {
+    std::vector<Reason> known;
+    for (const auto& [other_id, other] : view.images.all()) {
+      const bool fits = other->meta.tenant.empty() || other->meta.tenant == tenant;
+      if (fits && known.size() < 20) known.push_back({"image " + other_id.value, "exists"});
+    }
+    return problem(Errc::not_found, field + ": there is no image \"" + id.value + "\"", known);
+  }
+  const std::string named = field + ": image \"" + id.value + "\" ";
+  if (!image->meta.tenant.empty() && image->meta.tenant != tenant) {
+    return problem(Errc::denied, named + "belongs to another tenant");
+  }
+  if (image->meta.deleting_at) return problem(Errc::conflict, named + "is being deleted");
+  if (!image->spec.sha256.empty()) return std::nullopt;
+  return problem(Errc::conflict, named +
+                                     "has no checksum that hosts could check; import it again "
+                                     "under another name");
 }
 
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {

@@ -516,7 +516,7 @@ bool differs(const ObservedVolume& left, const ObservedVolume& right) {
          left.revoked != right.revoked || left.floor != right.floor ||
          left.epochs != right.epochs || left.served != right.served ||
          left.source != right.source || left.taken_at != right.taken_at ||
-         left.failing != right.failing;
+         left.failing != right.failing || left.image != right.image;
 }
 
 /// Its room counts when it is another by a thousandth.
@@ -530,6 +530,7 @@ bool differs(const ObservedDevice& left, const ObservedDevice& right) {
   if (differs(left.space, right.space)) return true;
   if (left.device != right.device || left.directory != right.directory || left.open != right.open ||
       left.failing != right.failing || left.copies != right.copies ||
+      left.images != right.images ||
       left.volumes.size() != right.volumes.size()) {
     return true;
   }
