@@ -58,7 +58,7 @@ Callback<void> VolumeFills::then(const VolumeId& volume, Task task) {
   return [this, volume, task = std::move(task),
           fill = std::weak_ptr(fills_.at(volume))](const Result<void>& ended) {
     const auto now = fill.lock();
-    if (now == nullptr || now->ended) return;
+    if (now == nullptr || !now->ended.empty()) return;
     ended ? task() : failed(volume, ended.error());
   };
 }
@@ -104,10 +104,11 @@ void VolumeFills::convert(const VolumeId& volume) {
 void VolumeFills::converted(const VolumeId& volume, ProcessExit exit) {
   Fill& fill = *fills_.at(volume);
   fill.process.reset();
-  if (fill.ended) {
-    const auto ended = std::move(fill.ended);
+  if (!fill.ended.empty()) {
+    const auto waiting = std::move(fill.ended);
     fills_.erase(volume);
-    return ended({});
+    for (const Callback<void>& done : waiting) done({});
+    return;
   }
   RecordedVolume* filled = find_(volume);
   if (filled == nullptr) return;
@@ -142,7 +143,7 @@ void VolumeFills::end(const VolumeId& volume, Callback<void> done) {
     fills_.erase(fill);
     return done({});
   }
-  fill->second->ended = std::move(done);
+  fill->second->ended.push_back(std::move(done));
   fill->second->process->signal(SIGKILL);
 }
 

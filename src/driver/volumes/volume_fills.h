@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "driver/volumes/recorded_volume.h"
 #include "edge/process.h"
@@ -35,8 +36,8 @@ class VolumeFills {
   struct Fill {
     explicit Fill(Loop& loop) : again(loop) {}
     Timer again;
-    std::unique_ptr<Process> process;  ///< while it writes
-    Callback<void> ended;              ///< not empty: it shall end
+    std::unique_ptr<Process> process;   ///< while it writes
+    std::vector<Callback<void>> ended;  ///< not empty: it shall end
   };
 
   void check(const VolumeId& volume);
