@@ -169,7 +169,9 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
 std::optional<std::string> Planner::refusal_of_image(const Volume& volume,
                                                      const Device& device) const {
   const std::string& image = volume.spec.image.value;
-  if (view_.images.find(volume.spec.image) == nullptr) return "lacks image " + image + ": it is gone";
+  if (view_.images.find(volume.spec.image) == nullptr) {
+    return "lacks image " + image + ": it is gone";
+  }
   if (evidence_of(device.id()).seen.images) return std::nullopt;
   return "cannot fill volumes from images: the agent of " + device.spec.host.value + " is too old";
 }

@@ -12,7 +12,9 @@ class Directory final : public DeviceAccess {
  public:
   explicit Directory(DirectoryOptions options) : options_(std::move(options)) {}
 
-  BlockStoreCapabilities capabilities() const override { return {"file", false, true, false, true}; }
+  BlockStoreCapabilities capabilities() const override {
+    return {"file", false, true, false, true};
+  }
 
   std::unique_ptr<VolumeAccess> volume(VolumeContext& context, VolumeFolder folder,
                                        const VolumeId& volume) override {

@@ -13,7 +13,9 @@ class IscsiDevice final : public DeviceAccess {
   IscsiDevice(AsioLoop& loop, IscsiOptions options)
       : options_(std::move(options)), daemon_(loop, options_) {}
 
-  BlockStoreCapabilities capabilities() const override { return {"iscsi", true, false, false, true}; }
+  BlockStoreCapabilities capabilities() const override {
+    return {"iscsi", true, false, false, true};
+  }
 
   std::unique_ptr<VolumeAccess> volume(VolumeContext&, VolumeFolder folder,
                                        const VolumeId& volume) override {
