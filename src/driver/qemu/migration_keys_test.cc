@@ -83,21 +83,13 @@ class Listener {
 
 class MigrationKeys : public testing::Test {
  protected:
-  template <typename T>
-  Result<T> wait(const std::function<void(Callback<T>)>& call) {
-    std::optional<Result<T>> outcome;
-    call([&](Result<T> result) { outcome = std::move(result); });
-    EXPECT_TRUE(lab.run_until([&] { return outcome.has_value(); }, seconds(40)));
-    return outcome ? *outcome : make_error(Errc::internal, "the call did not complete");
-  }
-
   /// A guest whose memory holds what nobody else may read.
   VmLaunch start() {
     VmLaunch web = lab.launch("web", 1);
     std::string sector = boot_sectors::console();
     lab.write_root(web, sector.replace(200, kInMemory.size(), kInMemory));
     EXPECT_TRUE(
-        wait<void>([&](Callback<void> done) { lab.host(0).start(web, std::move(done)); }).ok());
+        lab.wait<void>([&](Callback<void> done) { lab.host(0).start(web, std::move(done)); }).ok());
     EXPECT_TRUE(lab.run_until(
         [&] {
           const auto said = lab.host(0).console_tail(web.vm, 1000);
@@ -108,7 +100,7 @@ class MigrationKeys : public testing::Test {
   }
 
   MigrationEndpoint prepare(const VmLaunch& moved) {
-    const auto to = wait<MigrationEndpoint>([&](Callback<MigrationEndpoint> done) {
+    const auto to = lab.wait<MigrationEndpoint>([&](Callback<MigrationEndpoint> done) {
       lab.host(1).prepare_incoming(moved, std::move(done));
     });
     EXPECT_TRUE(to.ok());
@@ -116,7 +108,7 @@ class MigrationKeys : public testing::Test {
   }
 
   Result<MigrationProgress> send(const VmLaunch& web, const MigrationEndpoint& to) {
-    return wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+    return lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
       lab.host(0).send(web.vm, web.epoch, to, {}, std::move(done));
     });
   }
@@ -138,10 +130,10 @@ class MigrationKeys : public testing::Test {
     const VmLaunch moved = lab.launch("web", 2);
     Listener listener(prepare(moved));
     EXPECT_TRUE(send(web, listener.endpoint()).ok());
-    EXPECT_TRUE(wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+    EXPECT_TRUE(lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
                   lab.host(0).switch_over(web.vm, web.epoch, std::move(done));
                 }).ok());
-    EXPECT_TRUE(wait<void>([&](Callback<void> done) {
+    EXPECT_TRUE(lab.wait<void>([&](Callback<void> done) {
                   lab.host(1).resume(moved.vm, moved.epoch, std::move(done));
                 }).ok());
     return listener.heard();
@@ -174,7 +166,7 @@ TEST_F(MigrationKeys, R_B4_AnEndThatDoesNotKnowTheKeyGetsNothing) {
     const auto sent = send(web, to);
     ASSERT_FALSE(sent.ok()) << "key \"" << wrong << '"';
     expect_runs_only_here(web);
-    EXPECT_TRUE(wait<void>([&](Callback<void> done) {
+    EXPECT_TRUE(lab.wait<void>([&](Callback<void> done) {
                   lab.host(1).stop(moved.vm, moved.epoch, {true, seconds(5)}, std::move(done));
                 }).ok());
   }

@@ -16,15 +16,8 @@ namespace {
 /// What only QEMU can show; the promises of Hypervisor are in the contract's suite.
 class QemuHypervisorTest : public testing::Test {
  protected:
-  template <typename T>
-  Result<T> wait(const std::function<void(Callback<T>)>& call) {
-    std::optional<Result<T>> outcome;
-    call([&](Result<T> result) { outcome = std::move(result); });
-    EXPECT_TRUE(lab.run_until([&] { return outcome.has_value(); }, seconds(40)));
-    return outcome ? *outcome : make_error(Errc::internal, "the call did not complete");
-  }
   Result<void> start(const VmLaunch& launch) {
-    return wait<void>([&](Callback<void> done) { lab.host(0).start(launch, std::move(done)); });
+    return lab.wait<void>([&](Callback<void> done) { lab.host(0).start(launch, std::move(done)); });
   }
   VmLaunch boot(const std::string& sector) {
     VmLaunch launch = lab.launch("web", 1);
@@ -224,21 +217,21 @@ TEST_F(QemuHypervisorTest, F_B9_WhatTheGuestWritesWhileItIsSentArrives) {
     return said.ok() && ("\n" + *said).find({'\n', letter, '\n'}) != std::string::npos;
   };
   ASSERT_TRUE(lab.run_until([&] { return says(0, 'w'); }, seconds(40)));
-  const auto to = wait<MigrationEndpoint>(
+  const auto to = lab.wait<MigrationEndpoint>(
       [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
   ASSERT_TRUE(to.ok()) << to.error().text();
   MigrationLimits
       slow;  // the guest writes more than this link carries: several passes until it only reads
   slow.bytes_per_second_max = 2 << 20;
-  const auto sent = wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+  const auto sent = lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
     lab.host(0).send(web.vm, web.epoch, *to, slow, done);
   });
   ASSERT_TRUE(sent.ok()) << sent.error().text();
   EXPECT_GT(sent->passes, 2);
-  ASSERT_TRUE(wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+  ASSERT_TRUE(lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
                 lab.host(0).switch_over(web.vm, web.epoch, done);
               }).ok());
-  ASSERT_TRUE(wait<void>([&](Callback<void> done) {
+  ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) {
                 lab.host(1).resume(moved.vm, moved.epoch, done);
               }).ok());
   EXPECT_TRUE(lab.run_until([&] { return says(1, 'c') || says(1, 'l'); }, seconds(40)));
@@ -253,13 +246,13 @@ TEST_F(QemuHypervisorTest, R_F12_AGuestThatNeverConvergesStaysWhereItIsAndGoesOn
     return said.ok() && ("\n" + *said).find({'\n', letter, '\n'}) != std::string::npos;
   };
   ASSERT_TRUE(lab.run_until([&] { return says('w'); }, seconds(40)));
-  const auto to = wait<MigrationEndpoint>(
+  const auto to = lab.wait<MigrationEndpoint>(
       [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
   ASSERT_TRUE(to.ok()) << to.error().text();
   MigrationLimits never;  // it writes far more than this link carries
   never.bytes_per_second_max = 256 << 10;
   never.total_ms_max = seconds(3);
-  const auto sent = wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+  const auto sent = lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
     lab.host(0).send(web.vm, web.epoch, *to, never, done);
   });
   ASSERT_FALSE(sent.ok());
@@ -285,10 +278,10 @@ TEST_F(QemuHypervisorTest, R_B4_R_F12_AGuestThatWritesFasterThanItIsSentIsSlowed
   for (const bool slowed : {false, true}) {
     limits.throttle_percent_max = slowed ? 80 : 0;
     const VmLaunch moved = lab.launch("web", slowed ? 3 : 2);
-    const auto to = wait<MigrationEndpoint>(
+    const auto to = lab.wait<MigrationEndpoint>(
         [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
     ASSERT_TRUE(to.ok()) << to.error().text();
-    const auto sent = wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+    const auto sent = lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
       lab.host(0).send(web.vm, web.epoch, *to, limits, done);
     });
     EXPECT_EQ(sent.ok(), slowed);
@@ -298,10 +291,10 @@ TEST_F(QemuHypervisorTest, R_B4_R_F12_AGuestThatWritesFasterThanItIsSentIsSlowed
     } else {
       EXPECT_EQ(sent.error().code, Errc::timeout) << sent.error().text();
     }
-    ASSERT_TRUE(wait<void>([&](Callback<void> done) {
+    ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) {
                   lab.host(1).stop(moved.vm, moved.epoch, {true, seconds(5)}, done);
                 }).ok());
-    ASSERT_TRUE(wait<void>([&](Callback<void> done) {
+    ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) {
                   lab.host(0).cancel_send(web.vm, web.epoch, done);
                 }).ok());
   }

@@ -2,6 +2,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "driver/hypervisor_contract.h"
@@ -40,6 +41,15 @@ class QemuLab final : public HypervisorLab {
   std::optional<ObservedVm> told(int index, const VmId& vm) override;
   std::vector<std::string> leftovers(int index, const VmId& vm) override;
   bool run_until(const std::function<bool()>& condition, Duration deadline) override;
+
+  /// Runs a call of a host to its end.
+  template <typename T>
+  Result<T> wait(const std::function<void(Callback<T>)>& call) {
+    std::optional<Result<T>> outcome;
+    call([&](Result<T> result) { outcome = std::move(result); });
+    EXPECT_TRUE(run_until([&] { return outcome.has_value(); }, seconds(40)));
+    return outcome ? *outcome : make_error(Errc::internal, "the call did not complete");
+  }
 
   QemuHypervisor& qemu(int index) { return *hosts_[index].hypervisor; }
   RememberingGuard& guard(int index) { return hosts_[index].guard; }
