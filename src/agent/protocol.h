@@ -25,7 +25,8 @@ constexpr int kProtocolVersionMin = 1;
 /// later.
 inline std::vector<std::string> agent_features() {
   return {"change_limits", "user_data",   "upload",    "places", "security_groups",
-          "devices",       "mirror_disk", "balancers", "probes", "gateways"};
+          "devices",       "mirror_disk", "balancers", "probes", "gateways",
+          "migration_keys"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".

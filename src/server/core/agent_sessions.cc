@@ -294,6 +294,7 @@ std::vector<std::string_view> features_for(const Command& command) {
   if (command.kind == CommandKind::console) wanted.push_back("upload");
   if (command.balancer) wanted.push_back("balancers");
   if (command.mirror) wanted.push_back("mirror_disk");
+  if (command.endpoint && !command.endpoint->key.empty()) wanted.push_back("migration_keys");
   const bool starts = command.kind == CommandKind::start;
   if (!command.launch || (!starts && command.kind != CommandKind::prepare_incoming)) return wanted;
   const VmLaunch& launch = *command.launch;

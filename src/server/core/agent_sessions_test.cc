@@ -72,6 +72,9 @@ class Sessions : public ::testing::Test, public HostLinks {
     Command command;
     command.kind = kind;
     command.launch = launch;
+    return refused(command);
+  }
+  Error refused(const Command& command) {
     Error seen = make_error(Errc::internal, "no answer");
     sessions_.call(HostId(name(0)), command, seconds(5), [&](const Result<CommandResult>& answer) {
       if (!answer.ok()) seen = answer.error();
@@ -163,6 +166,20 @@ TEST_F(Sessions, F_B6_F_F21_an_agent_is_asked_for_nothing_that_its_version_does_
   hello(0, [](Hello& said) { said.features = agent_features(); });
   EXPECT_EQ(refused(CommandKind::change_limits).code, Errc::internal);
   EXPECT_EQ(refused(CommandKind::start, launch).code, Errc::internal);
+}
+
+TEST_F(Sessions, R_B4_an_agent_that_would_send_a_guest_unencrypted_is_not_asked_to) {
+  hello(0);
+  Command send;
+  send.kind = CommandKind::send;
+  send.endpoint = MigrationEndpoint{"192.0.2.2", 4444, "secret"};
+  EXPECT_EQ(refused(send).code, Errc::internal) << "its destination wants it so";
+  send.endpoint->key = "key";
+  const Error why = refused(send);
+  EXPECT_EQ(why.code, Errc::unsupported);
+  EXPECT_NE(why.text().find("migration_keys"), std::string::npos) << why.text();
+  hello(0, [](Hello& said) { said.features = agent_features(); });
+  EXPECT_EQ(refused(send).code, Errc::internal);
 }
 
 TEST_F(Sessions, R_B3_A1_13_a_vm_with_security_groups_starts_only_where_they_are_kept) {
