@@ -205,7 +205,8 @@ Rehearsal play(const Scenario& scenario) {
   cloud.world().observe([&](WorldChange change, const HostTruth& host, const Copy* copy) {
     if (change == WorldChange::ended) rehearsal.ended.push_back({copy->vm, host.id, copy->trouble});
   });
-  found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs, scenario.hosts);
+  const int together = scenario.cluster_hosts > 0 ? scenario.cluster_hosts : scenario.hosts;
+  found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs, together);
   for (HostTruth& host : cloud.world().hosts()) host.watchdog = scenario.watchdogs;
   for (const HostId& host : scenario.devices) {
     loop.after(kVmsComeAfter, [&cloud, &host] { put_device(cloud, host); });

@@ -158,8 +158,10 @@ Result<void> Parser::hosts(const Words& words) {
       scenario_.capacity.cpu_millicores = {*amount};
     } else if (words[index] == "memory") {
       scenario_.capacity.memory_mib = {*amount};
+    } else if (words[index] == "cluster" && *amount > 0) {
+      scenario_.cluster_hosts = static_cast<int>(*amount);
     } else {
-      return wrong("option of hosts", words[index], "cpu or memory");
+      return wrong("option of hosts", words[index], "cpu, memory or cluster");
     }
   }
   return {};

@@ -37,7 +37,7 @@ struct ScenarioEvent {
 /// A rehearsal: a cloud, what happens to it, and what its journal is to say. The text form:
 ///
 ///   # any comment
-///   hosts 3 cpu 8000 memory 8192        names: host-1 host-2 host-3
+///   hosts 3 cpu 8000 memory 8192        names: host-1 host-2 host-3; option cluster 2: two in c1, one in c2
 ///   vms 6 tenant acme memory 512        names: acme/vm-1 ...; options: cpu memory priority host group
 ///   vm acme/db priority high            option volume NAME: with this volume as its disk
 ///   service acme/web replicas 2         copies behind an address; options relocation duplicate|live_migration,
@@ -61,6 +61,7 @@ struct ScenarioEvent {
 struct Scenario {
   CloudOptions cloud;
   int hosts = 0;
+  int cluster_hosts = 0;  ///< in each cluster; 0 = all are in one. VMs belong to the first
   Capacity capacity{{8000}, {8192}};
   bool watchdogs = true;
   bool bmcs = true;
