@@ -22,7 +22,7 @@ std::uint32_t mark_of(const HostId& host) {
 AgentCore::AgentCore(AgentDependencies dependencies, AgentOptions options)
     : on_(std::move(dependencies)),
       options_(std::move(options)),
-      devices_(on_.make_device, options.shared_directory),
+      devices_(on_.make_device, options_.shared_directory),
       balancers_(on_.fabric, on_.balancers),
       gateways_(on_.loop, on_.fabric, on_.gateways,
                 [this](const Error& why) { network_failed(why); }),
