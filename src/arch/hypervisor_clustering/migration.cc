@@ -173,7 +173,7 @@ StepDone Migration::with_figures(const MigrationProgress& sent, StepDone done) c
       outcome.note = [sent, paused](Operation& noted) {
         noted.facts["transferred_bytes"] = sent.transferred_bytes.value;
         noted.facts["passes"] = sent.passes;
-        noted.facts["throttle_percent"] = sent.throttle_percent;
+        if (sent.throttle_percent > 0) noted.facts["throttle_percent"] = sent.throttle_percent;
         noted.facts["downtime_ms"] = to_ms(paused);
       };
     }
