@@ -5,7 +5,6 @@ card's other end is a socket that nobody reads, and the disks are own files in t
 """
 
 import array
-import functools
 import json
 import os
 import re
@@ -15,20 +14,12 @@ import socket
 import subprocess
 import time
 
-PRIORITY = "NORMAL:-VERS-TLS1.3:-CIPHER-ALL:+AES-128-GCM"  # as psk_priority() of the product
 CAPABILITIES = ("events", "return-path", "pause-before-switchover", "late-block-activate")
 DEADLINE_S = 20.0
 
 
 class QmpError(Exception):
     pass
-
-
-@functools.cache
-def group_of_keys():
-    """RFC 7919's, which GnuTLS would else look for one of its own at each start of a server."""
-    command = ["openssl", "genpkey", "-genparam", "-algorithm", "DH", "-pkeyopt", "group:ffdhe2048"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
 
 
 class Qmp:
@@ -172,22 +163,13 @@ class RawQemu:
             os.dup2(here, number)
             os.close(here)
 
-    def prepare(self, user):
-        """Capabilities and limits as the agent sets them, on either side; `user` of the key, empty for who listens."""
-        keys = self.keep(os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY))
-        for path, text in (("keys.psk", "raw:" + "5a" * 32 + "\n"), ("dh-params.pem", group_of_keys())):
-            with open(os.path.join(self.folder, path), "w", encoding="utf-8") as file:
-                file.write(text)
-        given = self.qmp.execute("add-fd", {}, keys)
-        name = f"keys-{given['fdset-id']}"
-        made = {"qom-type": "tls-creds-psk", "id": name, "endpoint": "client" if user else "server",
-                "priority": PRIORITY, "dir": f"/proc/self/fd/{given['fd']}"}
-        self.qmp.execute("object-add", {**made, "username": user} if user else made)
+    def prepare(self):
+        """Capabilities and limits as the agent sets them, on either side."""
         self.qmp.execute("migrate-set-capabilities", {"capabilities": [
             {"capability": name, "state": True} for name in CAPABILITIES]})
         self.qmp.execute("migrate-set-parameters", {
             "max-bandwidth": 1 << 30, "downtime-limit": 100, "announce-initial": 20, "announce-max": 100,
-            "announce-rounds": 6, "announce-step": 30, "tls-creds": name, "tls-hostname": "raw"})
+            "announce-rounds": 6, "announce-step": 30})
 
     def wait_heartbeat(self, seconds):
         """Until the guest sends a sign of life; False when the time is over. Asks anew every 2 s."""
@@ -229,12 +211,12 @@ def move(source, start_destination):
     marks = [time.monotonic()]
     destination = start_destination()
     try:
-        destination.prepare("")
+        destination.prepare()
         marks.append(time.monotonic())
         near, far = connected_pair()
         destination.qmp.execute("getfd", {"fdname": "migration"}, far.fileno())
         destination.qmp.execute("migrate-incoming", {"uri": "fd:migration"})
-        source.prepare("raw")
+        source.prepare()
         source.qmp.execute("getfd", {"fdname": "migration"}, near.fileno())
         source.qmp.execute("migrate", {"uri": "fd:migration"})
         near.close()

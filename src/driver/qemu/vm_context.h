@@ -32,7 +32,7 @@ struct QemuOptions {
   std::uint32_t user_first = 65534;  ///< VMs get users from here on; 0 = privileges are kept
   int user_count = 1;                ///< more than one: each VM of this host gets its own
   std::uint32_t group = 65534;
-  bool encrypt_migrations = true;  ///< of those that arrive here; off to measure what it costs
+  bool encrypt_migrations = false;  ///< of those that arrive here: docs/adr/0031
   MemoryKind memory = MemoryKind::anonymous;
   Mib overhead_mib{256};  ///< of QEMU itself, on top of the guest's memory: docs/adr/0014
   std::string cpu_model_tcg = "qemu64-v1";
