@@ -169,6 +169,8 @@ TEST_F(MigrationKeys, R_B4_AnEndThatDoesNotKnowTheKeyGetsNothing) {
     EXPECT_TRUE(lab.wait<void>([&](Callback<void> done) {
                   lab.host(1).stop(moved.vm, moved.epoch, {true, seconds(5)}, std::move(done));
                 }).ok());
+    const auto folder = vm_folder(lab.run(1), web.vm);
+    EXPECT_NE(::access(folder->migration_keys().c_str(), F_OK), 0) << "a move that never came";
   }
   const VmLaunch moved = lab.launch("web", epoch);
   EXPECT_TRUE(send(web, prepare(moved)).ok()) << "the right key, after a wrong one";

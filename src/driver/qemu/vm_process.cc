@@ -330,6 +330,7 @@ void VmProcess::release() {
   for (const std::string& path : {folder_.qmp(), folder_.heartbeat(), folder_.guest_agent()}) {
     ::unlink(path.c_str());
   }
+  erase_migration_keys(folder_);
   record_.ended = true;
   if (record_.pid > 0) {
     const auto written = write_launch_record(folder_, record_);

@@ -531,8 +531,7 @@ bool differs(const ObservedDevice& left, const ObservedDevice& right) {
   if (differs(left.space, right.space)) return true;
   if (left.device != right.device || left.directory != right.directory || left.open != right.open ||
       left.failing != right.failing || left.copies != right.copies ||
-      left.images != right.images ||
-      left.volumes.size() != right.volumes.size()) {
+      left.images != right.images || left.volumes.size() != right.volumes.size()) {
     return true;
   }
   for (std::size_t index = 0; index < left.volumes.size(); ++index) {
