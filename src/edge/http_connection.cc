@@ -390,11 +390,8 @@ void HttpConnection::dispatch() {
 }
 
 void HttpConnection::answer_error(int status, const std::string& text) {
-  phase_ = Phase::writing;
   keep_alive_ = false;
-  const HttpResponse response = error_response(status, text);
-  enqueue(response_header(response, response.body.size()));
-  if (!head_only_) enqueue(response.body);
+  send(error_response(status, text));
 }
 
 std::string HttpConnection::response_header(const HttpResponse& response,
@@ -411,11 +408,18 @@ std::string HttpConnection::response_header(const HttpResponse& response,
 }
 
 void HttpConnection::respond(std::uint64_t number, HttpResponse response) {
-  if (number != number_ || phase_ != Phase::handling) return;
+  if (number == number_ && phase_ == Phase::handling) send(std::move(response));
+}
+
+/// Head and body leave in one write: whoever ends this process does not cut a short answer in two.
+void HttpConnection::send(HttpResponse response) {
   phase_ = Phase::writing;
-  enqueue(response_header(response, response.body.size()));
+  output_.push_back({response_header(response, response.body.size()), 0});
   const bool bodiless = response.status < 200 || response.status == 204 || response.status == 304;
-  if (!head_only_ && !bodiless && !response.body.empty()) enqueue(std::move(response.body));
+  if (!head_only_ && !bodiless && !response.body.empty()) {
+    output_.push_back({std::move(response.body), 0});
+  }
+  if (!writing_) write();
 }
 
 void HttpConnection::stream(std::uint64_t number, HttpResponse head,

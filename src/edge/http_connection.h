@@ -90,6 +90,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   void dispatch();
   std::optional<HttpRequest> take_request();
   void answer_error(int status, const std::string& text);
+  void send(HttpResponse response);
   std::string response_header(const HttpResponse& response, std::optional<std::size_t> length);
   void enqueue_event(const std::string& chunk, std::size_t counted);
   void enqueue(std::string bytes, std::size_t event_bytes = 0);

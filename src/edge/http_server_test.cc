@@ -113,6 +113,19 @@ TEST_F(HttpServerTest, F_B11_requests_on_one_connection_are_answered_in_order) {
   EXPECT_LT(got.find("POST /2 abc"), got.find("GET /3"));
 }
 
+TEST_F(HttpServerTest, F_B11_a_short_answer_is_not_sent_in_two_pieces) {
+  start({}, answer);
+  for (int time = 0; time < 50; ++time) {
+    std::string got;
+    beside([&] {
+      const RawSocket socket(server_->port());
+      socket.send("GET /1 HTTP/1.1\r\nHost: h\r\n\r\n");
+      got = socket.receive("\r\n\r\n");
+    });
+    ASSERT_NE(got.find("GET /1 "), std::string::npos) << got;
+  }
+}
+
 TEST_F(HttpServerTest, F_B11_continue_is_said_to_who_waits_for_it) {
   start({}, answer);
   std::string got;
