@@ -54,6 +54,10 @@ function(virga_library name folder)
   endif()
 endfunction()
 
+# All test programs of a label.
+add_custom_target(tests_unit)
+add_custom_target(tests_real)
+
 # virga_tests(NAME FOLDER [SOURCES file...] [DEPENDS target...] [LABEL unit|real] [TIMEOUT seconds])
 # Without SOURCES: all *_test.cc of the folder.
 function(virga_tests name folder)
@@ -81,6 +85,7 @@ function(virga_tests name folder)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
     PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+  add_dependencies(tests_${ARG_LABEL} ${name})
 endfunction()
 
 # virga_program(NAME SOURCE target...)

@@ -53,6 +53,15 @@ build() {
   nice cmake --build --preset "$preset" --parallel "$(nproc)" "${@/#/--target=}"
 }
 
+# test_targets PRESET: what scripts/test needs of it. Unit tests run under sanitizers, the others on what is shipped.
+test_targets() {
+  case $1 in
+    release) echo virgad virga virga-guest virga-sim tests_real ;;
+    dev) echo virga-sim tests_unit ;;
+    clang) echo virga-sim ;;
+  esac
+}
+
 # targets PRESET PATTERN: names of the configured targets that match, one a line.
 targets() {
   cmake --build "$top/build/$1" --target help | sed -nE "s/^($2): phony$/\\1/p"

@@ -75,6 +75,7 @@ void AgentCore::link_opened() {
   message.hello->features = agent_features();
   if (on_.asker == nullptr) std::erase(message.hello->features, "probes");
   if (on_.gateways == nullptr) std::erase(message.hello->features, "gateways");
+  if (!options_.leads_outside) std::erase(message.hello->features, "floating_addresses");
   on_.link.send(std::move(message));
 }
 

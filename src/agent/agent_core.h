@@ -58,6 +58,7 @@ struct AgentOptions {
   Hello hello;                 ///< all but `hypervisor`, which the driver answers
   bool reports_usage = false;  ///< of its guests, for metering
   std::string shared_directory{};  ///< of the cluster, on this host: where images are
+  bool leads_outside = false;  ///< has a way out, for gateways and floating addresses
   int probed_peers = 3;        ///< each heartbeat asks the next ones in the ring of names
   std::uint64_t incarnation =
       0;  ///< of the newest server's state that this host has followed in earlier runs

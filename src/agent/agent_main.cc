@@ -307,6 +307,7 @@ Result<void> Agent::begin(const Identity& identity) {
   connection_ = std::make_unique<AgentConnection>(loop_, link, std::stoull(jitter, nullptr, 16));
   AgentOptions core_options;
   core_options.reports_usage = true;
+  core_options.leads_outside = !arguments_.outside_device.empty();
   core_options.shared_directory = arguments_.shared;
   core_options.hello = hello();
   if (const auto kept = read_file(incarnation_path(), 64)) {

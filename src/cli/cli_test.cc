@@ -499,5 +499,35 @@ TEST_F(CommandLine, R_B3_F_B11_security_groups_are_made_given_to_a_vm_changed_an
   EXPECT_EQ(run("security-group", "delete", {{"name", {"acme/web"}}}), 0) << err;
 }
 
+TEST_F(CommandLine, R_B3_F_B11_floating_addresses_are_had_led_released_and_deleted) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  const auto named = [](std::map<std::string, std::vector<std::string>> more) {
+    more["name"] = {"acme/ip"};
+    return more;
+  };
+  EXPECT_EQ(run("floating-address", "create", named({})), 4);
+  EXPECT_NE(err.find("floating-ranges lab --range"), std::string::npos) << err;
+  ASSERT_EQ(run("cluster", "floating-ranges", {{"name", {"lab"}}, {"range", {"203.0.113.16/28"}}}),
+            0)
+      << err;
+  ASSERT_EQ(run("floating-address", "create", named({})), 0) << err;
+  const auto spec = [this] {
+    return view.floating_addresses.find(FloatingAddressId("acme/ip"))->spec;
+  };
+  EXPECT_EQ(spec().address, "203.0.113.16");
+  EXPECT_EQ(run("floating-address", "lead", named({{"vm", {"web"}}})), 4) << "no way out";
+  ASSERT_EQ(apply("kind: network\nmeta: {tenant: acme, name: front}\n"
+                  "spec: {subnet: 10.50.0.0/24, gateway: nat}\n"),
+            0)
+      << err;
+  ASSERT_EQ(run("floating-address", "lead", named({{"vm", {"web"}}})), 0) << err;
+  EXPECT_EQ(spec().vm + " " + spec().network, "web front");
+  EXPECT_EQ(run("floating-address", "list", {}), 0) << err;
+  EXPECT_NE(out.find("203.0.113.16"), std::string::npos) << out;
+  ASSERT_EQ(run("floating-address", "release", named({})), 0) << err;
+  EXPECT_EQ(spec().vm, "");
+  EXPECT_EQ(run("floating-address", "delete", named({})), 0) << err;
+}
+
 }  // namespace
 }  // namespace virga::test

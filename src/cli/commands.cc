@@ -74,8 +74,14 @@ void add_cluster_commands(std::vector<Command>& all) {
         option("lease-ms", "how long a host may run VMs without the server"),
         option("heartbeat-ms", "between reports of a host"),
         option("image-mib-max", "largest image that is taken; default 40960"),
+        many("floating-range", "addresses outside that tenants may have: 203.0.113.16/28"),
         many("label", "NAME=VALUE")},
        create_cluster});
+  all.push_back({"cluster",
+                 "floating-ranges",
+                 "replace the addresses outside that tenants may have",
+                 {name_argument(false), many("range", "203.0.113.16/28")},
+                 set_floating_ranges});
   all.push_back({"cluster",
                  "arm",
                  "let high availability act",
@@ -238,6 +244,31 @@ void add_security_group_commands(std::vector<Command>& all) {
                  "replace its rules, also of running VMs",
                  {name_argument(true), allow},
                  set_security_group});
+}
+
+void add_floating_address_commands(std::vector<Command>& all) {
+  const Argument service = option("service", "service of the tenant instead");
+  const Argument network =
+      option("network", "on this network of it; default: its only one with a way out");
+  add_kind(all, "floating-address", true, VIRGA_CLI_KIND("floating_addresses"));
+  all.push_back({"floating-address",
+                 "create",
+                 "have an address outside",
+                 {name_argument(true),
+                  option("vm", "VM of the tenant that it leads to; default: to nobody"), service,
+                  network, option("address", "this one; default: the server chooses"),
+                  option("cluster", "cluster; default: the only one"), many("label", "NAME=VALUE")},
+                 create_floating_address});
+  all.push_back({"floating-address",
+                 "lead",
+                 "lead it to a VM or a service, away from the one before; also while they run",
+                 {name_argument(true), option("vm", "VM of the tenant"), service, network},
+                 lead_floating_address});
+  all.push_back({"floating-address",
+                 "release",
+                 "lead it to nobody; the tenant keeps it",
+                 {name_argument(true)},
+                 release_floating_address});
 }
 
 /// What put_vm_size() reads, after `first`.
@@ -451,7 +482,7 @@ void add_lab_commands(std::vector<Command>& all) {
        {name_argument(false),
         option("how", "power, hang, link, link-out, link-in (or link-oneway), agent, leash, qemu",
                true),
-        option("network", "management, storage, tenant, all"),
+        option("network", "management, storage, tenant, outside, all"),
         option("bmc", "answers, silent, lies, slow"),
         flag("hold", "agent, leash: stays down until heal"), option("instance", "the lab's name")},
        fail_lab});
@@ -523,6 +554,7 @@ const std::vector<Command>& commands() {
     add_image_and_network_commands(all);
     add_storage_commands(all);
     add_security_group_commands(all);
+    add_floating_address_commands(all);
     add_vm_commands(all);
     add_service_commands(all);
     add_level_commands(all);
@@ -546,6 +578,7 @@ const std::map<std::string, std::string>& nouns() {
       {"device", "what of hosts' storage holds volumes"},
       {"volume", "tenants' disks that outlive VMs and hosts"},
       {"security-group", "what VMs may exchange with others"},
+      {"floating-address", "addresses outside that lead to VMs and services"},
       {"vm", "virtual machines"},
       {"service", "copies of a VM behind one address, moved without anyone noticing"},
       {"operation", "work under way and done"},

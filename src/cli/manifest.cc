@@ -25,7 +25,8 @@ constexpr KnownKind kKinds[] = {{"cluster", "clusters", false}, {"machine", "mac
                                 {"security_group", "security_groups", true},
                                 {"host", "hosts", false},       {"device", "devices", false},
                                 {"volume", "volumes", true},    {"vm", "vms", true},
-                                {"service", "services", true}};
+                                {"service", "services", true},
+                                {"floating_address", "floating_addresses", true}};
 
 std::string text_of(const json::object& from, std::string_view name) {
   const auto* value = from.if_contains(name);
@@ -44,7 +45,7 @@ Result<ManifestEntry> read_entry(const json::value& document, const std::string&
   if (known == std::end(kKinds)) {
     return wrong("kind: \"" + kind.substr(0, 80) +
                  "\" is not one of cluster, machine, image, network, security_group, host, device, "
-                 "volume, vm, service");
+                 "volume, vm, service, floating_address");
   }
   body.erase("kind");
   body.erase("status");

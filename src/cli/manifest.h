@@ -19,7 +19,8 @@ struct ManifestEntry {
 
 /// Reads a manifest: YAML or JSON documents, each a resource (`kind`, `meta`, `spec`) or a list of them, as `virga KIND
 /// list -o yaml` prints. In order of dependence: clusters, machines, images, networks, security groups, hosts, devices,
-/// volumes, VMs; else as written. Errors: invalid, naming the document and what would be right.
+/// volumes, VMs, services, floating addresses; else as written. Errors: invalid, naming the document and what would be
+/// right.
 Result<std::vector<ManifestEntry>> read_manifest(std::string_view text);
 
 }  // namespace virga::cli

@@ -143,7 +143,8 @@ Result<json::object> read_pairs(const Invocation& invocation, const std::string&
 int create(Session& session, const Invocation& invocation, const std::string& plural,
            json::object spec) {
   const bool owned = plural == "vms" || plural == "networks" || plural == "volumes" ||
-                     plural == "security_groups" || plural == "services";
+                     plural == "security_groups" || plural == "services" ||
+                     plural == "floating_addresses";
   auto meta = meta_of(invocation.text("name"), owned);
   if (!meta.ok()) return fail(session, meta.error());
   if (!owned && invocation.has("tenant")) (*meta)["tenant"] = invocation.text("tenant");
@@ -239,6 +240,8 @@ int create_cluster(Session& session, const Invocation& invocation) {
       return fail(session, put.error());
   }
   if (!policy.empty()) spec["policy"] = policy;
+  const auto ranges = invocation.all("floating-range");
+  if (!ranges.empty()) spec["floating_ranges"] = json::array(ranges.begin(), ranges.end());
   return create(session, invocation, "clusters", spec);
 }
 
@@ -316,6 +319,18 @@ int move_volume(Session& session, const Invocation& invocation) {
   return moved.ok() ? show_one(session, "volumes", *moved) : fail(session, moved.error());
 }
 
+namespace {
+
+int patch_spec(Session& session, const Invocation& invocation, const std::string& plural,
+               json::object spec) {
+  const auto answer =
+      request(session, "PATCH", resource_target(plural, invocation.text("name")),
+              json::object{{"spec", std::move(spec)}});
+  return answer.ok() ? show_one(session, plural, answer->body) : fail(session, answer.error());
+}
+
+}  // namespace
+
 int create_security_group(Session& session, const Invocation& invocation) {
   auto rules = read_rules(invocation);
   if (!rules.ok()) return fail(session, rules.error());
@@ -325,11 +340,35 @@ int create_security_group(Session& session, const Invocation& invocation) {
 int set_security_group(Session& session, const Invocation& invocation) {
   auto rules = read_rules(invocation);
   if (!rules.ok()) return fail(session, rules.error());
-  const auto answer =
-      request(session, "PATCH", resource_target("security_groups", invocation.text("name")),
-              json::object{{"spec", json::object{{"rules", *rules}}}});
-  return answer.ok() ? show_one(session, "security_groups", answer->body)
-                     : fail(session, answer.error());
+  return patch_spec(session, invocation, "security_groups", {{"rules", *rules}});
+}
+
+int set_floating_ranges(Session& session, const Invocation& invocation) {
+  const auto ranges = invocation.all("range");
+  return patch_spec(session, invocation, "clusters",
+                    {{"floating_ranges", json::array(ranges.begin(), ranges.end())}});
+}
+
+int create_floating_address(Session& session, const Invocation& invocation) {
+  json::object spec;
+  for (const char* field : {"vm", "service", "network", "address", "cluster"})
+    put_text(invocation, field, spec, field);
+  return create(session, invocation, "floating_addresses", std::move(spec));
+}
+
+int lead_floating_address(Session& session, const Invocation& invocation) {
+  if (invocation.has("vm") == invocation.has("service")) {
+    return fail(session, make_error(Errc::invalid, "--vm: who does it lead to? one of --vm and "
+                                                   "--service"));
+  }
+  json::object spec{{"vm", invocation.text("vm")}, {"service", invocation.text("service")}};
+  put_text(invocation, "network", spec, "network");
+  return patch_spec(session, invocation, "floating_addresses", std::move(spec));
+}
+
+int release_floating_address(Session& session, const Invocation& invocation) {
+  return patch_spec(session, invocation, "floating_addresses",
+                    {{"vm", ""}, {"service", ""}, {"network", ""}});
 }
 
 int create_image(Session& session, const Invocation& invocation) {

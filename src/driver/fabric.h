@@ -26,8 +26,9 @@ struct PortPlace {
   std::string mac;
   std::string address;       ///< the guest's IPv4, "10.50.0.10"
   std::string host_address;  ///< tunnel end of its host; empty = nowhere
+  std::string floating{};    ///< IPv4 by which the outside reaches it; empty = it does not
 };
-BOOST_DESCRIBE_STRUCT(PortPlace, (), (vni, mac, address, host_address))
+BOOST_DESCRIBE_STRUCT(PortPlace, (), (vni, mac, address, host_address, floating))
 
 /// Where the ports of a host's networks are; sent by the server, the whole of a network or what changed of it.
 struct FabricPlaces {
@@ -87,10 +88,11 @@ struct BalancerLeg {
   std::string mac;      ///< "52:54:00:..."
   std::string address;  ///< IPv4 with prefix length, "10.50.0.10/24"
   int mtu = 1450;       ///< bytes, the network's
+  std::string gateway{};  ///< IPv4, the way to all that is not on the network; empty = there is none
 
   friend bool operator==(const BalancerLeg&, const BalancerLeg&) = default;
 };
-BOOST_DESCRIBE_STRUCT(BalancerLeg, (), (vni, mac, address, mtu))
+BOOST_DESCRIBE_STRUCT(BalancerLeg, (), (vni, mac, address, mtu, gateway))
 
 /// A network that has a gateway, as a host must know it.
 struct GatewayNetwork {
@@ -144,7 +146,8 @@ class Fabric {
   virtual std::uint64_t version() const = 0;
 
   /// Leads frames to where their receivers are. Told again after a restart of the agent; known places of networks that
-  /// are not here are kept until they are.
+  /// are not here are kept until they are. Where this host leads outside, it answers there for the floating address of
+  /// a port whose place it is, from the moment that the port and its network's gateway are here, as long as they are.
   virtual void place(const FabricPlaces& places, Callback<void> done) = 0;
 
   /// Lets ports exchange what their groups allow and nothing else, from now on. What was told before and is not named
@@ -161,9 +164,8 @@ class Fabric {
 
   /// Gives a service's load balancer a network namespace of its own with one device, joined to the network as a
   /// guest's port is, so that it sends only as itself and is reached where place() leads to its MAC. One that is there
-  /// is made what `leg` says. It outlives this object; the next one finds it again. No network has a way out of itself,
-  /// and so a leg has no default route. Errors beside those of all calls: not_found (the network is not on this host),
-  /// invalid (MAC, address).
+  /// is made what `leg` says. It outlives this object; the next one finds it again. Errors beside those of all calls:
+  /// not_found (the network is not on this host), invalid (MAC, address).
   virtual void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) = 0;
 
   /// Path of its namespace, whether it is there or not; empty in the simulator.

@@ -167,6 +167,8 @@ ProcessOptions LabHost::agent_program() const {
                      plan.tenant_address(index_),
                      "--storage-address",
                      plan.storage_address(index_),
+                     "--outside-device",
+                     "out0",
                      "--leash",
                      runtime("leash.sock"),
                      "--shared",

@@ -27,8 +27,8 @@ enum class LabFault {
 };
 BOOST_DESCRIBE_ENUM(LabFault, power, hang, link, link_out, link_in, agent, leash, qemu, none)
 
-enum class LabNetworkName { management, storage, tenant, all };
-BOOST_DESCRIBE_ENUM(LabNetworkName, management, storage, tenant, all)
+enum class LabNetworkName { management, storage, tenant, outside, all };
+BOOST_DESCRIBE_ENUM(LabNetworkName, management, storage, tenant, outside, all)
 
 /// How a host's BMC behaves. Source: facts of real controllers, see RedfishBmc.
 enum class BmcMode {

@@ -30,7 +30,7 @@ using Lines = std::vector<std::string>;
 
 constexpr Duration kToolDeadline = seconds(20);
 constexpr LabNetworkName kNetworks[] = {LabNetworkName::management, LabNetworkName::storage,
-                                        LabNetworkName::tenant};
+                                        LabNetworkName::tenant, LabNetworkName::outside};
 constexpr const char* kNamespaceFolder = "/run/netns";
 
 struct NetworkNames {
@@ -45,6 +45,8 @@ NetworkNames names_of(LabNetworkName network) {
       return {"storage", "stor0", 's'};
     case LabNetworkName::tenant:
       return {"tenant", "ten0", 't'};
+    case LabNetworkName::outside:
+      return {"outside", "out0", 'o'};
     default:
       return {"management", "mgmt0", 'm'};
   }
@@ -214,10 +216,14 @@ Result<void> LabNetwork::create() {
   for (auto& line : port_lines("server", "management")) lines.push_back(line);
   lines.push_back("link add client type veth peer name ten0 netns " + plan_.client_namespace());
   for (auto& line : port_lines("client", "tenant")) lines.push_back(line);
+  lines.push_back("link add client-out type veth peer name out0 netns " + plan_.client_namespace());
+  for (auto& line : port_lines("client-out", "outside")) lines.push_back(line);
   if (done = ip_batch(sw, lines); !done) return done;
   done = ip_batch(plan_.client_namespace(),
                   {"link set lo up", "addr add " + plan_.client_address() + "/24 dev ten0",
-                   "link set ten0 up"});
+                   "link set ten0 up",
+                   "addr add " + plan_.client_outside_address() + "/24 dev out0",
+                   "link set out0 up"});
   if (!done) return done;
   lines = {"link set lo up", "link set bmc0 up"};
   for (int index = 1; index <= plan_.hosts; ++index) {
@@ -234,7 +240,8 @@ Result<void> LabNetwork::plug_host(int index) {
   const std::map<LabNetworkName, std::string> addresses{
       {LabNetworkName::management, plan_.management_address(index)},
       {LabNetworkName::storage, plan_.storage_address(index)},
-      {LabNetworkName::tenant, plan_.tenant_address(index)}};
+      {LabNetworkName::tenant, plan_.tenant_address(index)},
+      {LabNetworkName::outside, plan_.outside_address(index)}};
   for (const LabNetworkName network : kNetworks) {
     const auto names = names_of(network);
     const std::string port = port_of(index, network);

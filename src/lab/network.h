@@ -14,7 +14,7 @@ namespace virga {
 struct LabPlan {
   std::string instance;  ///< at most 8 characters
   std::string prefix =
-      "10.77";  ///< PREFIX.0 management, .1 storage, .2 tenant, .3 BMCs; each a /24
+      "10.77";  ///< PREFIX.0 management, .1 storage, .2 tenant, .3 BMCs, .4 outside; each a /24
   int hosts = 3;
 
   std::string switch_namespace() const { return "vg-" + instance + "-sw"; }
@@ -30,7 +30,9 @@ struct LabPlan {
   std::string storage_address(int index) const { return address(1, 10 + index); }
   std::string tenant_address(int index) const { return address(2, 10 + index); }
   std::string bmc_address(int index) const { return address(3, 10 + index); }
+  std::string outside_address(int index) const { return address(4, 10 + index); }
   std::string client_address() const { return address(2, 250); }
+  std::string client_outside_address() const { return address(4, 250); }
 
  private:
   std::string address(int network, int last) const {

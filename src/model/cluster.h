@@ -1,5 +1,8 @@
 #pragma once
 
+#include <string>
+#include <vector>
+
 #include "base/reflect.h"
 #include "base/units.h"
 #include "model/meta.h"
@@ -28,8 +31,10 @@ BOOST_DESCRIBE_STRUCT(ClusterPolicy, (),
 struct ClusterSpec {
   ClusterPolicy policy;
   std::string shared_directory;  ///< folder that every member mounts: images and VM disks
+  std::vector<std::string>
+      floating_ranges{};  ///< IPv4 outside that tenants may have, "203.0.113.16/28"; at most 16
 };
-BOOST_DESCRIBE_STRUCT(ClusterSpec, (), (policy, shared_directory))
+BOOST_DESCRIBE_STRUCT(ClusterSpec, (), (policy, shared_directory, floating_ranges))
 
 /// Hosts that share storage, networks and a failover policy. meta.tenant set = only that tenant's VMs.
 struct Cluster {

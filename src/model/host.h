@@ -100,6 +100,7 @@ struct HostStatus {
   std::string agent_version;
   Capacity capacity;
   HypervisorInfo hypervisor;
+  bool leads_outside = false;  ///< guests of networks with `gateway: nat` and floating addresses
   bool leash_armed = false;  ///< at the last report: what stops its VMs if the agent cannot
   FenceProof fence_proof = FenceProof::none;  ///< with health fenced
   OperationId operation;                      ///< the running operation on the host itself
@@ -108,8 +109,8 @@ struct HostStatus {
 };
 BOOST_DESCRIBE_STRUCT(HostStatus, (),
                       (health, health_reason, boot_id, address, tenant_address, agent_version,
-                       capacity, hypervisor, leash_armed, fence_proof, operation, window_open,
-                       window_maintenance))
+                       capacity, hypervisor, leads_outside, leash_armed, fence_proof, operation,
+                       window_open, window_maintenance))
 
 struct Host {
   Meta meta;

@@ -1,5 +1,6 @@
 #include "model/cluster.h"
 #include "model/event.h"
+#include "model/floating_address.h"
 #include "model/image.h"
 #include "model/launch.h"
 #include "model/network.h"
@@ -28,6 +29,8 @@ template json::value to_json<Volume>(const Volume&);
 template Result<Volume> from_json<Volume>(const json::value&, UnknownFields);
 template json::value to_json<SecurityGroup>(const SecurityGroup&);
 template Result<SecurityGroup> from_json<SecurityGroup>(const json::value&, UnknownFields);
+template json::value to_json<FloatingAddress>(const FloatingAddress&);
+template Result<FloatingAddress> from_json<FloatingAddress>(const json::value&, UnknownFields);
 template json::value to_json<Service>(const Service&);
 template Result<Service> from_json<Service>(const json::value&, UnknownFields);
 template json::value to_json<Image>(const Image&);

@@ -5,6 +5,7 @@
 
 #include "model/cluster.h"
 #include "model/event.h"
+#include "model/floating_address.h"
 #include "model/image.h"
 #include "model/network.h"
 #include "model/operation.h"
@@ -25,6 +26,7 @@ inline constexpr std::string_view kImage = "image/";
 inline constexpr std::string_view kNetwork = "network/";
 inline constexpr std::string_view kPort = "port/";
 inline constexpr std::string_view kSecurityGroup = "security_group/";
+inline constexpr std::string_view kFloatingAddress = "floating_address/";
 inline constexpr std::string_view kVm = "vm/";
 inline constexpr std::string_view kDevice = "device/";
 inline constexpr std::string_view kVolume = "volume/";
@@ -37,6 +39,8 @@ inline constexpr std::string_view kToken = "token/";        ///< join tokens, by
 inline constexpr std::string_view kIdempotency = "idempotency/";
 inline constexpr std::string_view kAddress = "address/";    ///< one a port: makes its address unique on the network
 inline constexpr std::string_view kUse = "use/";            ///< one a used volume: no two VMs have it
+inline constexpr std::string_view kFloating = "floating/";    ///< one a floating address: makes it unique in the cloud
+inline constexpr std::string_view kFloatingOf = "floating_of/";  ///< one a NIC that has one: it has no second
 inline constexpr std::string_view kVni = "vni/";            ///< one a network: makes its VXLAN id unique in the cloud
 
 inline std::string of(const MachineId& id) { return std::string(kMachine) + id.value; }
@@ -46,6 +50,9 @@ inline std::string of(const ImageId& id) { return std::string(kImage) + id.value
 inline std::string of(const NetworkId& id) { return std::string(kNetwork) + id.value; }
 inline std::string of(const PortId& id) { return std::string(kPort) + id.value; }
 inline std::string of(const SecurityGroupId& id) { return std::string(kSecurityGroup) + id.value; }
+inline std::string of(const FloatingAddressId& id) {
+  return std::string(kFloatingAddress) + id.value;
+}
 inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
 inline std::string of(const DeviceId& id) { return std::string(kDevice) + id.value; }
 inline std::string of(const VolumeId& id) { return std::string(kVolume) + id.value; }
@@ -59,6 +66,20 @@ inline std::string address(const NetworkId& network, const std::string& address)
 }
 /// "use/acme/data"; the value is the VmId.
 inline std::string use(const VolumeId& volume) { return std::string(kUse) + volume.value; }
+
+/// "floating/203.0.113.17"; the value is the FloatingAddressId.
+inline std::string floating(const std::string& address) { return std::string(kFloating) + address; }
+
+/// Key of the VM or service that a floating address leads to; empty = to nobody.
+inline std::string led_by(const FloatingAddress& one) {
+  if (!one.spec.vm.empty()) return of(one.vm_id());
+  return one.spec.service.empty() ? std::string() : of(one.service_id());
+}
+/// "floating_of/vm/acme/web/front"; the value is the FloatingAddressId. Empty when it leads to nobody.
+inline std::string floating_of(const FloatingAddress& one) {
+  if (!one.leads()) return {};
+  return std::string(kFloatingOf) + led_by(one) + "/" + one.spec.network;
+}
 
 inline std::string vni(std::uint32_t number) { return std::string(kVni) + std::to_string(number); }
 

@@ -21,6 +21,7 @@ struct MachineTag {};
 struct OperationTag {};
 struct PortTag {};
 struct SecurityGroupTag {};
+struct FloatingAddressTag {};
 struct VolumeTag {};
 struct DeviceTag {};
 struct ServiceTag {};
@@ -35,6 +36,7 @@ using MachineId = Id<MachineTag>;      ///< the machine's name
 using OperationId = Id<OperationTag>;  ///< "op-" + number, unique in a store's life
 using PortId = Id<PortTag>;            ///< "tenant/vm-index"
 using SecurityGroupId = Id<SecurityGroupTag>;  ///< "tenant/name"
+using FloatingAddressId = Id<FloatingAddressTag>;  ///< "tenant/name"
 using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
 using DeviceId = Id<DeviceTag>;        ///< the storage device's name
 using ServiceId = Id<ServiceTag>;      ///< "tenant/name"

@@ -49,6 +49,8 @@ Result<void> ClusterView::apply(const Change& change) {
     done = apply_to(levels, change, keys::kLevel);
   } else if (key.starts_with(keys::kSecurityGroup)) {
     done = apply_to(security_groups, change, keys::kSecurityGroup);
+  } else if (key.starts_with(keys::kFloatingAddress)) {
+    done = apply_to(floating_addresses, change, keys::kFloatingAddress);
   } else if (key.starts_with(keys::kImage)) {
     done = apply_to(images, change, keys::kImage);
   } else if (key.starts_with(keys::kCluster)) {
@@ -98,6 +100,17 @@ std::vector<std::string> ClusterView::keys_of(const VmId& vm) const {
 const Service* ClusterView::replacer_of(const Vm& vm) const {
   const Service* service = vm.spec.service.empty() ? nullptr : services.find(vm.spec.service);
   return service != nullptr && service->replaces(vm.id()) ? service : nullptr;
+}
+
+const FloatingAddress* ClusterView::floating_of(const Port& port) const {
+  const ServiceId& service = port.spec.service;
+  const bool frontend = port.id().value == service.value + "-frontend";
+  const auto all = service.empty() ? floating_addresses.in<FloatingOfVm>(port.spec.vm)
+                                   : floating_addresses.in<FloatingOfService>(service);
+  for (const FloatingAddress* one : all) {
+    if (one->network_id() == port.spec.network && (service.empty() || frontend)) return one;
+  }
+  return nullptr;
 }
 
 std::vector<const Port*> ClusterView::ports_of(const VmId& vm) const {

@@ -61,6 +61,7 @@ void StoreMirror::loaded(const std::shared_ptr<ClusterView>& loading, std::vecto
   add_gone(view_.networks, loading->networks, seen);
   add_gone(view_.ports, loading->ports, seen);
   add_gone(view_.security_groups, loading->security_groups, seen);
+  add_gone(view_.floating_addresses, loading->floating_addresses, seen);
   add_gone(view_.vms, loading->vms, seen);
   add_gone(view_.devices, loading->devices, seen);
   add_gone(view_.volumes, loading->volumes, seen);

@@ -188,6 +188,7 @@ void AgentRun::Impl::look_at_storage(Callback<void> done) {
 AgentOptions AgentRun::Impl::options() const {
   AgentOptions options;
   options.reports_usage = parts_.reports_usage;
+  options.leads_outside = true;
   Hello& hello = options.hello;
   hello.host = parts_.host.id;
   hello.boot_id = parts_.host.boot_id();

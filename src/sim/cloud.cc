@@ -373,11 +373,15 @@ Records Cloud::records() {
   return records;
 }
 
-/// What hosts that carry a network believe of the places of its ports, where it is not so.
+/// What hosts that carry a network believe of the places of its ports and of the floating addresses
+/// that lead to them, where it is not so.
 std::vector<std::string> Cloud::misled() {
   std::map<VmId, std::pair<std::string, std::string>> ports;  // MAC and network
   for (const Port& port : read_all<Port>(keys::kPort))
     ports[port.spec.vm] = {port.spec.mac, port.spec.network.value};
+  std::map<VmId, std::string> floating;
+  for (const auto& address : read_all<FloatingAddress>(keys::kFloatingAddress))
+    floating[address.vm_id()] = address.spec.address;
   std::map<std::string, std::uint32_t> vnis;
   for (const auto& network : read_all<virga::Network>(keys::kNetwork))
     vnis[network.id().value] = network.spec.vni;
@@ -394,6 +398,12 @@ std::vector<std::string> Cloud::misled() {
     const auto& [mac, network] = ports[vm];
     const std::uint32_t vni = vnis[network];
     const std::string& right = world_.hosts()[place].address;
+    auto& answered = programs_[place]->networks.floating[vni][mac];
+    if (answered != floating[vm]) {
+      wrong.push_back(fmt::format("{} answers for {} by \"{}\" instead of \"{}\"",
+                                  world_.hosts()[place].id.value, vm.value, answered,
+                                  floating[vm]));
+    }
     for (const std::size_t host : carriers[vni]) {
       const auto& known = programs_[host]->networks.places[vni];
       const auto found = known.find(mac);

@@ -98,8 +98,10 @@ void SimFabric::place(const FabricPlaces& places, Callback<void> done) {
   for (const std::uint32_t vni : places.whole) {
     there_.places[vni].clear();
     there_.addresses[vni].clear();
+    there_.floating[vni].clear();
   }
   for (const PortPlace& port : places.at) {
+    there_.floating[port.vni][port.mac] = port.floating;
     if (port.host_address.empty()) {
       there_.places[port.vni].erase(port.mac);
       there_.addresses[port.vni].erase(port.address);

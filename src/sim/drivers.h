@@ -69,6 +69,8 @@ struct HostNetworks {
   std::map<std::uint32_t, std::map<std::string, std::string>>
       places;  ///< by VNI: MAC -> tunnel end
   std::map<std::uint32_t, std::map<std::string, std::string>>
+      floating;  ///< by VNI: MAC -> floating address, of those that have one
+  std::map<std::uint32_t, std::map<std::string, std::string>>
       addresses;  ///< by VNI: address -> tunnel end
   std::map<ServiceId, BalancerLeg> legs;
   std::map<std::uint32_t, GatewayNetwork> gateways;  ///< by VNI

@@ -122,6 +122,16 @@ void put_port(Cloud& cloud, const ScenarioVm& vm, int number) {
   });
 }
 
+void put_floating(Cloud& cloud, const ScenarioVm& vm, int number) {
+  if (number % 3 != 0 || !vm.id.value.starts_with("t0/")) return;
+  cloud.edit<FloatingAddress>(FloatingAddressId(vm.id.value), [vm, number](FloatingAddress& made) {
+    made.meta.tenant = "t0";
+    made.meta.name = vm.id.value.substr(vm.id.value.find('/') + 1);
+    made.spec = {vm.cluster, fmt::format("203.0.{}.{}", number >> 8 & 255, number & 255),
+                 made.meta.name, "", vm.cluster.value};
+  });
+}
+
 void put_device(Cloud& cloud, const HostId& host) {
   cloud.edit<Device>(DeviceId(host.value), [host](Device& device) {
     device.meta.name = host.value;

@@ -112,6 +112,9 @@ void put_network(Cloud& cloud, const ClusterId& cluster);
 /// On its cluster's network; `number` is different for each VM.
 void put_port(Cloud& cloud, const ScenarioVm& vm, int number);
 
+/// A floating address for every third VM of tenant t0, whose network that is.
+void put_floating(Cloud& cloud, const ScenarioVm& vm, int number);
+
 /// One line for each event: time, kind, subject and facts; without what was measured or numbered.
 std::string normalised(const Event& event, WallTime start);
 

@@ -119,6 +119,7 @@ void Swarm::found() {
     }
     loop_.after(kHostsJoin, [this, vm, number] {
       put_port(cloud_, vm, number);
+      put_floating(cloud_, vm, number);
       put_vm(cloud_, vm);
     });
   }

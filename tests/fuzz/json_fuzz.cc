@@ -4,6 +4,7 @@
 #include "model/image.h"
 #include "model/join.h"
 #include "model/network.h"
+#include "model/floating_address.h"
 #include "model/security_group.h"
 #include "model/vm.h"
 
@@ -30,6 +31,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   round_trip<virga::Image>(*parsed);
   round_trip<virga::Network>(*parsed);
   round_trip<virga::SecurityGroup>(*parsed);
+  round_trip<virga::FloatingAddress>(*parsed);
   round_trip<virga::JoinRequest>(*parsed);
   return 0;
 }

@@ -17,7 +17,7 @@ from cloud_case import CloudCase, kill, manifest_of  # noqa: E402
 NETWORK = """
 kind: network
 meta: {name: front, tenant: acme}
-spec: {cluster: lab, subnet: 10.50.0.0/24, gateway: local}
+spec: {cluster: lab, subnet: 10.50.0.0/24, gateway: nat}
 """
 
 
@@ -51,6 +51,51 @@ class Gateways(CloudCase):
         said = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False).stdout
         return said.rsplit("Address: ", 1)[1].strip() if "Name:" in said else None
 
+    def move(self, target):
+        after = self.cloud.last_event()
+        self.cloud.cli("vm", "migrate", self.VM, "--host", target)
+        event = self.cloud.wait_event(after, ["vm.moved", "vm.move_failed"], "vm/" + self.VM, 90)
+        self.assertEqual(event["kind"], "vm.moved", event["text"])
+
+    def test_R_B3_A3_14_the_outside_reaches_a_guest_by_its_floating_address_wherever_it_runs(self):
+        boots = {vm: self.answer(vm)["boot_id"] for vm in self.vms}
+        outside = self.cloud.hosts()["host-1"]["status"]["address"].rsplit(".", 2)[0] + ".4"
+        self.cloud.cli("cluster", "floating-ranges", "lab", "--range", f"{outside}.128/26")
+        floating = self.cloud.cli("floating-address", "create", "acme/ip", "--vm", "one")["spec"]["address"]
+        self.assertEqual(floating, f"{outside}.128")
+
+        def leads_to(boot):
+            answer = self.cloud.http(self.client, floating)
+            return answer["boot_id"] == boot if answer else boot is None
+
+        self.cloud.wait("it leads to its VM", lambda: leads_to(boots[self.VM]), 30)
+        others = sorted(other for other in self.cloud.hosts() if other != self.status(self.VM)["host"])
+        prober = self.cloud.probe(self.client, [floating], "echo,http", pause=0.01)
+        for target in others:
+            self.move(target)
+        for line in prober.stop():
+            print(f"{line['kind']} by a floating address through {len(others)} moves: {line['answers']} answers, "
+                  f"{line['connections_lost']} connections lost, longest silence {line['longest_silence_ms']} ms")
+            self.assertEqual(line["connections_lost"], 0, line)
+            self.assertGreater(line["answers"], 10, line)
+        self.assertTrue(leads_to(boots[self.VM]), "it did not start anew")
+
+        lost = self.status(self.VM)["host"]
+        self.cloud.lab("fail", lost, "--how", "power")
+        self.cloud.wait("it starts elsewhere", lambda: self.status(self.VM)["host"] not in ("", lost), 120)
+        self.cloud.wait("it leads to the new copy", lambda: self.cloud.http(self.client, floating), 120)
+        self.assertFalse(leads_to(boots[self.VM]))
+        self.cloud.lab("heal")
+        self.cloud.wait_hosts(3, 120)
+
+        other = self.answer("acme/two")["boot_id"]
+        self.cloud.cli("floating-address", "lead", "acme/ip", "--vm", "two")
+        self.cloud.wait("it leads to another VM", lambda: leads_to(other), 30)
+        self.cloud.cli("floating-address", "release", "acme/ip")
+        self.cloud.wait("it leads to nobody", lambda: leads_to(None), 30)
+        self.cloud.cli("floating-address", "delete", "acme/ip", text=True)
+        self.cloud.wait_answering(self.vms, 120)
+
     def test_R_B3_guests_ask_for_their_addresses_and_go_on_after_a_move_and_a_fault(self):
         for vm in self.vms:
             self.answer(vm)
@@ -60,10 +105,7 @@ class Gateways(CloudCase):
         self.assertIsNone(self.resolve(host, "three.front.acme.virga"))
 
         target = next(other for other in sorted(self.cloud.hosts()) if other != host)
-        after = self.cloud.last_event()
-        self.cloud.cli("vm", "migrate", self.VM, "--host", target)
-        event = self.cloud.wait_event(after, ["vm.moved", "vm.move_failed"], "vm/" + self.VM, 90)
-        self.assertEqual(event["kind"], "vm.moved", event["text"])
+        self.move(target)
         self.answer(self.VM)
         self.cloud.wait("the gateway is there", lambda: target in self.folders(), 30)
         self.assertEqual(self.resolve(target, "two.front.acme.virga"), self.addresses["acme/two"])

@@ -271,7 +271,7 @@ class LabTest(unittest.TestCase):
         self.assert_reaches(h1, management)
         fail("host-2", "link", network="all")
         self.assertFalse(reaches(h1, management))
-        self.assertEqual(status("host-2")["cut"], ["management", "storage", "tenant"])
+        self.assertEqual(status("host-2")["cut"], ["management", "storage", "tenant", "outside"])
         ask(kind="heal", host="host-2")
         self.assert_reaches(h1, storage)
         self.assert_reaches(h1, management)

@@ -18,7 +18,7 @@ SERVICE = "acme/web"
 MANIFEST = """
 kind: network
 meta: {name: front, tenant: acme}
-spec: {cluster: lab, subnet: 10.50.0.0/24}
+spec: {cluster: lab, subnet: 10.50.0.0/24, gateway: nat}
 """
 
 
@@ -38,6 +38,11 @@ class ServicesTest(LabCase):
                        and cls.states() == ["serving", "serving"], 180)
         cls.address = cls.cloud.api("GET", "ports/acme/web-frontend")["spec"]["address"].partition("/")[0]
         cls.cloud.wait("it answers", lambda: cls.cloud.http(cls.client, cls.address), 60)
+        outside = cls.cloud.hosts()["host-1"]["status"]["address"].rsplit(".", 2)[0] + ".4.128"
+        cls.cloud.cli("cluster", "floating-ranges", "lab", "--range", outside)
+        cls.cloud.cli("floating-address", "create", "acme/ip", "--service", "web")
+        cls.outside = outside
+        cls.cloud.wait("it answers outside", lambda: cls.cloud.http(cls.client, outside), 30)
 
     @classmethod
     def promise(cls, availability):
@@ -61,16 +66,16 @@ class ServicesTest(LabCase):
         return status["available"] and not status.get("relocation") and self.states() == ["serving", "serving"]
 
     def under_requests(self, what, done, deadline):
-        """What the consumer sees while `what` happens, until done()."""
-        prober = self.cloud.probe(self.client, [self.address], "http")
+        """What consumers see while `what` happens, until done(): in the tenant's network, and outside."""
+        prober = self.cloud.probe(self.client, [self.address, self.outside], "http")
         time.sleep(2)
         what()
         self.cloud.wait("it is done", done, deadline)
         time.sleep(2)
-        line = prober.stop()[0]
-        self.assertEqual(line["failures"], 0, line)
-        self.assertGreater(line["answers"], 20)
-        print(f"{line['answers']} requests, 0 failed, longest silence {line['longest_silence_ms']:.0f} ms")
+        for where, line in zip(("inside", "outside"), prober.stop()):
+            self.assertEqual(line["failures"], 0, line)
+            self.assertGreater(line["answers"], 20)
+            print(f"{where}: {line['answers']} requests, 0 failed, longest silence {line['longest_silence_ms']:.0f} ms")
 
     def test_01_one_address_is_answered_by_all_copies(self):
         """A3-17 R-B5 R-B6: two guests behind a balancer in the tenant's network."""
@@ -155,6 +160,7 @@ class ServicesTest(LabCase):
         self.cloud.lab("fail", lost, "--how", "power")
         self.cloud.wait("another host has the balancer", lambda: self.service()["status"]["balancer"] != lost, 60)
         self.cloud.wait("a consumer is answered", lambda: self.cloud.http(self.client, self.address), 60)
+        self.cloud.wait("one outside, too", lambda: self.cloud.http(self.client, self.outside), 60)
         self.cloud.lab("heal")
         self.cloud.wait_hosts(3, 90)
         self.cloud.wait("both copies serve again", self.settled, 120)

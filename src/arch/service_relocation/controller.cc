@@ -305,7 +305,8 @@ void ServiceController::work(const ClusterId& cluster, const BalancerWork& work)
     const Network* network = port == nullptr ? nullptr : view.networks.find(port->spec.network);
     if (network == nullptr) return;
     command.correlation = service->meta.correlation;
-    asked.leg = {network->spec.vni, port->spec.mac, port->spec.address, network->spec.mtu};
+    asked.leg = {network->spec.vni, port->spec.mac, port->spec.address, network->spec.mtu,
+                 way_out_of(network->spec)};
     asked.spec = *work.spec;
   }
   const Place place{work.service, work.host};

@@ -26,9 +26,12 @@ const BalancerHostEvidence& ServicePlaces::evidence_of(const HostId& host) const
 bool ServicePlaces::may_balance(const Service& service, const HostId& id) const {
   const Host* host = view_.hosts.find(id);
   const BalancerHostEvidence& evidence = evidence_of(id);
-  return host != nullptr && host->spec.cluster == service.spec.cluster && evidence.reports &&
-         evidence.can_balance && host->status.health == HostHealth::alive &&
-         !host->spec.maintenance;
+  const bool fits = host != nullptr && host->spec.cluster == service.spec.cluster &&
+                    evidence.reports && evidence.can_balance &&
+                    host->status.health == HostHealth::alive && !host->spec.maintenance;
+  const auto& floating = view_.floating_addresses;
+  return fits && (host->status.leads_outside ||
+                  floating.count<FloatingOfService>(service.id()) == 0);
 }
 
 HostId ServicePlaces::choose_balancer(const Service& service, const HostId& other_than) {

@@ -97,7 +97,11 @@ BalancerSpec balancer_of(const ClusterView& view, const Service& service) {
   constexpr int kRevisionBits = 44;  // a restored store counts on from an older revision
   const ServiceSpec& spec = service.spec;
   BalancerSpec made;
-  made.revision = view.incarnation << kRevisionBits | service.meta.revision;
+  const Network* network = view.networks.find(
+      NetworkId(qualified(service.meta.tenant, service.spec.vm.network)));
+  const std::uint64_t changed =
+      std::max(service.meta.revision, network == nullptr ? 0 : network->meta.revision);
+  made.revision = view.incarnation << kRevisionBits | changed;
   BalancerFrontend frontend;
   frontend.name = kServiceFrontend;
   frontend.address = spec.frontend.address;

@@ -49,11 +49,18 @@ Result<std::string> parse_leg_mac(const std::string& text) {
   return std::string(reinterpret_cast<const char*>(&mac), sizeof mac);
 }
 
+Result<std::uint32_t> parse_gateway(const std::string& text) {
+  in_addr by{};
+  if (text.empty() || ::inet_pton(AF_INET, text.c_str(), &by) == 1) return by.s_addr;
+  return make_error(Errc::invalid, fmt::format("leg.gateway: \"{}\" is no IPv4 address", text));
+}
+
 }  // namespace
 
 Result<void> check_leg(const BalancerLeg& leg) {
   if (const auto mac = parse_leg_mac(leg.mac); !mac) return mac.error();
   if (const auto address = parse_leg_address(leg.address); !address) return address.error();
+  if (const auto gateway = parse_gateway(leg.gateway); !gateway) return gateway.error();
   return {};
 }
 
@@ -63,6 +70,8 @@ Result<void> ensure_leg(NetlinkSocket& host, const std::string& device, int spac
   if (!mac) return mac.error();
   const auto address = parse_leg_address(leg.address);
   if (!address) return address.error();
+  const auto gateway = parse_gateway(leg.gateway);
+  if (!gateway) return gateway.error();
   auto inside = NetlinkSocket::open(space);
   if (!inside) return inside.error();
   const auto index = ensure_cable(host, device, *inside, {kDevice, space, *mac}, leg.mtu);
@@ -76,7 +85,8 @@ Result<void> ensure_leg(NetlinkSocket& host, const std::string& device, int spac
       .bytes(IFLA_ADDRESS, *mac)
       .number(IFLA_MTU, static_cast<std::uint32_t>(leg.mtu));
   if (auto done = inside->execute(message).as_result("bring a leg up"); !done) return done;
-  return ensure_address(*inside, *index, *address);
+  if (auto done = ensure_address(*inside, *index, *address); !done) return done;
+  return ensure_default_route(*inside, *index, *gateway);
 }
 
 }  // namespace virga

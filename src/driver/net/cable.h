@@ -56,4 +56,7 @@ Result<std::multimap<int, DeviceAddress>> device_addresses(NetlinkSocket& socket
 /// Afterwards the device has this address and no other.
 Result<void> ensure_address(NetlinkSocket& socket, int index, const DeviceAddress& wanted);
 
+/// Afterwards the device leads to `by` (IPv4, network byte order) what no other route knows; 0 = it does not.
+Result<void> ensure_default_route(NetlinkSocket& socket, int index, std::uint32_t by);
+
 }  // namespace virga

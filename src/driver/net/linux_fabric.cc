@@ -19,7 +19,7 @@
 
 #include "driver/net/balancer_leg.h"
 #include "driver/net/cable.h"
-#include "driver/net/gateway.h"
+#include "driver/net/keep_first.h"
 #include "driver/net/packet_port.h"
 #include "driver/net/stable_hash.h"
 #include "edge/network_namespace.h"
@@ -86,11 +86,6 @@ std::string short_name(const std::string& of) {
   return fmt::format("{:010x}", stable_hash(of) & kMask);
 }
 
-/// Keeps the first error of several independent steps.
-void keep_first(Result<void>& first, Result<void> next) {
-  if (first.ok() && !next.ok()) first = std::move(next);
-}
-
 ifinfomsg link_header(int index, unsigned flags = 0, unsigned mask = 0) {
   ifinfomsg header{};
   header.ifi_family = AF_UNSPEC;
@@ -110,6 +105,7 @@ LinuxFabric::LinuxFabric(Loop& loop, LinuxFabricOptions options, NetlinkSocket s
       groups_(std::move(filters.groups)),
       way_out_(std::move(filters.way_out)),
       local_(local),
+      announcing_(loop),
       worker_(loop, 1, kCallsMax) {}
 
 Result<std::unique_ptr<LinuxFabric>> LinuxFabric::open(Loop& loop, LinuxFabricOptions options) {
@@ -470,20 +466,23 @@ Result<void> LinuxFabric::ensure_places() {
 Result<void> LinuxFabric::take_places(const FabricPlaces& places) {
   for (const std::uint32_t vni : places.whole) places_[vni].clear();
   bool reconcile = !places.whole.empty() || astray_;
+  std::set<std::uint32_t> touched(places.whole.begin(), places.whole.end());
   Result<void> outcome;
   for (const PortPlace& port : places.at) {
     const auto mac = parse_mac(port.mac);
     const auto address = parse_address(port.address);
     const auto host =
         port.host_address.empty() ? Result<std::uint32_t>(0) : parse_address(port.host_address);
-    if (!mac || !address || !host) {
+    const auto floating =
+        port.floating.empty() ? Result<std::uint32_t>(0) : parse_address(port.floating);
+    if (!mac || !address || !host || !floating) {
       keep_first(outcome,
                  make_error(Errc::invalid, fmt::format("port {} {} at {}: cannot be read", port.mac,
                                                        port.address, port.host_address)));
       continue;
     }
     std::string bytes(reinterpret_cast<const char*>(&*address), sizeof *address);
-    const Place now{std::move(bytes), *host};
+    const Place now{std::move(bytes), *host, ntohl(*floating)};
     const auto tunnel = tunnels_.find(port.vni);
     if (!reconcile && tunnel != tunnels_.end()) {
       const Place& before = places_[port.vni][*mac];
@@ -492,10 +491,15 @@ Result<void> LinuxFabric::take_places(const FabricPlaces& places) {
                             away ? std::set<std::string>{before.address} : std::set<std::string>()};
       reconcile = !lead(tunnel->second, *mac, entries, now).ok();
     }
+    touched.insert(port.vni);
     places_[port.vni][*mac] = now;
     if (*host == 0) places_[port.vni].erase(*mac);
   }
   if (reconcile) keep_first(outcome, ensure_places());
+  for (const auto& [vni, leading] : leading_) {
+    if (reconcile || touched.contains(vni)) keep_first(outcome, ensure_floating(vni));
+  }
+  astray_ = astray_ || !outcome.ok();
   return outcome;
 }
 
@@ -504,7 +508,8 @@ void LinuxFabric::apply(const FabricState& state, Callback<void> done) {
 }
 
 void LinuxFabric::place(const FabricPlaces& places, Callback<void> done) {
-  worker_.run<void>([this, places] { return take_places(places); }, std::move(done));
+  worker_.run<void>([this, places] { return take_places(places); },
+                    then_announce(std::move(done)));
 }
 
 void LinuxFabric::guard(const FabricGroups& groups, Callback<void> done) {
@@ -512,7 +517,12 @@ void LinuxFabric::guard(const FabricGroups& groups, Callback<void> done) {
 }
 
 void LinuxFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
-  worker_.run<OpenPort>([this, nic] { return make_port(nic); }, std::move(done));
+  const auto opened = [this, done = std::move(done),
+                       alive = std::weak_ptr(alive_)](Result<OpenPort> port) {
+    if (!alive.expired()) announce_later();
+    done(std::move(port));
+  };
+  worker_.run<OpenPort>([this, nic] { return make_port(nic); }, opened);
 }
 
 void LinuxFabric::close_port(const LaunchNic& nic, Callback<void> done) {
@@ -520,7 +530,8 @@ void LinuxFabric::close_port(const LaunchNic& nic, Callback<void> done) {
 }
 
 void LinuxFabric::open_gateway(const GatewayNetwork& network, Callback<void> done) {
-  worker_.run<void>([this, network] { return make_gateway(network); }, std::move(done));
+  worker_.run<void>([this, network] { return make_gateway(network); },
+                    then_announce(std::move(done)));
 }
 
 void LinuxFabric::close_gateway(std::uint32_t vni, Callback<void> done) {
@@ -528,7 +539,8 @@ void LinuxFabric::close_gateway(std::uint32_t vni, Callback<void> done) {
 }
 
 void LinuxFabric::open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) {
-  worker_.run<void>([this, service, leg] { return make_leg(service, leg); }, std::move(done));
+  worker_.run<void>([this, service, leg] { return make_leg(service, leg); },
+                    then_announce(std::move(done)));
 }
 
 void LinuxFabric::close_leg(const ServiceId& service, Callback<void> done) {
@@ -662,6 +674,8 @@ Result<OpenPort> LinuxFabric::make_port(const LaunchNic& nic) {
   if (auto done = finish_link(port.tap_name, nic.mtu, bridge->index); !done)
     return wrap_error(what, done.error());
   port.tap_descriptor = opened->release();
+  if (const auto mac = parse_mac(nic.mac)) present_[nic.vni].insert(*mac);
+  astray_ = !ensure_floating(nic.vni).ok() || astray_;
   return port;
 }
 
@@ -669,7 +683,9 @@ Result<void> LinuxFabric::remove_port(const LaunchNic& nic) {
   const std::string name = tap_name(nic.port);
   auto removed = remove_link(name);
   if (!removed) return removed;
-  removed = filter_.forget(name);
+  if (const auto mac = parse_mac(nic.mac)) present_[nic.vni].erase(*mac);
+  removed = ensure_floating(nic.vni);
+  keep_first(removed, filter_.forget(name));
   keep_first(removed, groups_.forget(name));
   keep_first(removed, ensure_tracking());
   return removed;
@@ -697,7 +713,12 @@ Result<Descriptor> LinuxFabric::join_leg(const std::string& owner, const Balance
 Result<void> LinuxFabric::make_leg(const ServiceId& service, const BalancerLeg& leg) {
   const auto joined = join_leg(service.value, leg,
                                [&] { return ensure_network_namespace(leg_namespace(service)); });
-  return joined ? Result<void>() : joined.error();
+  if (!joined) return joined.error();
+  const BalancerLeg before = std::exchange(legs_[service], leg);
+  if (const auto mac = parse_mac(before.mac)) present_[before.vni].erase(*mac);
+  if (const auto mac = parse_mac(leg.mac)) present_[leg.vni].insert(*mac);
+  astray_ = !ensure_floating(leg.vni).ok() || astray_;
+  return {};
 }
 
 Result<std::shared_ptr<const int>> LinuxFabric::make_visit(const std::string& visitor,
@@ -717,39 +738,13 @@ Result<void> LinuxFabric::remove_leg_device(const std::string& owner) {
 }
 
 Result<void> LinuxFabric::remove_leg(const ServiceId& service) {
-  auto removed = remove_leg_device(service.value);
-  keep_first(removed, remove_network_namespace(leg_namespace(service)));
-  return removed;
-}
-
-/// What it may send is said before it is joined to the network, what may pass before it leads out.
-Result<void> LinuxFabric::make_gateway(const GatewayNetwork& network) {
-  const std::string what = fmt::format("open the gateway of VNI {}", network.vni);
-  const auto leg = gateway_leg(network);
-  if (!leg) return leg.error();
-  const auto bridge = link(bridge_name(network.vni));
-  if (!bridge) return wrap_error(what + ": the network is not on this host", bridge.error());
-  const bool leads_out = network.nat && way_out_.offered();
-  const std::string device = gateway_name(network.vni);
-  if (auto done = filter_.set_gateway(device, network, leads_out); !done)
-    return wrap_error(what, done.error());
-  auto space = ensure_network_namespace(gateway_namespace(network.vni));
-  if (!space) return wrap_error(what, space.error());
-  Result<void> done = guard_gateway(space->get(), network, leads_out);
-  if (done) done = ensure_leg(socket_, device, space->get(), *leg);
-  if (done) done = finish_link(device, network.mtu, bridge->index);
-  if (done) {
-    done = leads_out ? way_out_.join(network.vni, space->get()) : way_out_.part(network.vni);
+  Result<void> removed;
+  if (const auto leg = legs_.extract(service); !leg.empty()) {
+    if (const auto mac = parse_mac(leg.mapped().mac)) present_[leg.mapped().vni].erase(*mac);
+    removed = ensure_floating(leg.mapped().vni);
   }
-  return done ? done : wrap_error(what, done.error());
-}
-
-Result<void> LinuxFabric::remove_gateway(std::uint32_t vni) {
-  auto removed = way_out_.part(vni);
-  const std::string device = gateway_name(vni);
-  keep_first(removed, remove_link(device));
-  keep_first(removed, filter_.forget(device));
-  keep_first(removed, remove_network_namespace(gateway_namespace(vni)));
+  keep_first(removed, remove_leg_device(service.value));
+  keep_first(removed, remove_network_namespace(leg_namespace(service)));
   return removed;
 }
 

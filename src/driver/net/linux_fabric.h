@@ -3,10 +3,12 @@
 #include <atomic>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 
 #include "driver/fabric.h"
+#include "driver/net/gateway.h"
 #include "driver/net/group_filter.h"
 #include "driver/net/netlink.h"
 #include "driver/net/port_filter.h"
@@ -36,7 +38,8 @@ struct LinuxFabricOptions {
 /// what it exchanges with others when it has security groups (GroupFilter) needs the kernel's module br_netfilter,
 /// which is switched on for the bridges of such ports alone.
 /// A load balancer's leg is a cable `<prefix>l<hash>` into the namespace `<space_prefix>l<hash>`, filtered as a tap is.
-/// A network's gateway has a cable `<prefix>g<vni>` into `<space_prefix>g<vni>`, see gateway.h and WayOut.
+/// A network's gateway has a cable `<prefix>g<vni>` into `<space_prefix>g<vni>`, see gateway.h and WayOut. New ways of
+/// floating addresses are announced outside at once and, as that may be lost, twice again.
 /// One thread of its own talks to the kernel.
 ///
 /// open_port: the descriptor is -1 when another process holds the tap already (a VM that was adopted after a restart of
@@ -95,6 +98,7 @@ class LinuxFabric final : public Fabric {
   struct Place {
     std::string address;     ///< of the guest; network byte order, 4 bytes
     std::uint32_t host = 0;  ///< tunnel end, network byte order; 0 = nowhere
+    std::uint32_t floating = 0;  ///< host byte order; 0 = none
   };
   using Places = std::map<std::string, Place>;  ///< by MAC, 6 bytes
 
@@ -131,6 +135,11 @@ class LinuxFabric final : public Fabric {
   Result<void> remove_leg(const ServiceId& service);
   Result<void> remove_leg_device(const std::string& owner);
   Result<void> make_gateway(const GatewayNetwork& network);
+  std::optional<FloatingGuests> wanted_floating(std::uint32_t vni) const;
+  Result<void> ensure_floating(std::uint32_t vni);
+  Result<void> lead_floating(std::uint32_t vni, const FloatingGuests& floating);
+  Callback<void> then_announce(Callback<void> done);
+  void announce_later();
   Result<void> remove_gateway(std::uint32_t vni);
   Result<void> remove_spaces() const;
   Result<void> remove_devices();
@@ -168,8 +177,19 @@ class LinuxFabric final : public Fabric {
   const std::uint32_t local_;  ///< network byte order
   std::map<std::uint32_t, Tunnel> tunnels_;  ///< by VNI
   std::map<std::uint32_t, Places> places_;   ///< by VNI
+  std::map<std::uint32_t, std::set<std::string>>
+      present_;  ///< by VNI: MACs of ports and balancers of this host
+  std::map<ServiceId, BalancerLeg> legs_;
+  struct Leading {
+    GatewayNetwork network;
+    std::optional<FloatingGuests> floating;  ///< that are in force; none = not known
+  };
+  std::map<std::uint32_t, Leading> leading_;  ///< by VNI: gateways that lead out
+  std::atomic<int> announcements_ = 0;        ///< of floating addresses that are still to be made
   bool astray_ = false;  ///< the kernel did not take all of the places; the next call tries again
   std::atomic<std::uint64_t> version_ = 0;
+  Timer announcing_;
+  std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
   Worker worker_;  ///< last: its end waits for the call that is under way
 };
 

@@ -4,15 +4,19 @@
 #include <fmt/format.h>
 #include <linux/if_link.h>
 #include <linux/ip.h>
+#include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 
 #include <algorithm>
 #include <cctype>
+#include <cerrno>
 #include <exception>
+#include <iterator>
 #include <set>
 #include <utility>
 
 #include "base/reflect.h"
+#include "driver/net/announcement.h"
 #include "edge/file.h"
 #include "edge/network_namespace.h"
 #include "model/ipv4.h"
@@ -24,10 +28,12 @@ constexpr std::uint32_t kLinks = 169U << 24 | 254U << 16 | 64U << 8;  // 169.254
 constexpr std::uint32_t kLinkCount = 2048;                            // of two addresses each
 constexpr int kLinkPrefix = 31;
 constexpr int kMtu = 1500;
+constexpr std::uint8_t kFloatingProtocol = 118;  // of routes and answers
 constexpr const char* kNeverOutside = "127.0.0.0/8, 169.254.0.0/16";
 
 // Replaced as a whole. {0} table, {1} how names of cables begin, {2} outside device, {3} links. The
-// set is for who comes later, perhaps with another device.
+// set is for who comes later, perhaps with another device. What comes from a gateway has its link's
+// address or a floating one that leads to it; what is routed to a gateway and is no link is one.
 constexpr const char* kTable = R"(
 add table ip {0}
 delete table ip {0}
@@ -38,12 +44,16 @@ add chain ip {0} pass {{ type filter hook forward priority 0 ; policy accept ; }
 add chain ip {0} hide {{ type nat hook postrouting priority 100 ; policy accept ; }}
 add chain ip {0} outwards
 add chain ip {0} inwards
+add rule ip {0} entry iifname "{1}*" ct state established,related accept
 add rule ip {0} entry iifname "{1}*" counter drop
 add rule ip {0} pass iifname "{1}*" jump outwards
 add rule ip {0} pass oifname "{1}*" jump inwards
+add rule ip {0} outwards fib saddr . iif oif missing counter drop
+add rule ip {0} outwards oifname "{1}*" ct state established,related accept
+add rule ip {0} outwards oifname "{1}*" ip daddr != {3} accept
 add rule ip {0} outwards oifname != "{2}" counter drop
-add rule ip {0} outwards ip saddr != {3} counter drop
-add rule ip {0} inwards iifname "{2}" ct state established,related accept
+add rule ip {0} inwards iifname {{ "{2}", "{1}*" }} ct state established,related accept
+add rule ip {0} inwards iifname {{ "{2}", "{1}*" }} ip daddr != {3} accept
 add rule ip {0} inwards counter drop
 add rule ip {0} hide oifname "{2}" ip saddr {3} masquerade
 )";
@@ -67,18 +77,16 @@ Result<void> set_forwarding(NetlinkSocket& socket, int index, bool on) {
       fmt::format("set whether network device {} forwards", index));
 }
 
-Result<void> route_out(NetlinkSocket& inside, int index, std::uint32_t by) {
-  rtmsg header{};
-  header.rtm_family = AF_INET;
-  header.rtm_table = RT_TABLE_MAIN;
-  header.rtm_protocol = RTPROT_STATIC;
-  header.rtm_scope = RT_SCOPE_UNIVERSE;
-  header.rtm_type = RTN_UNICAST;
-  NetlinkMessage message(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE);
-  message.header(header)
-      .number(RTA_GATEWAY, htonl(by))
-      .number(RTA_OIF, static_cast<std::uint32_t>(index));
-  return inside.execute(message).as_result("route a gateway out");
+/// Answers for others come at once, not within 0.8 s as where several hosts may answer.
+Result<void> answer_at_once(NetlinkSocket& socket, int device) {
+  ndtmsg header{};
+  header.ndtm_family = AF_INET;
+  NetlinkMessage message(RTM_SETNEIGHTBL, 0);
+  message.header(header).text(NDTA_NAME, "arp_cache").nest(NDTA_PARMS, [&](NetlinkMessage& table) {
+    table.number(NDTPA_IFINDEX, static_cast<std::uint32_t>(device));
+    table.number(NDTPA_PROXY_DELAY, std::uint64_t{0});
+  });
+  return socket.execute(message).as_result("answer at once for floating addresses");
 }
 
 }  // namespace
@@ -189,7 +197,7 @@ Result<void> WayOut::join(std::uint32_t vni, int space) {
   if (done) done = ensure_address(*inside, *far, {htonl(*link + 1), kLinkPrefix});
   if (done) done = bring_up(socket_, *near);
   if (done) done = bring_up(*inside, *far);
-  if (done) done = route_out(*inside, *far, *link);
+  if (done) done = ensure_default_route(*inside, *far, htonl(*link));
   if (done) done = set_forwarding(*inside, *far, true);
   const auto leg = device_index(*inside, "leg");
   if (!leg) return leg.error();
@@ -199,7 +207,137 @@ Result<void> WayOut::join(std::uint32_t vni, int space) {
   return done;
 }
 
+Result<std::map<std::uint32_t, int>> WayOut::led() {
+  std::map<std::uint32_t, int> found;
+  rtmsg header{};
+  header.rtm_family = AF_INET;
+  const auto answer =
+      socket_.list(NetlinkMessage(RTM_GETROUTE, 0).header(header), [&](std::string_view body) {
+        rtmsg route{};
+        body.copy(reinterpret_cast<char*>(&route), sizeof route);
+        if (route.rtm_protocol != kFloatingProtocol || route.rtm_dst_len != 32) return;
+        const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof route)));
+        found[ntohl(attribute_number<std::uint32_t>(attributes, RTA_DST))] =
+            attribute_number<int>(attributes, RTA_OIF);
+      });
+  if (auto listed = answer.as_result("list routes to floating addresses"); !listed)
+    return listed.error();
+  return found;
+}
+
+Result<void> WayOut::change_route(std::uint32_t address, int device, std::uint32_t by, bool add) {
+  rtmsg header{};
+  header.rtm_family = AF_INET;
+  header.rtm_dst_len = 32;
+  header.rtm_table = RT_TABLE_MAIN;
+  header.rtm_protocol = kFloatingProtocol;
+  header.rtm_scope = add ? RT_SCOPE_UNIVERSE : RT_SCOPE_NOWHERE;
+  header.rtm_type = add ? RTN_UNICAST : RTN_UNSPEC;
+  const std::uint16_t flags = add ? NLM_F_CREATE | NLM_F_REPLACE : 0;
+  NetlinkMessage message(add ? RTM_NEWROUTE : RTM_DELROUTE, flags);
+  message.header(header)
+      .number(RTA_DST, htonl(address))
+      .number(RTA_OIF, static_cast<std::uint32_t>(device));
+  if (add) message.number(RTA_GATEWAY, htonl(by));
+  const auto answer = socket_.execute(message);
+  if (!add && answer.error == ESRCH) return {};
+  return answer.as_result(fmt::format("route floating address {}", ipv4_text(address)));
+}
+
+Result<void> WayOut::change_answer(std::uint32_t address, int device, bool add) {
+  ndmsg header{};
+  header.ndm_family = AF_INET;
+  header.ndm_ifindex = device;
+  header.ndm_flags = NTF_PROXY;
+  const std::uint16_t flags = add ? NLM_F_CREATE | NLM_F_REPLACE : 0;
+  NetlinkMessage message(add ? RTM_NEWNEIGH : RTM_DELNEIGH, flags);
+  message.header(header).number(NDA_DST, htonl(address));
+  if (add) message.number(NDA_PROTOCOL, kFloatingProtocol);
+  const auto answer = socket_.execute(message);
+  if (!add && answer.error == ENOENT) return {};
+  return answer.as_result(fmt::format("answer for floating address {}", ipv4_text(address)));
+}
+
+/// Ends answers for addresses that are not `kept`, or that another device than `device` gives.
+Result<void> WayOut::forget_answers(const std::map<std::uint32_t, int>& kept, int device) {
+  std::vector<std::pair<std::uint32_t, int>> stale;
+  ndmsg header{};
+  header.ndm_family = AF_INET;
+  header.ndm_flags = NTF_PROXY;
+  const auto answer =
+      socket_.list(NetlinkMessage(RTM_GETNEIGH, 0).header(header), [&](std::string_view body) {
+        ndmsg seen{};
+        body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
+        const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
+        if (attribute_number<std::uint8_t>(attributes, NDA_PROTOCOL) != kFloatingProtocol) return;
+        const std::uint32_t address = ntohl(attribute_number<std::uint32_t>(attributes, NDA_DST));
+        if (!kept.contains(address) || seen.ndm_ifindex != device)
+          stale.emplace_back(address, seen.ndm_ifindex);
+      });
+  auto done = answer.as_result("list answers for floating addresses");
+  for (const auto& [address, by] : stale) {
+    if (done) done = change_answer(address, by, false);
+  }
+  return done;
+}
+
+Result<void> WayOut::say_where(const std::set<std::uint32_t>& addresses) {
+  if (addresses.empty()) return {};
+  const auto outside = device_index(socket_, options_.device);
+  if (!outside) return wrap_error("outside device", outside.error());
+  return announce_addresses(network_namespace_, socket_, *outside, addresses);
+}
+
+Result<void> WayOut::announce() {
+  const auto all = led();
+  if (!all) return all.error();
+  std::set<std::uint32_t> addresses;
+  for (const auto& [address, device] : *all) addresses.insert(address);
+  return say_where(addresses);
+}
+
+/// The answers come last and go first: who asks is not told of a way that is not there.
+Result<bool> WayOut::lead(std::uint32_t vni, const std::set<std::uint32_t>& floating) {
+  const std::string name = device_name(vni);
+  const auto near = device_index(socket_, name);
+  if (!near) {
+    const bool nothing = near.error().code == Errc::not_found && floating.empty();
+    return nothing ? Result<bool>(false) : near.error();
+  }
+  auto all = led();
+  if (!all) return all.error();
+  std::set<std::uint32_t> before;
+  for (const auto& [address, device] : *all) {
+    if (device == *near) before.insert(address);
+  }
+  for (const std::uint32_t address : before) {
+    if (!floating.contains(address)) all->erase(address);
+  }
+  std::set<std::uint32_t> begun;
+  std::ranges::set_difference(floating, before, std::inserter(begun, begun.end()));
+  for (const std::uint32_t address : floating) (*all)[address] = *near;
+  const auto outside = device_index(socket_, options_.device);
+  if (!outside && !floating.empty()) return wrap_error("outside device", outside.error());
+  const int answers_at = outside ? *outside : 0;
+  if (auto forgotten = forget_answers(*all, answers_at); !forgotten) return forgotten.error();
+  Result<void> done;
+  for (const std::uint32_t address : before) {
+    if (done && !floating.contains(address)) done = change_route(address, *near, 0, false);
+  }
+  if (floating.empty()) return done ? Result<bool>(false) : done.error();
+  const auto link = choose_link(name);
+  if (!link) return link.error();
+  if (done) done = answer_at_once(socket_, *outside);
+  for (const std::uint32_t address : floating) {
+    if (done && begun.contains(address)) done = change_route(address, *near, *link + 1, true);
+    if (done) done = change_answer(address, *outside, true);
+  }
+  static_cast<void>(say_where(begun));  // who did not hear it asks; announce() says it again
+  return done ? Result<bool>(!begun.empty()) : done.error();
+}
+
 Result<void> WayOut::part(std::uint32_t vni) {
+  if (auto led_nowhere = lead(vni, {}); !led_nowhere) return led_nowhere.error();
   if (auto removed = remove_device(socket_, device_name(vni)); !removed) return removed;
   bool others = false;
   const std::string begin = prefix_ + "u";
@@ -248,6 +386,7 @@ Result<void> WayOut::close() {
   const std::string table = prefix_ + "out";
   if (present_device().empty()) return {};
   if (auto released = release(""); !released) return released;
+  if (auto forgotten = forget_answers({}, 0); !forgotten) return forgotten;
   return nftables_.run("open the way out for nobody",
                        fmt::format("add table ip {0}\ndelete table ip {0}\n", table));
 }

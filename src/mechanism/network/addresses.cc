@@ -53,6 +53,11 @@ std::string gateway_address(const NetworkSpec& network) {
   return fmt::format("{}/{}", ipv4_text(subnet->base + 1), subnet->prefix);
 }
 
+std::string way_out_of(const NetworkSpec& network) {
+  const std::string gateway = gateway_address(network);
+  return network.gateway == NetworkGateway::nat ? gateway.substr(0, gateway.find('/')) : "";
+}
+
 std::set<std::string> reserved_addresses(const NetworkSpec& network) {
   std::set<std::string> reserved;
   for (const OutsidePort& port : network.outside) reserved.insert(port.address);

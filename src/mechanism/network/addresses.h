@@ -18,6 +18,9 @@ Result<std::uint32_t> free_address(const ClusterView& view, const Network& netwo
 /// network has no gateway.
 std::string gateway_address(const NetworkSpec& network);
 
+/// The gateway's address without prefix length, where it leads out; empty where nothing does.
+std::string way_out_of(const NetworkSpec& network);
+
 /// Addresses of the network that no port may have: its gateway's and those of machines outside. "10.50.0.1".
 std::set<std::string> reserved_addresses(const NetworkSpec& network);
 

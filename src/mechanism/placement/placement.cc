@@ -34,7 +34,7 @@ Capacity demand_of(const Vm& vm) {
   return {quota, vm.spec.memory_mib + kHypervisorOverhead};
 }
 
-PlacementState::PlacementState(const ClusterView& view, const ClusterId& cluster) {
+PlacementState::PlacementState(const ClusterView& view, const ClusterId& cluster) : view_(&view) {
   const Cluster* found = view.clusters.find(cluster);
   const std::int64_t percent = found == nullptr ? 100 : found->spec.policy.cpu_overcommit_percent;
   if (found != nullptr) tenant_ = found->meta.tenant;
@@ -236,6 +236,8 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
     return fmt::format("the VM is pinned to {}", vm.spec.pinned_host.value);
   }
   if (query.live && vm.status.host == host.id()) return "runs there now";
+  if (!host.status.leads_outside && view_->floating_addresses.count<FloatingOfVm>(vm.id()) > 0)
+    return "has no way out (--outside-device) for the VM's floating address";
   if (auto reason = compatibility_refusal(member, query); !reason.empty()) return reason;
   const bool own = carries(member, vm);
   if (!vm.spec.anti_affinity_group.empty()) {

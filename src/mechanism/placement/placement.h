@@ -85,6 +85,7 @@ class PlacementState {
   std::string refusal(const Member& member, const PlacementQuery& query) const;
   std::string compatibility_refusal(const Member& member, const PlacementQuery& query) const;
 
+  const ClusterView* view_;
   std::vector<Member> members_;                              ///< in order of id
   std::set<std::pair<std::int64_t, std::size_t>> by_room_;  ///< (less room, index): the most room first
   std::string tenant_;

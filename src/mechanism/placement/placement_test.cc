@@ -336,5 +336,22 @@ TEST_F(Placement, F_B8_adding_and_removing_leaves_what_was) {
   }));
 }
 
+TEST_F(Placement, R_B3_a_vm_with_a_floating_address_goes_where_there_is_a_way_out) {
+  add_host("big", 4096);
+  const HostId small = add_host("small");
+  const VmId web = add_vm("web", "");
+  const PlacementQuery query{vm(web), false, {}};
+  EXPECT_EQ(state().choose(query), HostId("big"));
+  FloatingAddress address;
+  address.meta.tenant = "acme";
+  address.meta.name = "ip";
+  address.spec.vm = "web";
+  view_.floating_addresses.put(std::make_shared<const FloatingAddress>(address));
+  EXPECT_FALSE(state().choose(query).has_value());
+  EXPECT_NE(state().explain(query)[0].reason.find("--outside-device"), std::string::npos);
+  edit_host(small, [](Host& host) { host.status.leads_outside = true; });
+  EXPECT_EQ(state().choose(query), small);
+}
+
 }  // namespace
 }  // namespace virga

@@ -28,6 +28,8 @@ VIRGA_API_KIND(Host, "host", hosts, keys::kHost, false);
 VIRGA_API_KIND(Image, "image", images, keys::kImage, false);
 VIRGA_API_KIND(Network, "network", networks, keys::kNetwork, true);
 VIRGA_API_KIND(SecurityGroup, "security_group", security_groups, keys::kSecurityGroup, true);
+VIRGA_API_KIND(FloatingAddress, "floating_address", floating_addresses, keys::kFloatingAddress,
+               true);
 VIRGA_API_KIND(Vm, "vm", vms, keys::kVm, true);
 VIRGA_API_KIND(Device, "device", devices, keys::kDevice, false);
 VIRGA_API_KIND(Volume, "volume", volumes, keys::kVolume, true);
@@ -51,6 +53,7 @@ void for_each_kind(Task&& task) {
   task.template operator()<Image>();
   task.template operator()<Network>();
   task.template operator()<SecurityGroup>();
+  task.template operator()<FloatingAddress>();
   task.template operator()<Vm>();
   task.template operator()<Device>();
   task.template operator()<Volume>();

@@ -195,6 +195,7 @@ boost::json::object openapi_document() {
   add_kind<Image>(paths, schemas, "Image");
   add_kind<Network>(paths, schemas, "Network");
   add_kind<SecurityGroup>(paths, schemas, "SecurityGroup");
+  add_kind<FloatingAddress>(paths, schemas, "FloatingAddress");
   add_kind<Vm>(paths, schemas, "Vm");
   add_kind<Device>(paths, schemas, "Device");
   add_kind<Volume>(paths, schemas, "Volume");

@@ -86,6 +86,7 @@ Result<const Cluster*> fitting_cluster(const ClusterView& view, const std::strin
 Refusal apply_rules(const RuleContext& context, const Cluster* before, Cluster& after) {
   if (auto sound = check_cluster(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
   if (before == nullptr) return std::nullopt;
+  if (auto refused = check_floating(context.view, after)) return refused;
   const bool used = !context.view.hosts_of(after.id()).empty();
   if (used && before->spec.shared_directory != after.spec.shared_directory) {
     return problem(Errc::conflict, "spec.shared_directory: the cluster has hosts that use \"" +
@@ -167,7 +168,7 @@ Refusal apply_rules(const RuleContext& context, const Network* before, Network& 
                                  "list`",
                                  ipv4_text(*gateway)));
     }
-    return std::nullopt;
+    return check_floating(context.view, after);
   }
   const auto cluster = fitting_cluster(context.view, after.meta.tenant, after.spec.cluster);
   if (!cluster.ok()) return Problem{cluster.error(), {}, 0};
@@ -228,6 +229,9 @@ std::vector<Reason> users_of(const ClusterView& view, const Cluster& cluster) {
   }
   for (const Service* service : view.services_of(cluster.id())) {
     users.add(name_of(*service), "belongs to it");
+  }
+  for (const auto& [id, address] : view.floating_addresses.all()) {
+    if (address->spec.cluster == cluster.id()) users.add(name_of(*address), "belongs to it");
   }
   for (const auto& [id, vm] : view.vms.all()) {
     if (vm->spec.cluster == cluster.id()) users.add(name_of(*vm), "runs in it");

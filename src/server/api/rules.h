@@ -33,6 +33,8 @@ Refusal apply_rules(const RuleContext& context, const Device* before, Device& af
 Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& after);
 Refusal apply_rules(const RuleContext& context, const Service* before, Service& after);
 Refusal apply_rules(const RuleContext& context, const SecurityGroup* before, SecurityGroup& after);
+Refusal apply_rules(const RuleContext& context, const FloatingAddress* before,
+                    FloatingAddress& after);
 Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after);
 
 /// Whether the tenant has that image and may begin to use it; the refusal begins with `field`.
@@ -46,6 +48,10 @@ Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cl
 Refusal check_group(const ClusterView& view, const std::string& field, const std::string& tenant,
                     const std::string& name);
 
+/// Whether the floating addresses that a cluster or a network has allow its change.
+Refusal check_floating(const ClusterView& view, const Cluster& after);
+Refusal check_floating(const ClusterView& view, const Network& after);
+
 /// Guards and further keys that belong into the same commit as the resource.
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
                        Change& change);
@@ -57,6 +63,8 @@ Refusal add_companions(const RuleContext& context, const Service* before, const 
                        Change& change);
 Refusal add_companions(const RuleContext& context, const SecurityGroup* before,
                        const SecurityGroup& after, Change& change);
+Refusal add_companions(const RuleContext& context, const FloatingAddress* before,
+                       const FloatingAddress& after, Change& change);
 Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,
                        Change& change);
 
@@ -84,6 +92,7 @@ std::vector<Reason> users_of(const ClusterView& view, const Device& device);
 std::vector<Reason> users_of(const ClusterView& view, const Volume& volume);
 std::vector<Reason> users_of(const ClusterView& view, const Service& service);
 std::vector<Reason> users_of(const ClusterView& view, const SecurityGroup& group);
+std::vector<Reason> users_of(const ClusterView& view, const FloatingAddress& address);
 
 /// The cluster that a tenant's thing shall belong to; empty `wanted` = the only one that fits. Errors: invalid,
 /// not_found, denied (another tenant's cluster).

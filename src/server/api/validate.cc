@@ -129,8 +129,9 @@ Result<void> check_user_data(const std::string& text) {
 
 }  // namespace
 
+constexpr std::int64_t kMibMax = 64LL << 20;  // 64 TiB
+
 const std::map<std::string, Range>& ranges() {
-  constexpr std::int64_t kMibMax = 64LL << 20;  // 64 TiB
   static const std::map<std::string, Range> kTable = {
       {"vm.cpus", {"cpus", 1, 64, "processors"}},
       {"vm.cpu_millicores",
@@ -195,6 +196,7 @@ const std::map<std::string, Range>& ranges() {
       {"cluster.policy.starts_per_host", {"policy.starts_per_host", 1, 64, "starts"}},
       {"cluster.policy.cpu_overcommit_percent",
        {"policy.cpu_overcommit_percent", 100, 10'000, "percent"}},
+      {"cluster.floating_ranges", {"floating_ranges", 0, 16, "ranges"}},
       {"cluster.policy.image_mib_max", {"policy.image_mib_max", 1, kMibMax, "MiB"}},
   };
   return kTable;
@@ -228,6 +230,32 @@ Result<void> check_path(std::string_view field, std::string_view path, bool abso
   }
 }
 
+namespace {
+
+/// Each of at most 65,536 addresses, none in two of them.
+Result<void> check_floating_ranges(const std::vector<std::string>& ranges) {
+  const auto count = static_cast<std::int64_t>(ranges.size());
+  if (auto few = in_range("cluster", "floating_ranges", count); !few.ok()) return few;
+  constexpr int kPrefixMin = 16;
+  for (std::size_t i = 0; i < ranges.size(); ++i) {
+    const std::string field = fmt::format("spec.floating_ranges[{}]", i);
+    const auto range = parse_range(ranges[i]);
+    if (!range || range->prefix < kPrefixMin) {
+      return wrong(field, ranges[i],
+                   "an IPv4 range of /16 to /32 without bits after its prefix; right would be "
+                   "203.0.113.16/28");
+    }
+    for (std::size_t k = 0; k < i; ++k) {
+      const Ipv4Subnet other = *parse_range(ranges[k]);
+      if (range->base <= other.broadcast() && other.base <= range->broadcast())
+        return wrong(field, ranges[i], "shares addresses with " + ranges[k]);
+    }
+  }
+  return {};
+}
+
+}  // namespace
+
 Result<void> check_cluster(const ClusterSpec& spec) {
   const ClusterPolicy& policy = spec.policy;
   const auto in = [](std::string_view field, std::int64_t value) {
@@ -254,6 +282,7 @@ Result<void> check_cluster(const ClusterSpec& spec) {
     return wrong("spec.policy.suspect_after_ms", text(policy.suspect_after_ms),
                  fmt::format("must be longer than a heartbeat, {} ms", to_ms(policy.heartbeat_ms)));
   }
+  if (auto ranges = check_floating_ranges(spec.floating_ranges); !ranges.ok()) return ranges;
   return check_path("spec.shared_directory", spec.shared_directory, true);
 }
 
@@ -527,6 +556,23 @@ Result<void> check_security_group(const SecurityGroupSpec& spec) {
     if (!sound.ok()) return sound;
   }
   return {};
+}
+
+Result<void> check_floating_address(const FloatingAddressSpec& spec) {
+  const bool plain_address = spec.address.find('/') == std::string::npos;
+  if (!spec.address.empty() && !(plain_address && parse_ipv4(spec.address))) {
+    return wrong("spec.address", spec.address, "an IPv4 address; right would be 203.0.113.17");
+  }
+  if (!spec.vm.empty() && !spec.service.empty()) {
+    return wrong("spec.service", spec.service, "it leads to one of both; leave spec.vm empty");
+  }
+  if (spec.vm.empty() && spec.service.empty() && !spec.network.empty()) {
+    return wrong("spec.network", spec.network, "it leads to nobody; name who in spec.vm");
+  }
+  return all({check_optional_name("spec.cluster", spec.cluster.value),
+              check_optional_name("spec.vm", spec.vm),
+              check_optional_name("spec.service", spec.service),
+              check_optional_name("spec.network", spec.network)});
 }
 
 Result<void> check_vm(const VmSpec& spec) {

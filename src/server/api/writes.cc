@@ -237,6 +237,10 @@ Decision decide_removal(Engine& engine, const Call& call, const ClusterView& vie
     for (const std::string& address : reserved_addresses(found->spec))
       change.writes.push_back({keys::address(found->id(), address), std::nullopt});
   }
+  if constexpr (std::is_same_v<T, FloatingAddress>) {
+    change.writes.push_back({keys::floating(found->spec.address), std::nullopt});
+    if (found->leads()) change.writes.push_back({keys::floating_of(*found), std::nullopt});
+  }
   change.event =
       event_of(fmt::format("{}.deleted", Kind<T>::kSingular), change.primary, found->meta.tenant,
                fmt::format("{} {} was deleted", Kind<T>::kSingular, found->id().value));
@@ -304,6 +308,7 @@ void with_writable_kind(const std::string& name, Task&& task) {
   if (name == Kind<Volume>::kPlural) task.template operator()<Volume>();
   if (name == Kind<Service>::kPlural) task.template operator()<Service>();
   if (name == Kind<SecurityGroup>::kPlural) task.template operator()<SecurityGroup>();
+  if (name == Kind<FloatingAddress>::kPlural) task.template operator()<FloatingAddress>();
   if (name == Kind<Vm>::kPlural) task.template operator()<Vm>();
 }
 

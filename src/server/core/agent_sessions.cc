@@ -20,6 +20,10 @@ constexpr std::size_t kGroupsBytes = 400'000;    ///< of a message, as estimated
 constexpr std::size_t kPlacesPerMessage = 4000;  ///< about 0.4 MiB
 constexpr std::size_t kMembersPerMessage = 2000;
 
+bool has(const std::vector<std::string>& features, std::string_view name) {
+  return std::find(features.begin(), features.end(), name) != features.end();
+}
+
 }  // namespace
 
 AgentSessions::AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links)
@@ -160,6 +164,7 @@ void AgentSessions::record_hello(const HostId& id) {
   changed.status.agent_version = live.hello.agent_version;
   changed.status.capacity = live.hello.capacity;
   changed.status.hypervisor = live.hello.hypervisor;
+  changed.status.leads_outside = has(live.hello.features, "floating_addresses");
   changed.status.leash_armed = live.reported ? live.report.leash_armed : stored->status.leash_armed;
   if (to_json(changed.status) == to_json(stored->status)) return;
   Transaction transaction;
@@ -280,10 +285,6 @@ void AgentSessions::drop_pending(SessionId session) {
 }
 
 namespace {
-
-bool has(const std::vector<std::string>& features, std::string_view name) {
-  return std::find(features.begin(), features.end(), name) != features.end();
-}
 
 /// Of agents that can carry the command out, and what its launch asks for.
 std::vector<std::string_view> features_for(const Command& command) {

@@ -12,11 +12,21 @@ std::string_view below(std::string_view key, std::string_view kind) {
 
 }  // namespace
 
-/// Of no network when it is no VM's.
+/// Of no network when it is neither a VM's nor a service's frontend. A frontend makes its hosts
+/// carriers and is no member: a balancer has its address without asking.
 NetworkGateways::KnownPort NetworkGateways::look_at(const PortId& id) const {
   KnownPort seen;
   const Port* port = view_.ports.find(id);
   const Network* network = port == nullptr ? nullptr : view_.networks.find(port->spec.network);
+  const Service* service = network == nullptr ? nullptr : view_.services.find(port->spec.service);
+  if (service != nullptr && service->port_id() == id) {
+    seen.network = network->id();
+    seen.member = {network->spec.vni, id.value, "", "", ""};
+    for (const HostId& host : {service->status.balancer, service->status.balancer_next}) {
+      if (!host.empty()) seen.hosts.insert(host);
+    }
+    return seen;
+  }
   const Vm* vm = network == nullptr ? nullptr : view_.vms.find(port->spec.vm);
   if (vm == nullptr) return seen;
   const std::string& address = port->spec.address;
@@ -43,7 +53,8 @@ void NetworkGateways::leave(const PortId& id, AllNews& news) {
   KnownNetwork& network = networks_[before.network];
   network.ports.erase(id);
   News& told = news[before.network];
-  told.members[id] = {before.member.vni, id.value, "", "", ""};
+  if (!before.member.address.empty())
+    told.members[id] = {before.member.vni, id.value, "", "", ""};
   for (const HostId& host : before.hosts) {
     told.carried.try_emplace(host, true);
     if (--network.carriers[host] == 0) network.carriers.erase(host);
@@ -62,7 +73,7 @@ void NetworkGateways::enter(const PortId& id, AllNews& news) {
   News& told = news[now.network];
   if (before.network == now.network && before.member == now.member) {
     told.members.erase(id);
-  } else {
+  } else if (!now.member.address.empty()) {
     told.members[id] = now.member;
   }
   network.ports.insert(id);
@@ -99,6 +110,8 @@ void NetworkGateways::changed(const std::vector<Change>& changes) {
       ports.insert(PortId(std::string(port)));
     if (const auto network = below(key, keys::kNetwork); !network.empty())
       networks.insert(NetworkId(std::string(network)));
+    if (const auto service = below(key, keys::kService); !service.empty())
+      ports.insert(PortId(std::string(service) + "-frontend"));
     const auto vm = below(key, keys::kVm);
     if (vm.empty()) continue;
     for (const Port* port : view_.ports_of(VmId(std::string(vm)))) ports.insert(port->id());
@@ -114,7 +127,10 @@ void NetworkGateways::changed(const std::vector<Change>& changes) {
 
 void NetworkGateways::add_all(const KnownNetwork& network, FabricGateways& told) const {
   told.networks.push_back(network.gateway);
-  for (const PortId& id : network.ports) told.members.push_back(ports_.at(id).member);
+  for (const PortId& id : network.ports) {
+    const GatewayMember& member = ports_.at(id).member;
+    if (!member.address.empty()) told.members.push_back(member);
+  }
 }
 
 void NetworkGateways::tell(const AllNews& news) {

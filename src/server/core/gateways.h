@@ -11,8 +11,9 @@
 namespace virga {
 
 /// Knows which networks have a gateway, who their VMs are, and which hosts carry them: those where a VM of the network
-/// is placed or expected by a live move. Tells these hosts, ahead of the command that starts the VM. All follows from
-/// the stored state. Members are all VMs of a network, wherever they are and whether they run.
+/// is placed or expected by a live move, or the balancer of a service on it. Tells these hosts, ahead of the command
+/// that starts the VM. All follows from the stored state. Members are all VMs of a network, wherever they are and
+/// whether they run.
 ///
 /// Loop thread only. Cost: O(ports of the VMs that changed * hosts that carry their networks); of a network that
 /// changed, or that a host begins to carry, O(its ports).

@@ -186,5 +186,32 @@ TEST_F(GatewaysTest, R_B3_a_server_that_begins_knows_what_is_stored) {
   EXPECT_EQ(told_, (Told{{"a", "without 1001"}, {"b", "no acme/web-0"}}));
 }
 
+TEST_F(GatewaysTest, R_B3_a_services_balancer_has_the_gateway_beside_it) {
+  two_vms();
+  Port frontend;
+  frontend.meta.tenant = "acme";
+  frontend.meta.name = "shop-frontend";
+  frontend.spec.network = NetworkId("acme/front");
+  frontend.spec.mac = "52:54:00:00:00:20";
+  frontend.spec.address = "10.50.0.32/24";
+  frontend.spec.service = ServiceId("acme/shop");
+  put(frontend);
+  Service shop;
+  shop.meta.tenant = "acme";
+  shop.meta.name = "shop";
+  put(shop);
+  EXPECT_EQ(news(), Told{}) << "its balancer is nowhere";
+  shop.status.balancer = HostId("c");
+  put(shop);
+  EXPECT_EQ(news(), (Told{{"c", kFront + " " + kDb + " " + kWeb}})) << "and is no member itself";
+  shop.status.balancer_next = HostId("a");
+  put(shop);
+  EXPECT_EQ(news(), Told{}) << "it is there for a VM";
+  shop.status.balancer = HostId("a");
+  shop.status.balancer_next = HostId();
+  put(shop);
+  EXPECT_EQ(news(), (Told{{"c", "without 1001"}}));
+}
+
 }  // namespace
 }  // namespace virga

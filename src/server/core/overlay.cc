@@ -22,8 +22,9 @@ void Overlay::add_port(const Port& port, const HostId& at, OverlaySubject& seen)
   const Network* network = view_.networks.find(port.spec.network);
   if (network == nullptr) return;
   const std::string& address = port.spec.address;
-  seen.ports.push_back(
-      {network->spec.vni, port.spec.mac, address.substr(0, address.find('/')), at, ""});
+  const FloatingAddress* floating = view_.floating_of(port);
+  seen.ports.push_back({network->spec.vni, port.spec.mac, address.substr(0, address.find('/')), at,
+                        "", floating == nullptr ? std::string() : floating->spec.address});
 }
 
 void Overlay::look_at_vm(const VmId& id, OverlaySubject& seen) const {
@@ -118,6 +119,19 @@ void Overlay::load() {
     enter(keys::of(id), look_at(keys::of(id)), ignored);
   }
   for (const auto& [id, host] : view_.hosts.all()) addresses_[id] = host->status.tenant_address;
+  floating_.clear();
+  for (const auto& [id, address] : view_.floating_addresses.all())
+    floating_[id] = keys::led_by(*address);
+}
+
+/// Who it led to and who it leads to look different now.
+void Overlay::enter_floating(const FloatingAddressId& id, std::set<std::string>& affected) {
+  const FloatingAddress* now = view_.floating_addresses.find(id);
+  std::string& led_to = floating_[id];
+  if (!led_to.empty()) affected.insert(led_to);
+  led_to = now == nullptr ? std::string() : keys::led_by(*now);
+  if (!led_to.empty()) affected.insert(led_to);
+  if (now == nullptr) floating_.erase(id);
 }
 
 void Overlay::changed(const std::vector<Change>& changes) {
@@ -133,6 +147,8 @@ void Overlay::changed(const std::vector<Change>& changes) {
       affected.insert(keys::of(VmId(owner)));
       affected.insert(keys::of(ServiceId(owner)));
     }
+    if (const auto floating = below(key, keys::kFloatingAddress); !floating.empty())
+      enter_floating(FloatingAddressId(std::string(floating)), affected);
     const auto named = below(key, keys::kNetwork);
     const Network* network =
         named.empty() ? nullptr : view_.networks.find(NetworkId(std::string(named)));
@@ -197,7 +213,7 @@ PortPlace Overlay::place_of(const OverlayPort& port) const {
   if (!port.tunnel.empty()) return {port.vni, port.mac, port.address, port.tunnel};
   const auto address = addresses_.find(port.at);
   return {port.vni, port.mac, port.address,
-          address == addresses_.end() ? std::string() : address->second};
+          address == addresses_.end() ? std::string() : address->second, port.floating};
 }
 
 }  // namespace virga

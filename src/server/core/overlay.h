@@ -16,7 +16,7 @@ namespace virga {
 /// placed; from the moment that a move is recorded as switching, while both copies are paused, at its destination. A
 /// move that is taken back, or a restart after a failure, is one more change of the record. The frontend of a service
 /// is where its balancer is placed, who asks it where its monitor is. Machines outside that a network names are where
-/// it says.
+/// it says. A floating address is where the port is that it leads to.
 ///
 /// Loop thread only. Cost: O(ports of the VMs that changed + hosts that carry their networks).
 class Overlay {
@@ -43,6 +43,7 @@ class Overlay {
     std::string address;
     HostId at;           ///< empty = nowhere, or outside
     std::string tunnel;  ///< of a machine outside
+    std::string floating{};
 
     friend bool operator==(const OverlayPort&, const OverlayPort&) = default;
   };
@@ -67,6 +68,7 @@ class Overlay {
   void look_at_vm(const VmId& id, OverlaySubject& seen) const;
   void look_at_service(const ServiceId& id, OverlaySubject& seen) const;
   void add_port(const Port& port, const HostId& at, OverlaySubject& seen) const;
+  void enter_floating(const FloatingAddressId& id, std::set<std::string>& affected);
   void enter_outside(const Network& network, std::map<std::uint32_t, News>& news);
   void enter(const std::string& key, OverlaySubject now, std::map<std::uint32_t, News>& news);
   void tell(const std::map<std::uint32_t, News>& news) const;
@@ -79,6 +81,7 @@ class Overlay {
   std::map<std::uint32_t, OverlayNetwork> networks_;
   std::map<std::uint32_t, std::vector<OverlayPort>> outside_;  ///< by VNI
   std::map<HostId, std::string> addresses_;                    ///< tunnel ends that were told
+  std::map<FloatingAddressId, std::string> floating_;          ///< key of whom each leads to
 };
 
 }  // namespace virga

@@ -103,7 +103,8 @@ class OverlayTest : public testing::Test {
                      for (const std::uint32_t vni : places.whole)
                        text += "whole " + std::to_string(vni) + ", ";
                      for (const PortPlace& port : places.at)
-                       text += port.address + " at " + port.host_address + ", ";
+                       text += port.address + " at " + port.host_address +
+                               (port.floating.empty() ? "" : " by " + port.floating) + ", ";
                      told_[host.value] += text.substr(0, text.size() - 2);
                    }};
 };
@@ -245,6 +246,44 @@ TEST_F(OverlayTest, R_B3_WhatWasStoredBeforeItBeganIsKnown) {
   told_.clear();
   later.connected(HostId("a"));
   EXPECT_EQ(told_, (Told{{"a", "2"}}));
+}
+
+TEST_F(OverlayTest, R_B3_AFloatingAddressIsWhereItsPortIsAndChangesWithIt) {
+  two_vms();
+  const auto lead = [this](const std::string& vm) {
+    FloatingAddress made;
+    made.meta.tenant = "acme";
+    made.meta.name = "ip";
+    made.spec = {ClusterId("main"), "203.0.113.7", vm, "", vm.empty() ? "" : "front"};
+    put(made);
+  };
+  lead("");
+  EXPECT_TRUE(news().empty()) << "it leads to nobody";
+  lead("web");
+  const std::string on_a = "10.50.0.10 at 198.51.100.a by 203.0.113.7";
+  EXPECT_EQ(news(), (Told{{"a", on_a}, {"b", on_a}}));
+  vm("acme/web", "a", {MigrationPhase::prepared, HostId("c"), Epoch()});
+  EXPECT_EQ(news().count("a"), 0U) << "it goes with the switch";
+  vm("acme/web", "a", {MigrationPhase::switching, HostId("c"), Epoch()});
+  const std::string on_c = "10.50.0.10 at 198.51.100.c by 203.0.113.7";
+  EXPECT_EQ(news(), (Told{{"a", on_c}, {"b", on_c}, {"c", on_c}}));
+  vm("acme/web", "c");
+  news();
+  lead("db");
+  const std::string moved =
+      "10.50.0.10 at 198.51.100.c, 10.50.0.11 at 198.51.100.b by 203.0.113.7";
+  EXPECT_EQ(news(), (Told{{"b", moved}, {"c", moved}}));
+  remove("floating_address/acme/ip");
+  const std::string without = "10.50.0.11 at 198.51.100.b";
+  EXPECT_EQ(news(), (Told{{"b", without}, {"c", without}}));
+  lead("web");
+  news();
+  remove("vm/acme/web");
+  remove("port/acme/web-0");
+  news();
+  port("acme/web", "52:54:00:00:00:09", "10.50.0.10");
+  vm("acme/web", "a");
+  EXPECT_NE(news()["a"].find(on_a), std::string::npos) << "who has the name has the address";
 }
 
 }  // namespace
