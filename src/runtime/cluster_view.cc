@@ -1,5 +1,7 @@
 #include "runtime/cluster_view.h"
 
+#include <algorithm>
+
 #include "base/reflect.h"
 #include "model/ipv4.h"
 #include "model/keys.h"
@@ -103,14 +105,14 @@ const Service* ClusterView::replacer_of(const Vm& vm) const {
 }
 
 const FloatingAddress* ClusterView::floating_of(const Port& port) const {
-  const ServiceId& service = port.spec.service;
-  const bool frontend = port.id().value == service.value + "-frontend";
-  const auto all = service.empty() ? floating_addresses.in<FloatingOfVm>(port.spec.vm)
-                                   : floating_addresses.in<FloatingOfService>(service);
-  for (const FloatingAddress* one : all) {
-    if (one->network_id() == port.spec.network && (service.empty() || frontend)) return one;
-  }
-  return nullptr;
+  const ServiceId& id = port.spec.service;
+  const Service* service = id.empty() ? nullptr : services.find(id);
+  if (!id.empty() && (service == nullptr || service->port_id() != port.id())) return nullptr;
+  const auto all = id.empty() ? floating_addresses.in<FloatingOfVm>(port.spec.vm)
+                              : floating_addresses.in<FloatingOfService>(id);
+  const auto leads_here = [&](const auto* one) { return one->network_id() == port.spec.network; };
+  const auto found = std::find_if(all.begin(), all.end(), leads_here);
+  return found == all.end() ? nullptr : *found;
 }
 
 std::vector<const Port*> ClusterView::ports_of(const VmId& vm) const {

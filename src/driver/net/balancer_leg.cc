@@ -86,7 +86,7 @@ Result<void> ensure_leg(NetlinkSocket& host, const std::string& device, int spac
       .number(IFLA_MTU, static_cast<std::uint32_t>(leg.mtu));
   if (auto done = inside->execute(message).as_result("bring a leg up"); !done) return done;
   if (auto done = ensure_address(*inside, *index, *address); !done) return done;
-  return ensure_default_route(*inside, *index, *gateway);
+  return ensure_route(*inside, {*index, *gateway});
 }
 
 }  // namespace virga

@@ -172,21 +172,23 @@ Result<void> ensure_address(NetlinkSocket& socket, int index, const DeviceAddres
   return there ? Result<void>() : change_address(socket, index, wanted, true);
 }
 
-Result<void> ensure_default_route(NetlinkSocket& socket, int index, std::uint32_t by) {
-  const bool add = by != 0;
+Result<void> ensure_route(NetlinkSocket& socket, const Route& route) {
+  const bool add = route.by != 0;
   rtmsg header{};
   header.rtm_family = AF_INET;
+  header.rtm_dst_len = route.prefix_length;
   header.rtm_table = RT_TABLE_MAIN;
-  header.rtm_protocol = RTPROT_STATIC;
+  header.rtm_protocol = route.protocol;
   header.rtm_scope = add ? RT_SCOPE_UNIVERSE : RT_SCOPE_NOWHERE;
   header.rtm_type = add ? RTN_UNICAST : RTN_UNSPEC;
   const std::uint16_t flags = add ? NLM_F_CREATE | NLM_F_REPLACE : 0;
   NetlinkMessage message(add ? RTM_NEWROUTE : RTM_DELROUTE, flags);
-  message.header(header).number(RTA_OIF, static_cast<std::uint32_t>(index));
-  if (add) message.number(RTA_GATEWAY, by);
+  message.header(header).number(RTA_OIF, static_cast<std::uint32_t>(route.device));
+  if (route.prefix_length != 0) message.number(RTA_DST, route.destination);
+  if (add) message.number(RTA_GATEWAY, route.by);
   const auto answer = socket.execute(message);
   if (!add && answer.error == ESRCH) return {};
-  return answer.as_result(fmt::format("set the default route of network device {}", index));
+  return answer.as_result(fmt::format("set a route by network device {}", route.device));
 }
 
 }  // namespace virga

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <linux/rtnetlink.h>
+
 #include <cstdint>
 #include <map>
 #include <string>
@@ -56,7 +58,16 @@ Result<std::multimap<int, DeviceAddress>> device_addresses(NetlinkSocket& socket
 /// Afterwards the device has this address and no other.
 Result<void> ensure_address(NetlinkSocket& socket, int index, const DeviceAddress& wanted);
 
-/// Afterwards the device leads to `by` (IPv4, network byte order) what no other route knows; 0 = it does not.
-Result<void> ensure_default_route(NetlinkSocket& socket, int index, std::uint32_t by);
+/// A route of IPv4 in the main table. Network byte order.
+struct Route {
+  int device = 0;
+  std::uint32_t by = 0;           ///< the next hop; 0 = there is to be no such route
+  std::uint32_t destination = 0;  ///< with `prefix_length` 0: all that no other route knows
+  std::uint8_t prefix_length = 0;
+  std::uint8_t protocol = RTPROT_STATIC;  ///< whose it is
+};
+
+/// Makes or removes it; one that is not there counts as removed.
+Result<void> ensure_route(NetlinkSocket& socket, const Route& route);
 
 }  // namespace virga

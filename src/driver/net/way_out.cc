@@ -77,6 +77,11 @@ Result<void> set_forwarding(NetlinkSocket& socket, int index, bool on) {
       fmt::format("set whether network device {} forwards", index));
 }
 
+/// Of one floating address; host byte order, `by` 0 = no more.
+Route route_to(std::uint32_t address, int device, std::uint32_t by) {
+  return {device, htonl(by), htonl(address), 32, kFloatingProtocol};
+}
+
 /// Answers for others come at once, not within 0.8 s as where several hosts may answer.
 Result<void> answer_at_once(NetlinkSocket& socket, int device) {
   ndtmsg header{};
@@ -197,7 +202,7 @@ Result<void> WayOut::join(std::uint32_t vni, int space) {
   if (done) done = ensure_address(*inside, *far, {htonl(*link + 1), kLinkPrefix});
   if (done) done = bring_up(socket_, *near);
   if (done) done = bring_up(*inside, *far);
-  if (done) done = ensure_default_route(*inside, *far, htonl(*link));
+  if (done) done = ensure_route(*inside, {*far, htonl(*link)});
   if (done) done = set_forwarding(*inside, *far, true);
   const auto leg = device_index(*inside, "leg");
   if (!leg) return leg.error();
@@ -223,25 +228,6 @@ Result<std::map<std::uint32_t, int>> WayOut::led() {
   if (auto listed = answer.as_result("list routes to floating addresses"); !listed)
     return listed.error();
   return found;
-}
-
-Result<void> WayOut::change_route(std::uint32_t address, int device, std::uint32_t by, bool add) {
-  rtmsg header{};
-  header.rtm_family = AF_INET;
-  header.rtm_dst_len = 32;
-  header.rtm_table = RT_TABLE_MAIN;
-  header.rtm_protocol = kFloatingProtocol;
-  header.rtm_scope = add ? RT_SCOPE_UNIVERSE : RT_SCOPE_NOWHERE;
-  header.rtm_type = add ? RTN_UNICAST : RTN_UNSPEC;
-  const std::uint16_t flags = add ? NLM_F_CREATE | NLM_F_REPLACE : 0;
-  NetlinkMessage message(add ? RTM_NEWROUTE : RTM_DELROUTE, flags);
-  message.header(header)
-      .number(RTA_DST, htonl(address))
-      .number(RTA_OIF, static_cast<std::uint32_t>(device));
-  if (add) message.number(RTA_GATEWAY, htonl(by));
-  const auto answer = socket_.execute(message);
-  if (!add && answer.error == ESRCH) return {};
-  return answer.as_result(fmt::format("route floating address {}", ipv4_text(address)));
 }
 
 Result<void> WayOut::change_answer(std::uint32_t address, int device, bool add) {
@@ -322,14 +308,16 @@ Result<bool> WayOut::lead(std::uint32_t vni, const std::set<std::uint32_t>& floa
   if (auto forgotten = forget_answers(*all, answers_at); !forgotten) return forgotten.error();
   Result<void> done;
   for (const std::uint32_t address : before) {
-    if (done && !floating.contains(address)) done = change_route(address, *near, 0, false);
+    if (done && !floating.contains(address))
+      done = ensure_route(socket_, route_to(address, *near, 0));
   }
   if (floating.empty()) return done ? Result<bool>(false) : done.error();
   const auto link = choose_link(name);
   if (!link) return link.error();
   if (done) done = answer_at_once(socket_, *outside);
   for (const std::uint32_t address : floating) {
-    if (done && begun.contains(address)) done = change_route(address, *near, *link + 1, true);
+    if (done && begun.contains(address))
+      done = ensure_route(socket_, route_to(address, *near, *link + 1));
     if (done) done = change_answer(address, *outside, true);
   }
   static_cast<void>(say_where(begun));  // who did not hear it asks; announce() says it again

@@ -62,7 +62,6 @@ class WayOut {
   std::string present_device();
   /// Floating addresses that lead somewhere, with the device that they lead to; host byte order.
   Result<std::map<std::uint32_t, int>> led();
-  Result<void> change_route(std::uint32_t address, int device, std::uint32_t by, bool add);
   Result<void> change_answer(std::uint32_t address, int device, bool add);
   Result<void> forget_answers(const std::map<std::uint32_t, int>& kept, int device);
   Result<void> say_where(const std::set<std::uint32_t>& addresses);

@@ -110,8 +110,10 @@ void NetworkGateways::changed(const std::vector<Change>& changes) {
       ports.insert(PortId(std::string(port)));
     if (const auto network = below(key, keys::kNetwork); !network.empty())
       networks.insert(NetworkId(std::string(network)));
-    if (const auto service = below(key, keys::kService); !service.empty())
-      ports.insert(PortId(std::string(service) + "-frontend"));
+    const auto named = below(key, keys::kService);  // one that goes takes its port along
+    const Service* service =
+        named.empty() ? nullptr : view_.services.find(ServiceId(std::string(named)));
+    if (service != nullptr) ports.insert(service->port_id());
     const auto vm = below(key, keys::kVm);
     if (vm.empty()) continue;
     for (const Port* port : view_.ports_of(VmId(std::string(vm)))) ports.insert(port->id());
