@@ -272,11 +272,14 @@ TEST_F(QemuHypervisorTest, R_F12_AGuestThatNeverConvergesStaysWhereItIsAndGoesOn
 
 TEST_F(QemuHypervisorTest, R_B4_R_F12_AGuestThatWritesFasterThanItIsSentIsSlowedUntilItIsOver) {
   const VmLaunch web = boot(boot_sectors::dirty());
-  MigrationLimits limits;  // of 512 KiB that it writes anew in each pass 200 KiB may be left
-  limits.bytes_per_second_max = 2 << 20;
+  // It writes 512 KiB anew in each pass, two or three times what these links carry in that time,
+  // and a tenth of a second's worth may be left: neither a slow machine nor one that is busy
+  // elsewhere makes it converge.
+  MigrationLimits limits;
   for (const bool slowed : {false, true}) {
-    limits.throttle_percent_max = slowed ? 80 : 0;
-    limits.total_ms_max = slowed ? seconds(20) : seconds(4);
+    limits.bytes_per_second_max = slowed ? 1 << 20 : 512 << 10;
+    limits.throttle_percent_max = slowed ? 95 : 0;
+    limits.total_ms_max = slowed ? seconds(60) : seconds(4);
     const VmLaunch moved = lab.launch("web", slowed ? 3 : 2);
     const auto to = lab.wait<MigrationEndpoint>(
         [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
@@ -287,7 +290,7 @@ TEST_F(QemuHypervisorTest, R_B4_R_F12_AGuestThatWritesFasterThanItIsSentIsSlowed
     EXPECT_EQ(sent.ok(), slowed);
     if (sent) {
       EXPECT_GE(sent->throttle_percent, 20);
-      EXPECT_LE(sent->throttle_percent, 80);
+      EXPECT_LE(sent->throttle_percent, 95);
     } else {
       EXPECT_EQ(sent.error().code, Errc::timeout) << sent.error().text();
     }
