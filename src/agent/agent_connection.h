@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "agent/agent_core.h"
 #include "base/rng.h"
@@ -30,6 +31,9 @@ class AgentConnection final : public AgentLink {
 
   /// Begins to connect; `core` is told of sessions and messages.
   void start(AgentCore& core);
+
+  /// What the next connections are made with; the one that is open stays.
+  void use(TlsIdentity identity) { options_.tls = std::move(identity); }
 
   void send(AgentMessage message) override;
   void upload(std::uint64_t command, std::string text, Callback<void> done) override;

@@ -18,6 +18,7 @@
 #include "agent/gateway_folders.h"
 #include "agent/host_facts.h"
 #include "agent/leash_client.h"
+#include "agent/membership.h"
 #include "agent/service_asker.h"
 #include "agent/storage_watch.h"
 #include "base/log.h"
@@ -31,13 +32,11 @@
 #include "edge/process.h"
 #include "edge/socket_options.h"
 #include "edge/worker.h"
-#include "model/join.h"
 
 namespace virga {
 namespace {
 
 constexpr Duration kStatusEvery = seconds(2);
-constexpr Duration kJoinRetry = seconds(1);
 constexpr std::size_t kGatewayFilesMax = 4096;
 
 struct AgentArguments {
@@ -62,14 +61,6 @@ struct AgentArguments {
   std::string health_file;
   std::string log_level = "info";
 };
-
-/// What joining gave this host; kept in its data folder.
-struct Identity {
-  std::string certificate;
-  std::string private_key;
-  std::string trusted;
-};
-BOOST_DESCRIBE_STRUCT(Identity, (), (certificate, private_key, trusted))
 
 std::string sign_probe(const std::string& key, const std::string& data) {
   return sha256_hex(hmac_sha256(key, data));
@@ -107,18 +98,18 @@ class Agent {
                     return make_gateway(directory, network_namespace);
                   }),
         asker_(loop_),
-        timer_(loop_),
+        membership_(loop_, membership()),
         status_timer_(loop_) {}
 
   Result<void> run();
 
  private:
-  std::string identity_path() const { return arguments_.data + "/identity.json"; }
   std::string incarnation_path() const { return arguments_.data + "/incarnation"; }
-  void join();
-  void joined(const Result<HttpResponse>& response);
-  void try_join_again(const std::string& why);
-  Result<void> begin(const Identity& identity);
+  MembershipOptions membership() const;
+  void begin(const Membership::Identity& identity);
+  Result<void> open_drivers();
+  Result<void> open_peers();
+  void open_core(const TlsIdentity& identity);
   Hello hello() const;
   Result<std::unique_ptr<BlockStore>> make_device(const std::string& directory);
   std::unique_ptr<LoadBalancer> make_balancer(const std::string& directory,
@@ -145,9 +136,9 @@ class Agent {
   GatewayFolders gateways_;
   NetworkAsker asker_;
   PeerSocket peers_;
+  Membership membership_;
   std::unique_ptr<AgentConnection> connection_;
   std::unique_ptr<AgentCore> core_;
-  Timer timer_;
   Timer status_timer_;
   std::optional<Error> failure_;
 };
@@ -157,45 +148,15 @@ void Agent::fail(const Error& error) {
   loop_.stop();
 }
 
-void Agent::try_join_again(const std::string& why) {
-  log_line(LogLevel::warning, "agent", "not joined yet: " + why + "; trying again in 1 s");
-  timer_.set_after(kJoinRetry, [this] { join(); });
-}
-
-void Agent::join() {
-  const auto token = read_file(arguments_.token_file, 4096);
-  const auto authority = read_file(arguments_.authority_file, 64 << 10);
-  if (!token) return try_join_again(token.error().text());
-  if (!authority) return try_join_again(authority.error().text());
-  JoinRequest request;
-  request.token = token->substr(0, token->find_first_of("\r\n"));
-  request.host = HostId(arguments_.name);
-  request.addresses = {arguments_.address};
-  HttpCall call;
-  call.method = "POST";
-  call.url = "https" + arguments_.server.substr(3) + "/v1/join";
-  call.headers["content-type"] = "application/json";
-  call.body = to_json_text(request);
-  call.tls.trusted = *authority;
-  call.server_name = "virga-server";
-  call.deadline = seconds(10);
-  http_call(loop_, std::move(call), [this](Result<HttpResponse> response) { joined(response); });
-}
-
-void Agent::joined(const Result<HttpResponse>& response) {
-  if (!response) return try_join_again(response.error().text());
-  if (response->status >= 500) return try_join_again(response->body.substr(0, 300));
-  if (response->status >= 300) return try_join_again("refused: " + response->body.substr(0, 300));
-  const auto answer = from_json_text<JoinAnswer>(response->body, UnknownFields::ignore);
-  if (!answer) return fail(answer.error());
-  ::unlink(incarnation_path().c_str());  // of another cloud, if there was one
-  const Identity identity{answer->certificate, answer->private_key, answer->trusted};
-  if (auto kept = write_file_atomically(identity_path(), to_json_text(identity), 0600); !kept) {
-    return fail(kept.error());
-  }
-  log_line(LogLevel::info, "agent",
-           fmt::format("{} joined cluster {}", answer->host.value, answer->cluster.value));
-  if (auto begun = begin(identity); !begun) fail(begun.error());
+MembershipOptions Agent::membership() const {
+  MembershipOptions options;
+  options.server = arguments_.server;
+  options.request.host = HostId(arguments_.name);
+  options.request.addresses = {arguments_.address};
+  options.token_file = arguments_.token_file;
+  options.authority_file = arguments_.authority_file;
+  options.identity_file = arguments_.data + "/identity.json";
+  return options;
 }
 
 Hello Agent::hello() const {
@@ -268,7 +229,22 @@ WayOutOptions Agent::way_out() const {
   return options;
 }
 
-Result<void> Agent::begin(const Identity& identity) {
+void Agent::begin(const Membership::Identity& identity) {
+  if (identity.joined_now) ::unlink(incarnation_path().c_str());  // of another cloud, if any
+  auto opened = open_drivers();
+  if (opened) opened = open_peers();
+  if (!opened) return fail(opened.error());
+  open_core(identity.tls);
+  core_->start([this](Result<void> started) {
+    if (!started) return fail(started.error());
+    storage_.start();
+    connection_->start(*core_);
+    membership_.keep([this](const TlsIdentity& renewed) { connection_->use(renewed); });
+    write_status();
+  });
+}
+
+Result<void> Agent::open_drivers() {
   LinuxFabricOptions network;
   network.local_address = arguments_.tenant_address;
   network.space_prefix = arguments_.namespaces;
@@ -292,6 +268,10 @@ Result<void> Agent::begin(const Identity& identity) {
     options.user_first = 0;
   }
   hypervisor_ = std::make_unique<QemuHypervisor>(loop_, options, guard_, *fabric_);
+  return {};
+}
+
+Result<void> Agent::open_peers() {
   auto socket = DatagramSocket::bind(
       loop_, arguments_.address, 0, [this](const std::string& data, const std::string&) {
         if (core_ == nullptr) return;
@@ -300,9 +280,13 @@ Result<void> Agent::begin(const Identity& identity) {
       });
   if (!socket) return wrap_error("open the socket of peer probes", socket.error());
   peers_.open(std::move(*socket));
+  return {};
+}
+
+void Agent::open_core(const TlsIdentity& identity) {
   AgentConnectionOptions link;
   link.server = arguments_.server;
-  link.tls = {identity.certificate, identity.private_key, identity.trusted};
+  link.tls = identity;
   const std::string jitter = random_secret().substr(0, 15);
   connection_ = std::make_unique<AgentConnection>(loop_, link, std::stoull(jitter, nullptr, 16));
   AgentOptions core_options;
@@ -323,13 +307,6 @@ Result<void> Agent::begin(const Identity& identity) {
                         [this](const std::string& directory) { return make_device(directory); },
                         &balancers_, &asker_, &gateways_},
       std::move(core_options));
-  core_->start([this](Result<void> started) {
-    if (!started) return fail(started.error());
-    storage_.start();
-    connection_->start(*core_);
-    write_status();
-  });
-  return {};
 }
 
 /// What `virga host peers` shows when the server does not answer.
@@ -344,18 +321,9 @@ Result<void> Agent::run() {
   if (auto made = make_folders(arguments_.data, 0700); !made) return made;
   if (auto made = make_folders(arguments_.run_directory, 0755); !made) return made;
   loop_.on_signal({SIGINT, SIGTERM}, [this](int) { loop_.stop(); });
-  const auto kept = read_file(identity_path(), 1 << 20);
-  if (kept) {
-    auto identity = from_json_text<Identity>(*kept);
-    if (!identity) return wrap_error("read " + identity_path(), identity.error());
-    if (auto begun = begin(*identity); !begun) return begun;
-  } else if (arguments_.token_file.empty()) {
-    return make_error(Errc::invalid,
-                      "--token-file: this host has not joined yet; make a token with "
-                      "`virga cluster join-token CLUSTER`");
-  } else {
-    join();
-  }
+  membership_.open([this](const Result<Membership::Identity>& identity) {
+    identity ? begin(*identity) : fail(identity.error());
+  });
   loop_.run();
   if (failure_) return *failure_;
   return {};

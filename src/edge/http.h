@@ -99,6 +99,10 @@ class HttpServer {
                                                     Handler handler);
   virtual ~HttpServer() = default;  ///< closes all connections; no handler runs afterwards
   virtual std::uint16_t port() const = 0;
+
+  /// The identity of connections that come from now on; those that are there stay. Only for a server that was given
+  /// one. Loop thread. Errors: invalid (it stays as it was).
+  virtual Result<void> use(const TlsIdentity& identity) = 0;
 };
 
 struct HttpCall {

@@ -48,6 +48,7 @@ class Server final : public HttpServer {
 
   Result<void> open();
   std::uint16_t port() const override { return port_; }
+  Result<void> use(const TlsIdentity& identity) override;
 
  private:
   using Acceptor = asio::basic_socket_acceptor<tcp, asio::io_context::executor_type>;
@@ -114,6 +115,17 @@ Result<void> Server::open() {
     return make_error(taken ? Errc::conflict : Errc::invalid, what + ": " + error.message());
   }
   thread_->post([this] { accept(); });
+  return {};
+}
+
+Result<void> Server::use(const TlsIdentity& identity) {
+  if (state_->options.tls.empty()) {
+    return make_error(Errc::invalid, "use another identity: the server has no TLS");
+  }
+  const bool required = state_->options.client_certificate_required;
+  auto tls = make_tls_context(identity, TlsSide::server, required);
+  if (!tls) return wrap_error("use another identity", tls.error());
+  thread_->post([state = state_, tls = *std::move(tls)] { state->tls = tls; });
   return {};
 }
 

@@ -253,6 +253,28 @@ TEST_F(HttpServerTest, F_B11_answers_may_come_from_any_thread_and_their_headers_
   EXPECT_EQ(response->headers.count("x-bad") + response->headers.count("x-injected"), 0u);
 }
 
+TEST_F(HttpServerTest, R_F13_a_server_takes_another_identity_for_those_who_come_from_now_on) {
+  HttpServerOptions options;
+  options.tls = identity("server", -seconds(60));
+  start(options, [](const HttpRequest&, const std::shared_ptr<HttpReply>& reply) {
+    reply->send({.body = "here"});
+  });
+  HttpCall request;
+  request.url = url("https", "/");
+  request.tls.trusted = options.tls.trusted;
+  request.server_name = "virga-server";
+  EXPECT_EQ(call(request).error().code, Errc::unauthenticated) << "it has expired";
+  TlsIdentity broken = options.tls;
+  broken.private_key = "none";
+  EXPECT_EQ(server_->use(broken).error().code, Errc::invalid);
+  ASSERT_TRUE(server_->use(identity("server")).ok());
+  const auto answer = call(request);
+  ASSERT_TRUE(answer.ok()) << answer.error().text();
+  EXPECT_EQ(answer->body, "here");
+  start({}, nullptr);
+  EXPECT_EQ(server_->use(identity("server")).error().code, Errc::invalid) << "it has no TLS";
+}
+
 TEST_F(HttpServerTest, F_F29_connections_over_the_limit_are_told_503_and_room_is_given_back) {
   HttpServerOptions options;
   options.connections_max = 2;

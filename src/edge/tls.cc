@@ -34,6 +34,7 @@ void free_names(GENERAL_NAMES* names) { GENERAL_NAMES_free(names); }
 using Key = std::unique_ptr<EVP_PKEY, Freer<EVP_PKEY_free>>;
 using Certificate = std::unique_ptr<X509, Freer<X509_free>>;
 using Memory = std::unique_ptr<BIO, Freer<BIO_free>>;
+using Time = std::unique_ptr<ASN1_TIME, Freer<ASN1_TIME_free>>;
 using Names = std::unique_ptr<GENERAL_NAMES, Freer<free_names>>;
 
 /// What OpenSSL noted last on this thread.
@@ -128,6 +129,14 @@ Certificate blank_certificate(const std::string& common_name, EVP_PKEY* key, lon
       ::X509_NAME_add_entry_by_NID(subject, NID_commonName, MBSTRING_UTF8, text,
                                    static_cast<int>(common_name.size()), -1, 0) == 1;
   return complete ? std::move(made) : nullptr;
+}
+
+WallTime wall_time(const ASN1_TIME* time) {
+  const Time epoch(::ASN1_TIME_set(nullptr, 0));
+  int days = 0;
+  int rest = 0;
+  VIRGA_CHECK(::ASN1_TIME_diff(&days, &rest, epoch.get(), time) == 1);
+  return {to_ms(std::chrono::hours(24) * days + seconds(rest))};
 }
 
 GENERAL_NAME* name_of(const std::string& text, bool address) {
@@ -254,6 +263,17 @@ Result<TlsIdentity> CertificateAuthority::issue(const CertificateRequest& reques
       ::X509_sign(leaf, issuer_key.get(), ::EVP_sha256()) > 0;
   if (!complete) return broken(what);
   return TlsIdentity{to_pem(leaf), to_pem(key.get()), certificate_};
+}
+
+Result<CertificateLife> life_of(const std::string& pem) {
+  const Certificate parsed = parse_certificate(pem);
+  if (parsed == nullptr) {
+    return make_error(Errc::invalid, "read a certificate: " + openssl_reason());
+  }
+  CertificateLife life{wall_time(::X509_get0_notBefore(parsed.get())),
+                       wall_time(::X509_get0_notAfter(parsed.get()))};
+  life.begins.unix_ms += to_ms(seconds(kClockSkew));
+  return life;
 }
 
 std::string random_secret() {

@@ -17,6 +17,15 @@ struct TlsIdentity {
   bool empty() const { return certificate.empty() && trusted.empty(); }
 };
 
+/// From when to when a certificate is good.
+struct CertificateLife {
+  WallTime begins;  ///< when this authority issued it
+  WallTime ends;
+};
+
+/// Of the first certificate in `pem`. Errors: invalid (there is none).
+Result<CertificateLife> life_of(const std::string& pem);
+
 struct CertificateRequest {
   std::string common_name;  ///< "agent:host-1", "server"
   std::vector<std::string> dns_names;

@@ -59,6 +59,21 @@ TEST(Tls, F_B6_issued_certificates_have_keys_of_their_own_and_names_are_checked)
   }
 }
 
+TEST(Tls, R_F13_a_certificate_says_from_when_to_when_it_is_good) {
+  const Folder folder;
+  const auto authority = CertificateAuthority::open(folder.path);
+  ASSERT_TRUE(authority.ok());
+  const auto issued = authority->issue({"agent:host-1", {}, {}, std::chrono::hours(24 * 365)});
+  const auto life = life_of(issued->certificate);
+  ASSERT_TRUE(life.ok()) << life.error().text();
+  EXPECT_EQ(life->ends.unix_ms - life->begins.unix_ms, 365LL * 24 * 3600 * 1000);
+  const auto now = std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::chrono::system_clock::now().time_since_epoch());
+  EXPECT_LE(life->begins.unix_ms, now.count());
+  EXPECT_GE(life->begins.unix_ms, now.count() - 60'000);
+  EXPECT_EQ(life_of("none").error().code, Errc::invalid);
+}
+
 TEST(Tls, F_B6_damaged_files_are_named_and_never_overwritten) {
   const Folder folder;
   ASSERT_TRUE(CertificateAuthority::open(folder.path).ok());

@@ -2,6 +2,7 @@
 
 #include <boost/describe.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "model/meta.h"
@@ -16,6 +17,15 @@ struct JoinRequest {
   std::vector<std::string> addresses;  ///< for the certificate: where peers and the server reach this host
 };
 BOOST_DESCRIBE_STRUCT(JoinRequest, (), (token, host, cluster, addresses))
+
+/// Where a member POSTs for another certificate on the agents' port, with the one that it has. Its answer is a
+/// JoinAnswer, too.
+constexpr std::string_view kRenewal = "/v1/renew-certificate";
+
+struct RenewalRequest {
+  std::vector<std::string> addresses;  ///< as in JoinRequest
+};
+BOOST_DESCRIBE_STRUCT(RenewalRequest, (), (addresses))
 
 struct JoinAnswer {
   HostId host;

@@ -20,6 +20,9 @@ class AgentListener final : public HostLinks {
   Result<void> listen(AsioLoop& loop, HttpServerOptions options, Join join);
   void serve(AgentSessions& sessions) { sessions_ = &sessions; }
 
+  /// As HttpServer::use().
+  Result<void> use(const TlsIdentity& identity) { return server_->use(identity); }
+
   void send(SessionId session, const ServerMessage& message) override;
   void close(SessionId session) override;
 

@@ -12,10 +12,12 @@
 
 #include "base/log.h"
 #include "driver/redfish/redfish_bmc.h"
+#include "edge/certificate_renewal.h"
 #include "edge/file.h"
 #include "edge/process.h"
 #include "edge/tls.h"
 #include "mechanism/metering/sqlite_usage_store.h"
+#include "model/join.h"
 #include "runtime/sqlite_journal.h"
 #include "server/agent_listener.h"
 #include "server/api/api.h"
@@ -32,6 +34,7 @@ struct ServerArguments {
   std::string log_level = "info";
   std::string prices;
   int listen_descriptor = -1;
+  std::int64_t certificates_valid_s = 365L * 24 * 3600;
 };
 
 struct Address {
@@ -78,6 +81,10 @@ class Server {
   Result<void> open_usage();
   Result<void> open_ports();
   Result<void> open_agent_port();
+  Result<TlsIdentity> issue(CertificateRequest request) const;
+  Result<IssuedCertificate> issue_to(const HostId& host,
+                                     const std::vector<std::string>& addresses) const;
+  Result<void> keep_certificate(const CertificateRequest& request, const TlsIdentity& identity);
   Result<std::unique_ptr<HttpServer>> serve_operators(HttpServerOptions options);
   void make_core();
   ApiContext make_context();
@@ -96,6 +103,7 @@ class Server {
   metering::PriceList prices_;
   std::optional<CertificateAuthority> authority_;
   AgentListener agents_;
+  std::optional<CertificateRenewal> renewal_;
   std::unique_ptr<ServerCore> core_;
   std::unique_ptr<Api> api_;
   std::unique_ptr<HttpServer> operators_;
@@ -213,10 +221,7 @@ ApiContext Server::make_context() {
   context.foretell_start = [this](const Vm& vm) { return core_->foretell_start(vm); };
   context.issue_certificate = [this](const HostId& host,
                                      const std::vector<std::string>& addresses) {
-    CertificateRequest request;
-    request.common_name = std::string(kAgentName) + host.value;
-    request.addresses = addresses;
-    return authority_->issue(request);
+    return issue_to(host, addresses);
   };
   context.backup = [this](const std::string& name, Callback<json::object> done) {
     backup(name, std::move(done));
@@ -251,20 +256,46 @@ Result<void> Server::open_agent_port() {
   request.common_name = "server";
   request.addresses = {agents->host};
   request.dns_names = {"virga-server"};
-  auto identity = authority_->issue(request);
+  const auto identity = issue(request);
   if (!identity) return identity.error();
   HttpServerOptions agent_port;
   agent_port.address = agents->host;
   agent_port.port = agents->port;
-  agent_port.tls = std::move(*identity);
+  agent_port.tls = *identity;
   agent_port.idle_deadline = seconds(8);
   agent_port.user_timeout = kLinkUserTimeout;
   auto listening = agents_.listen(loop_, std::move(agent_port),
                                   [this](HttpRequest join, std::shared_ptr<HttpReply> reply) {
                                     api_->handle_agents(std::move(join), std::move(reply));
                                   });
-  return listening ? listening
+  return listening ? keep_certificate(request, *identity)
                    : wrap_error("listen for agents on " + arguments_.agents, listening.error());
+}
+
+Result<TlsIdentity> Server::issue(CertificateRequest request) const {
+  request.valid = seconds(arguments_.certificates_valid_s);
+  return authority_->issue(request);
+}
+
+Result<IssuedCertificate> Server::issue_to(const HostId& host,
+                                           const std::vector<std::string>& addresses) const {
+  CertificateRequest request;
+  request.common_name = std::string(kAgentName) + host.value;
+  request.addresses = addresses;
+  const auto identity = issue(request);
+  if (!identity) return identity.error();
+  const auto life = life_of(identity->certificate);
+  if (!life) return life.error();
+  return IssuedCertificate{*identity, life->ends};
+}
+
+/// A server may run for longer than its certificate is good.
+Result<void> Server::keep_certificate(const CertificateRequest& request,
+                                      const TlsIdentity& identity) {
+  renewal_.emplace(
+      loop_, [this, request](Callback<TlsIdentity> done) { done(issue(request)); },
+      [this](const TlsIdentity& renewed) { return agents_.use(renewed); });
+  return renewal_->start(identity.certificate);
 }
 
 Result<std::unique_ptr<HttpServer>> Server::serve_operators(HttpServerOptions options) {
@@ -343,6 +374,11 @@ int server_main(int argc, char** argv) {
   app.add_option("--agents", arguments.agents, "ADDRESS:PORT for agents (mutual TLS)")
       ->capture_default_str();
   app.add_option("--prices", arguments.prices, "JSON file of what use costs; see metering.md");
+  app.add_option("--certificates-valid-s", arguments.certificates_valid_s,
+                 "for how many seconds certificates are good that it issues; they are renewed in "
+                 "time")
+      ->check(CLI::Range(std::int64_t{10}, std::int64_t{10L * 365 * 24 * 3600}))
+      ->capture_default_str();
   app.add_option("--listen-descriptor", arguments.listen_descriptor,
                  "a listening loopback socket that the starter hands over, for the API too");
   app.add_option("--log-level", arguments.log_level, "debug, info, warning or error")

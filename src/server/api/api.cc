@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "model/join.h"
 #include "server/api/handlers.h"
 
 namespace virga {
@@ -169,9 +170,11 @@ class Api::Router {
 
   void route_agents(const CallPtr& call) {
     if (call->request.path == "/healthz") return plain(call, 200, "alive\n");
-    if (call->request.path != "/v1/join" || call->request.method != "POST") return unknown(call);
-    call->route = "/v1/join";
-    api::join_host(engine_, call);
+    const bool renewal = call->request.path == kRenewal;
+    const bool join = call->request.path == "/v1/join";
+    if (!(renewal || join) || call->request.method != "POST") return unknown(call);
+    call->route = call->request.path;
+    renewal ? api::renew_certificate(engine_, call) : api::join_host(engine_, call);
   }
 
  private:

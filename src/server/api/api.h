@@ -16,6 +16,11 @@
 
 namespace virga {
 
+struct IssuedCertificate {
+  TlsIdentity identity;
+  WallTime ends;
+};
+
 /// What the API is given by the server. References outlive the Api. An empty function makes its routes answer
 /// `unsupported`. All are called on the Loop.
 struct ApiContext {
@@ -42,8 +47,8 @@ struct ApiContext {
   /// The host to which the planner would move this VM now; the error lists the candidates with reasons.
   std::function<Result<HostId>(const VmId&)> choose_host;
 
-  /// Certificate "agent:HOST" for a host that joins.
-  std::function<Result<TlsIdentity>(const HostId&, const std::vector<std::string>& addresses)>
+  /// Certificate "agent:HOST" for a host that joins or has its own renewed.
+  std::function<Result<IssuedCertificate>(const HostId&, const std::vector<std::string>& addresses)>
       issue_certificate;
 
   /// Writes a backup named `name` (see check_name) into the server's backup folder; answers path, revision, sizes.
@@ -81,7 +86,7 @@ class Api {
   /// Answers a request on the operators' listener (loopback).
   void handle(HttpRequest request, std::shared_ptr<HttpReply> reply);
 
-  /// Answers a request on the agents' listener: POST /v1/join and /healthz, nothing else.
+  /// Answers a request on the agents' listener: POST /v1/join, POST kRenewal and /healthz, nothing else.
   void handle_agents(HttpRequest request, std::shared_ptr<HttpReply> reply);
 
  private:

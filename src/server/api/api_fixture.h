@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/reflect.h"
+#include "model/join.h"
 #include "model/keys.h"
 #include "server/api/api.h"
 #include "sim/sim_loop.h"
@@ -94,9 +95,9 @@ class ApiTest : public ::testing::Test {
   ApiContext context() {
     ApiContext made{loop, store, journal, metrics, [this] { return view; }, "test", {}, {}, {}, {},
                     {},   {},    {},      {}};
-    made.issue_certificate = [](const HostId& host,
-                                const std::vector<std::string>&) -> Result<TlsIdentity> {
-      return TlsIdentity{"certificate of agent:" + host.value, "key", "authority"};
+    made.issue_certificate = [this](const HostId& host, const std::vector<std::string>&) {
+      return Result<IssuedCertificate>({{"certificate of agent:" + host.value, "key", "authority"},
+                                        {loop.wall_now().unix_ms + 1000}});
     };
     return made;
   }
@@ -120,8 +121,9 @@ class ApiTest : public ::testing::Test {
     request.headers = std::move(headers);
     if (!body.empty()) request.headers.try_emplace("content-type", "application/json");
     request.body = body;
+    request.peer_name = peer_name;
     auto reply = std::make_shared<RecordedReply>();
-    if (target.starts_with("/v1/join")) {
+    if (target.starts_with("/v1/join") || target == kRenewal) {
       api->handle_agents(std::move(request), reply);
     } else {
       api->handle(std::move(request), reply);
@@ -210,6 +212,7 @@ class ApiTest : public ::testing::Test {
   ListJournal journal{loop};
   Metrics metrics;
   ClusterView view;
+  std::string peer_name;  ///< of the certificate that requests come with
   std::unique_ptr<Api> api;
 
  private:

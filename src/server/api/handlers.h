@@ -34,6 +34,7 @@ void write_backup(const EnginePtr& engine, const CallPtr& call);
 // join.cc
 void make_join_token(const EnginePtr& engine, const CallPtr& call);
 void join_host(const EnginePtr& engine, const CallPtr& call);
+void renew_certificate(const EnginePtr& engine, const CallPtr& call);
 
 // streams.cc
 void watch_resources(const EnginePtr& engine, const CallPtr& call);

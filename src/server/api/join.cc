@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "agent/protocol.h"
 #include "server/api/rules.h"
 #include "server/api/validate.h"
 
@@ -20,8 +21,14 @@ struct Join {
   std::string key;
   Revision token_revision = 0;
   JoinToken token;
-  TlsIdentity identity;
+  IssuedCertificate issued;
 };
+
+json::value answer_of(const Host& host, const IssuedCertificate& issued) {
+  const TlsIdentity& identity = issued.identity;
+  return to_json(JoinAnswer{host.id(), host.spec.cluster, identity.certificate,
+                            identity.private_key, identity.trusted});
+}
 
 /// A host belongs to the cluster of its token for ever: neither a token of another tenant's cluster
 /// nor a name that is taken elsewhere lets it slip into a cluster by accident.
@@ -80,19 +87,17 @@ Decision decide_join(Engine& engine, const Call& call, const Join& join, const C
       event_of("host.joined", change.primary, after.meta.tenant,
                fmt::format("host {} joined cluster {}", after.meta.name, cluster->meta.name));
   change.event->facts["cluster"] = cluster->meta.name;
-  const TlsIdentity& identity = join.identity;
-  change.body = to_json(JoinAnswer{join.request.host, join.token.cluster, identity.certificate,
-                                   identity.private_key, identity.trusted});
+  change.body = answer_of(after, join.issued);
   return change;
 }
 
 void join_with_token(const EnginePtr& engine, const CallPtr& call, std::shared_ptr<Join> join) {
   engine->with_view(engine->committed(), [engine, call, join](const ClusterView& view) {
     if (auto refused = check_join(view, *join)) return engine->refuse(call, *refused);
-    auto identity =
+    auto issued =
         engine->context().issue_certificate(join->request.host, join->request.addresses);
-    if (!identity.ok()) return engine->refuse(call, identity.error());
-    join->identity = std::move(*identity);
+    if (!issued.ok()) return engine->refuse(call, issued.error());
+    join->issued = std::move(*issued);
     auto tries = std::make_shared<int>(0);
     engine->submit(call, [engine, call, join, tries](const ClusterView& later) -> Decision {
       constexpr int kTriesMax = 4;
@@ -105,8 +110,22 @@ void join_with_token(const EnginePtr& engine, const CallPtr& call, std::shared_p
   });
 }
 
-Result<JoinRequest> read_join(const Call& call) {
+Result<void> check_addresses(const std::vector<std::string>& addresses) {
   constexpr std::size_t kAddressesMax = 16;
+  if (addresses.size() > kAddressesMax) {
+    return make_error(Errc::invalid, "addresses: at most 16");
+  }
+  for (const std::string& address : addresses) {
+    const bool odd = address.find_first_not_of("0123456789abcdef.:") != std::string::npos;
+    if (address.empty() || address.size() > 45 || odd) {
+      return make_error(Errc::invalid,
+                        "addresses: \"" + address.substr(0, 80) + "\" is not an IP address");
+    }
+  }
+  return {};
+}
+
+Result<JoinRequest> read_join(const Call& call) {
   auto body = read_body(call);
   if (!body.ok()) return body.error();
   auto request = from_json<JoinRequest>(json::value(std::move(*body)));
@@ -116,17 +135,39 @@ Result<JoinRequest> read_join(const Call& call) {
     return make_error(Errc::unauthenticated,
                       "token: is missing; `virga cluster join-token CLUSTER` makes one");
   }
-  if (request->addresses.size() > kAddressesMax) {
-    return make_error(Errc::invalid, "addresses: at most 16");
-  }
-  for (const std::string& address : request->addresses) {
-    const bool odd = address.find_first_not_of("0123456789abcdef.:") != std::string::npos;
-    if (address.empty() || address.size() > 45 || odd) {
-      return make_error(Errc::invalid,
-                        "addresses: \"" + address.substr(0, 80) + "\" is not an IP address");
-    }
-  }
+  if (auto sound = check_addresses(request->addresses); !sound.ok()) return sound.error();
   return request;
+}
+
+Result<RenewalRequest> read_renewal(const Call& call) {
+  auto body = read_body(call);
+  if (!body.ok()) return body.error();
+  auto request = from_json<RenewalRequest>(json::value(std::move(*body)));
+  if (!request.ok()) return request;
+  if (auto sound = check_addresses(request->addresses); !sound.ok()) return sound.error();
+  return request;
+}
+
+/// Nothing of the host changes; its record is written again so that the journal tells of it.
+Decision decide_renewal(const HostId& id, const IssuedCertificate& issued,
+                        const ClusterView& view) {
+  const Host* host = view.hosts.find(id);
+  if (host == nullptr || host->meta.deleting_at) {
+    return Problem{make_error(Errc::denied, fmt::format("host: \"{}\" is no member", id.value)),
+                   {},
+                   0};
+  }
+  Host same = *host;
+  same.meta.revision = 0;
+  Change change;
+  change.primary = keys::of(id);
+  change.guards.push_back({change.primary, host->meta.revision});
+  change.writes.push_back({change.primary, to_json_text(same)});
+  change.status = 201;
+  change.body = answer_of(same, issued);
+  change.event = event_of("host.certificate_renewed", change.primary, same.meta.tenant,
+                          "its agent's certificate is good until " + to_string(issued.ends));
+  return change;
 }
 
 }  // namespace
@@ -196,6 +237,27 @@ void join_host(const EnginePtr& engine, const CallPtr& call) {
     join->token = std::move(*token);
     join->token_revision = (*found)->modified;
     join_with_token(engine, call, join);
+  });
+}
+
+void renew_certificate(const EnginePtr& engine, const CallPtr& call) {
+  if (!engine->context().issue_certificate) {
+    return engine->refuse(call, make_error(Errc::unsupported, "this server admits no hosts"));
+  }
+  call->request.headers.erase("idempotency-key");  // as of joining
+  const std::string& peer = call->request.peer_name;
+  if (!peer.starts_with(kAgentName)) {
+    return engine->refuse(call, make_error(Errc::unauthenticated,
+                                           "the certificate of a member is needed to renew it; who "
+                                           "has none joins with a token"));
+  }
+  const auto request = read_renewal(*call);
+  if (!request.ok()) return engine->refuse(call, request.error());
+  const HostId id(peer.substr(kAgentName.size()));
+  const auto issued = engine->context().issue_certificate(id, request->addresses);
+  if (!issued.ok()) return engine->refuse(call, issued.error());
+  engine->submit(call, [id, issued = *issued](const ClusterView& view) {
+    return decide_renewal(id, issued, view);
   });
 }
 

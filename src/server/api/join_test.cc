@@ -96,6 +96,38 @@ TEST_F(Joining, F_B6_a_host_that_lost_its_certificate_joins_again_but_never_besi
       << "its status stays";
 }
 
+TEST_F(Joining, R_F13_a_member_gets_another_certificate_with_the_one_it_has) {
+  make_house();
+  ASSERT_EQ(join(token_for("lab"), "host-1").status, 201);
+  const Host joined = *view.hosts.find(HostId("host-1"));
+  peer_name = "agent:host-1";
+  const std::string path(kRenewal);
+  const auto renewed = call("POST", path, R"({"addresses":["10.77.0.1"]})");
+  ASSERT_EQ(renewed.status, 201) << renewed.body;
+  EXPECT_EQ(text_at(parsed(renewed), "certificate"), "certificate of agent:host-1");
+  EXPECT_EQ(text_at(parsed(renewed), "cluster"), "lab");
+  const Host* host = view.hosts.find(HostId("host-1"));
+  EXPECT_EQ(host->meta.generation, joined.meta.generation) << "nothing else was asked of it";
+  EXPECT_EQ(outbox().back().kind, "host.certificate_renewed");
+  EXPECT_EQ(outbox().back().subject, keys::of(host->id()));
+  EXPECT_NE(outbox().back().text.find("2026-01-01T00:00:"), std::string::npos) << "until then";
+}
+
+TEST_F(Joining, R_F13_nobody_but_a_member_has_a_certificate_renewed) {
+  make_house();
+  ASSERT_EQ(join(token_for("lab"), "host-1").status, 201);
+  const std::string path(kRenewal);
+  EXPECT_EQ(call("POST", path, "{}").status, 401) << "without a certificate";
+  peer_name = "server";
+  EXPECT_EQ(call("POST", path, "{}").status, 401);
+  peer_name = "agent:host-2";
+  EXPECT_EQ(call("POST", path, "{}").status, 403) << "never joined, or is a member no more";
+  peer_name = "agent:host-1";
+  EXPECT_EQ(call("POST", path, R"({"addresses":["a; rm -rf"]})").status, 400);
+  EXPECT_EQ(call("POST", path, R"({"host":"host-2"})").status, 400) << "the name is the peer's own";
+  EXPECT_EQ(outbox().back().kind, "host.joined");
+}
+
 TEST_F(Joining, F_B6_two_hosts_with_one_token_at_once_one_gets_in) {
   make_house();
   const std::string token = token_for("lab");

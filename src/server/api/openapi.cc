@@ -162,6 +162,11 @@ void add_actions(json::object& paths) {
   add_action(paths, "/v1/join", "let a host join (agents' port)", "JoinAnswer", "201");
   paths["/v1/join"].as_object()["post"].as_object()["requestBody"] =
       body_of(reference("JoinRequest"));
+  const std::string renewal(kRenewal);
+  add_action(paths, renewal, "another certificate for a member (agents' port)", "JoinAnswer",
+             "201");
+  paths[renewal].as_object()["post"].as_object()["requestBody"] =
+      body_of(reference("RenewalRequest"));
   add_reading(paths, "/v1/vms/{tenant}/{name}/console", "the last of the console, as text");
   add_reading(paths, "/v1/services/{tenant}/{name}/level",
               "how a service stands against its objective");
@@ -206,6 +211,7 @@ boost::json::object openapi_document() {
   schemas["Error"] = json_schema<api::ErrorBody>();
   schemas["JoinRequest"] = json_schema<JoinRequest>();
   schemas["JoinAnswer"] = json_schema<JoinAnswer>();
+  schemas["RenewalRequest"] = json_schema<RenewalRequest>();
   schemas["Object"] = any_object();
   schemas["Token"] =
       json::object{{"type", "object"},

@@ -1,0 +1,63 @@
+#include "edge/certificate_renewal.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "base/log.h"
+
+namespace virga {
+namespace {
+
+constexpr int kLooks = 24;  // in the life of a certificate
+constexpr std::int64_t kPartLeft = 3;
+
+Duration between(WallTime from, WallTime to) { return milliseconds(to.unix_ms - from.unix_ms); }
+
+}  // namespace
+
+Result<void> CertificateRenewal::start(const std::string& certificate) {
+  const auto life = life_of(certificate);
+  if (!life) return life.error();
+  life_ = *life;
+  look();
+  return {};
+}
+
+void CertificateRenewal::look() {
+  const Duration left = between(loop_.wall_now(), life_.ends);
+  if (left > between(life_.begins, life_.ends) / kPartLeft) return look_later();
+  ask_([this, alive = std::weak_ptr(alive_)](const Result<TlsIdentity>& identity) {
+    if (alive.expired()) return;
+    answered(identity);
+    look_later();
+  });
+}
+
+void CertificateRenewal::look_later() {
+  const Duration part = between(life_.begins, life_.ends) / kLooks;
+  timer_.set_after(std::clamp<Duration>(part, seconds(1), std::chrono::hours(1)),
+                   [this] { look(); });
+}
+
+void CertificateRenewal::answered(const Result<TlsIdentity>& identity) {
+  const Result<void> taken = identity ? take(*identity) : Result<void>(identity.error());
+  if (taken) {
+    return log_line(LogLevel::info, "certificate",
+                    "renewed; it is good until " + to_string(life_.ends));
+  }
+  const bool over = loop_.wall_now() >= life_.ends;
+  log_line(over ? LogLevel::error : LogLevel::warning, "certificate",
+           fmt::format("not renewed, {} {}: {}", over ? "and it has ended" : "it ends",
+                       to_string(life_.ends), taken.error().text()));
+}
+
+Result<void> CertificateRenewal::take(const TlsIdentity& identity) {
+  const auto life = life_of(identity.certificate);
+  if (!life) return life.error();
+  if (auto used = use_(identity); !used) return used;
+  life_ = *life;
+  return {};
+}
+
+}  // namespace virga
