@@ -106,7 +106,7 @@ class Agent {
  private:
   std::string incarnation_path() const { return arguments_.data + "/incarnation"; }
   MembershipOptions membership() const;
-  void begin(const Membership::Identity& identity);
+  void begin(const TlsIdentity& identity);
   Result<void> open_drivers();
   Result<void> open_peers();
   void open_core(const TlsIdentity& identity);
@@ -156,6 +156,7 @@ MembershipOptions Agent::membership() const {
   options.token_file = arguments_.token_file;
   options.authority_file = arguments_.authority_file;
   options.identity_file = arguments_.data + "/identity.json";
+  options.stale_file = incarnation_path();
   return options;
 }
 
@@ -229,12 +230,11 @@ WayOutOptions Agent::way_out() const {
   return options;
 }
 
-void Agent::begin(const Membership::Identity& identity) {
-  if (identity.joined_now) ::unlink(incarnation_path().c_str());  // of another cloud, if any
+void Agent::begin(const TlsIdentity& identity) {
   auto opened = open_drivers();
   if (opened) opened = open_peers();
   if (!opened) return fail(opened.error());
-  open_core(identity.tls);
+  open_core(identity);
   core_->start([this](Result<void> started) {
     if (!started) return fail(started.error());
     storage_.start();
@@ -321,7 +321,7 @@ Result<void> Agent::run() {
   if (auto made = make_folders(arguments_.data, 0700); !made) return made;
   if (auto made = make_folders(arguments_.run_directory, 0755); !made) return made;
   loop_.on_signal({SIGINT, SIGTERM}, [this](int) { loop_.stop(); });
-  membership_.open([this](const Result<Membership::Identity>& identity) {
+  membership_.open([this](const Result<TlsIdentity>& identity) {
     identity ? begin(*identity) : fail(identity.error());
   });
   loop_.run();

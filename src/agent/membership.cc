@@ -1,12 +1,14 @@
 #include "agent/membership.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <utility>
 
 #include "base/log.h"
 #include "base/reflect.h"
 #include "edge/file.h"
+#include "edge/tls_context.h"
 
 namespace virga {
 namespace {
@@ -22,14 +24,26 @@ struct KeptIdentity {
 };
 BOOST_DESCRIBE_STRUCT(KeptIdentity, (), (certificate, private_key, trusted))
 
+/// That all of it can be used, and when it ends.
+Result<WallTime> end_of(const TlsIdentity& identity) {
+  const auto usable = make_tls_context(identity, TlsSide::client, false);
+  if (!usable) return usable.error();
+  const auto life = life_of(identity.certificate);
+  return life ? Result<WallTime>(life->ends) : Result<WallTime>(life.error());
+}
+
 Result<TlsIdentity> read_identity(const std::string& path) {
   const auto text = read_file(path, 1 << 20);
   if (!text) return text.error();
+  const auto damaged = [&](const Error& why) {
+    return make_error(Errc::invalid, "read " + path + ": " + why.text() +
+                                         "; remove it and start with --token-file and a new token");
+  };
   const auto kept = from_json_text<KeptIdentity>(*text);
-  if (!kept) return wrap_error("read " + path, kept.error());
-  const auto life = life_of(kept->certificate);
-  if (!life) return wrap_error("read " + path, life.error());
-  return TlsIdentity{kept->certificate, kept->private_key, kept->trusted};
+  if (!kept) return damaged(kept.error());
+  const TlsIdentity identity{kept->certificate, kept->private_key, kept->trusted};
+  const auto end = end_of(identity);
+  return end ? Result<TlsIdentity>(identity) : Result<TlsIdentity>(damaged(end.error()));
 }
 
 Result<TlsIdentity> identity_in(const HttpResponse& response) {
@@ -39,7 +53,9 @@ Result<TlsIdentity> identity_in(const HttpResponse& response) {
   }
   const auto answer = from_json_text<JoinAnswer>(response.body, UnknownFields::ignore);
   if (!answer) return answer.error();
-  return TlsIdentity{answer->certificate, answer->private_key, answer->trusted};
+  const TlsIdentity identity{answer->certificate, answer->private_key, answer->trusted};
+  const auto end = end_of(identity);
+  return end ? Result<TlsIdentity>(identity) : Result<TlsIdentity>(end.error());
 }
 
 }  // namespace
@@ -47,26 +63,25 @@ Result<TlsIdentity> identity_in(const HttpResponse& response) {
 Membership::Membership(AsioLoop& loop, MembershipOptions options)
     : loop_(loop), options_(std::move(options)), timer_(loop) {}
 
-void Membership::open(Callback<Identity> done) {
-  done_ = std::move(done);
-  const auto kept = read_identity(options_.identity_file);
-  const bool may_join = !options_.token_file.empty();
-  if (kept) {
-    const WallTime ends = life_of(kept->certificate)->ends;
-    if (ends > loop_.wall_now() || !may_join) {
-      identity_ = *kept;
-      return answer<Identity>(loop_, done_, Identity{identity_, false});
-    }
-    log_line(LogLevel::warning, "agent",
-             "this host's certificate ended " + to_string(ends) + ": it joins anew");
-  } else if (kept.error().code != Errc::not_found) {
-    return answer<Identity>(loop_, done_, kept.error());
+void Membership::open(Callback<TlsIdentity> done) {
+  auto kept = read_identity(options_.identity_file);
+  if (kept || kept.error().code != Errc::not_found) {
+    if (kept) identity_ = *kept;
+    return answer<TlsIdentity>(loop_, std::move(done), std::move(kept));
   }
-  if (may_join) return join();
-  answer<Identity>(loop_, done_,
-                   make_error(Errc::invalid,
-                              "--token-file: this host has not joined yet; make a token with "
-                              "`virga cluster join-token CLUSTER`"));
+  if (options_.token_file.empty()) {
+    return answer<TlsIdentity>(loop_, std::move(done),
+                               make_error(Errc::invalid,
+                                          "--token-file: this host has not joined yet; make a "
+                                          "token with `virga cluster join-token CLUSTER`"));
+  }
+  done_ = std::move(done);
+  join();
+}
+
+bool Membership::has_ended() const {
+  const auto end = end_of(identity_);
+  return end && *end <= loop_.wall_now();
 }
 
 HttpCall Membership::call_to(const std::string& path, const std::string& body) const {
@@ -81,21 +96,31 @@ HttpCall Membership::call_to(const std::string& path, const std::string& body) c
 }
 
 void Membership::try_join_again(const std::string& why) {
-  log_line(
-      LogLevel::warning, "agent",
-      fmt::format("not joined yet: {}; trying again in {} ms", why, to_ms(options_.join_retry)));
-  timer_.set_after(options_.join_retry, [this] { join(); });
+  const bool first = identity_.empty();
+  const Duration pause = first ? options_.join_retry : options_.rejoin_retry;
+  log_line(LogLevel::warning, "agent",
+           fmt::format("{}: {}; trying again in {} ms",
+                       first ? "not joined yet"
+                             : "its certificate has ended and it has not joined "
+                               "anew",
+                       why, to_ms(pause)));
+  timer_.set_after(pause, [this] { join(); });
 }
 
 void Membership::join() {
+  if (!identity_.empty() && !has_ended()) return;  // a clock was wrong, or it was renewed
   const auto token = read_file(options_.token_file, 4096);
-  const auto authority = read_file(options_.authority_file, 64 << 10);
-  if (!token) return try_join_again(token.error().text());
-  if (!authority) return try_join_again(authority.error().text());
+  if (!token) return try_join_again("--token-file: " + token.error().text());
+  HttpCall call = call_to("/v1/join", "");
+  call.tls.trusted = identity_.trusted;
+  if (identity_.empty()) {
+    const auto authority = read_file(options_.authority_file, 64 << 10);
+    if (!authority) return try_join_again("--authority: " + authority.error().text());
+    call.tls.trusted = *authority;
+  }
   JoinRequest request = options_.request;
   request.token = token->substr(0, token->find_first_of("\r\n"));
-  HttpCall call = call_to("/v1/join", to_json_text(request));
-  call.tls.trusted = *authority;
+  call.body = to_json_text(request);
   http_call(loop_, std::move(call),
             [this, alive = std::weak_ptr(alive_)](const Result<HttpResponse>& response) {
               if (!alive.expired()) joined(response);
@@ -106,22 +131,32 @@ void Membership::joined(const Result<HttpResponse>& response) {
   if (!response) return try_join_again(response.error().text());
   const auto identity = identity_in(*response);
   if (!identity) return try_join_again(identity.error().text());
-  if (auto taken = take(*identity); !taken) return done_(taken.error());
   log_line(LogLevel::info, "agent", options_.request.host.value + " joined");
-  done_(Identity{identity_, true});
+  if (!identity_.empty()) {
+    const auto replaced = replace(*identity);
+    if (!replaced) log_line(LogLevel::error, "agent", replaced.error().text());
+    if (renewal_) static_cast<void>(renewal_->start(identity_.certificate));
+    return;
+  }
+  if (!options_.stale_file.empty()) ::unlink(options_.stale_file.c_str());
+  const auto stored = store(*identity);
+  if (!stored) {
+    return done_(make_error(Errc::internal, stored.error().text() +
+                                                "; make room, and a new token: this one is "
+                                                "used"));
+  }
+  identity_ = *identity;
+  done_(identity_);
 }
 
 void Membership::keep(std::function<void(const TlsIdentity&)> use) {
   use_ = std::move(use);
   renewal_.emplace(
       loop_, [this](Callback<TlsIdentity> done) { renew(std::move(done)); },
-      [this](const TlsIdentity& identity) {
-        auto taken = take(identity);
-        if (taken) use_(identity_);
-        return taken;
-      });
+      [this](const TlsIdentity& identity) { return replace(identity); });
   const auto started = renewal_->start(identity_.certificate);
   VIRGA_CHECK(started.ok());  // open() has read it
+  if (has_ended() && !options_.token_file.empty()) join();
 }
 
 void Membership::renew(Callback<TlsIdentity> done) {
@@ -133,13 +168,21 @@ void Membership::renew(Callback<TlsIdentity> done) {
   });
 }
 
-/// On the disk before it is used: the old one may end before the next start.
-Result<void> Membership::take(const TlsIdentity& identity) {
-  if (const auto life = life_of(identity.certificate); !life) return life.error();
+Result<void> Membership::store(const TlsIdentity& identity) const {
   const KeptIdentity kept{identity.certificate, identity.private_key, identity.trusted};
-  auto written = write_file_atomically(options_.identity_file, to_json_text(kept), 0600);
-  if (written) identity_ = identity;
-  return written;
+  return write_file_atomically(options_.identity_file, to_json_text(kept), 0600);
+}
+
+/// Used also when it cannot be stored: it is asked for again then, and the old one may end before.
+Result<void> Membership::replace(const TlsIdentity& identity) {
+  if (identity.trusted != identity_.trusted) {
+    return make_error(Errc::conflict, "the certificate is of another cloud; to go there remove " +
+                                          options_.identity_file + " and start with its token");
+  }
+  auto stored = store(identity);
+  identity_ = identity;
+  use_(identity_);
+  return stored;
 }
 
 }  // namespace virga

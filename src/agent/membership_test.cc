@@ -33,7 +33,8 @@ class MembershipTest : public HttpTest {
     options_.token_file = write("token", "secret\n");
     options_.authority_file = write("authority.crt", options.tls.trusted);
     options_.identity_file = folder_ + "/identity.json";
-    options_.join_retry = milliseconds(10);
+    options_.stale_file = write("incarnation", "7");
+    options_.join_retry = options_.rejoin_retry = milliseconds(10);
   }
 
   std::string write(const std::string& name, const std::string& text) const {
@@ -52,10 +53,10 @@ class MembershipTest : public HttpTest {
                                          made.private_key, made.trusted})});
   }
 
-  Result<Membership::Identity> open() {
+  Result<TlsIdentity> open() {
     membership_.emplace(loop_, options_);
-    Result<Membership::Identity> got = make_error(Errc::internal, "no answer");
-    membership_->open([&](Result<Membership::Identity> result) {
+    Result<TlsIdentity> got = make_error(Errc::internal, "no answer");
+    membership_->open([&](Result<TlsIdentity> result) {
       got = std::move(result);
       loop_.stop();
     });
@@ -81,7 +82,7 @@ TEST_F(MembershipTest, F_B6_a_host_joins_with_its_token_and_keeps_what_it_got) {
   refusals_ = 2;
   const auto joined = open();
   ASSERT_TRUE(joined.ok()) << joined.error().text();
-  EXPECT_TRUE(joined->joined_now);
+  EXPECT_EQ(read_file(options_.stale_file).error().code, Errc::not_found);
   EXPECT_EQ(asked_, std::vector<std::string>(3, "/v1/join of ")) << "refused, it asks again";
   const auto request = from_json_text<JoinRequest>(last_body_);
   ASSERT_TRUE(request.ok()) << last_body_;
@@ -92,16 +93,15 @@ TEST_F(MembershipTest, F_B6_a_host_joins_with_its_token_and_keeps_what_it_got) {
   EXPECT_EQ(info.st_mode & 0777, 0600U);
   const auto again = open();
   ASSERT_TRUE(again.ok());
-  EXPECT_FALSE(again->joined_now);
-  EXPECT_EQ(again->tls.certificate, joined->tls.certificate);
+  EXPECT_EQ(again->certificate, joined->certificate);
   EXPECT_EQ(asked_.size(), 3U);
 }
 
 TEST_F(MembershipTest, R_F13_a_certificate_is_replaced_before_it_ends_by_means_of_itself) {
-  valid_ = seconds(6);
+  valid_ = seconds(15);
   const auto first = open();
   ASSERT_TRUE(first.ok()) << first.error().text();
-  const WallTime ends = life_of(first->tls.certificate)->ends;
+  const WallTime ends = life_of(first->certificate)->ends;
   valid_ = std::chrono::hours(1);
   TlsIdentity renewed;
   membership_->keep([&](const TlsIdentity& identity) {
@@ -122,7 +122,7 @@ TEST_F(MembershipTest, R_F13_a_certificate_is_replaced_before_it_ends_by_means_o
   HttpCall look;
   look.url = url("https", "/v1/agent");
   look.server_name = "virga-server";
-  look.tls = first->tls;
+  look.tls = *first;
   const auto refused = call(look);
   EXPECT_FALSE(refused.ok() && asked_.back() == "/v1/agent of agent:host-1");
   look.tls = renewed;
@@ -130,20 +130,44 @@ TEST_F(MembershipTest, R_F13_a_certificate_is_replaced_before_it_ends_by_means_o
   EXPECT_EQ(asked_.back(), "/v1/agent of agent:host-1");
 }
 
-TEST_F(MembershipTest, R_F13_a_host_whose_certificate_has_ended_joins_anew_if_it_has_a_token) {
+TEST_F(MembershipTest, R_F13_a_host_whose_certificate_has_ended_begins_and_joins_anew_beside) {
   valid_ = -seconds(60);
   ASSERT_TRUE(open().ok());
   const std::string ended = certificate_on_disk();
-  const std::string token_file = std::exchange(options_.token_file, "");
+  write("incarnation", "7");
+  asked_.clear();
+  valid_ = std::chrono::hours(1);
   const auto kept = open();
   ASSERT_TRUE(kept.ok());
-  EXPECT_EQ(kept->tls.certificate, ended) << "nothing better is known";
-  options_.token_file = token_file;
+  EXPECT_EQ(kept->certificate, ended) << "guests are looked after meanwhile";
+  EXPECT_TRUE(asked_.empty());
+  refusals_ = 3;
+  TlsIdentity renewed;
+  membership_->keep([&](const TlsIdentity& identity) {
+    renewed = identity;
+    loop_.stop();
+  });
+  run();
+  EXPECT_NE(renewed.certificate, ended);
+  EXPECT_EQ(certificate_on_disk(), renewed.certificate);
+  EXPECT_TRUE(read_file(options_.stale_file).ok()) << "it is the same cloud";
+}
+
+TEST_F(MembershipTest, R_F13_who_has_no_room_to_keep_it_uses_it_all_the_same) {
+  valid_ = seconds(15);
+  ASSERT_TRUE(open().ok());
+  const std::string first = certificate_on_disk();
   valid_ = std::chrono::hours(1);
-  const auto joined = open();
-  ASSERT_TRUE(joined.ok());
-  EXPECT_TRUE(joined->joined_now);
-  EXPECT_NE(certificate_on_disk(), ended);
+  std::filesystem::remove(options_.identity_file);
+  std::filesystem::create_directory(options_.identity_file);  // nothing can replace that
+  TlsIdentity renewed;
+  membership_->keep([&](const TlsIdentity& identity) {
+    renewed = identity;
+    loop_.stop();
+  });
+  run();
+  EXPECT_FALSE(renewed.empty());
+  EXPECT_NE(renewed.certificate, first);
 }
 
 TEST_F(MembershipTest, F_B6_without_a_token_or_with_a_damaged_file_it_is_said_what_to_do) {
@@ -157,6 +181,7 @@ TEST_F(MembershipTest, F_B6_without_a_token_or_with_a_damaged_file_it_is_said_wh
     const auto damaged = open();
     ASSERT_FALSE(damaged.ok());
     EXPECT_NE(damaged.error().text().find("damaged.json"), std::string::npos);
+    EXPECT_NE(damaged.error().text().find("remove it"), std::string::npos);
     EXPECT_EQ(*read_file(options_.identity_file), text) << "nothing is overwritten";
   }
 }

@@ -256,6 +256,13 @@ std::string ByteStream::peer_name() const {
   return name;
 }
 
+WallTime ByteStream::peer_since() const {
+  const X509* peer =
+      state_->ssl == nullptr ? nullptr : ::SSL_get0_peer_certificate(state_->ssl.get());
+  const auto life = peer == nullptr ? Result<CertificateLife>(CertificateLife()) : life_of(*peer);
+  return life ? life->begins : WallTime();
+}
+
 std::string ByteStream::peer_address() const {
   error_code error;
   const auto endpoint = state_->socket.remote_endpoint(error);

@@ -98,6 +98,8 @@ class ByteStream {
 
   /// Common name of the peer's verified certificate; empty = none.
   std::string peer_name() const;
+  /// When that was issued.
+  WallTime peer_since() const;
   std::string peer_address() const;
 
  private:

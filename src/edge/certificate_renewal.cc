@@ -10,6 +10,8 @@ namespace virga {
 namespace {
 
 constexpr int kLooks = 24;  // in the life of a certificate
+constexpr Duration kLookAtLeast = std::chrono::minutes(10);
+constexpr Duration kAhead = std::chrono::hours(1);  // of clocks that agree well enough
 constexpr std::int64_t kPartLeft = 3;
 
 Duration between(WallTime from, WallTime to) { return milliseconds(to.unix_ms - from.unix_ms); }
@@ -25,8 +27,9 @@ Result<void> CertificateRenewal::start(const std::string& certificate) {
 }
 
 void CertificateRenewal::look() {
+  const Duration whole = between(life_.begins, life_.ends);
   const Duration left = between(loop_.wall_now(), life_.ends);
-  if (left > between(life_.begins, life_.ends) / kPartLeft) return look_later();
+  if (left > whole / kPartLeft && left <= whole + kAhead) return look_later();
   ask_([this, alive = std::weak_ptr(alive_)](const Result<TlsIdentity>& identity) {
     if (alive.expired()) return;
     answered(identity);
@@ -36,8 +39,7 @@ void CertificateRenewal::look() {
 
 void CertificateRenewal::look_later() {
   const Duration part = between(life_.begins, life_.ends) / kLooks;
-  timer_.set_after(std::clamp<Duration>(part, seconds(1), std::chrono::hours(1)),
-                   [this] { look(); });
+  timer_.set_after(std::clamp<Duration>(part, seconds(1), kLookAtLeast), [this] { look(); });
 }
 
 void CertificateRenewal::answered(const Result<TlsIdentity>& identity) {
@@ -55,6 +57,13 @@ void CertificateRenewal::answered(const Result<TlsIdentity>& identity) {
 Result<void> CertificateRenewal::take(const TlsIdentity& identity) {
   const auto life = life_of(identity.certificate);
   if (!life) return life.error();
+  const WallTime now = loop_.wall_now();
+  if (between(now, life->begins) > kAhead || life->ends <= now) {
+    return make_error(Errc::invalid,
+                      fmt::format("the other one is good from {} to {}, and here it is {}: set the "
+                                  "clocks",
+                                  to_string(life->begins), to_string(life->ends), to_string(now)));
+  }
   if (auto used = use_(identity); !used) return used;
   life_ = *life;
   return {};

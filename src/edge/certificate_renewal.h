@@ -9,8 +9,9 @@
 namespace virga {
 
 /// Sees to it that a certificate is replaced in time: from the moment when a third of its life is left, by the wall
-/// clock of this machine as in TLS itself, another one is asked for until there is one. It looks 24 times in a
-/// certificate's life, but at most once a second and at least once an hour. Loop thread only.
+/// clock of this machine as in TLS itself, another one is asked for until there is one; so it is for one that was
+/// issued by a clock that was ahead. It looks 24 times in a certificate's life, but at most once a second and at least
+/// every ten minutes. Loop thread only.
 class CertificateRenewal {
  public:
   /// Asks for another identity; completes once, on the Loop, within a deadline of its own.

@@ -20,6 +20,7 @@ struct HttpRequest {
   std::string body;
   std::string peer_address;
   std::string peer_name;  ///< common name of the verified client certificate; empty = none
+  WallTime peer_since{};  ///< when that was issued
 };
 
 struct HttpResponse {

@@ -240,6 +240,7 @@ void HttpConnection::start() {
         if (self->phase_ == Phase::closed) return;
         if (error) return self->refuse_handshake();
         self->peer_name_ = self->stream_->peer_name();
+        self->peer_since_ = self->stream_->peer_since();
         self->phase_ = Phase::idle;
         self->parser_.reset();
         self->read();
@@ -364,6 +365,7 @@ std::optional<HttpRequest> HttpConnection::take_request() {
   request.body = std::move(message.body());
   request.peer_address = peer_address_;
   request.peer_name = peer_name_;
+  request.peer_since = peer_since_;
   upgrade_head_.reset();
   const http::request<http::empty_body> head(std::move(message.base()));
   if (beast::websocket::is_upgrade(head)) upgrade_head_ = head.base();

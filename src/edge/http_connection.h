@@ -113,6 +113,7 @@ class HttpConnection : public std::enable_shared_from_this<HttpConnection> {
   std::shared_ptr<EventStreamState> events_;
   std::optional<Request> upgrade_head_;
   std::string peer_name_;
+  WallTime peer_since_;
   std::string peer_address_;
   std::uint64_t number_ = 0;
   std::size_t lingered_bytes_ = 0;

@@ -131,12 +131,13 @@ Certificate blank_certificate(const std::string& common_name, EVP_PKEY* key, lon
   return complete ? std::move(made) : nullptr;
 }
 
-WallTime wall_time(const ASN1_TIME* time) {
+bool read_time(const ASN1_TIME* time, WallTime& read) {
   const Time epoch(::ASN1_TIME_set(nullptr, 0));
   int days = 0;
   int rest = 0;
-  VIRGA_CHECK(::ASN1_TIME_diff(&days, &rest, epoch.get(), time) == 1);
-  return {to_ms(std::chrono::hours(24) * days + seconds(rest))};
+  if (::ASN1_TIME_diff(&days, &rest, epoch.get(), time) != 1) return false;
+  read = {to_ms(std::chrono::hours(24) * days + seconds(rest))};
+  return true;
 }
 
 GENERAL_NAME* name_of(const std::string& text, bool address) {
@@ -270,8 +271,15 @@ Result<CertificateLife> life_of(const std::string& pem) {
   if (parsed == nullptr) {
     return make_error(Errc::invalid, "read a certificate: " + openssl_reason());
   }
-  CertificateLife life{wall_time(::X509_get0_notBefore(parsed.get())),
-                       wall_time(::X509_get0_notAfter(parsed.get()))};
+  return life_of(*parsed);
+}
+
+Result<CertificateLife> life_of(const x509_st& certificate) {
+  CertificateLife life;
+  if (!read_time(::X509_get0_notBefore(&certificate), life.begins) ||
+      !read_time(::X509_get0_notAfter(&certificate), life.ends)) {
+    return make_error(Errc::invalid, "read a certificate: its times are no times");
+  }
   life.begins.unix_ms += to_ms(seconds(kClockSkew));
   return life;
 }

@@ -6,6 +6,8 @@
 #include "base/result.h"
 #include "base/time.h"
 
+struct x509_st;
+
 namespace virga {
 
 /// A certificate with its private key, and the authorities that its holder trusts; all PEM. Empty = no TLS.
@@ -25,6 +27,7 @@ struct CertificateLife {
 
 /// Of the first certificate in `pem`. Errors: invalid (there is none).
 Result<CertificateLife> life_of(const std::string& pem);
+Result<CertificateLife> life_of(const x509_st& certificate);
 
 struct CertificateRequest {
   std::string common_name;  ///< "agent:host-1", "server"

@@ -174,6 +174,10 @@ class Api::Router {
     const bool join = call->request.path == "/v1/join";
     if (!(renewal || join) || call->request.method != "POST") return unknown(call);
     call->route = call->request.path;
+    call->dry_run = false;  // what is answered is a certificate, whatever is committed
+    if (const Result<void> state = readiness(); !state.ok()) {
+      return engine_->refuse(call, state.error());
+    }
     renewal ? api::renew_certificate(engine_, call) : api::join_host(engine_, call);
   }
 

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -122,6 +123,7 @@ class ApiTest : public ::testing::Test {
     if (!body.empty()) request.headers.try_emplace("content-type", "application/json");
     request.body = body;
     request.peer_name = peer_name;
+    request.peer_since = peer_since.value_or(loop.wall_now());
     auto reply = std::make_shared<RecordedReply>();
     if (target.starts_with("/v1/join") || target == kRenewal) {
       api->handle_agents(std::move(request), reply);
@@ -213,6 +215,7 @@ class ApiTest : public ::testing::Test {
   Metrics metrics;
   ClusterView view;
   std::string peer_name;  ///< of the certificate that requests come with
+  std::optional<WallTime> peer_since;  ///< when it was issued; nothing = now
   std::unique_ptr<Api> api;
 
  private:

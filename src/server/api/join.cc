@@ -74,6 +74,7 @@ Decision decide_join(Engine& engine, const Call& call, const Join& join, const C
   after.meta.name = join.request.host.value;
   after.meta.tenant = join.token.tenant;
   after.spec.cluster = join.token.cluster;
+  after.meta.created_at = engine.context().loop.wall_now();  // its certificates begin here
   const MachineId same_name(join.request.host.value);
   if (after.spec.machine.empty() && view.machines.find(same_name) != nullptr) {
     after.spec.machine = same_name;
@@ -148,17 +149,35 @@ Result<RenewalRequest> read_renewal(const Call& call) {
   return request;
 }
 
-/// Nothing of the host changes; its record is written again so that the journal tells of it.
-Decision decide_renewal(const HostId& id, const IssuedCertificate& issued,
-                        const ClusterView& view) {
-  const Host* host = view.hosts.find(id);
+/// A certificate of an earlier host of the name, or of before this one joined anew, is renewed no
+/// more: it may be in other hands.
+Refusal check_renewal(const Host* host, const HttpRequest& request) {
+  constexpr std::int64_t kMinute = 60'000;
   if (host == nullptr || host->meta.deleting_at) {
-    return Problem{make_error(Errc::denied, fmt::format("host: \"{}\" is no member", id.value)),
+    return Problem{make_error(Errc::denied, "host: " + request.peer_name +
+                                                " is no member; join it with a new token "
+                                                "(virga cluster join-token CLUSTER)"),
                    {},
                    0};
   }
+  if (request.peer_since.unix_ms + kMinute >= host->meta.created_at.unix_ms) return std::nullopt;
+  return Problem{make_error(Errc::denied,
+                            fmt::format("certificate: it was issued at {}, before host \"{}\" "
+                                        "joined at {}",
+                                        to_string(request.peer_since), host->meta.name,
+                                        to_string(host->meta.created_at))),
+                 {},
+                 0};
+}
+
+/// Nothing of the host changes; its record is written again so that the journal tells of it.
+Decision decide_renewal(const Call& call, const HostId& id, const IssuedCertificate& issued,
+                        const ClusterView& view) {
+  const Host* host = view.hosts.find(id);
+  if (auto refused = check_renewal(host, call.request)) return *refused;
   Host same = *host;
   same.meta.revision = 0;
+  same.meta.correlation = call.correlation;
   Change change;
   change.primary = keys::of(id);
   change.guards.push_back({change.primary, host->meta.revision});
@@ -256,8 +275,8 @@ void renew_certificate(const EnginePtr& engine, const CallPtr& call) {
   const HostId id(peer.substr(kAgentName.size()));
   const auto issued = engine->context().issue_certificate(id, request->addresses);
   if (!issued.ok()) return engine->refuse(call, issued.error());
-  engine->submit(call, [id, issued = *issued](const ClusterView& view) {
-    return decide_renewal(id, issued, view);
+  engine->submit(call, [call, id, issued = *issued](const ClusterView& view) {
+    return decide_renewal(*call, id, issued, view);
   });
 }
 

@@ -128,6 +128,33 @@ TEST_F(Joining, R_F13_nobody_but_a_member_has_a_certificate_renewed) {
   EXPECT_EQ(outbox().back().kind, "host.joined");
 }
 
+TEST_F(Joining, R_F13_a_certificate_of_before_its_host_joined_anew_is_renewed_no_more) {
+  make_house();
+  ASSERT_EQ(join(token_for("lab"), "host-1").status, 201);
+  const WallTime first = loop.wall_now();
+  loop.run_for(std::chrono::minutes(30));
+  Host host = *view.hosts.find(HostId("host-1"));
+  host.status.health = HostHealth::fenced;
+  put(host, keys::of(host.id()));
+  ASSERT_EQ(join(token_for("lab"), "host-1").status, 201);
+  peer_name = "agent:host-1";
+  const std::string path(kRenewal);
+  EXPECT_EQ(call("POST", path, "{}").status, 201);
+  peer_since = first;
+  const auto stolen = call("POST", path, "{}");
+  EXPECT_EQ(stolen.status, 403) << stolen.body;
+  EXPECT_NE(stolen.body.find("before host"), std::string::npos) << stolen.body;
+}
+
+TEST_F(Joining, F_B6_no_certificate_is_to_be_had_without_being_recorded) {
+  make_house();
+  const std::string token = token_for("lab");
+  const auto tried = call("POST", "/v1/join?dry_run=true", R"({"token":")" + token + R"(","host":"host-1"})");
+  EXPECT_EQ(tried.status, 201) << "it is as if it was not asked for";
+  EXPECT_NE(view.hosts.find(HostId("host-1")), nullptr);
+  EXPECT_EQ(count_keys("token/"), 0U);
+}
+
 TEST_F(Joining, F_B6_two_hosts_with_one_token_at_once_one_gets_in) {
   make_house();
   const std::string token = token_for("lab");
