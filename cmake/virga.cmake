@@ -83,8 +83,12 @@ function(virga_tests name folder)
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest_main rapidcheck)
   target_precompile_headers(${name} REUSE_FROM virga_base)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
+  set(alone OFF)  # real daemons and guests: one test at a time
+  if(ARG_LABEL STREQUAL real)
+    set(alone ON)
+  endif()
   gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT})
+    PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${alone})
   add_dependencies(tests_${ARG_LABEL} ${name})
 endfunction()
 

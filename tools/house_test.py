@@ -2,7 +2,9 @@
 """Tests of the house's own checks: each rule finds what it should and lets the usual pass."""
 
 import pathlib
+import subprocess
 import sys
+import tempfile
 import unittest
 
 sys.dont_write_bytecode = True
@@ -222,6 +224,24 @@ class Coverage(unittest.TestCase):
         self.assertEqual(named["A1-09"], ["`src/a_test.cc` A1_09_Heartbeat.F_B7_is_lost"])
         self.assertEqual(named["A1-05"], ["`tests/x_test.py` test_06_b"])
         self.assertEqual(set(named), {"A1-09", "A1-05", "A1-F3", "A10-04", "F-B7", "F-F7", "A1-F4", "F-F12"})
+
+    def test_F_B1_a_failed_test_is_told_by_the_lines_that_say_why(self):
+        def report(status, said):
+            return f'<testsuite><testcase name="a" status="run"/><testcase name="b" status="{status}"><system-out>' \
+                   f"{said}</system-out></testcase></testsuite>"
+        tool = pathlib.Path(__file__).resolve().parent / "junit"
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "report.xml"
+
+            def told(status, said):
+                path.write_text(report(status, said), encoding="utf-8")
+                return subprocess.run([tool, "--failed", path], capture_output=True, text=True, check=True).stdout
+            noise = "much\n" * 50
+            error = "AssertionError: 1 != 2\n"
+            self.assertEqual(told("fail", noise + error + noise), "b (fail):\n  " + error)
+            self.assertEqual(told("fail", "x_test.cc:12: Failure\n"), "b (fail):\n  x_test.cc:12: Failure\n")
+            self.assertEqual(told("notrun", noise).count("much"), 12)
+            self.assertEqual(told("run", noise), "\n")
 
     def test_F_B1_an_id_that_does_not_exist_is_an_error(self):
         with self.assertRaisesRegex(ValueError, "A1-99"):

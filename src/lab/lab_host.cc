@@ -129,6 +129,7 @@ Result<void> LabHost::power_on() {
   if (!opened) return opened.error();
   namespace_ = Descriptor(*opened);
   boot_id_ = new_boot_id();
+  if (options_.watchdog_s > 0) disarm_watchdog(runtime("watchdog"));
   if (auto on = write_power_switch(runtime("power"), MachinePower::on); !on) return on;
   log_line(LogLevel::info, "lab", name_ + " boots with boot id " + boot_id_);
   return start_programs();

@@ -93,18 +93,32 @@ void LabMachine::tell_lab(LabRequestKind kind) {
 
 BmcMode LabMachine::mode() { return read_bmc_mode(options_.mode_path); }
 
-void LabMachine::read_watchdog() {
+bool LabMachine::read_watchdog() {
   char bytes[256];
   const ssize_t got = read(watchdog_.get(), bytes, sizeof bytes);
-  if (got <= 0) return;
-  if (bytes[got - 1] == 'V') return watchdog_timer_.cancel();
-  watchdog_timer_.set_after(options_.watchdog_ms, [this] {
-    if (power() == MachinePower::off) return;
-    log_line(LogLevel::warning, "bmc",
-             options_.host + ": the watchdog was not fed for " +
-                 std::to_string(to_ms(options_.watchdog_ms)) + " ms, switching the host off");
-    force_off();
-  });
+  if (got <= 0) return false;
+  if (bytes[got - 1] == kWatchdogDisarmed) {
+    watchdog_timer_.cancel();
+  } else {
+    watchdog_timer_.set_after(options_.watchdog_ms, [this] { on_watchdog_due(); });
+  }
+  return true;
+}
+
+// A host that has booted meanwhile disarmed it before its first program: its word lies in the pipe.
+void LabMachine::on_watchdog_due() {
+  if (power() == MachinePower::off || read_watchdog()) return;
+  log_line(LogLevel::warning, "bmc",
+           options_.host + ": the watchdog was not fed for " +
+               std::to_string(to_ms(options_.watchdog_ms)) + " ms, switching the host off");
+  force_off();
+}
+
+void disarm_watchdog(const std::string& path) {
+  const Descriptor pipe(::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_CLOEXEC));
+  if (pipe.valid() && write(pipe.get(), &kWatchdogDisarmed, 1) != 1) {
+    log_line(LogLevel::warning, "lab", "disarm the watchdog " + path + ": " + strerror(errno));
+  }
 }
 
 MachinePower read_power_switch(const std::string& path) {

@@ -9,6 +9,9 @@
 
 namespace virga {
 
+/// What a program writes to its watchdog for it to stop counting: the kernel's "magic close" (watchdog-api).
+constexpr char kWatchdogDisarmed = 'V';
+
 struct LabMachineOptions {
   std::string host;           ///< "host-1"
   std::string instance;       ///< whose lab starts the host again
@@ -21,9 +24,9 @@ struct LabMachineOptions {
 
 /// The power of a lab host: on as long as one process of it exists.
 ///
-/// It is the host's watchdog too, as a real BMC is: armed by the first byte that the host writes, disarmed by 'V',
-/// and when nothing came for `watchdog_ms`, the host is switched off. So a host that is frozen as a whole, with its
-/// leash, still stops before its lease counts as a proof.
+/// It is the host's watchdog too, as a real BMC is: armed by the first byte that the host writes, disarmed by
+/// kWatchdogDisarmed and by a boot; when nothing came for `watchdog_ms`, the host is switched off. So a host that is
+/// frozen as a whole, with its leash, still stops before its lease counts as a proof.
 class LabMachine final : public MachineSwitch {
  public:
   /// Errors: not_found, denied (the pipe), invalid (processes).
@@ -40,7 +43,9 @@ class LabMachine final : public MachineSwitch {
   LabMachine(AsioLoop& loop, const LabMachineOptions& options,
              std::unique_ptr<HostProcesses> processes);
   void kill_until_empty(int passes_left);
-  void read_watchdog();
+  /// Whether the host had written anything.
+  bool read_watchdog();
+  void on_watchdog_due();
   void tell_lab(LabRequestKind kind);
 
   AsioLoop& loop_;
@@ -56,6 +61,9 @@ MachinePower read_power_switch(const std::string& path);
 
 /// Errors: exhausted, denied.
 Result<void> write_power_switch(const std::string& path, MachinePower power);
+
+/// What a machine does when it begins to boot: what its last life fed counts no more. Without a reader it does nothing.
+void disarm_watchdog(const std::string& path);
 
 /// "answers" unless the file names another mode.
 BmcMode read_bmc_mode(const std::string& path);
