@@ -348,6 +348,26 @@ void AgentCore::start_vm(const Command& command) {
   on_.hypervisor.start(*command.launch, reply_to(command.id));
 }
 
+/// One that was asked while it ran, and was gone before it would have been killed, has ended itself.
+void AgentCore::stop_vm(const Command& command) {
+  stopping_.insert({command.vm, command.epoch});
+  const StopOptions options = command.stop.value_or(StopOptions());
+  const std::vector<ObservedVm> seen = on_.hypervisor.observe();
+  const bool asked = !options.force && std::ranges::any_of(seen, [&](const ObservedVm& copy) {
+    return copy.vm == command.vm && copy.epoch == command.epoch && copy.power == VmPower::running;
+  });
+  const Instant killed_at = on_.loop.now() + options.deadline_ms;
+  on_.hypervisor.stop(command.vm, command.epoch, options,
+                      [this, id = command.id, asked, killed_at,
+                       alive = std::weak_ptr(alive_)](Result<void> done) {
+                        if (alive.expired()) return;
+                        if (!done) return reply(id, done.error());
+                        CommandResult answer;
+                        answer.in_order = asked && on_.loop.now() < killed_at;
+                        reply(id, std::move(answer));
+                      });
+}
+
 void AgentCore::execute(const Command& command) {
   if (!command.correlation.empty()) {
     on_.hypervisor.attribute(command.vm, command.correlation);
@@ -356,9 +376,7 @@ void AgentCore::execute(const Command& command) {
     case CommandKind::start:
       return start_vm(command);
     case CommandKind::stop:
-      stopping_.insert({command.vm, command.epoch});
-      return on_.hypervisor.stop(command.vm, command.epoch, command.stop.value_or(StopOptions()),
-                                 reply_to(command.id));
+      return stop_vm(command);
     case CommandKind::erase:
       if (!command.launch) {
         return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
@@ -446,7 +464,7 @@ bool AgentCore::execute_mirror(const Command& command) {
   const CommandKind kind = command.kind;
   const bool mirror = kind == CommandKind::mirror_disk;
   if (!mirror && kind != CommandKind::switch_disk && kind != CommandKind::cancel_mirror &&
-      kind != CommandKind::grow_disk) {
+      kind != CommandKind::grow_disk && kind != CommandKind::keep_leg) {
     return false;
   }
   if (!command.mirror) {
@@ -458,6 +476,9 @@ bool AgentCore::execute_mirror(const Command& command) {
   } else if (kind == CommandKind::grow_disk) {
     on_.hypervisor.grow_disk(command.vm, command.epoch, command.mirror->volume,
                              reply_to(command.id));
+  } else if (kind == CommandKind::keep_leg) {
+    on_.hypervisor.keep_leg(command.vm, command.epoch, command.mirror->volume,
+                            command.mirror->to.device, reply_to(command.id));
   } else if (kind == CommandKind::switch_disk) {
     on_.hypervisor.switch_disk(command.vm, command.epoch, command.mirror->volume,
                                reply_to(command.id));

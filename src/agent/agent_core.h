@@ -124,6 +124,7 @@ class AgentCore final : public HypervisorSink {
   void execute(const Command& command);
   void start_vm(const Command& command);
   bool execute_migration(const Command& command);
+  void stop_vm(const Command& command);
   bool execute_mirror(const Command& command);
   void send_vm(const Command& command);
   void tell_progress();

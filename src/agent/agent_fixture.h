@@ -47,6 +47,11 @@ class FakeHypervisor : public Hypervisor {
     mirrors.push_back("grow " + volume);
     done({});
   }
+  void keep_leg(const VmId&, const Epoch&, const std::string& volume, const DeviceId& device,
+                Callback<void> done) override {
+    mirrors.push_back("keep " + volume + " on " + device.value);
+    done({});
+  }
   void mirror_disk(const VmId&, const Epoch&, const DiskMirror& mirror,
                    Callback<MigrationProgress> done) override {
     mirrors.push_back("mirror " + mirror.volume);

@@ -37,12 +37,13 @@ enum class CommandKind {
   grow_disk,
   apply_balancer,
   remove_balancer,
+  keep_leg,
 };
 BOOST_DESCRIBE_ENUM(CommandKind, start, stop, prepare_incoming, send, switch_over, resume,
                     cancel_send, erase, console, change_limits, serve_device, release_device,
                     create_volume, grow_volume, erase_volume, attach_volume, detach_volume,
                     revoke_volume, copy_volume, mirror_disk, switch_disk, cancel_mirror, grow_disk,
-                    apply_balancer, remove_balancer)
+                    apply_balancer, remove_balancer, keep_leg)
 
 /// What a command is about that a storage device shall do; see BlockStore.
 struct StorageCommand {
@@ -79,7 +80,7 @@ struct Command {
   std::optional<MigrationLimits> limits;
   std::optional<StopOptions> stop;
   std::optional<StorageCommand> storage;
-  std::optional<DiskMirror> mirror;  ///< mirror_disk; others about a disk: only its `volume`
+  std::optional<DiskMirror> mirror;  ///< mirror_disk; others about a disk: only its `volume`, and keep_leg `to.device`
   std::optional<BalancerCommand> balancer;
 };
 BOOST_DESCRIBE_STRUCT(Command, (),
@@ -95,9 +96,10 @@ struct CommandResult {
   std::optional<MigrationProgress> progress;
   std::string text;  ///< of a console; comes as an upload
   std::optional<VolumeEndpoint> attached;
+  bool in_order = false;  ///< of a stop: the guest had ended by itself; all that was under way was over
 };
 BOOST_DESCRIBE_STRUCT(CommandResult, (),
-                      (id, ok, error_code, error, endpoint, progress, text, attached))
+                      (id, ok, error_code, error, endpoint, progress, text, attached, in_order))
 
 /// A command that takes long goes on; sent with heartbeats, before its result.
 struct CommandProgress {

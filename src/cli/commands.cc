@@ -207,6 +207,7 @@ void add_storage_commands(std::vector<Command>& all) {
                   option("image", "image whose disk it begins with"),
                   option("class", "storage class; default standard, with --from its class"),
                   option("device", "on this device; default: the server chooses"),
+                  flag("mirrored", "on devices of two hosts: it outlives the loss of one"),
                   option("cluster", "cluster; default: the only one"), many("label", "NAME=VALUE")},
                  create_volume});
   all.push_back({"volume",

@@ -182,6 +182,8 @@ const Columns& columns_of_storage() {
         {"SIZE_MIB", "status.size_mib"},
         {"DEVICE", "status.legs.0.device"},
         {"STATE", "status.legs.0.state"},
+        {"SECOND", "status.legs.1.device", true},
+        {"ITS_STATE", "status.legs.1.state", true},
         {"FROM", "spec.source", true},
         {"TAKEN", "status.taken_at", true},
         {"CLUSTER", "spec.cluster", true},

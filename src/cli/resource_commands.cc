@@ -285,6 +285,7 @@ int create_volume(Session& session, const Invocation& invocation) {
   for (const char* field : {"cluster", "device", "image"}) put_text(invocation, field, spec, field);
   put_text(invocation, "class", spec, "storage_class");
   put_text(invocation, "from", spec, "source");
+  if (invocation.has("mirrored")) spec["mirrored"] = true;
   if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
     return fail(session, put.error());
   return create(session, invocation, "volumes", spec);

@@ -92,8 +92,9 @@ Result<json::value> wait_for_volume(Session& session, const std::string& name, b
     if (!answer.ok()) return answer.error();
     last = answer->body;
     const std::string wanted = text_at(last, "spec.device");
-    const bool there = (wanted == "-" || wanted == text_at(last, "status.legs.0.device")) &&
-                       text_at(last, "status.legs.1.state") == "-";
+    const bool alone =
+        text_at(last, "status.legs.1.state") == "-" || text_at(last, "spec.mirrored") == "true";
+    const bool there = alone && (wanted == "-" || wanted == text_at(last, "status.legs.0.device"));
     const bool ready = there && text_at(last, "status.legs.0.state") == "in_sync" &&
                        text_at(last, "status.size_mib") == text_at(last, "spec.size_mib");
     if (ready && !gone) return last;

@@ -56,16 +56,17 @@ inline int percent_of(const MigrationProgress& progress) {
   return static_cast<int>(part * 100);
 }
 
-/// A disk of a running VM, and where it shall go on.
+/// A disk of a running VM, and where it shall go on: there, or (`joins`, of a mirrored volume) there as well.
 struct DiskMirror {
   std::string volume;  ///< VolumeId: which disk
   VolumeEndpoint to;   ///< lets the VM's epoch in, there. Secret
+  bool joins = false;
   std::int64_t bytes_per_second_max = 100 << 20;
   Duration stall_ms_max = seconds(5);  ///< nothing copied for so long = failed
   Duration total_ms_max = seconds(3600);
 };
 BOOST_DESCRIBE_STRUCT(DiskMirror, (),
-                      (volume, to, bytes_per_second_max, stall_ms_max, total_ms_max))
+                      (volume, to, joins, bytes_per_second_max, stall_ms_max, total_ms_max))
 
 struct StopOptions {
   bool force = false;  ///< true: kill at once; false: ask the guest, kill at the deadline
@@ -138,15 +139,22 @@ class Hypervisor {
   virtual void grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
                          Callback<void> done) = 0;
 
+  /// The guest goes on with `device` alone of the places that its mirrored volume has; it runs again if what failed
+  /// had paused it. Where it does so already it counts as done. Deadline 20 s.
+  /// Errors: not_found (no such disk, or it does not write there), conflict (it is being moved), unavailable.
+  virtual void keep_leg(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                        const DeviceId& device, Callback<void> done) = 0;
+
   /// Copies a disk that is a volume to its new place while the guest uses it; completes when both are equal and the
-  /// guest is paused on the new one: so it stays until switch_disk() or cancel_mirror() says who holds the data from
-  /// then on. On error the guest runs on where the disk was. An agent that comes later goes on with the copy that it
-  /// finds. Deadline `total_ms_max` + 10 s.
+  /// guest is paused on the new one, or on both (`joins`): so it stays until switch_disk() or cancel_mirror() says who
+  /// holds the data from then on. On error the guest runs on where the disk was. An agent that comes later goes on
+  /// with the copy that it finds. Deadline `total_ms_max` + 10 s.
   /// Errors: conflict (it does not run, is being moved, or another mirror is not over), not_found (no such disk).
   virtual void mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                            Callback<MigrationProgress> done) = 0;
 
-  /// The guest runs on the new place; the old one is let go. What is not mirrored counts as switched. Deadline 10 s.
+  /// The guest runs on the new place and the old one is let go, or on both. What is not mirrored counts as switched.
+  /// Deadline 10 s.
   /// Errors: conflict (the copy is not complete), unavailable.
   virtual void switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
                            Callback<void> done) = 0;

@@ -26,8 +26,9 @@ struct VolumeEndpoint {
   std::string export_name;  ///< volume, epoch and 128 random bits or more
   std::string user;
   std::string key;          ///< nbd, iscsi: hex; rbd: as Ceph writes it
+  DeviceId device{};        ///< where that is; of commands alone, filled in by the server
 };
-BOOST_DESCRIBE_STRUCT(VolumeEndpoint, (), (protocol, address, port, export_name, user, key))
+BOOST_DESCRIBE_STRUCT(VolumeEndpoint, (), (protocol, address, port, export_name, user, key, device))
 
 /// A file of the VM's own (`path`), or a volume (`volume`, `endpoint`).
 struct LaunchDisk {
@@ -38,8 +39,11 @@ struct LaunchDisk {
   Mib size_mib{};
   std::string volume{};  ///< VolumeId; empty = a file
   std::optional<VolumeEndpoint> endpoint{};  ///< what lets this epoch in; never written to shared storage
+  bool mirrored = false;  ///< the volume: a place that fails is soon given up
+  std::optional<VolumeEndpoint> second{};  ///< of its other place in sync, which is written as well; as `endpoint`
 };
-BOOST_DESCRIBE_STRUCT(LaunchDisk, (), (name, path, backing, size_mib, volume, endpoint))
+BOOST_DESCRIBE_STRUCT(LaunchDisk, (),
+                      (name, path, backing, size_mib, volume, endpoint, mirrored, second))
 
 /// What a disk image finds at its first boot, in the manner of clouds (NoCloud).
 struct LaunchSeed {

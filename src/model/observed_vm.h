@@ -17,8 +17,12 @@ inline constexpr std::string_view kWatchdogExpired = "watchdog expired";
 struct ObservedDisk {
   VolumeId volume;
   Mib size_mib;
+  std::vector<DeviceId> legs{};     ///< of a mirrored one: the places that are written
+  std::vector<DeviceId> failing{};  ///< of these: which did not take what was written
+
+  friend bool operator==(const ObservedDisk&, const ObservedDisk&) = default;
 };
-BOOST_DESCRIBE_STRUCT(ObservedDisk, (), (volume, size_mib))
+BOOST_DESCRIBE_STRUCT(ObservedDisk, (), (volume, size_mib, legs, failing))
 
 /// What really exists on this host for one VM.
 struct ObservedVm {

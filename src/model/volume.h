@@ -53,9 +53,10 @@ struct VolumeSpec {
   std::string source{};   ///< a volume of the tenant: it begins with what that holds at one moment; never changes
   bool snapshot = false;  ///< stays as it is: no VM has it as a disk, volumes are made from it; never changes
   ImageId image{};        ///< it begins with this image's disk; never changes
+  bool mirrored = false;  ///< in two places, on devices of different hosts; never changes
 };
 BOOST_DESCRIBE_STRUCT(VolumeSpec, (),
-                      (cluster, size_mib, storage_class, device, source, snapshot, image))
+                      (cluster, size_mib, storage_class, device, source, snapshot, image, mirrored))
 
 enum class LegState {
   creating,  ///< its place is reserved; the device has not said yet that it is there
@@ -73,7 +74,8 @@ struct VolumeLeg {
 BOOST_DESCRIBE_STRUCT(VolumeLeg, (), (device, state))
 
 struct VolumeStatus {
-  /// Empty until a device was chosen. The first is what consumers use; a second one is there while it moves.
+  /// Empty until a device was chosen. The first is what consumers use; beside it one to which it moves, or the second
+  /// place of a mirrored one: those that are in sync, which come first, hold the same and are all written.
   std::vector<VolumeLeg> legs;
   Epoch floor;   ///< attachments up to this epoch, of an earlier volume of the name, are refused
   Mib size_mib;  ///< as consumers see it now
@@ -94,7 +96,17 @@ struct Volume {
   bool ready() const {
     return !status.legs.empty() && status.legs.front().state == LegState::in_sync;
   }
+
+  /// It has, or still has, a place beside that in use which is to take over from it.
+  bool moving() const { return !spec.mirrored && status.legs.size() > 1; }
+
+  /// The places that consumers use, in their order; of one that is not mirrored at most the first.
+  std::vector<DeviceId> in_use() const;
 };
+
+/// What is believed of a leg from now on. Legs in sync come first; else the order stays. False when there is none on
+/// the device.
+bool set_leg(VolumeStatus& status, const DeviceId& device, LegState state);
 BOOST_DESCRIBE_STRUCT(Volume, (), (meta, spec, status))
 
 // Read and written in one translation unit (model/json.cc): reflection is dear to compile.

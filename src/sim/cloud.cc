@@ -478,6 +478,10 @@ std::vector<std::string> Cloud::unsettled() {
                                  host.id.value, to_string(copy.epoch), vm.status.host.value,
                                  to_string(vm.status.epoch)));
     }
+    for (const auto& [volume, disk] : copy.volumes) {
+      if (disk.mirrored && disk.legs.size() < 2)
+        open.push_back(name + " writes " + volume.value + " to one place");
+    }
   }
   return open;
 }

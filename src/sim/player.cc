@@ -148,6 +148,7 @@ void put_volume(Cloud& cloud, const ScenarioVm& vm) {
     volume.meta.name = vm.volume;
     volume.spec.cluster = vm.cluster;
     volume.spec.size_mib = Mib{64};
+    volume.spec.mirrored = vm.mirrored;
   });
 }
 

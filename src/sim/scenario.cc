@@ -189,11 +189,12 @@ Result<void> Parser::vm_option(ScenarioVm& vm, const std::string& name, const st
     vm.pinned = *host;
   } else if (name == "group") {
     vm.group = value;
-  } else if (name == "volume") {
+  } else if (name == "volume" || name == "mirrored") {
     if (auto checked = check_name("volume", value); !checked) return checked;
     vm.volume = value;
+    vm.mirrored = name == "mirrored";
   } else {
-    return wrong("option of vm", name, "cpu, memory, priority, host, group or volume");
+    return wrong("option of vm", name, "cpu, memory, priority, host, group, volume or mirrored");
   }
   return {};
 }

@@ -100,7 +100,10 @@ Result<void> SimHypervisor::begin_process(const VmLaunch& launch, CopyState stat
   }
   for (const LaunchDisk& disk : launch.disks) {
     if (disk.volume.empty()) continue;
-    if (disk.endpoint && world_.volume_of(*disk.endpoint, &host_) != nullptr) continue;
+    const auto answers = [&](const std::optional<VolumeEndpoint>& place) {
+      return place && world_.volume_of(*place, &host_) != nullptr;
+    };
+    if (answers(disk.endpoint) && (!disk.second || answers(disk.second))) continue;
     return make_error(Errc::unavailable, on_host("start", launch.vm, host_) + ": volume " +
                                              disk.volume + " does not answer");
   }
@@ -300,8 +303,9 @@ void SimHypervisor::grow_disk(const VmId& vm, const Epoch& epoch, const std::str
     const auto copy = find(vm, epoch);
     if (!copy) return done(copy.error());
     const auto with = (*copy)->volumes.find(id);
-    const VolumeTruth* truth =
-        with == (*copy)->volumes.end() ? nullptr : world_.volume_of(with->second, &host_);
+    const VolumeTruth* truth = with == (*copy)->volumes.end()
+                                   ? nullptr
+                                   : world_.volume_of(with->second.legs.front(), &host_);
     if (truth == nullptr || !world_.storage_reachable(host_)) {
       return done(make_error(Errc::unavailable, on_host("grow a disk of", vm, host_) +
                                                     ": the volume does not answer"));
@@ -311,10 +315,37 @@ void SimHypervisor::grow_disk(const VmId& vm, const Epoch& epoch, const std::str
   });
 }
 
+void SimHypervisor::keep_leg(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                             const DeviceId& device, Callback<void> done) {
+  agent_.after(kPoll, [this, vm, epoch, id = VolumeId(volume), device, done = std::move(done)] {
+    done(put_on_leg(vm, epoch, id, device));
+  });
+}
+
+Result<void> SimHypervisor::put_on_leg(const VmId& vm, const Epoch& epoch, const VolumeId& volume,
+                                       const DeviceId& device) {
+  const auto copy = find(vm, epoch);
+  if (!copy) return copy.error();
+  const std::string what = on_host("put a disk of", vm, host_) + " on " + device.value;
+  const auto used = (*copy)->volumes.find(volume);
+  if (used == (*copy)->volumes.end()) {
+    return make_error(Errc::not_found, what + ": it has no such disk");
+  }
+  const auto leg = std::ranges::find(used->second.legs, device, &VolumeEndpoint::device);
+  if (leg == used->second.legs.end()) {
+    return make_error(Errc::not_found, what + ": it does not write there");
+  }
+  if ((*copy)->state != CopyState::running || (*copy)->equal_places.contains(volume)) {
+    return make_error(Errc::conflict, what + ": it does not run, or is being moved");
+  }
+  used->second.legs = {VolumeEndpoint(*leg)};
+  return {};
+}
+
 void SimHypervisor::mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                                 Callback<MigrationProgress> done) {
   const auto copy = find(vm, epoch);
-  const bool ready = copy && (*copy)->mirrored.contains(VolumeId(mirror.volume));
+  const bool ready = copy && (*copy)->equal_places.contains(VolumeId(mirror.volume));
   agent_.after(ready ? kPoll : kMirror, [this, vm, epoch, mirror, done = std::move(done)] {
     const auto equal = mirrored(vm, epoch, mirror);
     if (!equal) return done(equal.error());
@@ -327,12 +358,12 @@ Result<void> SimHypervisor::mirrored(const VmId& vm, const Epoch& epoch, const D
   const auto copy = find(vm, epoch);
   if (!copy) return copy.error();
   const VolumeId volume(mirror.volume);
-  if ((*copy)->mirrored.contains(volume)) return {};
+  if ((*copy)->equal_places.contains(volume)) return {};
   const auto from = (*copy)->volumes.find(volume);
   if (from == (*copy)->volumes.end() || (*copy)->state != CopyState::running || (*copy)->deaf) {
     return make_error(Errc::conflict, on_host("mirror a disk of", vm, host_) + ": it does not run");
   }
-  VolumeTruth* source = world_.volume_of(from->second, &host_);
+  VolumeTruth* source = world_.volume_of(from->second.legs.front(), &host_);
   VolumeTruth* target = world_.volume_of(mirror.to, &host_);
   if (source == nullptr || target == nullptr || !world_.storage_reachable(host_)) {
     return make_error(Errc::unavailable,
@@ -341,7 +372,7 @@ Result<void> SimHypervisor::mirrored(const VmId& vm, const Epoch& epoch, const D
   world_.guest_writes(host_, **copy);
   target->written = source->written;
   target->blocks = source->blocks;
-  (*copy)->mirrored[volume] = mirror.to;
+  (*copy)->equal_places[volume] = {mirror.to, mirror.joins};
   (*copy)->state = CopyState::paused;  // so that it writes no more when its state is set
   return world_.set_state(host_, **copy, CopyState::paused);
 }
@@ -351,9 +382,11 @@ void SimHypervisor::switch_disk(const VmId& vm, const Epoch& epoch, const std::s
   agent_.after(kPoll, [this, vm, epoch, id = VolumeId(volume), done = std::move(done)] {
     const auto copy = find(vm, epoch);
     if (!copy) return done(copy.error());
-    auto to = (*copy)->mirrored.extract(id);
-    if (to.empty()) return done({});
-    (*copy)->volumes[id] = to.mapped();
+    const auto equal = (*copy)->equal_places.extract(id);
+    if (equal.empty()) return done({});
+    std::vector<VolumeEndpoint>& legs = (*copy)->volumes[id].legs;
+    if (!equal.mapped().joins) legs.clear();
+    legs.push_back(equal.mapped().to);
     done(world_.set_state(host_, **copy, CopyState::running));
   });
 }
@@ -365,7 +398,7 @@ void SimHypervisor::cancel_mirror(const VmId& vm, const Epoch& epoch, const std:
     if (!copy) {
       return done(copy.error().code == Errc::not_found ? Result<void>() : copy.error());
     }
-    if ((*copy)->mirrored.erase(id) == 0) return done({});
+    if ((*copy)->equal_places.erase(id) == 0) return done({});
     done(world_.set_state(host_, **copy, CopyState::running));
   });
 }
@@ -411,7 +444,13 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   seen.cpu_millicores_max = copy.takes.cpu_millicores;
   seen.cpu_weight = copy.cpu_weight;
   seen.processes_max = copy.processes_max;
-  for (const auto& [volume, size] : copy.disk_sizes) seen.disks.push_back({volume, size});
+  for (const auto& [volume, size] : copy.disk_sizes) {
+    ObservedDisk& disk = seen.disks.emplace_back(ObservedDisk{volume, size});
+    const DiskTruth& used = copy.volumes.at(volume);
+    if (!used.mirrored) continue;
+    for (const VolumeEndpoint& leg : used.legs) disk.legs.push_back(leg.device);
+    if (copy.state == CopyState::running) disk.failing = world_.failing_legs(host_, used);
+  }
   return seen;
 }
 

@@ -30,6 +30,8 @@ class SimHypervisor : public Hypervisor {
   void cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) override;
   void grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
                  Callback<void> done) override;
+  void keep_leg(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                const DeviceId& device, Callback<void> done) override;
   void mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                    Callback<MigrationProgress> done) override;
   void switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
@@ -56,6 +58,8 @@ class SimHypervisor : public Hypervisor {
   Result<void> begin_process(const VmLaunch& launch, CopyState state);
   void run_started(const VmId& vm, std::uint64_t serial);
   Result<void> mirrored(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror);
+  Result<void> put_on_leg(const VmId& vm, const Epoch& epoch, const VolumeId& volume,
+                          const DeviceId& device);
   void wait_received(const VmId& vm, const Epoch& epoch, Instant until, Callback<void> done);
   void finish_start(const VmId& vm, const Result<void>& outcome);
 

@@ -113,6 +113,7 @@ void Swarm::found() {
     vm.memory = {256 << rng_.below(3)};
     vm.priority = static_cast<RestartPriority>(rng_.below(3));
     if (number % kVmsPerVolume == 0) vm.volume = fmt::format("data-{}", number);
+    vm.mirrored = number % (2 * kVmsPerVolume) == 0;
     vms_.push_back(vm.id);
     if (networks.insert(vm.cluster).second) {
       loop_.after(kHostsJoin, [this, vm] { put_network(cloud_, vm.cluster); });
@@ -257,10 +258,8 @@ void Swarm::move_volume() {
   const auto host = 1 + kHostsPerDevice * static_cast<int>(rng_.below(5));
   const VolumeId id(fmt::format("t{}/data-{}", number % 5, number));
   const DeviceId device(fmt::format("host-{}", host));
-  if (number > options_.vms || !cloud_.read<Volume>(keys::of(id)) ||
-      !cloud_.read<Device>(keys::of(device))) {
-    return;
-  }
+  const auto volume = cloud_.read<Volume>(keys::of(id));
+  if (!volume || volume->spec.mirrored || !cloud_.read<Device>(keys::of(device))) return;
   note("move " + id.value + " to " + device.value);
   cloud_.edit<Volume>(id, [device](Volume& volume) { volume.spec.device = device; });
 }

@@ -116,22 +116,36 @@ VolumeTruth* World::volume_of(const VolumeEndpoint& with, const HostTruth* consu
   return nullptr;
 }
 
+std::vector<DeviceId> World::failing_legs(const HostTruth& host, const DiskTruth& disk) {
+  std::vector<DeviceId> failing;
+  for (const VolumeEndpoint& leg : disk.legs) {
+    const bool reached = storage_reachable(host) && volume_of(leg, &host) != nullptr;
+    if (!reached) failing.push_back(leg.device);
+  }
+  return failing;
+}
+
 void World::guest_writes(const HostTruth& host, const Copy& copy) {
   if (!host.acts() || copy.state != CopyState::running || !storage_reachable(host)) return;
-  for (const auto& [volume, with] : copy.volumes) {
-    VolumeTruth* truth = volume_of(with, &host);
-    if (truth == nullptr) continue;
-    truth->written = ++writes_;
-    acknowledged_[{volume, truth->floor}] = writes_;
+  for (const auto& [volume, disk] : copy.volumes) {
+    if (!failing_legs(host, disk).empty()) continue;
+    ++writes_;
+    for (const VolumeEndpoint& leg : disk.legs) {
+      VolumeTruth* truth = volume_of(leg, &host);
+      truth->written = writes_;
+      acknowledged_[{volume, truth->floor}] = writes_;
+    }
   }
 }
 
 std::string World::lost_writes(const Copy& copy) {
-  for (const auto& [volume, with] : copy.volumes) {
-    const VolumeTruth* truth = volume_of(with);
-    if (truth == nullptr) continue;
-    const auto last = acknowledged_.find({volume, truth->floor});
-    if (last != acknowledged_.end() && truth->written != last->second) return volume.value;
+  for (const auto& [volume, disk] : copy.volumes) {
+    for (const VolumeEndpoint& leg : disk.legs) {
+      const VolumeTruth* truth = volume_of(leg);
+      if (truth == nullptr) continue;
+      const auto last = acknowledged_.find({volume, truth->floor});
+      if (last != acknowledged_.end() && truth->written != last->second) return volume.value;
+    }
   }
   return {};
 }
@@ -143,9 +157,12 @@ bool World::cut_off(const Copy& copy) const {
                          [&](const auto& device) { return device.second.knows(volume, with); });
     });
   };
-  return !copy.own_files &&
-         std::none_of(copy.volumes.begin(), copy.volumes.end(),
-                      [&](const auto& one) { return admitted(one.first, one.second); });
+  const auto writable = [&](const auto& one) {
+    return std::ranges::all_of(one.second.legs, [&](const VolumeEndpoint& leg) {
+      return admitted(one.first, leg);
+    });
+  };
+  return !copy.own_files && std::ranges::none_of(copy.volumes, writable);
 }
 
 Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
@@ -167,7 +184,10 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   for (const LaunchDisk& disk : launch.disks) {
     if (!disk.endpoint) continue;
     const VolumeId volume(disk.volume);
-    copy.volumes[volume] = *disk.endpoint;
+    DiskTruth& used = copy.volumes[volume];
+    used.legs = {*disk.endpoint};
+    if (disk.second) used.legs.push_back(*disk.second);
+    used.mirrored = disk.mirrored;
     if (const VolumeTruth* truth = volume_of(*disk.endpoint, &host)) {
       copy.disk_sizes[volume] = truth->size_mib;
     }

@@ -12,6 +12,7 @@
 #include "driver/bmc.h"
 #include "driver/fabric.h"
 #include "driver/hypervisor.h"
+#include "sim/disk_truth.h"
 #include "sim/sim_block_store.h"
 #include "sim/sim_load_balancer.h"
 #include "sim/sim_loop.h"
@@ -64,9 +65,9 @@ struct Copy {
   Instant hung_at{};
   bool stopping = false;
   std::string trouble;  ///< "guest panicked"; empty = none
-  std::map<VolumeId, VolumeEndpoint> volumes;
-  std::map<VolumeId, Mib> disk_sizes;           ///< of volumes, as its guest has them
-  std::map<VolumeId, VolumeEndpoint> mirrored;  ///< it is paused: these are equal to the above
+  std::map<VolumeId, DiskTruth> volumes;
+  std::map<VolumeId, Mib> disk_sizes;  ///< of volumes, as its guest has them
+  std::map<VolumeId, EqualPlace> equal_places;
   bool own_files = true;  ///< it can write to what locks alone protect
   std::string address;    ///< IPv4 of its first card; empty = it has none
   int cpus = 1;
@@ -188,6 +189,9 @@ class World {
 
   /// The volume that lets the holder in now, as this host reaches it, or somebody; nullptr = none.
   VolumeTruth* volume_of(const VolumeEndpoint& with, const HostTruth* consumer = nullptr);
+
+  /// Of the places where a volume is written those that do not take it now.
+  std::vector<DeviceId> failing_legs(const HostTruth& host, const DiskTruth& disk);
 
   /// A guest that runs writes to its volumes, and keeps what was acknowledged.
   void guest_writes(const HostTruth& host, const Copy& copy);

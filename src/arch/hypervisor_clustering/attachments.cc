@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <memory>
 
 namespace virga {
@@ -22,30 +23,39 @@ Command command_for(const ServedVolume& one, CommandKind kind, const Vm& vm, con
   return command;
 }
 
-/// Waits for several answers; the first error counts.
+/// Waits for the answers of several places, in their order.
 template <typename T>
 class Gather {
  public:
-  Gather(std::size_t count, Callback<T> done) : left_(count), done_(std::move(done)) {}
+  using Answers = std::vector<std::pair<ServedVolume, Result<T>>>;
 
-  void ended(const Result<void>& result) {
-    if (!result && !failure_) failure_ = result.error();
-    if (--left_ > 0) return;
-    if (failure_) return done_(*failure_);
-    if constexpr (std::is_void_v<T>) {
-      done_({});
-    } else {
-      done_(std::move(collected));
+  Gather(const std::vector<ServedVolume>& asked, std::function<void(const Answers&)> then)
+      : left_(asked.size()), then_(std::move(then)) {
+    for (const ServedVolume& one : asked) {
+      answers_.emplace_back(one, make_error(Errc::internal, "not answered"));
     }
   }
 
-  std::conditional_t<std::is_void_v<T>, int, T> collected{};
+  void ended(std::size_t index, Result<T> result) {
+    const std::string& volume = answers_[index].first.volume.value;
+    if (!result) result = wrap_error("volume " + volume, result.error());
+    answers_[index].second = std::move(result);
+    if (--left_ == 0) then_(answers_);
+  }
 
  private:
   std::size_t left_;
-  Callback<T> done_;
-  std::optional<Error> failure_;
+  std::function<void(const Answers&)> then_;
+  Answers answers_;
 };
+
+Result<VolumeEndpoint> endpoint_in(const Result<CommandResult>& result, const DeviceId& device) {
+  if (!result) return result.error();
+  if (!result->attached) return make_error(Errc::internal, "its host named no end point");
+  VolumeEndpoint endpoint = *result->attached;
+  endpoint.device = device;
+  return endpoint;
+}
 
 }  // namespace
 
@@ -72,12 +82,9 @@ void Attachments::attach_at(const ServedVolume& place, const Vm& vm, const Epoch
                             Callback<VolumeEndpoint> done) {
   attach_one(place, command_for(place, CommandKind::attach_volume, vm, epoch), true,
              [what = "volume " + place.volume.value + " on " + place.device.value,
-              done = std::move(done)](const Result<CommandResult>& result) {
-               if (!result) return done(wrap_error(what, result.error()));
-               if (!result->attached) {
-                 return done(make_error(Errc::internal, what + ": its host named no end point"));
-               }
-               done(*result->attached);
+              device = place.device, done = std::move(done)](const Result<CommandResult>& result) {
+               const auto endpoint = endpoint_in(result, device);
+               done(endpoint ? endpoint : wrap_error(what, endpoint.error()));
              });
 }
 
@@ -86,44 +93,69 @@ void Attachments::attach_beside(const ClusterView& view, const Vm& vm, const Epo
   const auto volumes = volumes_of(view, vm);
   if (!volumes) return done(volumes.error());
   if (volumes->empty()) return done(Endpoints());
-  const auto gather = std::make_shared<Gather<Endpoints>>(volumes->size(), std::move(done));
-  for (const ServedVolume& one : *volumes) {
+  using Waiting = Gather<VolumeEndpoint>;
+  const auto gather = std::make_shared<Waiting>(
+      *volumes, [done = std::move(done)](const Waiting::Answers& answers) {
+        Endpoints endpoints;
+        for (const auto& [one, endpoint] : answers) {
+          if (!endpoint) return done(endpoint.error());
+          endpoints.emplace_back(one.volume, *endpoint);
+        }
+        done(std::move(endpoints));
+      });
+  for (std::size_t index = 0; index < volumes->size(); ++index) {
+    const ServedVolume& one = (*volumes)[index];
     Command attach = command_for(one, CommandKind::attach_volume, vm, epoch);
     attach.storage->beside = beside;
     attach_one(one, std::move(attach), beside == Epoch(),
-               [gather, id = one.volume.value](const Result<CommandResult>& result) {
-                 if (!result) return gather->ended(wrap_error("volume " + id, result.error()));
-                 if (!result->attached) {
-                   return gather->ended(make_error(
-                       Errc::internal, "volume " + id + ": its host named no end point"));
-                 }
-                 gather->collected[id] = *result->attached;
-                 gather->ended({});
+               [gather, index, device = one.device](const Result<CommandResult>& result) {
+                 gather->ended(index, endpoint_in(result, device));
                });
   }
 }
 
 void Attachments::revoke(const ClusterView& view, const Vm& vm, const Epoch& epoch,
-                         Callback<void> done) {
-  all(view, vm, CommandKind::revoke_volume, epoch, std::move(done));
+                         Callback<std::vector<ServedVolume>> done) {
+  ask_all(view, vm, CommandKind::revoke_volume, epoch,
+          [done = std::move(done)](const Result<Words>& words) {
+            if (!words) return done(words.error());
+            std::vector<ServedVolume> given;
+            for (const auto& [one, word] : *words) {
+              if (word.ok()) given.push_back(one);
+            }
+            for (const auto& [one, word] : *words) {
+              if (std::ranges::find(given, one.volume, &ServedVolume::volume) == given.end()) {
+                return done(word.error());
+              }
+            }
+            done(std::move(given));
+          });
 }
 
 void Attachments::detach(const ClusterView& view, const Vm& vm, const Epoch& epoch,
                          Callback<void> done) {
-  all(view, vm, CommandKind::detach_volume, epoch, std::move(done));
+  ask_all(view, vm, CommandKind::detach_volume, epoch,
+          [done = std::move(done)](const Result<Words>& words) {
+            if (!words) return done(words.error());
+            for (const auto& [one, word] : *words) {
+              if (!word) return done(word.error());
+            }
+            done({});
+          });
 }
 
-void Attachments::all(const ClusterView& view, const Vm& vm, CommandKind kind, const Epoch& epoch,
-                      Callback<void> done) {
+void Attachments::ask_all(const ClusterView& view, const Vm& vm, CommandKind kind,
+                          const Epoch& epoch, Callback<Words> done) {
   const auto volumes = volumes_of(view, vm);
   if (!volumes) return done(volumes.error());
-  if (volumes->empty()) return done({});
-  const auto gather = std::make_shared<Gather<void>>(volumes->size(), std::move(done));
-  for (const ServedVolume& one : *volumes) {
+  if (volumes->empty()) return done(Words());
+  const auto gather = std::make_shared<Gather<void>>(
+      *volumes, [done = std::move(done)](const Words& words) { done(words); });
+  for (std::size_t index = 0; index < volumes->size(); ++index) {
+    const ServedVolume& one = (*volumes)[index];
     commands_.call(one.host, command_for(one, kind, vm, epoch), kDeadline,
-                   [gather, id = one.volume.value](const Result<CommandResult>& result) {
-                     if (result.ok()) return gather->ended({});
-                     gather->ended(wrap_error("volume " + id, result.error()));
+                   [gather, index](const Result<CommandResult>& result) {
+                     gather->ended(index, result ? Result<void>() : Result<void>(result.error()));
                    });
   }
 }
@@ -131,12 +163,14 @@ void Attachments::all(const ClusterView& view, const Vm& vm, CommandKind kind, c
 Result<void> add_endpoints(VmLaunch& launch, const Attachments::Endpoints& endpoints) {
   for (LaunchDisk& disk : launch.disks) {
     if (disk.volume.empty()) continue;
-    const auto found = endpoints.find(disk.volume);
-    if (found == endpoints.end()) {
+    for (const auto& [volume, endpoint] : endpoints) {
+      if (volume.value != disk.volume) continue;
+      (disk.endpoint ? disk.second : disk.endpoint) = endpoint;
+    }
+    if (!disk.endpoint) {
       return make_error(Errc::internal,
                         "disk " + disk.name + ": nobody was let in to " + disk.volume);
     }
-    disk.endpoint = found->second;
   }
   return {};
 }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "arch/hypervisor_clustering/launch.h"
 #include "arch/hypervisor_clustering/steps.h"
 #include "base/log.h"
@@ -113,6 +115,7 @@ ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
       resting.insert(id);
     }
   }
+  evidence.legs_resting = keeping_;
   for (const auto& [host, when] : fence_not_before_) {
     const auto found = evidence.hosts.find(host);
     if (found != evidence.hosts.end()) found->second.fence_may_begin = when <= loop_.now();
@@ -159,6 +162,7 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
   for (const RevokeCopy& copy : plan.revokes) revoke(copy);
   for (const LimitVm& change : plan.limits) limit(change);
   for (const GrowDisk& growth : plan.disk_growths) grow(growth);
+  for (const KeepLeg& kept : plan.kept_legs) keep_leg(kept);
   tell_strays(plan.strays);
 }
 
@@ -223,6 +227,32 @@ void ClusterController::grow(const GrowDisk& growth) {
   commands_.call(growth.host, std::move(command), seconds(25), [](Result<CommandResult> done) {
     if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
   });
+}
+
+void ClusterController::keep_leg(const KeepLeg& kept) {
+  const Vm* vm = mirror_.view().vms.find(kept.vm);
+  if (vm == nullptr) return;
+  Command command;
+  command.kind = CommandKind::keep_leg;
+  command.correlation = vm->meta.correlation;
+  command.vm = kept.vm;
+  command.epoch = vm->status.epoch;
+  DiskMirror& mirror = command.mirror.emplace();
+  mirror.volume = kept.volume.value;
+  mirror.to.device = kept.device;
+  keeping_.insert(kept.vm);
+  commands_.call(kept.host, std::move(command), seconds(25),
+                 [this, id = kept.vm, alive = std::weak_ptr(alive_)](Result<CommandResult> done) {
+                   if (alive.expired()) return;
+                   if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
+                   // Not before a report could tell what it came to.
+                   loop_.after(options_.leg_retry, [this, id, alive] {
+                     if (alive.expired()) return;
+                     keeping_.erase(id);
+                     const Vm* stored = mirror_.view().vms.find(id);
+                     if (stored != nullptr) mark(stored->spec.cluster);
+                   });
+                 });
 }
 
 void ClusterController::rest(const VmId& id, OperationKind kind, Duration wait) {
@@ -406,6 +436,10 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   transaction.put(operation);
   transaction.put(changed);
   transaction.guard(keys::of(start.host), host->meta.revision);
+  for (const auto& [id, device] : start.kept_legs) {
+    const Volume* volume = mirror_.view().volumes.find(id);
+    if (volume != nullptr) keep_one_leg(transaction, *volume, device);
+  }
   Event told;
   told.kind = "vm.placed";
   told.subject = keys::of(start.vm);

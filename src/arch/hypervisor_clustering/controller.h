@@ -28,6 +28,7 @@ class ClusterController {
         seconds(1);  ///< after a failed start; doubles up to start_retry_max
     Duration start_retry_max = seconds(30);
     Duration growth_retry = seconds(2);  ///< a grown volume is shown to its guest again after that
+    Duration leg_retry = seconds(1);  ///< a disk is told again after that on which place it goes on
     Duration move_retry = seconds(30);
     Duration fence_retry = seconds(5);
     Duration operation_deadline = seconds(600);
@@ -73,6 +74,7 @@ class ClusterController {
   void revoke(const RevokeCopy& copy);
   void limit(const LimitVm& change);
   void grow(const GrowDisk& growth);
+  void keep_leg(const KeepLeg& kept);
   void rest(const VmId& id, OperationKind kind, Duration wait);
   void supersede(Transaction& transaction, const OperationId& id);
   Operation make_operation(OperationKind kind, std::string subject, std::string reason);
@@ -89,6 +91,7 @@ class ClusterController {
   std::map<VmId, Retry> retries_;
   std::map<HostId, Instant> fence_not_before_;
   std::set<std::pair<VmId, HostId>> told_strays_;
+  std::set<VmId> keeping_;  ///< keep_leg is under way, or was a moment ago
   WorkQueue queue_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -6,10 +6,10 @@
 #include "arch/hypervisor_clustering/operations.h"
 #include "arch/hypervisor_clustering/steps.h"
 
-/// A volume of a running VM moves to another device. copy: both places are made equal and the guest
-/// is paused, so that they stay so; the commit that ends it says that the new place is the one that
-/// counts. switch: the guest runs on there. Whoever dies at any moment: the place that the store
-/// names first holds all that was acknowledged.
+/// A volume of a running VM moves to another device, or gets back its second place (mirrored).
+/// copy: both places are made equal and the guest is paused, so that they stay so; the commit that
+/// ends it says that the new place is the one that counts, or counts as well. switch: the guest
+/// runs on. Whoever dies at any moment: what the store names first holds all that was acknowledged.
 namespace virga {
 namespace {
 
@@ -23,11 +23,18 @@ DiskMirror mirror_of(const Operation& operation) {
   return mirror;
 }
 
+bool is_behind(const Volume& volume, const DeviceId& device) {
+  return std::ranges::any_of(volume.status.legs, [&](const VolumeLeg& leg) {
+    return leg.device == device && leg.state == LegState::behind;
+  });
+}
+
 /// True once the store says that the new place counts.
 bool has_moved(const ClusterView& view, const Operation& operation) {
   const Volume* volume = view.volumes.find(operation.arguments.volume);
-  return volume != nullptr && !volume->status.legs.empty() &&
-         volume->status.legs.front().device == operation.arguments.device;
+  if (volume == nullptr) return false;
+  const std::vector<DeviceId> used = volume->in_use();
+  return std::ranges::find(used, operation.arguments.device) != used.end();
 }
 
 class DiskMove {
@@ -45,8 +52,7 @@ class DiskMove {
   }
 
  private:
-  void mirror(const Operation& operation, const VolumeEndpoint& to, Duration limit,
-              const StepDone& done) const;
+  void mirror(const Operation& operation, DiskMirror wanted, const StepDone& done) const;
   void end(CommandKind how, const Operation& operation, const ClusterView& view,
            const StepDone& done) const;
 
@@ -58,9 +64,7 @@ void DiskMove::copy(const Operation& operation, const ClusterView& view,
   const OperationArguments& wanted = operation.arguments;
   const Vm* vm = subject_vm(view, operation);
   const Volume* volume = view.volumes.find(wanted.volume);
-  const bool there = volume != nullptr && volume->status.legs.size() == 2 &&
-                     volume->status.legs.back().device == wanted.device &&
-                     volume->status.legs.back().state == LegState::behind;
+  const bool there = volume != nullptr && is_behind(*volume, wanted.device);
   const Device* device = view.devices.find(wanted.device);
   if (vm == nullptr || !there || device == nullptr || is_fenced(view, wanted.source)) {
     return done(StepOutcome::failed(
@@ -68,18 +72,21 @@ void DiskMove::copy(const Operation& operation, const ClusterView& view,
   }
   Attachments(commands_).attach_at(
       {wanted.volume, wanted.device, device->spec.host}, *vm, wanted.epoch,
-      [this, operation, limit = copying_takes_at_most(*volume),
+      [this, operation, joins = volume->spec.mirrored, limit = copying_takes_at_most(*volume),
        done](const Result<VolumeEndpoint>& to) {
-        to ? mirror(operation, *to, limit, done) : done(StepOutcome::failed(to.error()));
+        if (!to) return done(StepOutcome::failed(to.error()));
+        DiskMirror wanted_mirror = mirror_of(operation);
+        wanted_mirror.to = *to;
+        wanted_mirror.joins = joins;
+        wanted_mirror.total_ms_max = limit;
+        mirror(operation, std::move(wanted_mirror), done);
       });
 }
 
-void DiskMove::mirror(const Operation& operation, const VolumeEndpoint& to, Duration limit,
-                      const StepDone& done) const {
+void DiskMove::mirror(const Operation& operation, DiskMirror wanted, const StepDone& done) const {
+  const Duration limit = wanted.total_ms_max;
   Command command = command_for(CommandKind::mirror_disk, operation, operation.arguments.epoch);
-  command.mirror = mirror_of(operation);
-  command.mirror->to = to;
-  command.mirror->total_ms_max = limit;
+  command.mirror = std::move(wanted);
   commands_.call(
       operation.arguments.source, std::move(command), limit + kAskDeadline,
       [done](const Result<CommandResult>& equal) {
@@ -104,17 +111,16 @@ void DiskMove::end(CommandKind how, const Operation& operation, const ClusterVie
                  });
 }
 
-/// From now on the new place counts.
+/// From now on the new place counts: instead of the other one, or beside it.
 void turn_over(const RecordContext& context) {
+  const DeviceId& device = context.operation.arguments.device;
   const Volume* volume = context.view.volumes.find(context.operation.arguments.volume);
-  const bool there = volume != nullptr && volume->status.legs.size() == 2 &&
-                     volume->status.legs.back().device == context.operation.arguments.device;
-  if (!there) return;
+  if (volume == nullptr || !is_behind(*volume, device)) return;
   Volume changed = *volume;
-  auto& legs = changed.status.legs;
-  std::swap(legs.front(), legs.back());
-  legs.front().state = LegState::in_sync;
-  legs.back().state = LegState::behind;
+  if (!volume->spec.mirrored) {
+    set_leg(changed.status, changed.status.legs.front().device, LegState::behind);
+  }
+  set_leg(changed.status, device, LegState::in_sync);
   context.transaction.put(changed);
 }
 
@@ -156,6 +162,11 @@ OperationStepTable move_disk_table(HostCommands& commands) {
   table.record_success = [give_back, tell](const RecordContext& context) {
     change_vm(context, give_back);
     const OperationArguments& moved = context.operation.arguments;
+    const Volume* volume = context.view.volumes.find(moved.volume);
+    if (volume != nullptr && volume->spec.mirrored) {
+      return tell(context, "vm.disk_mirrored",
+                  moved.volume.value + " is on " + moved.device.value + " as well", Severity::info);
+    }
     tell(context, "vm.disk_moved",
          moved.volume.value + " is on " + moved.device.value + ", nothing was missed",
          Severity::info);

@@ -41,6 +41,13 @@ Result<void> add_nics(const ClusterView& view, const Vm& vm, VmLaunch& launch) {
   return {};
 }
 
+LaunchDisk volume_disk(const ClusterView& view, const Vm& vm, const VmDisk& disk) {
+  LaunchDisk made{.name = disk.name, .volume = qualified(vm.meta.tenant, disk.volume)};
+  const Volume* volume = view.volumes.find(VolumeId(made.volume));
+  made.mirrored = volume != nullptr && volume->spec.mirrored;
+  return made;
+}
+
 /// Disk images boot from an overlay of their own and read what they are from a seed.
 void add_disk_boot(const Vm& vm, const Image& image, VmLaunch& launch) {
   launch.disks.push_back(
@@ -96,8 +103,7 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
   }
   for (const VmDisk& disk : vm.spec.disks) {
     if (disk.name == "root" && !disk.volume.empty()) {
-      launch.disks.front() = {.name = disk.name,
-                              .volume = qualified(vm.meta.tenant, disk.volume)};
+      launch.disks.front() = volume_disk(view, vm, disk);
       continue;
     }
     if (disk.name == "root") {
@@ -105,7 +111,7 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
       continue;
     }
     if (!disk.volume.empty()) {
-      launch.disks.push_back({.name = disk.name, .volume = qualified(vm.meta.tenant, disk.volume)});
+      launch.disks.push_back(volume_disk(view, vm, disk));
       continue;
     }
     launch.disks.push_back(

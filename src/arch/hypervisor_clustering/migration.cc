@@ -238,7 +238,7 @@ void Migration::clean(const Operation& operation, const ClusterView& view, StepD
   const Vm* vm = subject_vm(view, operation);
   if (vm == nullptr) return stop_source();
   Attachments(commands_).revoke(view, *vm, operation.arguments.epoch,
-                                [stop_source](const Result<void>&) { stop_source(); });
+                                [stop_source](const auto&) { stop_source(); });
 }
 
 /// The source has the guest: it runs on there. An answer that is lost is asked for again until its

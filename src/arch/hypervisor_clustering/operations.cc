@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "arch/hypervisor_clustering/attachments.h"
 #include "arch/hypervisor_clustering/launch.h"
 #include "arch/hypervisor_clustering/steps.h"
@@ -84,6 +86,9 @@ OperationStepTable start_table(const Dependencies& on) {
               std::move(done));
   };
   table.record_failure = [](const RecordContext& context) {
+    // Whether its guest ran before it was ended is not known.
+    const Vm* vm = subject_vm(context.view, context.operation);
+    if (vm != nullptr) keep_served_legs(context.transaction, context.view, *vm);
     const bool certain = !context.operation.facts.contains("undo_error");
     const auto* code = context.operation.facts.if_contains("error_code");
     const bool met_a_lock =
@@ -102,6 +107,23 @@ OperationStepTable start_table(const Dependencies& on) {
   return table;
 }
 
+/// Whether the guest has ended by itself.
+constexpr const char* kInOrder = "in_order";
+
+StepOutcome ended(bool in_order) {
+  StepOutcome outcome = StepOutcome::done();
+  const auto note = [](Operation& noted) { noted.facts[kInOrder] = true; };
+  if (in_order) outcome.note = note;
+  return outcome;
+}
+
+void keep_legs_after_end(const RecordContext& context) {
+  const Vm* vm = subject_vm(context.view, context.operation);
+  const bool ran = !context.operation.arguments.source.empty();
+  if (vm == nullptr || !ran || context.operation.facts.contains(kInOrder)) return;
+  keep_served_legs(context.transaction, context.view, *vm);
+}
+
 OperationStepTable::Step stop_step(const Dependencies& on) {
   OperationStepTable::Step stop;
   stop.name = "stop";
@@ -112,7 +134,7 @@ OperationStepTable::Step stop_step(const Dependencies& on) {
     command.stop = StopOptions{operation.arguments.force, seconds(30)};
     on->commands.call(host, std::move(command), kStopDeadline,
                       [done](Result<CommandResult> result) {
-                        if (result.ok()) return done(StepOutcome::done());
+                        if (result.ok()) return done(ended(result->in_order));
                         if (is_uncertain(result.error())) {
                           return done(StepOutcome::again(result.error(), milliseconds(500)));
                         }
@@ -126,6 +148,7 @@ OperationStepTable stop_table(const Dependencies& on) {
   OperationStepTable table;
   table.steps.push_back(stop_step(on));
   table.record_success = [](const RecordContext& context) {
+    keep_legs_after_end(context);
     const Vm* vm = subject_vm(context.view, context.operation);
     const bool comes_back = vm != nullptr && vm->spec.power == DesiredPower::running;
     change_vm(context, [&](VmStatus& status) {
@@ -173,6 +196,7 @@ OperationStepTable delete_table(const Dependencies& on) {
   table.record_success = [](const RecordContext& context) {
     const Vm* vm = subject_vm(context.view, context.operation);
     if (vm == nullptr || vm->status.operation != context.operation.id()) return;
+    keep_legs_after_end(context);
     for (const Port* port : context.view.ports_of(vm->id())) {
       context.transaction.erase(*port);
       context.transaction.erase_with(keys::address(port->spec.network, port->spec.address));
@@ -187,6 +211,45 @@ OperationStepTable delete_table(const Dependencies& on) {
   return table;
 }
 
+/// "volume:device" of those that have cut a copy off.
+constexpr const char* kWords = "revoked";
+
+void note_words(Operation& operation, const std::vector<ServedVolume>& words) {
+  boost::json::array given;
+  for (const ServedVolume& one : words) {
+    given.emplace_back(one.volume.value + ":" + one.device.value);
+  }
+  operation.facts[kWords] = std::move(given);
+}
+
+Callback<std::vector<ServedVolume>> revoked(bool mirrored, const StepDone& done) {
+  return [mirrored, done](const Result<std::vector<ServedVolume>>& words) {
+    if (!words) return done(StepOutcome::failed(words.error()));
+    StepOutcome outcome = StepOutcome::done();
+    const auto note = [given = *words](Operation& noted) { note_words(noted, given); };
+    if (mirrored) outcome.note = note;
+    done(std::move(outcome));
+  };
+}
+
+/// The proof holds because the copy's writes needed who has cut it off. So one place of each
+/// mirrored volume that has done so counts from now on, and no other: what the copy wrote last may
+/// stand there alone.
+void give_up_silent_legs(const RecordContext& context) {
+  const Vm* vm = subject_vm(context.view, context.operation);
+  const auto* words = context.operation.facts.if_contains(kWords);
+  if (vm == nullptr || words == nullptr) return;
+  for (const Volume* volume : mirrored_volumes(context.view, *vm)) {
+    const auto has_said = [&](const DeviceId& device) {
+      const boost::json::value word(volume->id().value + ":" + device.value);
+      return std::ranges::find(words->as_array(), word) != words->as_array().end();
+    };
+    const std::vector<DeviceId> legs = volume->in_use();
+    const auto kept = std::ranges::find_if(legs, has_said);
+    if (kept != legs.end()) keep_one_leg(context.transaction, *volume, *kept);
+  }
+}
+
 /// A VM whose host is silent: when all its volumes have cut that copy off, it cannot do harm.
 OperationStepTable fence_vm_table(const Dependencies& on) {
   OperationStepTable table;
@@ -196,14 +259,13 @@ OperationStepTable fence_vm_table(const Dependencies& on) {
     const Vm* vm = subject_vm(view, operation);
     if (vm == nullptr)
       return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
-    Attachments(on->commands)
-        .revoke(view, *vm, operation.arguments.epoch, [done](const Result<void>& revoked) {
-          done(revoked.ok() ? StepOutcome::done() : StepOutcome::failed(revoked.error()));
-        });
+    const bool mirrored = !mirrored_volumes(view, *vm).empty();
+    Attachments(on->commands).revoke(view, *vm, operation.arguments.epoch, revoked(mirrored, done));
   };
   table.steps.push_back(std::move(revoke));
   table.record_success = [](const RecordContext& context) {
     const HostId& host = context.operation.arguments.source;
+    give_up_silent_legs(context);
     change_vm(context, [&](VmStatus& status) {
       give_back(status);
       status.power = VmPower::stopped;

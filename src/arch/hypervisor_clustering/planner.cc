@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <map>
 #include <utility>
 
 #include "base/reflect.h"
@@ -133,7 +135,9 @@ class Planner {
   void judge(const Host& host, bool most_are_silent);
   void plan_fence(const Host& host, const HostChange& change);
   void fence_by_storage(const Vm& vm, const Host& host);
-  std::string volumes_stand_in_the_way(const Vm& vm) const;
+  bool answers(const ServedVolume& one) const;
+  std::string volumes_stand_in_the_way(const Waiting& waiting,
+                                       std::map<VolumeId, DeviceId>& kept) const;
   void decide(const Vm& vm);
   bool decide_superseding(const Vm& vm);
   bool observe(const Vm& vm, const ObservedVm* copy);
@@ -147,7 +151,8 @@ class Planner {
   void move_away(const Vm& vm, const std::string& reason);
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
-  void move_disk(const Vm& vm);
+  void move_disk(const Vm& vm, const ObservedVm& copy);
+  bool keep_leg(const Vm& vm, const ObservedVm& copy);
   bool grow_disk(const Vm& vm, const ObservedVm& copy);
   void count_copies();
   void judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm);
@@ -247,6 +252,16 @@ void Planner::plan_fence(const Host& host, const HostChange& change) {
   plan_.fences.push_back({host.id(), host.status.boot_id, !dead, change.reason});
 }
 
+/// Whether a place of each volume does so.
+bool each_volume(const std::vector<ServedVolume>& volumes,
+                 const std::function<bool(const ServedVolume&)>& does) {
+  return std::ranges::all_of(volumes, [&](const ServedVolume& one) {
+    return std::ranges::any_of(volumes, [&](const ServedVolume& other) {
+      return other.volume == one.volume && does(other);
+    });
+  });
+}
+
 /// Beside whatever else may prove the host unable to act: the first proof counts.
 void Planner::fence_by_storage(const Vm& vm, const Host& host) {
   if (host.status.health != HostHealth::dead || !armed_) return;
@@ -254,10 +269,10 @@ void Planner::fence_by_storage(const Vm& vm, const Host& host) {
   if (evidence_.fences_resting.contains(vm.id()) || !room_for(plan_.vm_fences.size())) return;
   const auto volumes = volumes_of(view_, vm);
   if (!volumes) return;
-  const bool all_answer = std::all_of(
-      volumes->begin(), volumes->end(),
-      [&](const ServedVolume& one) { return one.host != host.id() && reports(one.host); });
-  if (!all_answer) return;
+  const auto answers = [&](const ServedVolume& one) {
+    return one.host != host.id() && reports(one.host);
+  };
+  if (!each_volume(*volumes, answers)) return;
   plan_.vm_fences.push_back({vm.id(), host.id(),
                              std::max(vm.status.epoch, vm.status.migration.epoch),
                              host.meta.name + " is dead: " + host.status.health_reason});
@@ -392,6 +407,7 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (!reports(host->id())) return fence_by_storage(vm, *host);
   const bool runs = vm.status.power == VmPower::running;
   const bool may_stop = !evidence_.stops_resting.contains(vm.id());
+  if (copy != nullptr && keep_leg(vm, *copy)) return;
   if (evidence_.cut_off.contains(vm.id()) && armed_ && may_stop) {
     // A fence that was given up after it had its effect: this copy never writes again.
     plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
@@ -421,7 +437,24 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   const bool stays = !leave(vm, *host);
   if (copy == nullptr || plan_.moves.size() != moves) return;
   limit(vm, *copy, stays);
-  if (stays && !grow_disk(vm, *copy)) move_disk(vm);
+  if (stays && !grow_disk(vm, *copy)) move_disk(vm, *copy);
+}
+
+/// The guest waits for it, or will at its next write.
+bool Planner::keep_leg(const Vm& vm, const ObservedVm& copy) {
+  for (const ObservedDisk& disk : copy.disks) {
+    const Volume* volume = view_.volumes.find(disk.volume);
+    if (volume == nullptr || disk.legs.size() < 2) continue;
+    const std::vector<DeviceId> used = volume->in_use();
+    const auto counts = [&](const DeviceId& leg) { return std::ranges::count(used, leg) > 0; };
+    const auto kept = std::ranges::find_if(disk.legs, counts);
+    if (kept == disk.legs.end() || std::ranges::all_of(disk.legs, counts)) continue;
+    if (!evidence_.legs_resting.contains(vm.id()) && room_for(plan_.kept_legs.size())) {
+      plan_.kept_legs.push_back({vm.id(), vm.status.host, disk.volume, *kept});
+    }
+    return true;
+  }
+  return false;
 }
 
 /// A disk that moves keeps its size: this comes first.
@@ -438,21 +471,31 @@ bool Planner::grow_disk(const Vm& vm, const ObservedVm& copy) {
   return false;
 }
 
+/// Where the volume shall be beside where it is: whoever writes to it writes to no other place.
+const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy) {
+  const auto next = std::ranges::find(volume.status.legs, LegState::behind, &VolumeLeg::state);
+  if (next == volume.status.legs.end()) return nullptr;
+  if (!volume.spec.mirrored) return next->device == volume.spec.device ? &*next : nullptr;
+  const auto disk = std::ranges::find(copy.disks, volume.id(), &ObservedDisk::volume);
+  const bool alone = disk != copy.disks.end() && disk->legs == volume.in_use();
+  return alone && disk->legs.size() == 1 ? &*next : nullptr;
+}
+
 /// One after the other. The place is there: what it holds of the data is copied anew.
-void Planner::move_disk(const Vm& vm) {
+void Planner::move_disk(const Vm& vm, const ObservedVm& copy) {
   if (evidence_.moves_resting.contains(vm.id()) || !room_for(plan_.disk_moves.size())) return;
   for (const VmDisk& disk : vm.spec.disks) {
     if (disk.volume.empty()) continue;
     const Volume* volume = view_.volumes.find(VolumeId(qualified(vm.meta.tenant, disk.volume)));
-    if (volume == nullptr || volume->status.legs.size() != 2) continue;
-    const VolumeLeg& next = volume->status.legs.back();
-    const Device* device = view_.devices.find(next.device);
-    const bool ready = next.state == LegState::behind && next.device == volume->spec.device &&
-                       device != nullptr && reports(device->spec.host);
+    const VolumeLeg* next = volume == nullptr ? nullptr : next_leg(*volume, copy);
+    const Device* device = next == nullptr ? nullptr : view_.devices.find(next->device);
+    const bool ready = device != nullptr && reports(device->spec.host);
     if (!ready || moves_[vm.status.host] >= policy_.moves_per_host) continue;
     ++moves_[vm.status.host];
-    plan_.disk_moves.push_back({vm.id(), vm.status.host, vm.status.epoch, volume->id(), next.device,
-                                "disk " + disk.name + " shall be on " + next.device.value});
+    plan_.disk_moves.push_back({vm.id(), vm.status.host, vm.status.epoch, volume->id(),
+                                next->device,
+                                "disk " + disk.name + " shall be on " + next->device.value +
+                                    (volume->spec.mirrored ? " as well" : "")});
     return;
   }
 }
@@ -650,21 +693,44 @@ void Planner::place_waiting() {
   }
 }
 
-/// Why a VM cannot be started anywhere for its volumes' sake; empty = nothing.
-std::string Planner::volumes_stand_in_the_way(const Vm& vm) const {
-  const auto volumes = volumes_of(view_, vm);
+/// A place that can be asked now.
+bool Planner::answers(const ServedVolume& one) const {
+  const Device* device = view_.devices.find(one.device);
+  return reports(one.host) && device != nullptr && device->status.available;
+}
+
+/// Why a VM cannot be started anywhere for its volumes' sake; empty = nothing. After a loss one
+/// place of each counts, which goes to `kept`; else all do until the storage's room says otherwise.
+std::string Planner::volumes_stand_in_the_way(const Waiting& waiting,
+                                              std::map<VolumeId, DeviceId>& kept) const {
+  const auto volumes = volumes_of(view_, *waiting.vm);
   if (!volumes) return volumes.error().what;
+  const auto places = [&](const ServedVolume& one) {
+    return std::ranges::count(*volumes, one.volume, &ServedVolume::volume);
+  };
+  if (!waiting.lost.empty()) {
+    for (const ServedVolume& one : *volumes) {
+      if (places(one) > 1 && answers(one)) kept.try_emplace(one.volume, one.device);
+    }
+  }
   for (const ServedVolume& one : *volumes) {
-    if (reports(one.host)) continue;
-    return fmt::format("volume {} is on device {}, whose host {} does not report", one.volume.value,
-                       one.device.value, one.host.value);
+    if (kept.contains(one.volume)) continue;
+    if (!reports(one.host)) {
+      return fmt::format("volume {} is on device {}, whose host {} does not report",
+                         one.volume.value, one.device.value, one.host.value);
+    }
+    if (!waiting.lost.empty() && places(one) > 1) {
+      return fmt::format("volume {} is mirrored and none of its devices is served",
+                         one.volume.value);
+    }
   }
   return {};
 }
 
 bool Planner::place(const Waiting& waiting) {
   if (!room_for(plan_.starts.size())) return false;
-  if (std::string why = volumes_stand_in_the_way(*waiting.vm); !why.empty()) {
+  std::map<VolumeId, DeviceId> kept;
+  if (std::string why = volumes_stand_in_the_way(waiting, kept); !why.empty()) {
     leave_unplaced(waiting, std::move(why), {});
     return false;
   }
@@ -689,7 +755,8 @@ bool Planner::place(const Waiting& waiting) {
   plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.lost,
                           waiting.recovery,
                           fmt::format("{}; {} {}", waiting.reason, target->value,
-                                      in_place ? "had it before" : "has the most room")});
+                                      in_place ? "had it before" : "has the most room"),
+                          std::move(kept)});
   return true;
 }
 

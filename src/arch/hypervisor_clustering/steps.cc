@@ -1,5 +1,7 @@
 #include "arch/hypervisor_clustering/steps.h"
 
+#include <algorithm>
+
 #include "base/reflect.h"
 
 namespace virga {
@@ -38,6 +40,35 @@ Command forced_stop(const Operation& operation, const Epoch& epoch) {
   Command command = command_for(CommandKind::stop, operation, epoch);
   command.stop = StopOptions{true, seconds(5)};
   return command;
+}
+
+std::vector<const Volume*> mirrored_volumes(const ClusterView& view, const Vm& vm) {
+  std::vector<const Volume*> found;
+  for (const VmDisk& disk : vm.spec.disks) {
+    if (disk.volume.empty()) continue;
+    const Volume* volume = view.volumes.find(VolumeId(qualified(vm.meta.tenant, disk.volume)));
+    if (volume != nullptr && volume->in_use().size() > 1) found.push_back(volume);
+  }
+  return found;
+}
+
+void keep_one_leg(Transaction& transaction, const Volume& volume, const DeviceId& kept) {
+  Volume changed = volume;
+  for (const DeviceId& device : volume.in_use()) {
+    if (device != kept) set_leg(changed.status, device, LegState::behind);
+  }
+  transaction.put(changed);
+}
+
+void keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm) {
+  for (const Volume* volume : mirrored_volumes(view, vm)) {
+    const std::vector<DeviceId> legs = volume->in_use();
+    const auto kept = std::ranges::find_if(legs, [&](const DeviceId& id) {
+      const Device* device = view.devices.find(id);
+      return device != nullptr && device->status.available;
+    });
+    if (kept != legs.end()) keep_one_leg(transaction, *volume, *kept);
+  }
 }
 
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change) {

@@ -3,11 +3,13 @@
 #include <boost/json.hpp>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "model/event.h"
 #include "model/host.h"
 #include "model/operation.h"
 #include "model/vm.h"
+#include "model/volume.h"
 #include "runtime/cluster_view.h"
 #include "runtime/host_commands.h"
 #include "runtime/operation_runner.h"
@@ -36,6 +38,16 @@ Command forced_stop(const Operation& operation, const Epoch& epoch);
 
 /// An upper bound, at a rate that any device has.
 Duration copying_takes_at_most(const Volume& volume);
+
+/// The mirrored volumes among a VM's disks that use more than one place.
+std::vector<const Volume*> mirrored_volumes(const ClusterView& view, const Vm& vm);
+
+/// Of the places that the volume uses `kept` alone counts from this commit on.
+void keep_one_leg(Transaction& transaction, const Volume& volume, const DeviceId& kept);
+
+/// A copy of the VM has ended otherwise than in order, and what was under way may stand in one place alone: of each
+/// mirrored volume the first place that is served counts from this commit on.
+void keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm);
 
 /// Changes the subject VM in the commit; a VM that is gone or serves another operation is left alone.
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change);

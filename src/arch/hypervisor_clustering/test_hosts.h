@@ -21,7 +21,7 @@ class FakeHosts {
     std::map<VmId, ObservedVm> copies;
     std::vector<ObservedVm> reported;
   };
-  /// Who may write to a volume, by its device's own count.
+  /// Who may write to a volume in one of its places, by that device's own count.
   struct Attached {
     Epoch revoked;
     std::set<Epoch> epochs;
@@ -44,13 +44,13 @@ class FakeHosts {
 
   /// Where copies of the VM run now, by the world's own count.
   std::set<HostId> running(const VmId& vm) const {
-    std::set<HostId> places;
+    std::set<HostId> found;
     for (const auto& [host, machine] : machines) {
       const auto copy = machine.copies.find(vm);
       if (copy != machine.copies.end() && copy->second.power == VmPower::running)
-        places.insert(host);
+        found.insert(host);
     }
-    return places;
+    return found;
   }
 
   int count(CommandKind kind) const {
@@ -66,7 +66,7 @@ class FakeHosts {
   std::map<HostId, Machine> machines;
   std::vector<std::pair<HostId, Command>> commands;
   std::map<VmId, Epoch> highest;
-  std::map<VolumeId, Attached> volumes;
+  std::map<std::pair<VolumeId, DeviceId>, Attached> places;
   std::map<CommandKind, Error> failing;  ///< answered instead of an effect
   std::set<CommandKind> unanswered;      ///< done, but the answer is lost
   std::vector<int> progress;             ///< told of each command before its answer
@@ -113,7 +113,7 @@ class FakeHosts {
 inline Result<CommandResult> FakeHosts::attach(const Command& command) {
   CommandResult result;
   result.ok = true;
-  Attached& volume = volumes[command.storage->volume];
+  Attached& volume = places[{command.storage->volume, command.storage->device}];
   if (command.kind == CommandKind::attach_volume) {
     if (command.epoch <= volume.revoked) return make_error(Errc::fenced, "an older epoch");
     for (const Epoch& other : volume.epochs) {

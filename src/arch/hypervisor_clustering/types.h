@@ -35,6 +35,7 @@ struct ClusterEvidence {
   std::set<VmId> cut_off;  ///< one of their volumes has ended the attachment of the epoch in force
   /// VMs whose last start, move, end or fence failed a moment ago: no new try of that kind yet.
   std::set<VmId> starts_resting, moves_resting, stops_resting, fences_resting;
+  std::set<VmId> legs_resting;  ///< one of its disks is being put on one place, or was a moment ago
 };
 
 struct HostChange {
@@ -66,6 +67,9 @@ struct StartVm {
   LostCopies lost;        ///< why no older copy can act; empty = there was none
   bool recovery = false;  ///< high availability starts it again, not its owner
   std::string reason;
+  /// After a loss: the place of each mirrored volume that counts from then on. What the lost copy had under way when it
+  /// ended may stand in one place alone.
+  std::map<VolumeId, DeviceId> kept_legs{};
 };
 
 struct MoveVm {
@@ -77,7 +81,7 @@ struct MoveVm {
   std::string reason;
 };
 
-/// A volume of a running VM has a second place that it shall move to.
+/// A volume of a running VM has a second place that it shall move to, or (mirrored) have again.
 struct MoveDisk {
   VmId vm;
   HostId host;
@@ -119,6 +123,15 @@ struct GrowDisk {
   VolumeId volume;
 };
 
+/// A copy writes to a place that does not count any more, or could not: it goes on with `device` alone, at once,
+/// without an operation.
+struct KeepLeg {
+  VmId vm;
+  HostId host;
+  VolumeId volume;
+  DeviceId device;
+};
+
 /// The stored state of a VM follows what its host reports.
 struct ObserveVm {
   VmId vm;
@@ -156,13 +169,15 @@ struct ClusterPlan {
   std::vector<StopVm> stops;
   std::vector<LimitVm> limits;
   std::vector<GrowDisk> disk_growths;
+  std::vector<KeepLeg> kept_legs;
   std::vector<Unplaced> unplaced;
   std::vector<StrayVm> strays;
 
   bool empty() const {
     return host_changes.empty() && fences.empty() && vm_fences.empty() && revokes.empty() &&
            observations.empty() && starts.empty() && moves.empty() && disk_moves.empty() &&
-           stops.empty() && limits.empty() && disk_growths.empty() && unplaced.empty();
+           stops.empty() && limits.empty() && disk_growths.empty() && kept_legs.empty() &&
+           unplaced.empty();
   }
 };
 

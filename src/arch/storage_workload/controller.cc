@@ -182,14 +182,19 @@ bool StorageController::place(Transaction& transaction, const PlaceVolume& place
   if (stored == nullptr || device == nullptr) return false;
   Volume changed = *stored;
   auto& legs = changed.status.legs;
-  const bool moves = legs.size() == 1 && legs.front().device != placement.device;
+  const auto on_device = [&](const VolumeLeg& leg) { return leg.device == placement.device; };
+  const bool moves = !legs.empty() && std::ranges::none_of(legs, on_device);
   if (!legs.empty() && !moves) return false;
+  if (moves && !stored->spec.mirrored && legs.size() > 1) return false;
   legs.push_back({placement.device, LegState::creating});
   changed.status.floor = placement.floor;
   changed.status.reason.clear();
   transaction.put(changed);
   transaction.put(*device);  // so that nobody else gives the same room away
-  Event told = told_of(changed, moves ? "volume.moves" : "volume.placed", placement.reason);
+  Event told = told_of(changed, !moves                   ? "volume.placed"
+                                : stored->spec.mirrored ? "volume.is_mirrored"
+                                                        : "volume.moves",
+                       placement.reason);
   told.facts["device"] = placement.device.value;
   event(transaction, std::move(told));
   return true;
@@ -197,20 +202,27 @@ bool StorageController::place(Transaction& transaction, const PlaceVolume& place
 
 bool StorageController::change_leg(Transaction& transaction, const LegChange& change) {
   const Volume* stored = mirror_.view().volumes.find(change.volume);
-  if (stored == nullptr || stored->status.legs.size() != 2) return false;
+  if (stored == nullptr || stored->status.legs.size() < 2) return false;
   Volume changed = *stored;
-  VolumeLeg& leg = changed.status.legs.back();
-  if (leg.device != change.device) return false;
+  if (!set_leg(changed.status, change.device, change.state)) return false;
   // An operation on its VM that began a moment ago may be about this place.
   const Vm* vm = mirror_.view().user_of(change.volume);
   if (vm != nullptr && !vm->status.operation.empty()) return false;
   if (vm != nullptr) transaction.guard(keys::of(vm->id()), vm->meta.revision);
-  leg.state = change.state;
-  if (change.gone) changed.status.legs.pop_back();
+  const auto of_change = [&](const VolumeLeg& leg) { return leg.device == change.device; };
+  if (change.gone) std::erase_if(changed.status.legs, of_change);
+  const bool lost_one = changed.in_use().size() < stored->in_use().size();
+  if (changed.in_use().empty() && stored->ready()) return false;
   transaction.put(changed);
-  if (!change.gone) return true;
-  event(transaction, told_of(changed, "volume.left",
-                             "nothing of it is on " + change.device.value + " any more"));
+  if (change.gone) {
+    event(transaction, told_of(changed, "volume.left",
+                               "nothing of it is on " + change.device.value + " any more"));
+  } else if (lost_one) {
+    event(transaction, told_of(changed, "volume.degraded",
+                               fmt::format("it goes on without its place on {}: {}",
+                                           change.device.value, change.reason),
+                               Severity::warning));
+  }
   return true;
 }
 

@@ -73,12 +73,19 @@ class Planner {
   std::optional<std::string> refusal_of_image(const Volume& volume, const Device& device) const;
   std::optional<std::string> refusal_of_copy(const Volume& volume, const Device& device) const;
   void decide_placed(const Volume& volume, const VolumeLeg& leg);
-  bool end_strangers(const Volume& volume, const ObservedVolume& seen);
+  bool end_strangers(const Volume& volume, const VolumeLeg& leg, const ObservedVolume& seen);
   void decide_deleting(const Volume& volume, const ObservedVolume* seen);
   bool begin_move(const Volume& volume);
+  bool begin_mirror(const Volume& volume);
+  std::string failure_of(const Volume& volume, const VolumeLeg& leg) const;
+  bool give_up_leg(const Volume& volume);
+  bool grows(const Volume& volume, const ObservedVolume& seen);
+  bool decide_others(const Volume& volume);
+  bool is_lost(const Volume& volume, const VolumeLeg& leg) const;
   bool decide_second(const Volume& volume, const VolumeLeg& leg);
   bool end_second(const Volume& volume, const VolumeLeg& leg);
   bool change_second(const Volume& volume, const VolumeLeg& leg, LegState state, bool gone = false);
+  std::optional<DeviceId> best_device(const Volume& volume, std::string& refusals) const;
   bool is_busy(const Volume& volume) const;
   void work(const Volume& volume, VolumeTask task, Mib size, const Epoch& epoch) {
     work_on(volume, volume.status.legs.front(), task, size, epoch);
@@ -96,6 +103,7 @@ class Planner {
   const StorageOptions& options_;
   DeviceSpace space_;
   std::set<VolumeId> copied_;  ///< that others are being copied from
+  std::string lacks_;  ///< what the volume at hand could be used without and should have
   StoragePlan plan_;
 };
 
@@ -142,7 +150,10 @@ void Planner::judge(const Device& device) {
 
 void Planner::decide(const Volume& volume) {
   const auto& legs = volume.status.legs;
-  if (legs.size() > 1 && decide_second(volume, legs.back())) return;
+  lacks_.clear();
+  if (volume.spec.mirrored && give_up_leg(volume)) return;
+  if (legs.size() > 1 && decide_others(volume)) return;
+  if (volume.spec.mirrored && begin_mirror(volume)) return;
   if (legs.size() == 1 && begin_move(volume)) return;
   if (!legs.empty()) return decide_placed(volume, legs.front());
   if (!volume.meta.deleting_at) return place(volume);
@@ -155,6 +166,12 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
   if (!spec.device.empty() && device.id() != spec.device) return "is not the one asked for";
   if (spec.device.empty() && device.spec.storage_class != spec.storage_class) {
     return "is of class " + device.spec.storage_class;
+  }
+  for (const VolumeLeg& leg : volume.status.legs) {
+    const Device* other = view_.devices.find(leg.device);
+    if (!spec.mirrored || other == nullptr) continue;
+    if (leg.device == device.id()) return "has it already";
+    if (other->spec.host == device.spec.host) return "is on the host of " + leg.device.value;
   }
   if (device.meta.deleting_at) return "is being deleted";
   if (!serves(device.id())) return unavailable_because(device);
@@ -182,10 +199,10 @@ std::optional<std::string> Planner::refusal_of_copy(const Volume& volume,
   const VolumeId id = source_of(volume);
   const Volume* source = view_.volumes.find(id);
   if (source == nullptr || source->meta.deleting_at) return "its source " + id.value + " is gone";
-  const auto& legs = source->status.legs;
   if (!source->ready()) return "its source " + id.value + " is not ready";
-  if (legs.front().device != device.id()) return "does not hold its source " + id.value;
-  if (legs.size() > 1) return "its source " + id.value + " is being moved";
+  const DeviceId& first = source->status.legs.front().device;
+  if (first != device.id()) return "does not hold its source " + id.value;
+  if (source->moving()) return "its source " + id.value + " is being moved";
   if (!evidence_of(device.id()).seen.copies) {
     return "the agent of " + device.spec.host.value + " is too old to copy volumes";
   }
@@ -193,9 +210,8 @@ std::optional<std::string> Planner::refusal_of_copy(const Volume& volume,
 }
 
 /// The one that is left with the largest share free, so that devices fill evenly.
-void Planner::place(const Volume& volume) {
+std::optional<DeviceId> Planner::best_device(const Volume& volume, std::string& refusals) const {
   const Device* best = nullptr;
-  std::string refusals;
   const auto share = [&](const Device& device) {
     const Mib left = space_.free_on(device.id()) - volume.spec.size_mib;
     return static_cast<double>(left.value) / static_cast<double>(device.spec.capacity_mib.value);
@@ -207,17 +223,98 @@ void Planner::place(const Volume& volume) {
     }
     if (best == nullptr || share(*device) > share(*best)) best = device;
   }
-  if (best == nullptr) {
-    if (refusals.empty()) refusals = "the cluster has no storage device";
+  if (best != nullptr) return best->id();
+  if (refusals.empty()) refusals = "the cluster has no storage device";
+  return std::nullopt;
+}
+
+void Planner::place(const Volume& volume) {
+  std::string refusals;
+  const auto best = best_device(volume, refusals);
+  if (!best) {
     return note(volume, LegState::creating, Mib(), "no device can take it: " + refusals);
   }
   if (!room_in(plan_.placements)) return;
-  space_.promise(best->id(), volume.spec.size_mib);
+  space_.promise(*best, volume.spec.size_mib);
   plan_.placements.push_back(
       {volume.id(),
-       best->id(),
+       *best,
        {view_.incarnation, view_.revision},
-       fmt::format("{} has the largest share of its room left", best->meta.name)});
+       fmt::format("{} has the largest share of its room left", best->value)});
+}
+
+/// Its second place, also instead of one that is lost. The data follow when its VM runs.
+bool Planner::begin_mirror(const Volume& volume) {
+  const auto& legs = volume.status.legs;
+  const bool has_two = std::ranges::count_if(legs, [](const VolumeLeg& leg) {
+                         return leg.state != LegState::leaving;
+                       }) > 1;
+  const bool may = volume.ready() && !has_two && !volume.meta.deleting_at && !evidence_.held &&
+                   !evidence_of(legs.front().device).awaited;
+  if (!may) return false;
+  std::string refusals;
+  const auto best = best_device(volume, refusals);
+  if (!best) {
+    lacks_ = "no device can take its second place: " + refusals;
+    return false;
+  }
+  if (is_busy(volume)) return false;
+  if (!room_in(plan_.placements)) return true;
+  space_.promise(*best, std::max(volume.spec.size_mib, volume.status.size_mib));
+  plan_.placements.push_back({volume.id(), *best, volume.status.floor,
+                              fmt::format("it is mirrored; {} has the largest share of its room "
+                                          "left",
+                                          best->value)});
+  return true;
+}
+
+/// Why a place of a mirrored volume is believed to take nothing; empty = it is not.
+std::string Planner::failure_of(const Volume& volume, const VolumeLeg& leg) const {
+  const DeviceEvidence& evidence = evidence_of(leg.device);
+  const Device* device = view_.devices.find(leg.device);
+  if (device == nullptr) return "it is not registered any more";
+  if (evidence_.failing_legs.contains({volume.id(), leg.device})) {
+    return "it did not take what the guest wrote";
+  }
+  if (evidence.awaited) return {};
+  if (!evidence.host_reports) {
+    if (evidence.silence < options_.leg_silence_max) return {};
+    return "its host " + device->spec.host.value + " does not report";
+  }
+  if (!serves(leg.device)) return evidence.seen.failing;
+  const ObservedVolume* seen = observed(leg.device, volume.id());
+  if (seen == nullptr || seen->floor != volume.status.floor) return "it does not have it any more";
+  return {};
+}
+
+/// While another place holds all as well: whoever writes to both notices nothing by that.
+bool Planner::give_up_leg(const Volume& volume) {
+  if (volume.in_use().size() < 2 || is_busy(volume) || evidence_.held) return false;
+  std::string why;
+  const VolumeLeg* failing = nullptr;
+  bool one_is_well = false;
+  for (const VolumeLeg& leg : volume.status.legs) {
+    if (leg.state != LegState::in_sync) continue;
+    std::string failure = failure_of(volume, leg);
+    one_is_well = one_is_well || (failure.empty() && serves(leg.device));
+    if (failure.empty()) continue;
+    failing = &leg;
+    why = std::move(failure);
+  }
+  if (failing == nullptr || !one_is_well) return false;
+  if (!room_in(plan_.leg_changes)) return true;
+  plan_.leg_changes.push_back(
+      {volume.id(), failing->device, LegState::behind, false, std::move(why)});
+  return true;
+}
+
+/// Whether something was decided about one of the places beside that in use.
+bool Planner::decide_others(const Volume& volume) {
+  for (const VolumeLeg& leg : volume.status.legs) {
+    if (&leg == &volume.status.legs.front()) continue;
+    if (decide_second(volume, leg)) return true;
+  }
+  return false;
 }
 
 void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
@@ -242,13 +339,24 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
   }
   if (seen == nullptr) return make(volume);
   if (!seen->whole()) return follow_filling(volume, *seen);
-  if (end_strangers(volume, *seen)) return;
-  if (seen->size_mib < volume.spec.size_mib && volume.status.legs.size() == 1) {
-    work(volume, VolumeTask::grow, volume.spec.size_mib, Epoch());
-  }
+  if (end_strangers(volume, leg, *seen)) return;
+  if (grows(volume, *seen)) return;
   const auto failure = evidence_.failures.find(volume.id());
   note(volume, LegState::in_sync, seen->size_mib,
-       failure == evidence_.failures.end() ? "" : failure->second);
+       failure == evidence_.failures.end() ? lacks_ : failure->second);
+}
+
+/// True when that is all for this round.
+bool Planner::grows(const Volume& volume, const ObservedVolume& seen) {
+  if (seen.size_mib >= volume.spec.size_mib || volume.moving()) return false;
+  const Vm* vm = view_.user_of(volume.id());
+  if (volume.spec.mirrored && vm != nullptr && !vm->status.host.empty()) {
+    note(volume, LegState::in_sync, seen.size_mib,
+         "it is mirrored: it grows when vm " + vm->id().value + " is stopped");
+    return true;
+  }
+  work(volume, VolumeTask::grow, volume.spec.size_mib, Epoch());
+  return false;
 }
 
 void Planner::make(const Volume& volume) {
@@ -267,7 +375,8 @@ void Planner::follow_filling(const Volume& volume, const ObservedVolume& seen) {
 
 /// Ends one attachment that no copy of a VM may have. A running operation knows better than any
 /// report what it is about.
-bool Planner::end_strangers(const Volume& volume, const ObservedVolume& seen) {
+bool Planner::end_strangers(const Volume& volume, const VolumeLeg& leg,
+                            const ObservedVolume& seen) {
   if (seen.epochs.empty() || evidence_.held) return false;
   const Vm* vm = view_.user_of(volume.id());
   if (vm != nullptr && !vm->status.operation.empty()) return false;
@@ -279,7 +388,7 @@ bool Planner::end_strangers(const Volume& volume, const ObservedVolume& seen) {
                                      : evidence_.strays.contains(epoch);
     if (there) continue;
     const bool older = !runs || epoch < admitted;
-    work(volume, older ? VolumeTask::revoke : VolumeTask::detach, Mib(), epoch);
+    work_on(volume, leg, older ? VolumeTask::revoke : VolumeTask::detach, Mib(), epoch);
     return true;
   }
   return false;
@@ -329,16 +438,38 @@ bool Planner::begin_move(const Volume& volume) {
   return true;
 }
 
+/// A place that does not hold all and is not expected back: another one is made instead.
+bool Planner::is_lost(const Volume& volume, const VolumeLeg& leg) const {
+  if (leg.state == LegState::in_sync || !volume.ready()) return false;
+  const DeviceEvidence& evidence = evidence_of(leg.device);
+  return view_.devices.find(leg.device) == nullptr ||
+         (!evidence.awaited && !evidence.host_reports &&
+          evidence.silence >= options_.leg_lost_after);
+}
+
 /// True when that is all for this round.
 bool Planner::decide_second(const Volume& volume, const VolumeLeg& leg) {
   if (is_busy(volume) || evidence_.held || evidence_of(leg.device).awaited) return false;
-  const bool wanted = !volume.meta.deleting_at && leg.device == volume.spec.device;
+  const bool mirror = volume.spec.mirrored && !is_lost(volume, leg);
+  const bool wanted = !volume.meta.deleting_at && (mirror || leg.device == volume.spec.device);
   if (!wanted || leg.state == LegState::leaving) return end_second(volume, leg);
   if (!serves(leg.device)) return false;
   const ObservedVolume* seen = observed(leg.device, volume.id());
   if (seen != nullptr && seen->floor == volume.status.floor) {
-    return leg.state == LegState::creating && change_second(volume, leg, LegState::behind);
+    if (leg.state == LegState::creating) return change_second(volume, leg, LegState::behind);
+    const Vm* vm = view_.user_of(volume.id());
+    const bool refuses = vm != nullptr && !vm->status.host.empty() &&
+                         seen->revoked >= vm->status.epoch;
+    // A fence that was given up has cut its user off there for ever: it is made anew.
+    if (leg.state == LegState::behind && volume.spec.mirrored && refuses) {
+      return change_second(volume, leg, LegState::leaving);
+    }
+    if (leg.state == LegState::in_sync && end_strangers(volume, leg, *seen)) return true;
+    if (seen->size_mib >= volume.status.size_mib) return false;
+    work_on(volume, leg, VolumeTask::grow, volume.status.size_mib, Epoch());
+    return true;
   }
+  if (leg.state == LegState::in_sync) return false;  // give_up_leg() sees it
   if (leg.state == LegState::behind) return change_second(volume, leg, LegState::creating);
   work_on(volume, leg, VolumeTask::create, volume.status.size_mib, volume.status.floor);
   return true;

@@ -19,6 +19,7 @@ struct DeviceEvidence {
   bool listed = false;    ///< `seen` is of its last report
   ObservedDevice seen;
   bool resting = false;  ///< a command about the device itself is under way or failed a moment ago
+  Duration silence{0};  ///< of its host, as long as that does not report
 };
 
 /// Evidence about the storage of one cluster at one moment.
@@ -29,6 +30,8 @@ struct StorageEvidence {
   bool held = false;  ///< restored from a backup and not yet confirmed: nothing is ended or erased
   std::set<Epoch> strays;  ///< of copies that hosts report now and whose VMs are not stored
   std::set<std::pair<VmId, Epoch>> copies;   ///< of VMs with volumes, that hosts report now
+  /// Of mirrored volumes: places that did not take what a guest wrote, by the word of its host.
+  std::set<std::pair<VolumeId, DeviceId>> failing_legs;
   std::set<VolumeId> resting;                ///< a command is under way or failed a moment ago
   std::map<VolumeId, std::string> failures;  ///< of the last command; gone when one succeeds
 };
@@ -79,12 +82,13 @@ struct VolumeChange {
   std::optional<WallTime> taken_at{};
 };
 
-/// What becomes of the second place of a volume.
+/// What becomes of one place of a volume that has several.
 struct LegChange {
   VolumeId volume;
   DeviceId device;
   LegState state = LegState::creating;
-  bool gone = false;  ///< nothing is left there
+  bool gone = false;     ///< nothing is left there
+  std::string reason{};  ///< why it does not count any more
 };
 
 /// The room's decision. At most one action a volume and a device.
@@ -106,6 +110,10 @@ struct StoragePlan {
 
 struct StorageOptions {
   int actions_max = 128;  ///< of each kind in one round; the rest waits for the next
+  /// A mirrored volume goes on without a place whose host is silent for so long: longer than an agent needs to restart.
+  Duration leg_silence_max = seconds(5);
+  /// ... and gets another one instead of it after that.
+  Duration leg_lost_after = seconds(600);
 };
 
 }  // namespace virga

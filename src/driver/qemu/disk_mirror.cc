@@ -16,10 +16,12 @@ constexpr Duration kPausedMax = seconds(2);  ///< that a guest waits for the las
 
 }  // namespace
 
-DiskMirroring::DiskMirroring(VmContext& context, QmpClient& client, MirrorRecord record)
+DiskMirroring::DiskMirroring(VmContext& context, QmpClient& client, MirrorRecord record,
+                             LegNodes nodes)
     : context_(context),
       client_(client),
       record_(std::move(record)),
+      nodes_(std::move(nodes)),
       copy_(context.loop),
       end_(context.loop),
       poll_(context.loop) {}
@@ -34,6 +36,11 @@ void DiskMirroring::look(std::function<void(const qmp::MirrorState&)> then) {
 void DiskMirroring::copy(std::shared_ptr<Descriptor> keys, const DiskMirror& limits,
                          Callback<MigrationProgress> done) {
   copy_.finish(make_error(Errc::cancelled, "asked for again"));
+  if (ending_ || joining_) {
+    return context_.loop.post([done = std::move(done)] {
+      done(make_error(Errc::unavailable, "an earlier call of it has not ended"));
+    });
+  }
   keys_ = std::move(keys);
   limits_ = limits;
   moved_at_ = context_.loop.now();
@@ -43,8 +50,13 @@ void DiskMirroring::copy(std::shared_ptr<Descriptor> keys, const DiskMirror& lim
   });
   look([this](const qmp::MirrorState& state) {
     if (state.there && !state.concluded) return follow();
-    if (!state.there && state.node == record_.target) return settle();
-    begin(state);
+    if (state.node == goal() && (record_.joins || !state.there)) return settle();
+    if (!record_.joins) return begin(state);
+    // An agent that ended between the end of the copy and the switch has left its guest paused.
+    if (state.node == nodes_.empty) return join();
+    run_if_paused(while_alive([this, state](const Result<void>& runs) {
+      runs ? begin(state) : fail(runs.error());
+    }));
   });
 }
 
@@ -60,7 +72,8 @@ void DiskMirroring::begin(const qmp::MirrorState& state) {
                       checked([this] { follow(); }));
   };
   const auto connect = [this, checked, mirror] {
-    qmp::add_volume(client_, record_.target, nbd_of(record_.to), keys_->get(), checked(mirror));
+    qmp::add_volume(client_, record_.target, nbd_of(record_.to, record_.joins), keys_->get(),
+                    checked(mirror));
   };
   const auto clear = [this, checked, connect] {
     qmp::remove_volume(client_, record_.target, checked(connect));
@@ -78,12 +91,12 @@ void DiskMirroring::follow() {
 }
 
 void DiskMirroring::looked(const qmp::MirrorState& state) {
-  if (!state.there && state.node == record_.target) return settle();
+  if (!state.there && state.node == goal()) return settle();
   if (!state.there) return fail(make_error(Errc::internal, "QEMU has ended the copy"));
   if (state.concluded) {
     if (!state.error.empty()) return fail(make_error(Errc::unavailable, state.error));
     return qmp::dismiss_job(client_, record_.target, while_alive([this](const Result<void>&) {
-                              if (!ending_) settle();
+                              if (!ending_) record_.joins ? join() : settle();
                             }));
   }
   const Instant now = context_.loop.now();
@@ -96,9 +109,11 @@ void DiskMirroring::looked(const qmp::MirrorState& state) {
     const auto complete = while_alive([this](const Result<void>& paused) {
       if (ending_) return;
       if (!paused) return fail(paused.error());
-      qmp::complete_job(client_, record_.target, while_alive([this](const Result<void>& asked) {
-                          if (!ending_) asked ? follow() : fail(asked.error());
-                        }));
+      const auto asked = while_alive([this](const Result<void>& result) {
+        if (!ending_) result ? follow() : fail(result.error());
+      });
+      record_.joins ? qmp::end_mirror(client_, record_.target, asked)
+                    : qmp::complete_job(client_, record_.target, asked);
     });
     return qmp::pause(client_, complete);
   }
@@ -108,6 +123,23 @@ void DiskMirroring::looked(const qmp::MirrorState& state) {
         make_error(Errc::unavailable, fmt::format("nothing was copied for {} ms", to_ms(still))));
   }
   follow();
+}
+
+/// Both are equal as long as the guest is paused.
+void DiskMirroring::join() {
+  qmp::query_status(client_, while_alive([this](const Result<qmp::RunState>& state) {
+    if (ending_) return;
+    if (!state) return fail(state.error());
+    if (*state != qmp::RunState::paused) {
+      return fail(make_error(Errc::conflict, "its guest is not paused any more"));
+    }
+    joining_ = true;
+    put_on_both(client_, nodes_, {record_.from, record_.target},
+                while_alive([this](const Result<void>& joined) {
+                  joining_ = false;
+                  if (!ending_) joined ? settle() : fail(joined.error());
+                }));
+  }));
 }
 
 void DiskMirroring::settle() {
@@ -131,8 +163,8 @@ void DiskMirroring::go_back(Callback<void> done) {
         [done] { done(make_error(Errc::unavailable, "it is being ended by an earlier call")); });
   }
   poll_.cancel();
+  // What is under way goes on: each of its steps has a deadline of its own.
   end_.begin(kEndDeadline, std::move(done), [this] {
-    ending_ = false;
     end_.finish(make_error(Errc::unavailable, "QEMU did not give the copy up"));
   });
   copy_.finish(make_error(Errc::cancelled, "the copy was cancelled"));
@@ -144,6 +176,7 @@ void DiskMirroring::go_back(Callback<void> done) {
 
 /// A target that hangs would hold the job that is being cancelled.
 void DiskMirroring::take_back(Callback<void> done) {
+  if (joining_) return poll_.set_after(kEndLookEvery, [this, done] { take_back(done); });
   look([this, done = std::move(done)](const qmp::MirrorState& state) {
     const auto again = while_alive([this, done](const Result<void>&) {
       poll_.set_after(kEndLookEvery, [this, done] { take_back(done); });
@@ -162,6 +195,7 @@ void DiskMirroring::take_back(Callback<void> done) {
                            removed ? run_if_paused(done) : done(removed);
                          }));
     });
+    if (record_.joins) return put_on_leg(client_, nodes_, record_.from, remove);
     if (state.node != record_.target) return remove(Result<void>());
     qmp::use_node(client_, record_.device, record_.from, remove);
   });
@@ -173,7 +207,6 @@ void DiskMirroring::finish(Callback<void> done) {
         [done] { done(make_error(Errc::unavailable, "it is being ended by an earlier call")); });
   }
   end_.begin(kEndDeadline, std::move(done), [this] {
-    ending_ = false;
     end_.finish(make_error(Errc::unavailable, "QEMU does not answer"));
   });
   look([this](const qmp::MirrorState& state) {
@@ -181,11 +214,11 @@ void DiskMirroring::finish(Callback<void> done) {
       ending_ = false;
       end_.finish(result);
     };
-    if (state.there || state.node != record_.target) {
+    if (state.there || state.node != goal()) {
       return ended(make_error(Errc::conflict, record_.volume + ": its copy is not complete"));
     }
     run_if_paused([this, ended](const Result<void>& runs) {
-      if (!runs) return ended(runs);
+      if (!runs || record_.joins) return ended(runs);
       qmp::remove_volume(client_, record_.from, while_alive(ended));
     });
   });

@@ -202,10 +202,25 @@ void add_nbd(Arguments& arguments, const std::string& node, const NbdDisk& disk)
   add_block_node(arguments, volume_node(node, disk));
 }
 
+/// The node that the disk's device uses.
+std::string add_mirrored(Arguments& arguments, const std::string& node, const MirroredDisk& disk) {
+  std::vector<std::string> names;
+  for (const MirroredDisk::Leg& leg : disk.legs) {
+    add_nbd(arguments, leg.node, leg.at);
+    names.push_back(leg.node);
+  }
+  if (names.size() == 1) return names.front();
+  add_block_node(arguments, quorum_node(node, names));
+  return node;
+}
+
 void add_disk(Arguments& arguments, const DiskDevice& disk, int index) {
-  const std::string node = fmt::format("disk{}", index);
+  std::string node = fmt::format("disk{}", index);
   std::visit(Overloaded{[&](const FileDisk& files) { add_file_chain(arguments, node, files); },
                         [&](const NbdDisk& nbd) { add_nbd(arguments, node, nbd); },
+                        [&](const MirroredDisk& two) {
+                          node = add_mirrored(arguments, node + "-both", two);
+                        },
                         [&](const ExportDisk& own) {
                           add_block_node(arguments,
                                          nbd_node(node,
@@ -327,7 +342,6 @@ Result<std::vector<std::string>> command_line(const Hardware& hardware) {
 }
 
 json::object volume_node(const std::string& node, const NbdDisk& volume) {
-  constexpr int kReconnectSeconds = 30;
   // A host that loses its power after it has taken a request would be waited for without end: the
   // agent has made the kernel ask soon, see hasten_keepalive().
   json::object made = nbd_node(node,
@@ -336,9 +350,20 @@ json::object volume_node(const std::string& node, const NbdDisk& volume) {
                                 {"port", std::to_string(volume.port)},
                                 {"keep-alive", true}},
                                volume.export_name);
-  made["reconnect-delay"] = kReconnectSeconds;
+  made["reconnect-delay"] = volume.reconnect_s;
   if (!volume.user.empty()) made["tls-creds"] = keys_of(node);
   return made;
+}
+
+json::object quorum_node(const std::string& node, const std::vector<std::string>& below) {
+  json::array children;
+  for (const std::string& one : below) children.emplace_back(one);
+  const auto all = static_cast<std::int64_t>(below.size());
+  return {{"driver", "quorum"},
+          {"node-name", node},
+          {"vote-threshold", all},
+          {"read-pattern", "fifo"},
+          {"children", std::move(children)}};
 }
 
 json::object keys_object(const std::string& id, const std::string& directory,

@@ -26,20 +26,29 @@ struct DiskFile {
 struct FileDisk {
   std::vector<DiskFile> chain;
 };
-/// A server that is lost is awaited for 30 s; longer, and the guest is paused by its failing disk.
+/// A server that is lost is awaited for a while; longer, and the guest is paused by its failing disk.
 struct NbdDisk {
   std::string address;
   std::uint16_t port = 0;
   std::string export_name;
   std::string user;            ///< of the TLS-PSK; empty = without TLS
   std::string keys_directory;  ///< holds keys.psk; readable for QEMU's user
+  int reconnect_s = 30;
+};
+/// A mirrored volume in one place or two. See disk_legs.h.
+struct MirroredDisk {
+  struct Leg {
+    std::string node;
+    NbdDisk at;
+  };
+  std::vector<Leg> legs;
 };
 /// The agent's own NBD export, through a connected socket.
 struct ExportDisk {
   InheritedDescriptor descriptor;
   std::string export_name;
 };
-using DiskBackend = std::variant<FileDisk, NbdDisk, ExportDisk>;
+using DiskBackend = std::variant<FileDisk, NbdDisk, MirroredDisk, ExportDisk>;
 
 /// What QEMU keeps a key in, as -object and object-add take it. `directory` holds keys.psk. With a `user` it is for one
 /// who connects, without for one who is connected to: then the directory also holds dh-params.pem and stays there.
@@ -49,6 +58,9 @@ boost::json::object keys_object(const std::string& id, const std::string& direct
 /// Block node of a volume, as -blockdev and blockdev-add take it; with `user` it needs an object keys_of(node).
 boost::json::object volume_node(const std::string& node, const NbdDisk& volume);
 std::string keys_of(const std::string& node);
+
+/// Block node that writes to all `below`, fails when one of them does, and reads from the first that answers.
+boost::json::object quorum_node(const std::string& node, const std::vector<std::string>& below);
 
 /// The object with the key of a live migration, and whose key it is.
 inline constexpr const char* kMigrationKeys = "migration-keys";

@@ -148,6 +148,25 @@ TEST(HardwareTest, F_B4_DevicesDoNotDependOnBackEnds) {
   EXPECT_NE(text.find(R"("server":{"type":"fd","str":"51"},"export":"data")"), std::string::npos);
 }
 
+TEST(HardwareTest, R_B1_AMirroredDiskWritesToAllItsPlacesOrFails) {
+  Hardware vm = small_vm();
+  const NbdDisk place{"10.0.0.1", 10809, "root", "", "", 2};
+  vm.disks.push_back({"root", MirroredDisk{{{"disk0-c", place}, {"disk0-d", place}}}});
+  const std::string text = text_of(vm);
+  EXPECT_NE(text.find(R"("node-name":"disk0-c")"), std::string::npos);
+  EXPECT_NE(text.find(R"("reconnect-delay":2)"), std::string::npos);
+  EXPECT_NE(text.find(R"(
+-blockdev {"driver":"quorum","node-name":"disk0-both","vote-threshold":2,"read-pattern":"fifo",)"
+                      R"("children":["disk0-c","disk0-d"]}
+-device virtio-blk-pci,id=disk0-device,drive=disk0-both,)"),
+            std::string::npos)
+      << text;
+  vm.disks = {{"root", MirroredDisk{{{"disk0-c", place}}}}};
+  const std::string alone = text_of(vm);
+  EXPECT_EQ(alone.find("quorum"), std::string::npos);
+  EXPECT_NE(alone.find("id=disk0-device,drive=disk0-c,"), std::string::npos);
+}
+
 TEST(HardwareTest, F_B9_MemoryIsShortenedOnlyWhereQemuWouldLoseWrites) {
   Hardware vm = small_vm();
   const auto memory_of = [&](Accelerator accelerator, const char* machine) {

@@ -372,6 +372,13 @@ void QemuHypervisor::grow_disk(const VmId& vm, const Epoch& epoch, const std::st
   (*copy)->grow_disk(volume, std::move(done));
 }
 
+void QemuHypervisor::keep_leg(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                              const DeviceId& device, Callback<void> done) {
+  auto copy = find(vm, epoch);
+  if (!copy) return answer<void>(loop_, std::move(done), copy.error());
+  (*copy)->keep_leg(volume, device, std::move(done));
+}
+
 void QemuHypervisor::mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                                  Callback<MigrationProgress> done) {
   auto copy = find(vm, epoch);

@@ -33,6 +33,8 @@ class QemuHypervisor final : public Hypervisor {
   Result<void> change_limits(const VmLaunch& launch) override;
   void grow_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,
                  Callback<void> done) override;
+  void keep_leg(const VmId& vm, const Epoch& epoch, const std::string& volume,
+                const DeviceId& device, Callback<void> done) override;
   void mirror_disk(const VmId& vm, const Epoch& epoch, const DiskMirror& mirror,
                    Callback<MigrationProgress> done) override;
   void switch_disk(const VmId& vm, const Epoch& epoch, const std::string& volume,

@@ -279,6 +279,10 @@ void complete_job(QmpClient& client, const std::string& job, Callback<void> done
   simple(client, "job-complete", {{"id", job}}, std::move(done));
 }
 
+void end_mirror(QmpClient& client, const std::string& job, Callback<void> done) {
+  simple(client, "block-job-cancel", {{"device", job}, {"force", false}}, std::move(done));
+}
+
 void cancel_job(QmpClient& client, const std::string& job, Callback<void> done) {
   simple(client, "job-cancel", {{"id", job}}, std::move(done));
 }
@@ -296,6 +300,22 @@ void add_volume(QmpClient& client, const std::string& node, const NbdDisk& volum
     simple(client, "blockdev-add", std::move(wanted), done);
   };
   add_keys(client, keys_of(node), volume.user, keys, connect);
+}
+
+void add_empty(QmpClient& client, const std::string& node, Bytes size, Callback<void> done) {
+  json::object below{{"driver", "null-co"}, {"size", size.value}};
+  json::object always{{"event", "none"}, {"errno", 5}};
+  simple(client, "blockdev-add",
+         {{"driver", "blkdebug"},
+          {"node-name", node},
+          {"image", std::move(below)},
+          {"inject-error", json::array{std::move(always)}}},
+         std::move(done));
+}
+
+void add_quorum(QmpClient& client, const std::string& node, const std::vector<std::string>& below,
+                Callback<void> done) {
+  simple(client, "blockdev-add", quorum_node(node, below), std::move(done));
 }
 
 void remove_volume(QmpClient& client, const std::string& node, Callback<void> done) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "base/units.h"
 #include "driver/qemu/hardware.h"
@@ -101,11 +102,18 @@ void query_mirror(QmpClient& client, const std::string& device, const std::strin
                   Callback<MirrorState> done);
 void begin_mirror(QmpClient& client, const MirrorJob& job, Callback<void> done);
 void complete_job(QmpClient& client, const std::string& job, Callback<void> done);
+/// Lets a mirror that is ready end where both are equal; its source stays in use.
+void end_mirror(QmpClient& client, const std::string& job, Callback<void> done);
 void cancel_job(QmpClient& client, const std::string& job, Callback<void> done);
 void dismiss_job(QmpClient& client, const std::string& job, Callback<void> done);
 
 /// Connects to a volume. `keys`: an open folder that holds its key; it stays the caller's.
 void add_volume(QmpClient& client, const std::string& node, const NbdDisk& volume, int keys,
+                Callback<void> done);
+/// A node of this size that holds nothing and takes nothing: whatever is asked of it fails.
+void add_empty(QmpClient& client, const std::string& node, Bytes size, Callback<void> done);
+/// A node above others that writes to all of them, fails when one does, and reads from the first. See quorum_node().
+void add_quorum(QmpClient& client, const std::string& node, const std::vector<std::string>& below,
                 Callback<void> done);
 /// What is not there counts as removed. Errors: internal (it is in use).
 void remove_volume(QmpClient& client, const std::string& node, Callback<void> done);

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -46,6 +48,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
 
   void mirror_disk(const DiskMirror& wanted, Callback<MigrationProgress> done);
   void grow_disk(const std::string& volume, Callback<void> done);
+  void keep_leg(const std::string& volume, const DeviceId& device, Callback<void> done);
   void switch_disk(const std::string& volume, Callback<void> done);
   void cancel_mirror(const std::string& volume, Callback<void> done);
 
@@ -102,6 +105,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void ask_for_room();
   void ask_for_volumes();
   void try_disks_again();
+  ObservedDisk observed_disk(const VolumeId& volume, Mib size) const;
   void sample_usage();
   void sample_traffic();
   bool guest_runs() const;
@@ -123,6 +127,9 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   Result<void> may_mirror(const std::string& volume);
   Result<std::shared_ptr<Descriptor>> keys_for(std::size_t disk, const VolumeEndpoint& at);
   void copy_disk(const DiskMirror& wanted, const Callback<MigrationProgress>& done);
+  Result<void> may_keep_leg(std::size_t disk, const DeviceId& device);
+  void keep_leg_again();
+  void leg_failed(const std::string& node);
   void learn_disks();
   DiskMirroring& mirroring();
   void end_mirror(const std::string& volume, void (DiskMirroring::*how)(Callback<void>), Task then,
@@ -157,6 +164,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
 
   std::unique_ptr<DiskMirroring> mirroring_;
   std::map<VolumeId, Mib> disk_sizes_;
+  std::map<VolumeId, std::set<DeviceId>> failing_legs_;  ///< of mirrored ones, since they are in two places
+  bool keeping_leg_ = false;  ///< one is being put on one place
   std::unique_ptr<OutgoingMigration> outgoing_;
   bool left_send_ = false;  ///< a migration whose owner, an earlier agent, is gone has not ended
   Timer left_send_cut_;

@@ -42,13 +42,19 @@ bool is_volume(const VmLaunch& launch, const json::object& io_error) {
   return known && launch.disks[static_cast<std::size_t>(index)].endpoint.has_value();
 }
 
-/// Blocking.
+Result<void> reach(const VolumeEndpoint& place) {
+  const auto port = static_cast<std::uint16_t>(place.port);
+  const auto reached = connect_tcp(place.address, port, kVolumeAnswersWithin);
+  return reached ? Result<void>() : Result<void>(reached.error());
+}
+
+/// Blocking. Of a volume in two places one is enough: QEMU says then which one it misses.
 Result<void> reach_volumes(const VmLaunch& launch) {
   for (const LaunchDisk& disk : launch.disks) {
     if (!disk.endpoint) continue;
-    const auto port = static_cast<std::uint16_t>(disk.endpoint->port);
-    const auto reached = connect_tcp(disk.endpoint->address, port, kVolumeAnswersWithin);
-    if (!reached) return reached.error();
+    const auto reached = reach(*disk.endpoint);
+    if (reached || (disk.second && reach(*disk.second))) continue;
+    return reached;
   }
   return {};
 }
@@ -85,6 +91,8 @@ void QemuVm::event(const QmpEvent& seen) {
     if (outgoing_ != nullptr) outgoing_->migration_event(state);
     follow_left_send(state);
     if (state == qmp::MigrationState::completed) state_arrived();
+  } else if (seen.name == "QUORUM_REPORT_BAD") {
+    leg_failed(text_at(seen.data, "node-name"));
   } else if (seen.name == "VSERPORT_CHANGE") {
     if (text_at(seen.data, "id") == "port-guest-agent")
       guest_.set_agent_open(flag_at(seen.data, "open"));
@@ -96,6 +104,7 @@ void QemuVm::event(const QmpEvent& seen) {
 void QemuVm::runs_again() {
   trying_ = false;
   failing_.clear();
+  failing_legs_.clear();
   volume_awaited_ = false;
   if (stage_ != Stage::ready || incoming_ || power_ != VmPower::paused) return;
   power_ = VmPower::running;
@@ -151,6 +160,19 @@ VmUsage QemuVm::used() const {
   return usage;
 }
 
+ObservedDisk QemuVm::observed_disk(const VolumeId& volume, Mib size) const {
+  ObservedDisk seen{volume, size};
+  const auto disk = std::ranges::find(launch_.disks, volume.value, &LaunchDisk::volume);
+  if (disk == launch_.disks.end() || !disk->mirrored) return seen;
+  for (const auto& place : {disk->endpoint, disk->second}) {
+    if (place) seen.legs.push_back(place->device);
+  }
+  if (const auto failing = failing_legs_.find(volume); failing != failing_legs_.end()) {
+    seen.failing.assign(failing->second.begin(), failing->second.end());
+  }
+  return seen;
+}
+
 ObservedVm QemuVm::observed() const {
   ObservedVm seen;
   seen.vm = launch_.vm;
@@ -163,7 +185,7 @@ ObservedVm QemuVm::observed() const {
   seen.cpu_millicores_max = launch_.cpu_millicores;
   seen.cpu_weight = launch_.cpu_weight;
   seen.processes_max = launch_.processes_max;
-  for (const auto& [volume, size] : disk_sizes_) seen.disks.push_back({volume, size});
+  for (const auto& [volume, size] : disk_sizes_) seen.disks.push_back(observed_disk(volume, size));
   if (const auto sign = guest_.last_sign()) seen.heartbeat_age_ms = context_.loop.now() - *sign;
   if (!failing_.empty() || qmp_silent_) {
     seen.health = VmHealth::failing;
@@ -238,11 +260,15 @@ void QemuVm::ask_for_room() {
 /// Lets a guest run again that a disk has paused; not one that a move has paused or taken away. It
 /// is said to run when it still does at the next look: one that fails as before says nothing new.
 void QemuVm::try_disks_again() {
+  // What is being put on one place stands on a node that takes nothing.
+  if (process_.record().kept_leg) return keep_leg_again();
   if (is_moving() || postmigrate_ || incoming_) return;
   qmp::query_status(*process_.qmp(), [this](const Result<qmp::RunState>& state) {
     const bool paused_by_disk = state.ok() && *state == qmp::RunState::io_error;
     if (!paused_by_disk || is_moving() || postmigrate_ || process_.qmp() == nullptr) return;
+    if (process_.record().kept_leg) return;
     trying_ = true;
+    failing_legs_.clear();  // the same write is tried again, and QEMU says what becomes of it
     qmp::resume(*process_.qmp(), [](Result<void>) {});
   });
 }
@@ -338,6 +364,8 @@ void QemuVm::reconnect() {
     if (!opened) return;
     ask_state();
     ask_left_send();
+    learn_disks();
+    keep_leg_again();
   });
 }
 
@@ -395,6 +423,7 @@ bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migrat
   apply_state(state);
   learn_disks();
   changed("adopted");
+  keep_leg_again();
   return true;
 }
 

@@ -12,6 +12,7 @@
 #include <cstring>
 
 #include "base/reflect.h"
+#include "driver/qemu/disk_legs.h"
 #include "edge/file.h"
 #include "edge/tls.h"
 #include "image/seed.h"
@@ -352,8 +353,10 @@ void erase_migration_keys(const VmFolder& folder) {
   ::rmdir(folder.migration_keys().c_str());
 }
 
-NbdDisk nbd_of(const VolumeEndpoint& at) {
-  return {at.address, static_cast<std::uint16_t>(at.port), at.export_name, at.user, {}};
+NbdDisk nbd_of(const VolumeEndpoint& at, bool mirrored) {
+  NbdDisk made{at.address, static_cast<std::uint16_t>(at.port), at.export_name, at.user, {}};
+  if (mirrored) made.reconnect_s = kLegReconnectSeconds;
+  return made;
 }
 
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch) {
@@ -361,7 +364,10 @@ Result<void> write_shared_launch(const std::string& shared_directory, const VmLa
   const std::string folder = shared_directory + "/" + launch.directory;
   if (auto done = make_folders(folder); !done) return done;
   VmLaunch shown = launch;
-  for (LaunchDisk& disk : shown.disks) disk.endpoint.reset();
+  for (LaunchDisk& disk : shown.disks) {
+    disk.endpoint.reset();
+    disk.second.reset();
+  }
   return write_file_atomically(folder + "/vm.json", to_json_text(shown), 0600);
 }
 

@@ -42,9 +42,10 @@ struct LaunchRecord {
   bool incoming = false;  ///< waits for a live migration
   bool ended = false;
   std::optional<MirrorRecord> mirror{};  ///< a disk is on its way to another volume
+  std::optional<LegRecord> kept_leg{};
 };
 BOOST_DESCRIBE_STRUCT(LaunchRecord, (),
-                      (launch, boot_id, pid, start_ticks, user, incoming, ended, mirror))
+                      (launch, boot_id, pid, start_ticks, user, incoming, ended, mirror, kept_leg))
 
 /// The highest epoch that was seen for a VM on this host.
 struct EpochRecord {
@@ -110,8 +111,8 @@ Result<Descriptor> write_migration_keys(const VmFolder& folder, const std::strin
                                         std::uint32_t user);
 void erase_migration_keys(const VmFolder& folder);
 
-/// Where a volume is, without its key.
-NbdDisk nbd_of(const VolumeEndpoint& at);
+/// Where a volume is, without its key; a place of a mirrored one is not awaited for long.
+NbdDisk nbd_of(const VolumeEndpoint& at, bool mirrored);
 
 /// Writes the resolved configuration beside the disks, atomically, without what opens volumes. Blocking.
 Result<void> write_shared_launch(const std::string& shared_directory, const VmLaunch& launch);

@@ -9,6 +9,7 @@
 #include <csignal>
 
 #include "base/log.h"
+#include "driver/qemu/disk_legs.h"
 #include "driver/qemu/kvm_probe.h"
 #include "driver/qmp/unix_socket.h"
 #include "edge/file.h"
@@ -197,11 +198,29 @@ Result<void> VmProcess::add_files(const OpenFiles& files, Inherited& inherited) 
 /// open.
 Result<void> VmProcess::add_volume(std::size_t index, Inherited& inherited) {
   const LaunchDisk& disk = record_.launch.disks[index];
-  auto keys = write_volume_keys(folder_, index, disk, record_.user);
-  if (!keys) return keys.error();
-  NbdDisk volume = nbd_of(*disk.endpoint);
-  volume.keys_directory = folder_of(inherited.give(std::move(*keys)));
-  inherited.hardware.disks.push_back({disk.name, std::move(volume)});
+  const auto open_at = [&](std::size_t folder, const LaunchDisk& place) -> Result<NbdDisk> {
+    auto keys = write_volume_keys(folder_, folder, place, record_.user);
+    if (!keys) return keys.error();
+    NbdDisk volume = nbd_of(*place.endpoint, place.mirrored);
+    volume.keys_directory = folder_of(inherited.give(std::move(*keys)));
+    return volume;
+  };
+  const auto first = open_at(index, disk);
+  if (!first) return first.error();
+  if (!disk.mirrored) {
+    inherited.hardware.disks.push_back({disk.name, *first});
+    return {};
+  }
+  MirroredDisk mirrored;
+  mirrored.legs.push_back({leg_node(index, disk.endpoint->device), *first});
+  if (disk.second) {
+    LaunchDisk other = disk;
+    other.endpoint = disk.second;
+    const auto second = open_at(index + kDisksMax, other);
+    if (!second) return second.error();
+    mirrored.legs.push_back({leg_node(index, disk.second->device), *second});
+  }
+  inherited.hardware.disks.push_back({disk.name, std::move(mirrored)});
   return {};
 }
 
@@ -376,8 +395,17 @@ Result<void> VmProcess::note_mirror(std::optional<MirrorRecord> mirror) {
   return written;
 }
 
-void VmProcess::turn_disk(std::size_t disk, const VolumeEndpoint& to) {
-  record_.launch.disks[disk].endpoint = to;
+Result<void> VmProcess::note_kept_leg(std::optional<LegRecord> kept) {
+  const auto before = std::exchange(record_.kept_leg, std::move(kept));
+  auto written = write_launch_record(folder_, record_);
+  if (!written) record_.kept_leg = before;
+  return written;
+}
+
+void VmProcess::turn_disk(const LaunchDisk& disk) {
+  for (LaunchDisk& known : record_.launch.disks) {
+    if (known.name == disk.name) known = disk;
+  }
 }
 
 }  // namespace virga

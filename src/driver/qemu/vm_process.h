@@ -71,9 +71,10 @@ class VmProcess {
 
   /// What the next agent must know of a disk on its way to another volume.
   Result<void> note_mirror(std::optional<MirrorRecord> mirror);
+  Result<void> note_kept_leg(std::optional<LegRecord> kept);
 
-  /// The disk is another volume's from now on. Noted with the next record.
-  void turn_disk(std::size_t disk, const VolumeEndpoint& to);
+  /// The disk of this name is in other places from now on. Noted with the next record.
+  void turn_disk(const LaunchDisk& disk);
   Result<void> mark_incoming(bool incoming);
 
  private:

@@ -21,13 +21,14 @@ Result<std::vector<ServedVolume>> volumes_of(const ClusterView& view, const Vm& 
           Errc::unavailable,
           fmt::format("volume {0} is not ready; `virga volume get {0}` says why", id.value));
     }
-    const DeviceId& leg = volume->status.legs.front().device;
-    const Device* device = view.devices.find(leg);
-    if (device == nullptr) {
-      return make_error(Errc::not_found, fmt::format("volume {}: its device {} is not registered",
-                                                     id.value, leg.value));
+    for (const DeviceId& leg : volume->in_use()) {
+      const Device* device = view.devices.find(leg);
+      if (device == nullptr) {
+        return make_error(Errc::not_found, fmt::format("volume {}: its device {} is not registered",
+                                                       id.value, leg.value));
+      }
+      found.push_back({id, leg, device->spec.host});
     }
-    found.push_back({id, leg, device->spec.host});
   }
   return found;
 }

@@ -65,6 +65,7 @@ Refusal check_pinned_device(const ClusterView& view, const Volume& volume) {
 /// has not moved.
 Refusal check_move(const ClusterView& view, const Volume& before, const Volume& after) {
   if (before.spec.device == after.spec.device) return std::nullopt;
+  if (before.spec.mirrored) return fixed("spec.device", "a mirrored volume's places are chosen");
   if (before.status.legs.empty()) return fixed("spec.device", "as long as it has no place");
   if (auto refused = check_pinned_device(view, after)) return refused;
   const DeviceId& wanted = after.spec.device;
@@ -102,7 +103,7 @@ Refusal add_devices(const ClusterView& view, const Volume& before, const Volume&
 }
 
 Refusal check_growth(const ClusterView& view, const Volume& before, const Volume& after) {
-  if (before.spec.size_mib != after.spec.size_mib && before.status.legs.size() > 1) {
+  if (before.spec.size_mib != after.spec.size_mib && before.moving()) {
     return problem(Errc::conflict, "spec.size_mib: the volume is being moved; grow it after that");
   }
   const Mib had = std::max(before.spec.size_mib, before.status.size_mib);
@@ -137,7 +138,11 @@ Refusal fit_to_source(const ClusterView& view, Volume& copy) {
     return problem(Errc::not_found, fmt::format("spec.source: tenant \"{}\" has no volume \"{}\"",
                                                 copy.meta.tenant, copy.spec.source));
   }
-  if (!source->ready() || source->status.legs.size() > 1) {
+  if (source->spec.mirrored) {
+    return problem(Errc::unsupported, "spec.source: volume " + id.value +
+                                          " is mirrored; a mirrored volume is not copied yet");
+  }
+  if (!source->ready() || source->moving()) {
     return problem(Errc::conflict,
                    fmt::format("spec.source: volume {0} is {1}; wait until it is in_sync in one "
                                "place (virga volume get {0})",
@@ -199,6 +204,18 @@ Refusal fit_to_image(const ClusterView& view, Volume& volume) {
                              spec.size_mib.value, image.size_mib.value, spec.image.value));
 }
 
+Refusal check_mirrored(const Volume& volume) {
+  const VolumeSpec& spec = volume.spec;
+  if (!spec.mirrored) return std::nullopt;
+  if (spec.snapshot) {
+    return problem(Errc::invalid, "spec.mirrored: no VM writes to a snapshot; mirror a volume that "
+                                  "is made of it");
+  }
+  if (spec.device.empty()) return std::nullopt;
+  return problem(Errc::invalid, "spec.device: a mirrored volume has two places, which are chosen; "
+                                "leave it out");
+}
+
 Refusal check_fixed(const Volume& before, const Volume& after) {
   const VolumeSpec& had = before.spec;
   const VolumeSpec& wanted = after.spec;
@@ -208,6 +225,9 @@ Refusal check_fixed(const Volume& before, const Volume& after) {
   }
   if (had.source != wanted.source) return fixed("spec.source", "make another volume");
   if (had.image != wanted.image) return fixed("spec.image", "make another volume");
+  if (had.mirrored != wanted.mirrored) {
+    return fixed("spec.mirrored", "make a volume of it (virga volume create --from)");
+  }
   if (had.snapshot != wanted.snapshot) {
     return fixed("spec.snapshot", "make a volume of it (virga volume create --from)");
   }
@@ -244,6 +264,9 @@ Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& af
     if (auto refused = fit_to_image(context.view, after)) return refused;
   }
   if (auto sound = check_volume(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  if (before == nullptr) {
+    if (auto refused = check_mirrored(after)) return refused;
+  }
   if (before != nullptr) {
     if (auto refused = check_fixed(*before, after)) return refused;
     if (auto refused = check_move(context.view, *before, after)) return refused;
@@ -335,8 +358,11 @@ std::vector<Reason> users_of(const ClusterView& view, const Device& device) {
   std::vector<Reason> users;
   for (const auto& [id, volume] : view.volumes.all()) {
     const auto& legs = volume->status.legs;
-    const bool holds = std::any_of(legs.begin(), legs.end(),
-                                   [&](const VolumeLeg& leg) { return leg.device == device.id(); });
+    // What is left on a device that does not come back holds it up no longer.
+    const bool holds = std::any_of(legs.begin(), legs.end(), [&](const VolumeLeg& leg) {
+      const bool given_up = leg.state == LegState::leaving && !device.status.available;
+      return leg.device == device.id() && !given_up;
+    });
     if (!holds && volume->spec.device != device.id()) continue;
     if (users.size() < kReasonsMax) {
       users.push_back({"volume " + id.value, holds ? "is on it" : "is to be on it"});

@@ -100,6 +100,38 @@ TEST_F(Storage, A10_04_R_B4_a_volume_is_told_where_it_shall_be) {
   EXPECT_EQ(to("disk-1").status, 202) << "changed his mind";
 }
 
+TEST_F(Storage, R_B1_the_places_of_a_mirrored_volume_are_chosen_and_it_stays_mirrored) {
+  make_storage();
+  ASSERT_EQ(call("POST", "/v1/devices", device_body("disk-2", 900)).status, 201);
+  const auto mirrored = [&](const std::string& more) {
+    return call("POST", "/v1/volumes",
+                R"({"meta":{"tenant":"acme","name":"both"},"spec":{"size_mib":600,"mirrored":true)" +
+                    more + "}}");
+  };
+  refused(mirrored(R"(,"device":"disk-1")"), 400, "spec.device: a mirrored volume has two places");
+  ASSERT_EQ(mirrored("").status, 202);
+  const auto change = [&](const std::string& spec) {
+    return call("PATCH", "/v1/volumes/acme/both", R"({"spec":{)" + spec + "}}");
+  };
+  refused(change(R"("mirrored":false)"), 400, "spec.mirrored: never changes");
+  Volume both = *view.volumes.find(VolumeId("acme/both"));
+  both.status.legs = {{DeviceId("disk-1"), LegState::in_sync},
+                      {DeviceId("disk-2"), LegState::in_sync}};
+  both.status.size_mib = Mib{600};
+  put(both, keys::of(both.id()));
+  refused(change(R"("device":"disk-2")"), 400, "spec.device: never changes");
+  refused(change(R"("size_mib":950)"), 507, "device \\\"disk-2\\\" has 300 left");
+  EXPECT_EQ(change(R"("size_mib":800)").status, 202);
+  make_ready("plain", 10);
+  const auto kept = [&](const std::string& spec) {
+    return call("POST", "/v1/volumes",
+                R"({"meta":{"tenant":"acme","name":"kept"},"spec":{"snapshot":true,)" + spec + "}}");
+  };
+  refused(kept(R"("source":"plain","mirrored":true)"), 400,
+          "spec.mirrored: no VM writes to a snapshot");
+  refused(kept(R"("source":"both")"), 501, "is not copied yet");
+}
+
 TEST_F(Storage, R_B1_R_B2_one_vm_at_a_time_has_a_volume) {
   make_storage();
   make_ready("data", 64);

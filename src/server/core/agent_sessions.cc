@@ -295,6 +295,7 @@ std::vector<std::string_view> features_for(const Command& command) {
   if (command.kind == CommandKind::console) wanted.push_back("upload");
   if (command.balancer) wanted.push_back("balancers");
   if (command.mirror) wanted.push_back("mirror_disk");
+  if (command.mirror && command.mirror->joins) wanted.push_back("keep_leg");
   if (command.endpoint && !command.endpoint->key.empty()) wanted.push_back("migration_keys");
   const bool starts = command.kind == CommandKind::start;
   if (!command.launch || (!starts && command.kind != CommandKind::prepare_incoming)) return wanted;
@@ -303,6 +304,7 @@ std::vector<std::string_view> features_for(const Command& command) {
   const auto guarded = [](const LaunchNic& nic) { return nic.guarded; };
   if (starts && launch.seed && !launch.seed->user_data.empty()) wanted.push_back("user_data");
   if (std::ranges::any_of(launch.disks, on_volume)) wanted.push_back("devices");
+  if (std::ranges::any_of(launch.disks, &LaunchDisk::mirrored)) wanted.push_back("keep_leg");
   if (std::ranges::any_of(launch.nics, guarded)) wanted.push_back("security_groups");
   return wanted;
 }
@@ -581,7 +583,8 @@ bool differs(const HostReport& before, const HostReport& after) {
         left.health != right.health || left.health_reason != right.health_reason ||
         left.incoming != right.incoming || left.postmigrate != right.postmigrate ||
         left.cpu_millicores_max != right.cpu_millicores_max ||
-        left.cpu_weight != right.cpu_weight || left.processes_max != right.processes_max) {
+        left.cpu_weight != right.cpu_weight || left.processes_max != right.processes_max ||
+        left.disks != right.disks) {
       return true;
     }
   }

@@ -310,9 +310,11 @@ StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
     const auto found = sessions_.hosts().find(device->spec.host);
     const bool heard = found != sessions_.hosts().end() && found->second.reported;
     seen.awaited = !heard && on_.loop.now() - leads_since_ < stored->spec.policy.lease_ms / 2;
+    seen.silence = on_.loop.now() - leads_since_;
     if (found == sessions_.hosts().end()) continue;
     const LiveHost& live = found->second;
     seen.host_reports = live.session != 0 && live.reported && live.last_report_at > fresh;
+    seen.silence = on_.loop.now() - live.last_report_at;
     const auto& features = live.hello.features;
     seen.can_serve = std::find(features.begin(), features.end(), "devices") != features.end();
     for (const ObservedDevice& one : live.report.devices) {
@@ -332,33 +334,46 @@ StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
     for (const ObservedVm& copy : found->second.report.vms) {
       const Vm* vm = view().vms.find(copy.vm);
       if (vm == nullptr) evidence.strays.insert(copy.epoch);
+      const bool in_force = vm != nullptr && vm->status.epoch == copy.epoch;
+      for (const ObservedDisk& disk : copy.disks) {
+        if (!in_force) break;
+        for (const DeviceId& leg : disk.failing) evidence.failing_legs.emplace(disk.volume, leg);
+      }
       if (vm != nullptr && !vm->spec.disks.empty()) evidence.copies.insert({copy.vm, copy.epoch});
     }
   }
   return evidence;
 }
 
-/// VMs whose epoch in force a volume refuses for ever.
+/// VMs whose epoch in force a volume refuses for ever, in all places that it uses: while one of
+/// them takes what it writes it goes on there.
 std::set<VmId> ServerCore::cut_off_vms(const ClusterId& cluster) const {
-  std::set<VmId> found;
+  std::map<VolumeId, std::size_t> refusing;
   for (const Host* host : view().hosts_of(cluster)) {
     const auto live = sessions_.hosts().find(host->id());
     if (live == sessions_.hosts().end()) continue;
     for (const ObservedDevice& one : live->second.report.devices) {
       const Device* device = view().devices.find(one.device);
-      if (device == nullptr || device->spec.host != host->id()) continue;
-      for (const ObservedVolume& volume : one.volumes) {
-        const Vm* user = view().user_of(volume.volume);
-        if (user == nullptr || user->status.host.empty()) continue;
-        const Volume* stored = view().volumes.find(volume.volume);
-        const bool used = stored != nullptr && !stored->status.legs.empty() &&
-                          stored->status.legs.front().device == one.device;
-        if (!used) continue;
-        if (volume.revoked >= user->status.epoch) found.insert(user->id());
-      }
+      if (device != nullptr && device->spec.host == host->id()) count_refusals(one, refusing);
     }
   }
+  std::set<VmId> found;
+  for (const auto& [id, places] : refusing) {
+    if (places == view().volumes.find(id)->in_use().size()) found.insert(view().user_of(id)->id());
+  }
   return found;
+}
+
+void ServerCore::count_refusals(const ObservedDevice& device,
+                                std::map<VolumeId, std::size_t>& refusing) const {
+  for (const ObservedVolume& seen : device.volumes) {
+    const Vm* user = view().user_of(seen.volume);
+    const Volume* stored = view().volumes.find(seen.volume);
+    if (user == nullptr || user->status.host.empty() || stored == nullptr) continue;
+    const std::vector<DeviceId> used = stored->in_use();
+    const bool uses = std::find(used.begin(), used.end(), device.device) != used.end();
+    if (uses && seen.revoked >= user->status.epoch) ++refusing[seen.volume];
+  }
 }
 
 std::optional<std::string> ServerCore::seen_alive(const HostId& host) const {
