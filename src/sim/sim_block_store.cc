@@ -76,7 +76,10 @@ bool DeviceTruth::knows(const VolumeId& volume, const VolumeEndpoint& with) cons
   if (found == volumes.end()) return false;
   const auto& all = found->second.attachments;
   return std::any_of(all.begin(), all.end(),
-                     [&](const auto& one) { return one.second.export_name == with.export_name; });
+                     [&](const auto& one) {
+                       return one.second.address == with.address &&
+                              one.second.export_name == with.export_name;
+                     });
 }
 
 void DeviceTruth::lose_power() {

@@ -258,8 +258,8 @@ void Swarm::move_volume() {
   const auto host = 1 + kHostsPerDevice * static_cast<int>(rng_.below(5));
   const VolumeId id(fmt::format("t{}/data-{}", number % 5, number));
   const DeviceId device(fmt::format("host-{}", host));
-  const auto volume = cloud_.read<Volume>(keys::of(id));
-  if (!volume || volume->spec.mirrored || !cloud_.read<Device>(keys::of(device))) return;
+  const auto stored = cloud_.read<Volume>(keys::of(id));
+  if (!stored || stored->spec.mirrored || !cloud_.read<Device>(keys::of(device))) return;
   note("move " + id.value + " to " + device.value);
   cloud_.edit<Volume>(id, [device](Volume& volume) { volume.spec.device = device; });
 }

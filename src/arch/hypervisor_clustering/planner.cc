@@ -502,7 +502,7 @@ void Planner::move_disk(const Vm& vm, const ObservedVm& copy) {
 
 /// True when it should be elsewhere, whether it can go now or not.
 bool Planner::leave(const Vm& vm, const Host& host) {
-  if (!vm.spec.move_to.empty()) {
+  if (!vm.spec.move_to.empty() && vm.spec.move_to != host.id()) {
     move_to(vm, vm.spec.move_to, "an operator asked for it");
   } else if (host.spec.maintenance) {
     // Its service makes a duplicate first; it says when it cannot.
