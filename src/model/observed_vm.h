@@ -19,10 +19,11 @@ struct ObservedDisk {
   Mib size_mib;
   std::vector<DeviceId> legs{};     ///< of a mirrored one: the places that are written
   std::vector<DeviceId> failing{};  ///< of these: which did not take what was written
+  DeviceId copied_to{};             ///< a copy to it is under way, or has ended and nobody has said how to go on
 
   friend bool operator==(const ObservedDisk&, const ObservedDisk&) = default;
 };
-BOOST_DESCRIBE_STRUCT(ObservedDisk, (), (volume, size_mib, legs, failing))
+BOOST_DESCRIBE_STRUCT(ObservedDisk, (), (volume, size_mib, legs, failing, copied_to))
 
 /// What really exists on this host for one VM.
 struct ObservedVm {

@@ -189,7 +189,7 @@ void OperationRunner::step_ended(const std::shared_ptr<Execution>& execution, St
     return;
   }
   if (outcome.kind == StepOutcome::Kind::failed) {
-    return undo(execution, wrap_error(step.name, outcome.error));
+    return undo(execution, wrap_error(step.name, outcome.error), outcome.note);
   }
   const bool last =
       static_cast<std::size_t>(operation->cursor) + 1 == execution->table->steps.size();
@@ -213,7 +213,8 @@ void OperationRunner::step_ended(const std::shared_ptr<Execution>& execution, St
       });
 }
 
-void OperationRunner::undo(const std::shared_ptr<Execution>& execution, const Error& error) {
+void OperationRunner::undo(const std::shared_ptr<Execution>& execution, const Error& error,
+                           const std::function<void(Operation&)>& note) {
   const Operation* operation = current(execution);
   if (operation == nullptr) return;
   const auto begin = [this, execution] {
@@ -236,10 +237,11 @@ void OperationRunner::undo(const std::shared_ptr<Execution>& execution, const Er
            operation->correlation);
   commit(
       execution,
-      [text = error.text(), code = error.code](Operation& changed) {
+      [text = error.text(), code = error.code, note](Operation& changed) {
         changed.state = OperationState::undoing;
         changed.error = text;
         changed.facts["error_code"] = std::string(to_string(code));
+        if (note) note(changed);
       },
       nullptr, begin);
 }

@@ -96,7 +96,8 @@ class OperationRunner {
   Duration time_left(const Operation& operation) const;
   void progressed(const std::shared_ptr<Execution>& execution, int percent);
   void step_ended(const std::shared_ptr<Execution>& execution, StepOutcome outcome);
-  void undo(const std::shared_ptr<Execution>& execution, const Error& error);
+  void undo(const std::shared_ptr<Execution>& execution, const Error& error,
+            const std::function<void(Operation&)>& note = nullptr);
   void undone(const std::shared_ptr<Execution>& execution, const StepOutcome& outcome);
   void commit(const std::shared_ptr<Execution>& execution, std::function<void(Operation&)> change,
               Record record, Task then);

@@ -447,6 +447,8 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   for (const auto& [volume, size] : copy.disk_sizes) {
     ObservedDisk& disk = seen.disks.emplace_back(ObservedDisk{volume, size});
     const DiskTruth& used = copy.volumes.at(volume);
+    const auto equal = copy.equal_places.find(volume);
+    if (equal != copy.equal_places.end()) disk.copied_to = equal->second.to.device;
     if (!used.mirrored) continue;
     for (const VolumeEndpoint& leg : used.legs) disk.legs.push_back(leg.device);
     if (copy.state == CopyState::running) disk.failing = world_.failing_legs(host_, used);

@@ -23,14 +23,16 @@ Command command_for(const ServedVolume& one, CommandKind kind, const Vm& vm, con
   return command;
 }
 
-/// Waits for the answers of several places, in their order.
+/// Waits for the answers of several places, in their order: for all, or until they are `enough`.
 template <typename T>
 class Gather {
  public:
   using Answers = std::vector<std::pair<ServedVolume, Result<T>>>;
+  using Enough = std::function<bool(const Answers&)>;
 
-  Gather(const std::vector<ServedVolume>& asked, std::function<void(const Answers&)> then)
-      : left_(asked.size()), then_(std::move(then)) {
+  Gather(const std::vector<ServedVolume>& asked, std::function<void(const Answers&)> then,
+         Enough enough = nullptr)
+      : left_(asked.size()), then_(std::move(then)), enough_(std::move(enough)) {
     for (const ServedVolume& one : asked) {
       answers_.emplace_back(one, make_error(Errc::internal, "not answered"));
     }
@@ -40,12 +42,15 @@ class Gather {
     const std::string& volume = answers_[index].first.volume.value;
     if (!result) result = wrap_error("volume " + volume, result.error());
     answers_[index].second = std::move(result);
-    if (--left_ == 0) then_(answers_);
+    const bool all = --left_ == 0;
+    if (then_ == nullptr || (!all && !(enough_ && enough_(answers_)))) return;
+    std::exchange(then_, nullptr)(answers_);
   }
 
  private:
   std::size_t left_;
-  std::function<void(const Answers&)> then_;
+  std::function<void(const Answers&)> then_;  ///< none = it has run
+  Enough enough_;
   Answers answers_;
 };
 
@@ -55,6 +60,15 @@ Result<VolumeEndpoint> endpoint_in(const Result<CommandResult>& result, const De
   VolumeEndpoint endpoint = *result->attached;
   endpoint.device = device;
   return endpoint;
+}
+
+template <typename Words>
+std::vector<ServedVolume> who_said_so(const Words& words) {
+  std::vector<ServedVolume> given;
+  for (const auto& [one, word] : words) {
+    if (word.ok()) given.push_back(one);
+  }
+  return given;
 }
 
 }  // namespace
@@ -74,7 +88,7 @@ void Attachments::attach_one(const ServedVolume& one, Command attach, bool alone
 }
 
 void Attachments::attach(const ClusterView& view, const Vm& vm, const Epoch& epoch,
-                         Callback<Endpoints> done) {
+                         Callback<Admission> done) {
   attach_beside(view, vm, epoch, Epoch(), std::move(done));
 }
 
@@ -89,19 +103,23 @@ void Attachments::attach_at(const ServedVolume& place, const Vm& vm, const Epoch
 }
 
 void Attachments::attach_beside(const ClusterView& view, const Vm& vm, const Epoch& epoch,
-                                const Epoch& beside, Callback<Endpoints> done) {
+                                const Epoch& beside, Callback<Admission> done) {
   const auto volumes = volumes_of(view, vm);
   if (!volumes) return done(volumes.error());
-  if (volumes->empty()) return done(Endpoints());
+  if (volumes->empty()) return done(Admission());
   using Waiting = Gather<VolumeEndpoint>;
   const auto gather = std::make_shared<Waiting>(
       *volumes, [done = std::move(done)](const Waiting::Answers& answers) {
-        Endpoints endpoints;
+        Admission admission;
         for (const auto& [one, endpoint] : answers) {
-          if (!endpoint) return done(endpoint.error());
-          endpoints.emplace_back(one.volume, *endpoint);
+          if (endpoint) {
+            admission.endpoints.emplace_back(one.volume, *endpoint);
+            continue;
+          }
+          if (admission.refused.empty()) admission.why = endpoint.error();
+          admission.refused.push_back(one.device);
         }
-        done(std::move(endpoints));
+        done(std::move(admission));
       });
   for (std::size_t index = 0; index < volumes->size(); ++index) {
     const ServedVolume& one = (*volumes)[index];
@@ -116,20 +134,23 @@ void Attachments::attach_beside(const ClusterView& view, const Vm& vm, const Epo
 
 void Attachments::revoke(const ClusterView& view, const Vm& vm, const Epoch& epoch,
                          Callback<std::vector<ServedVolume>> done) {
-  ask_all(view, vm, CommandKind::revoke_volume, epoch,
-          [done = std::move(done)](const Result<Words>& words) {
-            if (!words) return done(words.error());
-            std::vector<ServedVolume> given;
-            for (const auto& [one, word] : *words) {
-              if (word.ok()) given.push_back(one);
-            }
-            for (const auto& [one, word] : *words) {
-              if (std::ranges::find(given, one.volume, &ServedVolume::volume) == given.end()) {
-                return done(word.error());
-              }
-            }
-            done(std::move(given));
-          });
+  const auto then = [done = std::move(done)](const Result<Words>& words) {
+    if (!words) return done(words.error());
+    std::vector<ServedVolume> given = who_said_so(*words);
+    for (const auto& [one, word] : *words) {
+      if (std::ranges::find(given, one.volume, &ServedVolume::volume) == given.end()) {
+        return done(word.error());
+      }
+    }
+    done(std::move(given));
+  };
+  const auto each_volume = [](const Words& words) {
+    const std::vector<ServedVolume> given = who_said_so(words);
+    return std::ranges::all_of(words, [&](const auto& word) {
+      return std::ranges::find(given, word.first.volume, &ServedVolume::volume) != given.end();
+    });
+  };
+  ask_all(view, vm, CommandKind::revoke_volume, epoch, then, each_volume);
 }
 
 void Attachments::detach(const ClusterView& view, const Vm& vm, const Epoch& epoch,
@@ -145,12 +166,13 @@ void Attachments::detach(const ClusterView& view, const Vm& vm, const Epoch& epo
 }
 
 void Attachments::ask_all(const ClusterView& view, const Vm& vm, CommandKind kind,
-                          const Epoch& epoch, Callback<Words> done) {
+                          const Epoch& epoch, Callback<Words> done,
+                          std::function<bool(const Words&)> enough) {
   const auto volumes = volumes_of(view, vm);
   if (!volumes) return done(volumes.error());
   if (volumes->empty()) return done(Words());
   const auto gather = std::make_shared<Gather<void>>(
-      *volumes, [done = std::move(done)](const Words& words) { done(words); });
+      *volumes, [done = std::move(done)](const Words& words) { done(words); }, std::move(enough));
   for (std::size_t index = 0; index < volumes->size(); ++index) {
     const ServedVolume& one = (*volumes)[index];
     commands_.call(one.host, command_for(one, kind, vm, epoch), kDeadline,
@@ -160,10 +182,11 @@ void Attachments::ask_all(const ClusterView& view, const Vm& vm, CommandKind kin
   }
 }
 
-Result<void> add_endpoints(VmLaunch& launch, const Attachments::Endpoints& endpoints) {
+Result<void> add_endpoints(VmLaunch& launch, const Admission& admission) {
+  if (!admission.refused.empty()) return admission.why;
   for (LaunchDisk& disk : launch.disks) {
     if (disk.volume.empty()) continue;
-    for (const auto& [volume, endpoint] : endpoints) {
+    for (const auto& [volume, endpoint] : admission.endpoints) {
       if (volume.value != disk.volume) continue;
       (disk.endpoint ? disk.second : disk.endpoint) = endpoint;
     }

@@ -12,19 +12,23 @@
 
 namespace virga {
 
+/// What the places of a VM's volumes have answered to a copy that wants in.
+struct Admission {
+  std::vector<std::pair<VolumeId, VolumeEndpoint>> endpoints;  ///< in the order of volumes_of()
+  std::vector<DeviceId> refused;  ///< those that did not let it in; whether they will is not known
+  Error why;                      ///< of the first of these
+};
+
 /// Lets copies of VMs in to their volumes, in all places that those use, and ends that. All are asked at the same
 /// time; `done` runs once, when all have answered. Errors: those of volumes_of() and of BlockStore, naming the volume;
 /// unavailable and timeout say that the effect is not known. Every call is idempotent and needs, until its end, the
-/// commands alone, not
-/// this object. Loop thread only.
+/// commands alone, not this object. Loop thread only.
 class Attachments {
  public:
-  using Endpoints = std::vector<std::pair<VolumeId, VolumeEndpoint>>;  ///< in the order of volumes_of()
-
   explicit Attachments(HostCommands& commands) : commands_(commands) {}
 
-  /// Lets `epoch` in, alone: older epochs are over for ever first.
-  void attach(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<Endpoints> done);
+  /// Lets `epoch` in, alone: older epochs are over for ever first. A place that refuses is no error of the call.
+  void attach(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<Admission> done);
 
   /// Lets `epoch` in, alone, to the place where a volume shall move to.
   void attach_at(const ServedVolume& place, const Vm& vm, const Epoch& epoch,
@@ -32,10 +36,11 @@ class Attachments {
 
   /// Lets `epoch` in beside the one that a live move leaves.
   void attach_beside(const ClusterView& view, const Vm& vm, const Epoch& epoch, const Epoch& beside,
-                     Callback<Endpoints> done);
+                     Callback<Admission> done);
 
   /// All up to `epoch` are over for ever: when it succeeds, nothing that one of them writes is acknowledged any more.
-  /// Of a mirrored volume the word of one place is enough for that: those that have given it are answered.
+  /// Of a mirrored volume the word of one place is enough for that, and no other is waited for: `done` learns who has
+  /// given it.
   void revoke(const ClusterView& view, const Vm& vm, const Epoch& epoch,
               Callback<std::vector<ServedVolume>> done);
 
@@ -48,12 +53,12 @@ class Attachments {
   void attach_one(const ServedVolume& one, Command attach, bool alone,
                   Callback<CommandResult> done);
   void ask_all(const ClusterView& view, const Vm& vm, CommandKind kind, const Epoch& epoch,
-               Callback<Words> done);
+               Callback<Words> done, std::function<bool(const Words&)> enough = nullptr);
 
   HostCommands& commands_;
 };
 
-/// Puts what lets a copy in into its launch. Errors: internal (a volume without).
-Result<void> add_endpoints(VmLaunch& launch, const Attachments::Endpoints& endpoints);
+/// Puts what lets a copy in into its launch. Errors: that of a place which refused; internal (a volume without).
+Result<void> add_endpoints(VmLaunch& launch, const Admission& admission);
 
 }  // namespace virga

@@ -115,7 +115,7 @@ ClusterEvidence ClusterController::gather(const ClusterId& cluster) const {
       resting.insert(id);
     }
   }
-  evidence.legs_resting = keeping_;
+  evidence.disks_resting = settling_;
   for (const auto& [host, when] : fence_not_before_) {
     const auto found = evidence.hosts.find(host);
     if (found != evidence.hosts.end()) found->second.fence_may_begin = when <= loop_.now();
@@ -153,6 +153,9 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
   for (const MoveDisk& move : plan.disk_moves) {
     commit([&](Transaction& into) { return begin_disk_move(into, move); });
   }
+  for (const CallOff& called_off : plan.called_off) {
+    commit([&](Transaction& into) { return call_off(into, called_off); });
+  }
   for (const StopVm& stop : plan.stops) {
     commit([&](Transaction& into) { return begin_stop(into, stop); });
   }
@@ -162,7 +165,7 @@ void ClusterController::execute(const ClusterId& cluster, const ClusterPlan& pla
   for (const RevokeCopy& copy : plan.revokes) revoke(copy);
   for (const LimitVm& change : plan.limits) limit(change);
   for (const GrowDisk& growth : plan.disk_growths) grow(growth);
-  for (const KeepLeg& kept : plan.kept_legs) keep_leg(kept);
+  for (const SettleDisk& settlement : plan.settlements) settle(settlement);
   tell_strays(plan.strays);
 }
 
@@ -229,30 +232,51 @@ void ClusterController::grow(const GrowDisk& growth) {
   });
 }
 
-void ClusterController::keep_leg(const KeepLeg& kept) {
-  const Vm* vm = mirror_.view().vms.find(kept.vm);
+void ClusterController::settle(const SettleDisk& settlement) {
+  const Vm* vm = mirror_.view().vms.find(settlement.vm);
   if (vm == nullptr) return;
   Command command;
-  command.kind = CommandKind::keep_leg;
+  command.kind = settlement.how == DiskSettlement::keep_leg        ? CommandKind::keep_leg
+                 : settlement.how == DiskSettlement::finish_mirror ? CommandKind::switch_disk
+                                                                   : CommandKind::cancel_mirror;
   command.correlation = vm->meta.correlation;
-  command.vm = kept.vm;
+  command.vm = settlement.vm;
   command.epoch = vm->status.epoch;
   DiskMirror& mirror = command.mirror.emplace();
-  mirror.volume = kept.volume.value;
-  mirror.to.device = kept.device;
-  keeping_.insert(kept.vm);
-  commands_.call(kept.host, std::move(command), seconds(25),
-                 [this, id = kept.vm, alive = std::weak_ptr(alive_)](Result<CommandResult> done) {
+  mirror.volume = settlement.volume.value;
+  mirror.to.device = settlement.device;
+  settling_.insert(settlement.vm);
+  commands_.call(settlement.host, std::move(command), seconds(25),
+                 [this, id = settlement.vm,
+                  alive = std::weak_ptr(alive_)](const Result<CommandResult>& done) {
                    if (alive.expired()) return;
                    if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
                    // Not before a report could tell what it came to.
-                   loop_.after(options_.leg_retry, [this, id, alive] {
+                   loop_.after(options_.settle_retry, [this, id, alive] {
                      if (alive.expired()) return;
-                     keeping_.erase(id);
+                     settling_.erase(id);
                      const Vm* stored = mirror_.view().vms.find(id);
                      if (stored != nullptr) mark(stored->spec.cluster);
                    });
                  });
+}
+
+bool ClusterController::call_off(Transaction& transaction, const CallOff& called_off) {
+  const Operation* stored = mirror_.view().operations.find(called_off.operation);
+  if (stored == nullptr || stored->ended() || stored->cancel_requested) return false;
+  Operation changed = *stored;
+  changed.cancel_requested = true;
+  transaction.put(changed);
+  Event told;
+  told.kind = "operation.cancel_requested";
+  told.subject = keys::of(called_off.vm);
+  told.tenant = stored->meta.tenant;
+  told.correlation = stored->correlation;
+  told.severity = Severity::warning;
+  told.text = fmt::format("{} shall be cancelled: {}", called_off.operation.value,
+                          called_off.reason);
+  event(transaction, std::move(told));
+  return true;
 }
 
 void ClusterController::rest(const VmId& id, OperationKind kind, Duration wait) {

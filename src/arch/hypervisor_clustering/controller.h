@@ -28,7 +28,7 @@ class ClusterController {
         seconds(1);  ///< after a failed start; doubles up to start_retry_max
     Duration start_retry_max = seconds(30);
     Duration growth_retry = seconds(2);  ///< a grown volume is shown to its guest again after that
-    Duration leg_retry = seconds(1);  ///< a disk is told again after that on which place it goes on
+    Duration settle_retry = seconds(1);  ///< a disk is told again after that where it goes on
     Duration move_retry = seconds(30);
     Duration fence_retry = seconds(5);
     Duration operation_deadline = seconds(600);
@@ -74,7 +74,8 @@ class ClusterController {
   void revoke(const RevokeCopy& copy);
   void limit(const LimitVm& change);
   void grow(const GrowDisk& growth);
-  void keep_leg(const KeepLeg& kept);
+  void settle(const SettleDisk& settlement);
+  bool call_off(Transaction& transaction, const CallOff& called_off);
   void rest(const VmId& id, OperationKind kind, Duration wait);
   void supersede(Transaction& transaction, const OperationId& id);
   Operation make_operation(OperationKind kind, std::string subject, std::string reason);
@@ -91,7 +92,7 @@ class ClusterController {
   std::map<VmId, Retry> retries_;
   std::map<HostId, Instant> fence_not_before_;
   std::set<std::pair<VmId, HostId>> told_strays_;
-  std::set<VmId> keeping_;  ///< keep_leg is under way, or was a moment ago
+  std::set<VmId> settling_;  ///< one of its disks is told where to go on, or was a moment ago
   WorkQueue queue_;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -74,9 +74,9 @@ void Migration::prepare(const Operation& operation, const ClusterView& view, Ste
       command_for(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
   prepare.launch = std::move(*launch);
   const auto attached = [this, host = operation.arguments.destination, prepare,
-                         done](const Result<Attachments::Endpoints>& endpoints) mutable {
-    if (!endpoints) return done(StepOutcome::failed(endpoints.error()));
-    if (auto added = add_endpoints(*prepare.launch, *endpoints); !added) {
+                         done](const Result<Admission>& admitted) mutable {
+    if (!admitted) return done(StepOutcome::failed(admitted.error()));
+    if (auto added = add_endpoints(*prepare.launch, *admitted); !added) {
       return done(StepOutcome::failed(added.error()));
     }
     prepare_destination(host, std::move(prepare), done);

@@ -40,14 +40,15 @@ class MirroredClusterPlanning : public test::VolumePlanning {
 };
 
 TEST_F(MirroredClusterPlanning, R_B1_AGuestIsPutOnThePlaceThatCountsAsSoonAsTheOtherDoesNot) {
-  EXPECT_TRUE(plan().kept_legs.empty());
+  EXPECT_TRUE(plan().settlements.empty());
   Volume volume = mirrored_volume();
   ASSERT_TRUE(set_leg(volume.status, kFirst, LegState::behind));
   put(volume);
-  ASSERT_EQ(plan().kept_legs.size(), 1U);
-  EXPECT_EQ(plan().kept_legs[0].vm, db);
-  EXPECT_EQ(plan().kept_legs[0].host, HostId("a"));
-  EXPECT_EQ(plan().kept_legs[0].device, kSecond);
+  ASSERT_EQ(plan().settlements.size(), 1U);
+  EXPECT_EQ(plan().settlements[0].vm, db);
+  EXPECT_EQ(plan().settlements[0].host, HostId("a"));
+  EXPECT_EQ(plan().settlements[0].device, kSecond);
+  EXPECT_EQ(plan().settlements[0].how, DiskSettlement::keep_leg);
   EXPECT_TRUE(plan().disk_moves.empty()) << "it still writes there";
   edit_vm(db, [](Vm& vm) {
     vm.status.power = VmPower::paused;
@@ -57,9 +58,9 @@ TEST_F(MirroredClusterPlanning, R_B1_AGuestIsPutOnThePlaceThatCountsAsSoonAsTheO
   copy().power = VmPower::paused;
   copy().health = VmHealth::failing;
   copy().health_reason = "disk data: Input/output error";
-  EXPECT_EQ(plan().kept_legs.size(), 1U) << "it waits for this";
-  evidence.legs_resting.insert(db);
-  EXPECT_TRUE(plan().kept_legs.empty());
+  EXPECT_EQ(plan().settlements.size(), 1U) << "it waits for this";
+  evidence.disks_resting.insert(db);
+  EXPECT_TRUE(plan().settlements.empty());
 }
 
 TEST_F(MirroredClusterPlanning, R_B1_APlaceIsMadeEqualWhenTheGuestWritesToTheOtherAlone) {
@@ -78,6 +79,63 @@ TEST_F(MirroredClusterPlanning, R_B1_APlaceIsMadeEqualWhenTheGuestWritesToTheOth
   put(mirrored_volume(LegState::behind));
   silence("d", seconds(3), 1, 1);
   EXPECT_TRUE(plan().disk_moves.empty()) << "it does not answer";
+}
+
+TEST_F(MirroredClusterPlanning, R_B1_R_F2_ACopyThatNobodyCarriesOnIsEndedAsTheStoreSays) {
+  put(mirrored_volume(LegState::behind));
+  copy().disks[0].legs = {kFirst};
+  copy().disks[0].copied_to = kSecond;
+  copy().power = VmPower::paused;
+  edit_vm(db, [](Vm& vm) { vm.status.power = VmPower::paused; });
+  ASSERT_EQ(plan().settlements.size(), 1U) << "its guest is paused, as the copy left it";
+  EXPECT_EQ(plan().settlements[0].how, DiskSettlement::drop_mirror);
+  EXPECT_EQ(plan().settlements[0].device, kSecond);
+  EXPECT_TRUE(plan().disk_moves.empty());
+  put(mirrored_volume());
+  ASSERT_EQ(plan().settlements.size(), 1U);
+  EXPECT_EQ(plan().settlements[0].how, DiskSettlement::finish_mirror);
+  OperationArguments arguments;
+  arguments.device = kSecond;
+  add_operation(OperationKind::move_disk, db, arguments);
+  EXPECT_TRUE(plan().settlements.empty()) << "its steps do that";
+}
+
+TEST_F(MirroredClusterPlanning, R_B1_R_B4_AMoveIsCalledOffWhenItsGuestWaitsOnAPlaceThatTakesNothing) {
+  OperationArguments arguments;
+  arguments.source = HostId("a");
+  arguments.destination = HostId("b");
+  const OperationId move = add_operation(OperationKind::migrate_vm, db, arguments);
+  EXPECT_TRUE(plan().called_off.empty());
+  copy().disks[0].failing = {kSecond};
+  ASSERT_EQ(plan().called_off.size(), 1U);
+  EXPECT_EQ(plan().called_off[0].operation, move);
+  EXPECT_NE(plan().called_off[0].reason.find("disk-d"), std::string::npos);
+  edit_vm(db, [](Vm& vm) { vm.status.migration.phase = MigrationPhase::switching; });
+  EXPECT_TRUE(plan().called_off.empty()) << "its own steps know who has the guest";
+  edit_vm(db, [](Vm& vm) { vm.status.migration = VmMigration(); });
+  Operation asked = *view.operations.find(move);
+  asked.cancel_requested = true;
+  view.operations.put(std::make_shared<const Operation>(asked));
+  EXPECT_TRUE(plan().called_off.empty());
+  add_operation(OperationKind::stop_vm, db, arguments);
+  EXPECT_TRUE(plan().called_off.empty());
+}
+
+TEST_F(MirroredClusterPlanning, R_B1_ItStartsWhenItHasGrownInBothPlaces) {
+  edit_vm(db, [](Vm& vm) {
+    vm.status.power = VmPower::stopped;
+    vm.status.host = HostId();
+  });
+  evidence.hosts[HostId("a")].vms.clear();
+  Volume volume = mirrored_volume();
+  volume.spec.size_mib = Mib{128};
+  put(volume);
+  EXPECT_TRUE(plan().starts.empty());
+  ASSERT_EQ(plan().unplaced.size(), 1U);
+  EXPECT_NE(plan().unplaced[0].reason.find("grows to 128 MiB"), std::string::npos);
+  ASSERT_TRUE(set_leg(volume.status, kSecond, LegState::behind));
+  put(volume);
+  EXPECT_EQ(plan().starts.size(), 1U) << "there is none that it must be equal to";
 }
 
 TEST_F(MirroredClusterPlanning, R_B2_TheWordOfOnePlaceIsEnoughForAFence) {
@@ -164,6 +222,28 @@ TEST_F(MirroredInUse, R_B1_R_B2_AStartIsLetInToBothPlaces) {
   ASSERT_TRUE(launched.endpoint && launched.second);
   EXPECT_EQ(launched.endpoint->device, kFirst);
   EXPECT_EQ(launched.second->device, kSecond);
+}
+
+TEST_F(MirroredInUse, R_B1_APlaceThatLetsNobodyInHoldsUpNoStart) {
+  hosts.closed = {kFirst};
+  ASSERT_TRUE(until([&] { return serves(); }));
+  EXPECT_EQ(state_of(kSecond), LegState::in_sync);
+  EXPECT_EQ(state_of(kFirst), LegState::behind);
+  const LaunchDisk& launched = last(CommandKind::start).launch->disks.at(0);
+  EXPECT_EQ(launched.endpoint->device, kSecond);
+  EXPECT_FALSE(launched.second);
+}
+
+TEST_F(MirroredInUse, R_B2_AFenceWaitsForNoPlaceThatIsSilentWhileAnotherHasSaidSo) {
+  ASSERT_TRUE(until([&] { return serves(); }));
+  const HostId lost = vm().status.host;
+  hosts.mute = {HostId("c")};
+  const Instant cut = loop.now();
+  hosts.cut_power(lost);
+  ASSERT_TRUE(until([&] { return serves() && vm().status.host != lost; }));
+  EXPECT_LT(loop.now() - cut, seconds(8));
+  EXPECT_EQ(state_of(kSecond), LegState::in_sync);
+  EXPECT_EQ(state_of(kFirst), LegState::behind);
 }
 
 TEST_F(MirroredInUse, R_B2_A1_06_ALostHostTakesAPlaceWithItAndTheVmStartsFromTheOther) {

@@ -44,6 +44,30 @@ Callback<CommandResult> done_or_failed(const StepDone& done) {
   };
 }
 
+/// The devices that did not let a start in.
+constexpr const char* kRefused = "refused_by";
+
+StepOutcome refused(const Error& why, const Admission& admission) {
+  StepOutcome outcome = StepOutcome::failed(why);
+  outcome.note = [devices = admission.refused](Operation& noted) {
+    boost::json::array names;
+    for (const DeviceId& device : devices) names.emplace_back(device.value);
+    noted.facts[kRefused] = std::move(names);
+  };
+  return outcome;
+}
+
+/// Whether its guest ran before it was ended is not known.
+void keep_legs_after_failed_start(const RecordContext& context) {
+  const Vm* vm = subject_vm(context.view, context.operation);
+  if (vm == nullptr) return;
+  std::vector<DeviceId> refusing;
+  if (const auto* names = context.operation.facts.if_contains(kRefused)) {
+    for (const auto& name : names->as_array()) refusing.emplace_back(name.as_string().c_str());
+  }
+  keep_served_legs(context.transaction, context.view, *vm, refusing);
+}
+
 OperationStepTable start_table(const Dependencies& on) {
   OperationStepTable table;
   OperationStepTable::Step start;
@@ -58,10 +82,10 @@ OperationStepTable start_table(const Dependencies& on) {
     command.launch = std::move(*launch);
     command.launch->correlation = operation.correlation;
     const auto send = [on, host = operation.arguments.destination, command = std::move(command),
-                       done](const Result<Attachments::Endpoints>& attached) mutable {
-      if (!attached) return done(StepOutcome::failed(attached.error()));
-      if (auto added = add_endpoints(*command.launch, *attached); !added) {
-        return done(StepOutcome::failed(added.error()));
+                       done](const Result<Admission>& admitted) mutable {
+      if (!admitted) return done(StepOutcome::failed(admitted.error()));
+      if (auto added = add_endpoints(*command.launch, *admitted); !added) {
+        return done(refused(added.error(), *admitted));
       }
       on->commands.call(host, std::move(command), kStartDeadline, done_or_failed(done));
     };
@@ -86,9 +110,7 @@ OperationStepTable start_table(const Dependencies& on) {
               std::move(done));
   };
   table.record_failure = [](const RecordContext& context) {
-    // Whether its guest ran before it was ended is not known.
-    const Vm* vm = subject_vm(context.view, context.operation);
-    if (vm != nullptr) keep_served_legs(context.transaction, context.view, *vm);
+    keep_legs_after_failed_start(context);
     const bool certain = !context.operation.facts.contains("undo_error");
     const auto* code = context.operation.facts.if_contains("error_code");
     const bool met_a_lock =

@@ -152,7 +152,8 @@ class Planner {
   void move_to(const Vm& vm, const HostId& destination, const std::string& reason);
   void refuse_strangers();
   void move_disk(const Vm& vm, const ObservedVm& copy);
-  bool keep_leg(const Vm& vm, const ObservedVm& copy);
+  bool settle_disks(const Vm& vm, const ObservedVm& copy);
+  void call_off_move(const Vm& vm);
   bool grow_disk(const Vm& vm, const ObservedVm& copy);
   void count_copies();
   void judge_copy(const HostId& host, const ObservedVm& copy, const Vm* vm);
@@ -280,7 +281,8 @@ void Planner::fence_by_storage(const Vm& vm, const Host& host) {
 
 void Planner::decide(const Vm& vm) {
   if (!vm.status.operation.empty()) {
-    if (decide_superseding(vm)) decided_.insert(vm.id());
+    if (!decide_superseding(vm)) return call_off_move(vm);
+    decided_.insert(vm.id());
     return;
   }
   const ObservedVm* copy = copy_of(vm);
@@ -310,6 +312,24 @@ bool Planner::decide_superseding(const Vm& vm) {
   if (operation->kind == OperationKind::stop_vm) return false;
   recover(vm, *host);
   return true;
+}
+
+/// Its guest waits on a place of a mirrored volume that takes nothing; what puts it on the other one
+/// comes after the move.
+void Planner::call_off_move(const Vm& vm) {
+  const Operation* operation = view_.operations.find(vm.status.operation);
+  const ObservedVm* copy = copy_of(vm);
+  if (operation == nullptr || copy == nullptr || operation->cancel_requested) return;
+  if (vm.status.migration.phase == MigrationPhase::switching) return;
+  const bool moves = operation->kind == OperationKind::migrate_vm ||
+                     operation->kind == OperationKind::move_disk;
+  if (!moves || operation->state != OperationState::running) return;
+  const auto disk = std::ranges::find_if(
+      copy->disks, [](const ObservedDisk& one) { return !one.failing.empty(); });
+  if (disk == copy->disks.end() || !room_for(plan_.called_off.size())) return;
+  plan_.called_off.push_back({operation->id(), vm.id(),
+                              fmt::format("volume {}: its place on {} does not take what is written",
+                                          disk->volume.value, disk->failing.front().value)});
 }
 
 /// The stored state follows the report of the VM's host.
@@ -407,7 +427,7 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (!reports(host->id())) return fence_by_storage(vm, *host);
   const bool runs = vm.status.power == VmPower::running;
   const bool may_stop = !evidence_.stops_resting.contains(vm.id());
-  if (copy != nullptr && keep_leg(vm, *copy)) return;
+  if (copy != nullptr && settle_disks(vm, *copy)) return;
   if (evidence_.cut_off.contains(vm.id()) && armed_ && may_stop) {
     // A fence that was given up after it had its effect: this copy never writes again.
     plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
@@ -440,17 +460,30 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (stays && !grow_disk(vm, *copy)) move_disk(vm, *copy);
 }
 
-/// The guest waits for it, or will at its next write.
-bool Planner::keep_leg(const Vm& vm, const ObservedVm& copy) {
+/// What a disk in use lacks to be where the store says that its data are.
+std::optional<SettleDisk> settlement_of(const Volume& volume, const ObservedDisk& disk) {
+  const std::vector<DeviceId> used = volume.in_use();
+  const auto counts = [&](const DeviceId& leg) { return std::ranges::count(used, leg) > 0; };
+  if (!disk.copied_to.empty()) {
+    return SettleDisk{{}, {}, disk.volume, disk.copied_to,
+                      counts(disk.copied_to) ? DiskSettlement::finish_mirror
+                                             : DiskSettlement::drop_mirror};
+  }
+  const auto kept = std::ranges::find_if(disk.legs, counts);
+  if (kept == disk.legs.end() || std::ranges::all_of(disk.legs, counts)) return std::nullopt;
+  return SettleDisk{{}, {}, disk.volume, *kept, DiskSettlement::keep_leg};
+}
+
+/// The guest waits for it, or will at its next write. True when it comes first.
+bool Planner::settle_disks(const Vm& vm, const ObservedVm& copy) {
   for (const ObservedDisk& disk : copy.disks) {
     const Volume* volume = view_.volumes.find(disk.volume);
-    if (volume == nullptr || disk.legs.size() < 2) continue;
-    const std::vector<DeviceId> used = volume->in_use();
-    const auto counts = [&](const DeviceId& leg) { return std::ranges::count(used, leg) > 0; };
-    const auto kept = std::ranges::find_if(disk.legs, counts);
-    if (kept == disk.legs.end() || std::ranges::all_of(disk.legs, counts)) continue;
-    if (!evidence_.legs_resting.contains(vm.id()) && room_for(plan_.kept_legs.size())) {
-      plan_.kept_legs.push_back({vm.id(), vm.status.host, disk.volume, *kept});
+    auto settlement = volume == nullptr ? std::nullopt : settlement_of(*volume, disk);
+    if (!settlement) continue;
+    if (!evidence_.disks_resting.contains(vm.id()) && room_for(plan_.settlements.size())) {
+      settlement->vm = vm.id();
+      settlement->host = vm.status.host;
+      plan_.settlements.push_back(*settlement);
     }
     return true;
   }
@@ -719,9 +752,15 @@ std::string Planner::volumes_stand_in_the_way(const Waiting& waiting,
       return fmt::format("volume {} is on device {}, whose host {} does not report",
                          one.volume.value, one.device.value, one.host.value);
     }
-    if (!waiting.lost.empty() && places(one) > 1) {
+    if (places(one) == 1) continue;
+    if (!waiting.lost.empty()) {
       return fmt::format("volume {} is mirrored and none of its devices is served",
                          one.volume.value);
+    }
+    const Volume& volume = *view_.volumes.find(one.volume);
+    if (volume.status.size_mib < volume.spec.size_mib) {
+      return fmt::format("volume {} is mirrored and grows to {} MiB in both places first",
+                         one.volume.value, volume.spec.size_mib.value);
     }
   }
   return {};

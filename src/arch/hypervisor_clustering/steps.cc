@@ -60,9 +60,12 @@ void keep_one_leg(Transaction& transaction, const Volume& volume, const DeviceId
   transaction.put(changed);
 }
 
-void keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm) {
+void keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm,
+                      const std::vector<DeviceId>& refusing) {
   for (const Volume* volume : mirrored_volumes(view, vm)) {
-    const std::vector<DeviceId> legs = volume->in_use();
+    std::vector<DeviceId> legs = volume->in_use();
+    std::ranges::stable_partition(
+        legs, [&](const DeviceId& id) { return std::ranges::count(refusing, id) == 0; });
     const auto kept = std::ranges::find_if(legs, [&](const DeviceId& id) {
       const Device* device = view.devices.find(id);
       return device != nullptr && device->status.available;

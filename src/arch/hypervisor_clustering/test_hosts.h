@@ -67,6 +67,8 @@ class FakeHosts {
   std::vector<std::pair<HostId, Command>> commands;
   std::map<VmId, Epoch> highest;
   std::map<std::pair<VolumeId, DeviceId>, Attached> places;
+  std::set<DeviceId> closed;             ///< let nobody in
+  std::set<HostId> mute;                 ///< they report and answer to nothing
   std::map<CommandKind, Error> failing;  ///< answered instead of an effect
   std::set<CommandKind> unanswered;      ///< done, but the answer is lost
   std::vector<int> progress;             ///< told of each command before its answer
@@ -115,6 +117,7 @@ inline Result<CommandResult> FakeHosts::attach(const Command& command) {
   result.ok = true;
   Attached& volume = places[{command.storage->volume, command.storage->device}];
   if (command.kind == CommandKind::attach_volume) {
+    if (closed.contains(command.storage->device)) return make_error(Errc::exhausted, "no room");
     if (command.epoch <= volume.revoked) return make_error(Errc::fenced, "an older epoch");
     for (const Epoch& other : volume.epochs) {
       const bool fits = other == command.epoch || other == command.storage->beside;

@@ -43,8 +43,12 @@ class FakeServer : private HostCommands, private Bmc {
   std::uint64_t rounds() const { return controller_.rounds(); }
 
  private:
-  void call(const HostId& host, Command command, Duration, Callback<CommandResult> done,
+  void call(const HostId& host, Command command, Duration deadline, Callback<CommandResult> done,
             Progress progressed) override {
+    if (hosts_.mute.contains(host)) {
+      process_->after(deadline, [done] { done(make_error(Errc::timeout, "no answer")); });
+      return;
+    }
     // The answer comes to this run of the server only.
     process_->after(hosts_.answer_after,
                     [this, host, command = std::move(command), done, progressed] {

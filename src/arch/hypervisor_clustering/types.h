@@ -35,7 +35,7 @@ struct ClusterEvidence {
   std::set<VmId> cut_off;  ///< one of their volumes has ended the attachment of the epoch in force
   /// VMs whose last start, move, end or fence failed a moment ago: no new try of that kind yet.
   std::set<VmId> starts_resting, moves_resting, stops_resting, fences_resting;
-  std::set<VmId> legs_resting;  ///< one of its disks is being put on one place, or was a moment ago
+  std::set<VmId> disks_resting;  ///< one of its disks is being settled, or was a moment ago
 };
 
 struct HostChange {
@@ -123,13 +123,26 @@ struct GrowDisk {
   VolumeId volume;
 };
 
-/// A copy writes to a place that does not count any more, or could not: it goes on with `device` alone, at once,
-/// without an operation.
-struct KeepLeg {
+enum class DiskSettlement {
+  keep_leg,       ///< it writes to a place that does not count any more: it goes on with `device` alone
+  finish_mirror,  ///< what was copied to `device` counts: it goes on there, or there as well
+  drop_mirror,    ///< nobody carries on the copy to `device`: it goes on where it was
+};
+
+/// A disk of a running copy follows what the store says of its volume, at once, without an operation.
+struct SettleDisk {
   VmId vm;
   HostId host;
   VolumeId volume;
   DeviceId device;
+  DiskSettlement how = DiskSettlement::keep_leg;
+};
+
+/// A move stands in the way of what its guest waits for.
+struct CallOff {
+  OperationId operation;
+  VmId vm;
+  std::string reason;
 };
 
 /// The stored state of a VM follows what its host reports.
@@ -169,15 +182,16 @@ struct ClusterPlan {
   std::vector<StopVm> stops;
   std::vector<LimitVm> limits;
   std::vector<GrowDisk> disk_growths;
-  std::vector<KeepLeg> kept_legs;
+  std::vector<SettleDisk> settlements;
+  std::vector<CallOff> called_off;
   std::vector<Unplaced> unplaced;
   std::vector<StrayVm> strays;
 
   bool empty() const {
     return host_changes.empty() && fences.empty() && vm_fences.empty() && revokes.empty() &&
            observations.empty() && starts.empty() && moves.empty() && disk_moves.empty() &&
-           stops.empty() && limits.empty() && disk_growths.empty() && kept_legs.empty() &&
-           unplaced.empty();
+           stops.empty() && limits.empty() && disk_growths.empty() && settlements.empty() &&
+           called_off.empty() && unplaced.empty();
   }
 };
 

@@ -153,15 +153,36 @@ TEST_F(MirroredPlanning, R_B1_ItGrowsInBothPlacesWhileNobodyUsesIt) {
   vm.status.host = HostId();
   put(vm);
   ASSERT_EQ(plan().work.size(), 1U);
-  EXPECT_EQ(plan().work[0].device, DeviceId("d1"));
-  EXPECT_EQ(plan().work[0].size_mib, Mib{200});
-  data.status.size_mib = Mib{200};
-  put(data);
-  see_on("d1");
-  of("d2").seen.volumes[0].size_mib = Mib{100};
-  ASSERT_EQ(plan().work.size(), 1U);
-  EXPECT_EQ(plan().work[0].device, DeviceId("d2"));
   EXPECT_EQ(plan().work[0].task, VolumeTask::grow);
+  EXPECT_EQ(plan().work[0].device, DeviceId("d2"));
+  EXPECT_EQ(plan().work[0].size_mib, Mib{200});
+  of("d2").seen.volumes[0].size_mib = Mib{200};
+  ASSERT_EQ(plan().work.size(), 1U);
+  EXPECT_EQ(plan().work[0].device, DeviceId("d1"));
+  EXPECT_TRUE(plan().volume_changes.empty()) << "as large as the smaller one";
+  of("d1").seen.volumes[0].size_mib = Mib{200};
+  EXPECT_TRUE(plan().work.empty());
+  ASSERT_EQ(plan().volume_changes.size(), 1U);
+  EXPECT_EQ(plan().volume_changes[0].size_mib, Mib{200});
+}
+
+TEST_F(MirroredPlanning, R_B1_APlaceThatGrewAloneIsMadeAnewAsSmallAsTheOther) {
+  put_in_both(LegState::behind);
+  of("d2").seen.volumes[0].size_mib = Mib{200};
+  ASSERT_EQ(plan().leg_changes.size(), 1U);
+  EXPECT_EQ(plan().leg_changes[0].device, DeviceId("d2"));
+  EXPECT_EQ(plan().leg_changes[0].state, LegState::leaving);
+}
+
+TEST_F(MirroredPlanning, R_B1_F_F11_APlaceThatItsGuestDoesNotWriteCountsNoMore) {
+  put_in_both();
+  put(user(data, "h3", {1, 9}));
+  evidence.unwritten_legs = {{data.id(), DeviceId("d1")}};
+  EXPECT_EQ(given_up(), "d1: its guest does not write there");
+  silence("d2", seconds(60));
+  EXPECT_EQ(given_up(), "d1: its guest does not write there") << "it holds too little, whatever else is";
+  evidence.held = true;
+  EXPECT_EQ(given_up(), "");
 }
 
 TEST_F(MirroredPlanning, R_B2_WhoMayNotWriteIsEndedInBothPlaces) {

@@ -79,10 +79,15 @@ class Planner {
   bool begin_mirror(const Volume& volume);
   std::string failure_of(const Volume& volume, const VolumeLeg& leg) const;
   bool give_up_leg(const Volume& volume);
+  bool give_up(const Volume& volume, const VolumeLeg& leg, std::string why);
   bool grows(const Volume& volume, const ObservedVolume& seen);
   bool decide_others(const Volume& volume);
   bool is_lost(const Volume& volume, const VolumeLeg& leg) const;
   bool decide_second(const Volume& volume, const VolumeLeg& leg);
+  bool decide_present(const Volume& volume, const VolumeLeg& leg, const ObservedVolume& seen);
+  bool cannot_join(const Volume& volume, const ObservedVolume& seen) const;
+  bool has_guest(const Volume& volume) const;
+  Mib size_of(const Volume& volume, const ObservedVolume& first) const;
   bool end_second(const Volume& volume, const VolumeLeg& leg);
   bool change_second(const Volume& volume, const VolumeLeg& leg, LegState state, bool gone = false);
   std::optional<DeviceId> best_device(const Volume& volume, std::string& refusals) const;
@@ -287,7 +292,8 @@ std::string Planner::failure_of(const Volume& volume, const VolumeLeg& leg) cons
   return {};
 }
 
-/// While another place holds all as well: whoever writes to both notices nothing by that.
+/// While another place holds all as well: whoever writes to both notices nothing by that. One that
+/// is not written any more, as after a restore of an older state, holds too little at once.
 bool Planner::give_up_leg(const Volume& volume) {
   if (volume.in_use().size() < 2 || is_busy(volume) || evidence_.held) return false;
   std::string why;
@@ -295,16 +301,21 @@ bool Planner::give_up_leg(const Volume& volume) {
   bool one_is_well = false;
   for (const VolumeLeg& leg : volume.status.legs) {
     if (leg.state != LegState::in_sync) continue;
+    if (evidence_.unwritten_legs.contains({volume.id(), leg.device})) {
+      return give_up(volume, leg, "its guest does not write there");
+    }
     std::string failure = failure_of(volume, leg);
     one_is_well = one_is_well || (failure.empty() && serves(leg.device));
     if (failure.empty()) continue;
     failing = &leg;
     why = std::move(failure);
   }
-  if (failing == nullptr || !one_is_well) return false;
+  return failing != nullptr && one_is_well && give_up(volume, *failing, std::move(why));
+}
+
+bool Planner::give_up(const Volume& volume, const VolumeLeg& leg, std::string why) {
   if (!room_in(plan_.leg_changes)) return true;
-  plan_.leg_changes.push_back(
-      {volume.id(), failing->device, LegState::behind, false, std::move(why)});
+  plan_.leg_changes.push_back({volume.id(), leg.device, LegState::behind, false, std::move(why)});
   return true;
 }
 
@@ -342,17 +353,32 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
   if (end_strangers(volume, leg, *seen)) return;
   if (grows(volume, *seen)) return;
   const auto failure = evidence_.failures.find(volume.id());
-  note(volume, LegState::in_sync, seen->size_mib,
+  note(volume, LegState::in_sync, size_of(volume, *seen),
        failure == evidence_.failures.end() ? lacks_ : failure->second);
+}
+
+bool Planner::has_guest(const Volume& volume) const {
+  const Vm* vm = view_.user_of(volume.id());
+  return vm != nullptr && !vm->status.host.empty();
+}
+
+/// That of the smallest of its places that count: who writes to all needs equal ones.
+Mib Planner::size_of(const Volume& volume, const ObservedVolume& first) const {
+  Mib size = first.size_mib;
+  for (const DeviceId& device : volume.in_use()) {
+    const ObservedVolume* seen = observed(device, volume.id());
+    if (seen != nullptr && seen->floor == volume.status.floor) size = std::min(size, seen->size_mib);
+  }
+  return size;
 }
 
 /// True when that is all for this round.
 bool Planner::grows(const Volume& volume, const ObservedVolume& seen) {
   if (seen.size_mib >= volume.spec.size_mib || volume.moving()) return false;
-  const Vm* vm = view_.user_of(volume.id());
-  if (volume.spec.mirrored && vm != nullptr && !vm->status.host.empty()) {
-    note(volume, LegState::in_sync, seen.size_mib,
-         "it is mirrored: it grows when vm " + vm->id().value + " is stopped");
+  if (volume.spec.mirrored && has_guest(volume)) {
+    note(volume, LegState::in_sync, size_of(volume, seen),
+         "it is mirrored: it grows when vm " + view_.user_of(volume.id())->id().value +
+             " is stopped");
     return true;
   }
   work(volume, VolumeTask::grow, volume.spec.size_mib, Epoch());
@@ -457,22 +483,34 @@ bool Planner::decide_second(const Volume& volume, const VolumeLeg& leg) {
   const ObservedVolume* seen = observed(leg.device, volume.id());
   if (seen != nullptr && seen->floor == volume.status.floor) {
     if (leg.state == LegState::creating) return change_second(volume, leg, LegState::behind);
-    const Vm* vm = view_.user_of(volume.id());
-    const bool refuses = vm != nullptr && !vm->status.host.empty() &&
-                         seen->revoked >= vm->status.epoch;
-    // A fence that was given up has cut its user off there for ever: it is made anew.
-    if (leg.state == LegState::behind && volume.spec.mirrored && refuses) {
-      return change_second(volume, leg, LegState::leaving);
-    }
-    if (leg.state == LegState::in_sync && end_strangers(volume, leg, *seen)) return true;
-    if (seen->size_mib >= volume.status.size_mib) return false;
-    work_on(volume, leg, VolumeTask::grow, volume.status.size_mib, Epoch());
-    return true;
+    return decide_present(volume, leg, *seen);
   }
   if (leg.state == LegState::in_sync) return false;  // give_up_leg() sees it
   if (leg.state == LegState::behind) return change_second(volume, leg, LegState::creating);
   work_on(volume, leg, VolumeTask::create, volume.status.size_mib, volume.status.floor);
   return true;
+}
+
+/// What is wrong with a place that has the volume. True when that is all for this round.
+bool Planner::decide_present(const Volume& volume, const VolumeLeg& leg,
+                             const ObservedVolume& seen) {
+  const bool counts = leg.state == LegState::in_sync;
+  if (!counts && volume.spec.mirrored && cannot_join(volume, seen)) {
+    return change_second(volume, leg, LegState::leaving);
+  }
+  if (counts && end_strangers(volume, leg, seen)) return true;
+  const Mib wanted = counts ? volume.spec.size_mib : volume.status.size_mib;
+  if (seen.size_mib >= wanted || (counts && has_guest(volume))) return false;
+  work_on(volume, leg, VolumeTask::grow, wanted, Epoch());
+  return true;
+}
+
+/// A fence that was given up has cut its user off there for ever, or it grew while the others did
+/// not: it is made anew.
+bool Planner::cannot_join(const Volume& volume, const ObservedVolume& seen) const {
+  const Vm* vm = view_.user_of(volume.id());
+  const bool refuses = has_guest(volume) && seen.revoked >= vm->status.epoch;
+  return refuses || seen.size_mib > volume.status.size_mib;
 }
 
 /// Nobody reads there any more: whoever is let in still is not, and it is erased.

@@ -105,6 +105,23 @@ class MirroredDiskTest : public testing::Test {
         },
         seconds(20));
   }
+  /// Cuts the guest off there: it waits.
+  bool fails_on(const std::string& place) {
+    done([&](Callback<void> call) { stores_[place]->revoke(kVolume, epoch_, std::move(call)); });
+    return lab_.run_until(
+        [&] {
+          const auto disk = seen();
+          return disk && disk->failing == std::vector<DeviceId>{DeviceId(place)} &&
+                 lab_.host(0).observe().front().power == VmPower::paused;
+        },
+        seconds(20));
+  }
+  /// The agent ends in the middle of putting the guest there.
+  void keep_halfway(const std::string& place, Duration until) {
+    lab_.host(0).keep_leg(kVm, epoch_, kVolume.value, DeviceId(place), [](Result<void>) {});
+    lab_.run_until([] { return false; }, until);
+    lab_.restart_agent(0);
+  }
   std::int64_t used(const std::string& place) {
     return stores_[place]->observe().front().used_bytes.value;
   }
@@ -138,15 +155,7 @@ TEST_F(MirroredDiskTest, R_B1_R_F2_AGuestGoesOnInOnePlaceAndIsWrittenToTwoAgain)
   EXPECT_TRUE(grows("c"));
   EXPECT_TRUE(grows("d"));
   // One place takes nothing any more: nothing is acknowledged until somebody decides.
-  done([&](Callback<void> call) { stores_["d"]->revoke(kVolume, epoch_, std::move(call)); });
-  ASSERT_TRUE(lab_.run_until(
-      [&] {
-        const auto disk = seen();
-        return disk && disk->failing == std::vector<DeviceId>{DeviceId("d")} &&
-               lab_.host(0).observe().front().power == VmPower::paused;
-      },
-      seconds(20)))
-      << lab_.why(0);
+  ASSERT_TRUE(fails_on("d")) << lab_.why(0);
   const std::int64_t left = used("d");
   keep("c");
   EXPECT_TRUE(writes_to({DeviceId("c")}));
@@ -166,11 +175,13 @@ TEST_F(MirroredDiskTest, R_B1_R_F2_AGuestGoesOnInOnePlaceAndIsWrittenToTwoAgain)
   });
   ASSERT_TRUE(copied.ok()) << copied.error().text();
   EXPECT_TRUE(equal("c", "e")) << "the guest is paused";
+  EXPECT_EQ(seen()->copied_to, DeviceId("e"));
   done([&](Callback<void> call) {
     lab_.host(0).switch_disk(kVm, epoch_, kVolume.value, std::move(call));
   });
   const std::vector<DeviceId> again{DeviceId("c"), DeviceId("e")};
   EXPECT_TRUE(writes_to(again));
+  EXPECT_EQ(seen()->copied_to, DeviceId());
   EXPECT_TRUE(runs());
   EXPECT_TRUE(grows("c"));
   EXPECT_TRUE(grows("e"));
@@ -207,16 +218,29 @@ TEST_F(MirroredDiskTest, R_B1_R_B4_ALiveMoveTakesBothPlacesAlongAndTheyStayEqual
   EXPECT_TRUE(equal("c", "d"));
 }
 
-TEST_F(MirroredDiskTest, R_B1_R_F1_WhatAnAgentDidNotComeToEndTheNextOneEnds) {
+class MirroredDiskHalfwayTest : public MirroredDiskTest,
+                                public testing::WithParamInterface<int> {};
+
+TEST_P(MirroredDiskHalfwayTest, R_B1_R_F1_WhatAnAgentDidNotComeToEndTheNextOneEnds) {
   start(launch(1, "c", "d"));
   EXPECT_TRUE(grows("d"));
-  lab_.host(0).keep_leg(kVm, epoch_, kVolume.value, DeviceId("d"), [](Result<void>) {});
-  lab_.run_until([] { return false; }, milliseconds(5));
-  lab_.restart_agent(0);
+  keep_halfway("d", milliseconds(GetParam()));
   EXPECT_TRUE(writes_to({DeviceId("d")}));
   EXPECT_TRUE(runs());
   EXPECT_TRUE(grows("d"));
 }
+
+TEST_P(MirroredDiskHalfwayTest, R_B1_R_F1_AlsoOfAGuestThatWaitsOnThePlaceThatTakesNothing) {
+  start(launch(1, "c", "d"));
+  EXPECT_TRUE(grows("d"));
+  ASSERT_TRUE(fails_on("c")) << lab_.why(0);
+  keep_halfway("d", milliseconds(GetParam()));
+  EXPECT_TRUE(writes_to({DeviceId("d")}));
+  EXPECT_TRUE(runs());
+  EXPECT_TRUE(grows("d"));
+}
+
+INSTANTIATE_TEST_SUITE_P(Milliseconds, MirroredDiskHalfwayTest, testing::Values(2, 6, 15));
 
 TEST_F(MirroredDiskTest, R_B1_WhatIsNoChoiceIsRefused) {
   start(launch(1, "c", ""));

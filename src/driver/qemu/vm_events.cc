@@ -162,6 +162,8 @@ VmUsage QemuVm::used() const {
 
 ObservedDisk QemuVm::observed_disk(const VolumeId& volume, Mib size) const {
   ObservedDisk seen{volume, size};
+  const auto& mirror = process_.record().mirror;
+  if (mirror && mirror->volume == volume.value) seen.copied_to = mirror->to.device;
   const auto disk = std::ranges::find(launch_.disks, volume.value, &LaunchDisk::volume);
   if (disk == launch_.disks.end() || !disk->mirrored) return seen;
   for (const auto& place : {disk->endpoint, disk->second}) {
