@@ -348,7 +348,7 @@ void AgentCore::start_vm(const Command& command) {
   on_.hypervisor.start(*command.launch, reply_to(command.id));
 }
 
-/// One that was asked while it ran, and was gone before it would have been killed, has ended itself.
+/// One that was asked while it ran, and was gone before it would be killed, has ended in order.
 void AgentCore::stop_vm(const Command& command) {
   stopping_.insert({command.vm, command.epoch});
   const StopOptions options = command.stop.value_or(StopOptions());

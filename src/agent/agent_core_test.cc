@@ -168,6 +168,61 @@ TEST(AgentCore, F_B4_F_B6_limits_of_a_running_vm_are_changed_and_the_answer_says
   EXPECT_EQ(agent.hypervisor.limited.front().cpu_millicores, Millicores{250});
 }
 
+TEST(AgentCore, R_B1_a_guest_that_was_asked_and_not_killed_has_ended_in_order) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  agent.grant(agent.now_ms(), seconds(100));
+  ServerMessage message;
+  message.command = Command();
+  message.command->kind = CommandKind::stop;
+  message.command->vm = VmId("acme/web");
+  message.command->stop = StopOptions{false, seconds(30)};
+  const auto in_order = [&] {
+    ++message.command->id;
+    agent.core.link_received(message);
+    const bool waits = agent.hypervisor.stops_take_long;
+    if (waits) loop.run_for(seconds(30));
+    if (waits) agent.hypervisor.stopping({});
+    EXPECT_TRUE(agent.link.sent.back().result && agent.link.sent.back().result->ok);
+    return agent.link.sent.back().result->in_order;
+  };
+  EXPECT_FALSE(in_order()) << "it was not there: nobody knows how it ended";
+  agent.start_vm("acme/web");
+  EXPECT_TRUE(in_order());
+  agent.start_vm("acme/web");
+  message.command->stop->force = true;
+  EXPECT_FALSE(in_order());
+  agent.start_vm("acme/web");
+  message.command->stop->force = false;
+  agent.hypervisor.copies[VmId("acme/web")].power = VmPower::paused;
+  EXPECT_FALSE(in_order()) << "it could not hear";
+  agent.start_vm("acme/web");
+  agent.hypervisor.stops_take_long = true;
+  EXPECT_FALSE(in_order()) << "it was killed";
+}
+
+TEST(AgentCore, R_B1_a_disk_is_put_on_the_place_that_is_named) {
+  SimLoop loop;
+  Agent agent(loop);
+  agent.welcome();
+  agent.grant(agent.now_ms());
+  ServerMessage message;
+  message.command = Command();
+  message.command->kind = CommandKind::keep_leg;
+  message.command->id = 8;
+  message.command->vm = VmId("acme/web");
+  agent.core.link_received(message);
+  EXPECT_EQ(agent.link.sent.back().result->error_code, "invalid") << "it says not which disk";
+  DiskMirror& mirror = message.command->mirror.emplace();
+  mirror.volume = "acme/data";
+  mirror.to.device = DeviceId("disk-d");
+  message.command->id = 9;
+  agent.core.link_received(message);
+  EXPECT_TRUE(agent.link.sent.back().result->ok);
+  EXPECT_EQ(agent.hypervisor.mirrors, std::vector<std::string>{"keep acme/data on disk-d"});
+}
+
 TEST(AgentCore, F_B9_a_send_tells_with_heartbeats_how_far_it_is_until_it_ends) {
   SimLoop loop;
   Agent agent(loop);

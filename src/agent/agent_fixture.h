@@ -26,7 +26,7 @@ class FakeHypervisor : public Hypervisor {
   }
   void stop(const VmId& vm, const Epoch&, const StopOptions&, Callback<void> done) override {
     copies.erase(vm);
-    done({});
+    stops_take_long ? void(stopping = std::move(done)) : done({});
   }
   void erase(const VmLaunch&, Callback<void> done) override { done({}); }
   void prepare_incoming(const VmLaunch&, Callback<MigrationEndpoint> done) override {
@@ -87,6 +87,8 @@ class FakeHypervisor : public Hypervisor {
   std::vector<VmLaunch> launches;
   std::vector<std::string> mirrors;
   std::vector<VmLaunch> limited;  ///< what change_limits was asked for
+  bool stops_take_long = false;
+  Callback<void> stopping;  ///< of the last stop that takes long: the test ends it
   bool sends_take_long = false;
   Callback<MigrationProgress> sending;  ///< of the last send that takes long: the test ends it
   MigrationProgress sent;

@@ -170,7 +170,33 @@ class MirroredTest(LabCase):
         self.wait_mirrored()
         self.assert_writes_on(before["disk_sequence"])
 
-    def test_06_nothing_of_it_stays_when_it_is_deleted(self):
+    def test_06_it_grows_in_both_places_before_its_guest_starts_again(self):
+        """R-B1: a start that comes at once waits for both, which the guest then writes to."""
+        self.wait_mirrored()
+        before = self.answer()
+        self.cloud.cli("--wait", "vm", "stop", VM)
+        self.cloud.cli("volume", "grow", "acme/data", "--size-mib", "96")
+        self.cloud.cli("--wait", "vm", "start", VM)
+        self.assertEqual([leg["state"] for leg in self.legs()], ["in_sync", "in_sync"])
+        for leg in self.legs():
+            self.assertEqual(os.path.getsize(self.place(leg["device"], "volume.raw")), 96 << 20)
+        self.assert_writes_on(before["disk_sequence"])
+        self.wait_mirrored(30)
+
+    def test_07_a_start_does_without_a_place_that_is_away(self):
+        """R-B1: both hold the same after an orderly end; who comes back is made equal again."""
+        self.wait_mirrored()
+        lost = self.legs()[0]["device"]
+        before = self.answer()
+        self.cloud.cli("--wait", "vm", "stop", VM)
+        self.assertEqual([leg["state"] for leg in self.legs()], ["in_sync", "in_sync"], "it ended in order")
+        self.cloud.lab("fail", self.host_of(lost), "--how", "power")
+        self.cloud.cli("vm", "start", VM)
+        self.assert_writes_on(before["disk_sequence"])
+        self.cloud.lab("heal")
+        self.wait_mirrored()
+
+    def test_08_nothing_of_it_stays_when_it_is_deleted(self):
         """R-B1: in both places."""
         self.cloud.cli("--wait", "vm", "delete", VM, text=True)
         self.cloud.cli("volume", "delete", "acme/data", text=True)

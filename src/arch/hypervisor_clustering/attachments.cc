@@ -62,13 +62,14 @@ Result<VolumeEndpoint> endpoint_in(const Result<CommandResult>& result, const De
   return endpoint;
 }
 
+/// A place of each volume has given its word.
 template <typename Words>
-std::vector<ServedVolume> who_said_so(const Words& words) {
-  std::vector<ServedVolume> given;
-  for (const auto& [one, word] : words) {
-    if (word.ok()) given.push_back(one);
-  }
-  return given;
+bool one_of_each(const Words& words) {
+  return std::ranges::all_of(words, [&](const auto& word) {
+    return std::ranges::any_of(words, [&](const auto& other) {
+      return other.first.volume == word.first.volume && other.second.ok();
+    });
+  });
 }
 
 }  // namespace
@@ -88,7 +89,7 @@ void Attachments::attach_one(const ServedVolume& one, Command attach, bool alone
 }
 
 void Attachments::attach(const ClusterView& view, const Vm& vm, const Epoch& epoch,
-                         Callback<Admission> done) {
+                         Callback<VolumeAdmission> done) {
   attach_beside(view, vm, epoch, Epoch(), std::move(done));
 }
 
@@ -103,14 +104,14 @@ void Attachments::attach_at(const ServedVolume& place, const Vm& vm, const Epoch
 }
 
 void Attachments::attach_beside(const ClusterView& view, const Vm& vm, const Epoch& epoch,
-                                const Epoch& beside, Callback<Admission> done) {
+                                const Epoch& beside, Callback<VolumeAdmission> done) {
   const auto volumes = volumes_of(view, vm);
   if (!volumes) return done(volumes.error());
-  if (volumes->empty()) return done(Admission());
+  if (volumes->empty()) return done(VolumeAdmission());
   using Waiting = Gather<VolumeEndpoint>;
   const auto gather = std::make_shared<Waiting>(
       *volumes, [done = std::move(done)](const Waiting::Answers& answers) {
-        Admission admission;
+        VolumeAdmission admission;
         for (const auto& [one, endpoint] : answers) {
           if (endpoint) {
             admission.endpoints.emplace_back(one.volume, *endpoint);
@@ -136,26 +137,23 @@ void Attachments::revoke(const ClusterView& view, const Vm& vm, const Epoch& epo
                          Callback<std::vector<ServedVolume>> done) {
   const auto then = [done = std::move(done)](const Result<Words>& words) {
     if (!words) return done(words.error());
-    std::vector<ServedVolume> given = who_said_so(*words);
+    std::vector<ServedVolume> given;
+    const Error* why = nullptr;
     for (const auto& [one, word] : *words) {
-      if (std::ranges::find(given, one.volume, &ServedVolume::volume) == given.end()) {
-        return done(word.error());
-      }
+      if (word.ok()) given.push_back(one);
     }
-    done(std::move(given));
+    for (const auto& [one, word] : *words) {
+      const bool said = std::ranges::count(given, one.volume, &ServedVolume::volume) > 0;
+      if (!said && why == nullptr) why = &word.error();
+    }
+    why == nullptr ? done(std::move(given)) : done(*why);
   };
-  const auto each_volume = [](const Words& words) {
-    const std::vector<ServedVolume> given = who_said_so(words);
-    return std::ranges::all_of(words, [&](const auto& word) {
-      return std::ranges::find(given, word.first.volume, &ServedVolume::volume) != given.end();
-    });
-  };
-  ask_all(view, vm, CommandKind::revoke_volume, epoch, then, each_volume);
+  ask_all(view, vm, {CommandKind::revoke_volume, epoch, one_of_each<Words>}, then);
 }
 
 void Attachments::detach(const ClusterView& view, const Vm& vm, const Epoch& epoch,
                          Callback<void> done) {
-  ask_all(view, vm, CommandKind::detach_volume, epoch,
+  ask_all(view, vm, {CommandKind::detach_volume, epoch},
           [done = std::move(done)](const Result<Words>& words) {
             if (!words) return done(words.error());
             for (const auto& [one, word] : *words) {
@@ -165,24 +163,23 @@ void Attachments::detach(const ClusterView& view, const Vm& vm, const Epoch& epo
           });
 }
 
-void Attachments::ask_all(const ClusterView& view, const Vm& vm, CommandKind kind,
-                          const Epoch& epoch, Callback<Words> done,
-                          std::function<bool(const Words&)> enough) {
+void Attachments::ask_all(const ClusterView& view, const Vm& vm, const Question& question,
+                          Callback<Words> done) {
   const auto volumes = volumes_of(view, vm);
   if (!volumes) return done(volumes.error());
   if (volumes->empty()) return done(Words());
   const auto gather = std::make_shared<Gather<void>>(
-      *volumes, [done = std::move(done)](const Words& words) { done(words); }, std::move(enough));
+      *volumes, [done = std::move(done)](const Words& words) { done(words); }, question.enough);
   for (std::size_t index = 0; index < volumes->size(); ++index) {
     const ServedVolume& one = (*volumes)[index];
-    commands_.call(one.host, command_for(one, kind, vm, epoch), kDeadline,
+    commands_.call(one.host, command_for(one, question.kind, vm, question.epoch), kDeadline,
                    [gather, index](const Result<CommandResult>& result) {
                      gather->ended(index, result ? Result<void>() : Result<void>(result.error()));
                    });
   }
 }
 
-Result<void> add_endpoints(VmLaunch& launch, const Admission& admission) {
+Result<void> add_endpoints(VmLaunch& launch, const VolumeAdmission& admission) {
   if (!admission.refused.empty()) return admission.why;
   for (LaunchDisk& disk : launch.disks) {
     if (disk.volume.empty()) continue;

@@ -13,7 +13,7 @@
 namespace virga {
 
 /// What the places of a VM's volumes have answered to a copy that wants in.
-struct Admission {
+struct VolumeAdmission {
   std::vector<std::pair<VolumeId, VolumeEndpoint>> endpoints;  ///< in the order of volumes_of()
   std::vector<DeviceId> refused;  ///< those that did not let it in; whether they will is not known
   Error why;                      ///< of the first of these
@@ -28,7 +28,8 @@ class Attachments {
   explicit Attachments(HostCommands& commands) : commands_(commands) {}
 
   /// Lets `epoch` in, alone: older epochs are over for ever first. A place that refuses is no error of the call.
-  void attach(const ClusterView& view, const Vm& vm, const Epoch& epoch, Callback<Admission> done);
+  void attach(const ClusterView& view, const Vm& vm, const Epoch& epoch,
+              Callback<VolumeAdmission> done);
 
   /// Lets `epoch` in, alone, to the place where a volume shall move to.
   void attach_at(const ServedVolume& place, const Vm& vm, const Epoch& epoch,
@@ -36,7 +37,7 @@ class Attachments {
 
   /// Lets `epoch` in beside the one that a live move leaves.
   void attach_beside(const ClusterView& view, const Vm& vm, const Epoch& epoch, const Epoch& beside,
-                     Callback<Admission> done);
+                     Callback<VolumeAdmission> done);
 
   /// All up to `epoch` are over for ever: when it succeeds, nothing that one of them writes is acknowledged any more.
   /// Of a mirrored volume the word of one place is enough for that, and no other is waited for: `done` learns who has
@@ -52,13 +53,18 @@ class Attachments {
 
   void attach_one(const ServedVolume& one, Command attach, bool alone,
                   Callback<CommandResult> done);
-  void ask_all(const ClusterView& view, const Vm& vm, CommandKind kind, const Epoch& epoch,
-               Callback<Words> done, std::function<bool(const Words&)> enough = nullptr);
+  struct Question {
+    CommandKind kind;
+    Epoch epoch;
+    std::function<bool(const Words&)> enough{};  ///< none = all are waited for
+  };
+  void ask_all(const ClusterView& view, const Vm& vm, const Question& question,
+               Callback<Words> done);
 
   HostCommands& commands_;
 };
 
 /// Puts what lets a copy in into its launch. Errors: that of a place which refused; internal (a volume without).
-Result<void> add_endpoints(VmLaunch& launch, const Admission& admission);
+Result<void> add_endpoints(VmLaunch& launch, const VolumeAdmission& admission);
 
 }  // namespace virga

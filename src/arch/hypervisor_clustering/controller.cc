@@ -246,19 +246,19 @@ void ClusterController::settle(const SettleDisk& settlement) {
   mirror.volume = settlement.volume.value;
   mirror.to.device = settlement.device;
   settling_.insert(settlement.vm);
-  commands_.call(settlement.host, std::move(command), seconds(25),
-                 [this, id = settlement.vm,
-                  alive = std::weak_ptr(alive_)](const Result<CommandResult>& done) {
-                   if (alive.expired()) return;
-                   if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
-                   // Not before a report could tell what it came to.
-                   loop_.after(options_.settle_retry, [this, id, alive] {
-                     if (alive.expired()) return;
-                     settling_.erase(id);
-                     const Vm* stored = mirror_.view().vms.find(id);
-                     if (stored != nullptr) mark(stored->spec.cluster);
-                   });
-                 });
+  commands_.call(
+      settlement.host, std::move(command), seconds(25),
+      [this, id = settlement.vm, alive = std::weak_ptr(alive_)](const Result<CommandResult>& done) {
+        if (alive.expired()) return;
+        if (!done) log_line(LogLevel::warning, "cluster", done.error().text());
+        // Not before a report could tell what it came to.
+        loop_.after(options_.settle_retry, [this, id, alive] {
+          if (alive.expired()) return;
+          settling_.erase(id);
+          const Vm* stored = mirror_.view().vms.find(id);
+          if (stored != nullptr) mark(stored->spec.cluster);
+        });
+      });
 }
 
 bool ClusterController::call_off(Transaction& transaction, const CallOff& called_off) {
@@ -273,8 +273,8 @@ bool ClusterController::call_off(Transaction& transaction, const CallOff& called
   told.tenant = stored->meta.tenant;
   told.correlation = stored->correlation;
   told.severity = Severity::warning;
-  told.text = fmt::format("{} shall be cancelled: {}", called_off.operation.value,
-                          called_off.reason);
+  told.text =
+      fmt::format("{} shall be cancelled: {}", called_off.operation.value, called_off.reason);
   event(transaction, std::move(told));
   return true;
 }

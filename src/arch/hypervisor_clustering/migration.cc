@@ -74,7 +74,7 @@ void Migration::prepare(const Operation& operation, const ClusterView& view, Ste
       command_for(CommandKind::prepare_incoming, operation, operation.arguments.next_epoch);
   prepare.launch = std::move(*launch);
   const auto attached = [this, host = operation.arguments.destination, prepare,
-                         done](const Result<Admission>& admitted) mutable {
+                         done](const Result<VolumeAdmission>& admitted) mutable {
     if (!admitted) return done(StepOutcome::failed(admitted.error()));
     if (auto added = add_endpoints(*prepare.launch, *admitted); !added) {
       return done(StepOutcome::failed(added.error()));

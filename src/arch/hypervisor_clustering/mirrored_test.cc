@@ -100,7 +100,7 @@ TEST_F(MirroredClusterPlanning, R_B1_R_F2_ACopyThatNobodyCarriesOnIsEndedAsTheSt
   EXPECT_TRUE(plan().settlements.empty()) << "its steps do that";
 }
 
-TEST_F(MirroredClusterPlanning, R_B1_R_B4_AMoveIsCalledOffWhenItsGuestWaitsOnAPlaceThatTakesNothing) {
+TEST_F(MirroredClusterPlanning, R_B1_R_B4_AMoveIsCalledOffForAPlaceThatTakesNothing) {
   OperationArguments arguments;
   arguments.source = HostId("a");
   arguments.destination = HostId("b");

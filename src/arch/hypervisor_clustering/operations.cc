@@ -47,7 +47,7 @@ Callback<CommandResult> done_or_failed(const StepDone& done) {
 /// The devices that did not let a start in.
 constexpr const char* kRefused = "refused_by";
 
-StepOutcome refused(const Error& why, const Admission& admission) {
+StepOutcome refused(const Error& why, const VolumeAdmission& admission) {
   StepOutcome outcome = StepOutcome::failed(why);
   outcome.note = [devices = admission.refused](Operation& noted) {
     boost::json::array names;
@@ -82,7 +82,7 @@ OperationStepTable start_table(const Dependencies& on) {
     command.launch = std::move(*launch);
     command.launch->correlation = operation.correlation;
     const auto send = [on, host = operation.arguments.destination, command = std::move(command),
-                       done](const Result<Admission>& admitted) mutable {
+                       done](const Result<VolumeAdmission>& admitted) mutable {
       if (!admitted) return done(StepOutcome::failed(admitted.error()));
       if (auto added = add_endpoints(*command.launch, *admitted); !added) {
         return done(refused(added.error(), *admitted));

@@ -3,10 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <map>
 #include <utility>
 
+#include "arch/hypervisor_clustering/disk_places.h"
 #include "base/reflect.h"
 #include "mechanism/storage/vm_volumes.h"
 #include "model/keys.h"
@@ -253,16 +253,6 @@ void Planner::plan_fence(const Host& host, const HostChange& change) {
   plan_.fences.push_back({host.id(), host.status.boot_id, !dead, change.reason});
 }
 
-/// Whether a place of each volume does so.
-bool each_volume(const std::vector<ServedVolume>& volumes,
-                 const std::function<bool(const ServedVolume&)>& does) {
-  return std::ranges::all_of(volumes, [&](const ServedVolume& one) {
-    return std::ranges::any_of(volumes, [&](const ServedVolume& other) {
-      return other.volume == one.volume && does(other);
-    });
-  });
-}
-
 /// Beside whatever else may prove the host unable to act: the first proof counts.
 void Planner::fence_by_storage(const Vm& vm, const Host& host) {
   if (host.status.health != HostHealth::dead || !armed_) return;
@@ -295,9 +285,8 @@ void Planner::decide(const Vm& vm) {
   decide_running(vm, copy);
 }
 
-/// An operation whose outcome a fenced host has made certain is replaced by a recovery. A
-/// migration that is
-/// switching is not: its own steps know which of the two copies may go on.
+/// An operation whose outcome a fenced host has made certain is replaced by a recovery. A migration
+/// that is switching is not: its own steps know which copy may go on.
 bool Planner::decide_superseding(const Vm& vm) {
   const Operation* operation = view_.operations.find(vm.status.operation);
   if (operation == nullptr || operation->kind == OperationKind::delete_vm) return false;
@@ -314,22 +303,23 @@ bool Planner::decide_superseding(const Vm& vm) {
   return true;
 }
 
-/// Its guest waits on a place of a mirrored volume that takes nothing; what puts it on the other one
-/// comes after the move.
+/// Its guest waits on a place of a mirrored volume that takes nothing, and is put on the other one
+/// after the move.
 void Planner::call_off_move(const Vm& vm) {
   const Operation* operation = view_.operations.find(vm.status.operation);
   const ObservedVm* copy = copy_of(vm);
   if (operation == nullptr || copy == nullptr || operation->cancel_requested) return;
   if (vm.status.migration.phase == MigrationPhase::switching) return;
-  const bool moves = operation->kind == OperationKind::migrate_vm ||
-                     operation->kind == OperationKind::move_disk;
+  const bool moves =
+      operation->kind == OperationKind::migrate_vm || operation->kind == OperationKind::move_disk;
   if (!moves || operation->state != OperationState::running) return;
-  const auto disk = std::ranges::find_if(
-      copy->disks, [](const ObservedDisk& one) { return !one.failing.empty(); });
+  const auto fails = [](const ObservedDisk& one) { return !one.failing.empty(); };
+  const auto disk = std::ranges::find_if(copy->disks, fails);
   if (disk == copy->disks.end() || !room_for(plan_.called_off.size())) return;
-  plan_.called_off.push_back({operation->id(), vm.id(),
-                              fmt::format("volume {}: its place on {} does not take what is written",
-                                          disk->volume.value, disk->failing.front().value)});
+  plan_.called_off.push_back(
+      {operation->id(), vm.id(),
+       fmt::format("volume {}: its place on {} does not take what is written", disk->volume.value,
+                   disk->failing.front().value)});
 }
 
 /// The stored state follows the report of the VM's host.
@@ -460,20 +450,6 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (stays && !grow_disk(vm, *copy)) move_disk(vm, *copy);
 }
 
-/// What a disk in use lacks to be where the store says that its data are.
-std::optional<SettleDisk> settlement_of(const Volume& volume, const ObservedDisk& disk) {
-  const std::vector<DeviceId> used = volume.in_use();
-  const auto counts = [&](const DeviceId& leg) { return std::ranges::count(used, leg) > 0; };
-  if (!disk.copied_to.empty()) {
-    return SettleDisk{{}, {}, disk.volume, disk.copied_to,
-                      counts(disk.copied_to) ? DiskSettlement::finish_mirror
-                                             : DiskSettlement::drop_mirror};
-  }
-  const auto kept = std::ranges::find_if(disk.legs, counts);
-  if (kept == disk.legs.end() || std::ranges::all_of(disk.legs, counts)) return std::nullopt;
-  return SettleDisk{{}, {}, disk.volume, *kept, DiskSettlement::keep_leg};
-}
-
 /// The guest waits for it, or will at its next write. True when it comes first.
 bool Planner::settle_disks(const Vm& vm, const ObservedVm& copy) {
   for (const ObservedDisk& disk : copy.disks) {
@@ -502,16 +478,6 @@ bool Planner::grow_disk(const Vm& vm, const ObservedVm& copy) {
     return true;
   }
   return false;
-}
-
-/// Where the volume shall be beside where it is: whoever writes to it writes to no other place.
-const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy) {
-  const auto next = std::ranges::find(volume.status.legs, LegState::behind, &VolumeLeg::state);
-  if (next == volume.status.legs.end()) return nullptr;
-  if (!volume.spec.mirrored) return next->device == volume.spec.device ? &*next : nullptr;
-  const auto disk = std::ranges::find(copy.disks, volume.id(), &ObservedDisk::volume);
-  const bool alone = disk != copy.disks.end() && disk->legs == volume.in_use();
-  return alone && disk->legs.size() == 1 ? &*next : nullptr;
 }
 
 /// One after the other. The place is there: what it holds of the data is copied anew.

@@ -164,7 +164,7 @@ TEST_F(VolumePlanning, R_B1_ALaunchNamesItsVolumesAndTheirKeysComeLater) {
   EXPECT_EQ(launch->disks[0].volume, "acme/data");
   EXPECT_TRUE(launch->disks[0].path.empty());
   EXPECT_FALSE(add_endpoints(*launch, {}).ok());
-  Admission admission;
+  VolumeAdmission admission;
   admission.endpoints.emplace_back(VolumeId("acme/data"), VolumeEndpoint());
   EXPECT_TRUE(add_endpoints(*launch, admission).ok());
   EXPECT_TRUE(launch->disks[0].endpoint.has_value());

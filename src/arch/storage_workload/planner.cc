@@ -367,7 +367,8 @@ Mib Planner::size_of(const Volume& volume, const ObservedVolume& first) const {
   Mib size = first.size_mib;
   for (const DeviceId& device : volume.in_use()) {
     const ObservedVolume* seen = observed(device, volume.id());
-    if (seen != nullptr && seen->floor == volume.status.floor) size = std::min(size, seen->size_mib);
+    const bool is_it = seen != nullptr && seen->floor == volume.status.floor;
+    if (is_it) size = std::min(size, seen->size_mib);
   }
   return size;
 }

@@ -1,0 +1,41 @@
+#include "arch/hypervisor_clustering/disk_places.h"
+
+#include <algorithm>
+
+namespace virga {
+
+bool each_volume(const std::vector<ServedVolume>& places,
+                 const std::function<bool(const ServedVolume&)>& does) {
+  return std::ranges::all_of(places, [&](const ServedVolume& one) {
+    return std::ranges::any_of(places, [&](const ServedVolume& other) {
+      return other.volume == one.volume && does(other);
+    });
+  });
+}
+
+std::optional<SettleDisk> settlement_of(const Volume& volume, const ObservedDisk& disk) {
+  const std::vector<DeviceId> used = volume.in_use();
+  const auto counts = [&](const DeviceId& leg) { return std::ranges::count(used, leg) > 0; };
+  if (!disk.copied_to.empty()) {
+    return SettleDisk{
+        {},
+        {},
+        disk.volume,
+        disk.copied_to,
+        counts(disk.copied_to) ? DiskSettlement::finish_mirror : DiskSettlement::drop_mirror};
+  }
+  const auto kept = std::ranges::find_if(disk.legs, counts);
+  if (kept == disk.legs.end() || std::ranges::all_of(disk.legs, counts)) return std::nullopt;
+  return SettleDisk{{}, {}, disk.volume, *kept, DiskSettlement::keep_leg};
+}
+
+const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy) {
+  const auto next = std::ranges::find(volume.status.legs, LegState::behind, &VolumeLeg::state);
+  if (next == volume.status.legs.end()) return nullptr;
+  if (!volume.spec.mirrored) return next->device == volume.spec.device ? &*next : nullptr;
+  const auto disk = std::ranges::find(copy.disks, volume.id(), &ObservedDisk::volume);
+  const bool alone = disk != copy.disks.end() && disk->legs == volume.in_use();
+  return alone && disk->legs.size() == 1 ? &*next : nullptr;
+}
+
+}  // namespace virga

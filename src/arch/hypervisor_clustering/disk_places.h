@@ -1,0 +1,25 @@
+#pragma once
+
+#include <functional>
+#include <optional>
+#include <vector>
+
+#include "arch/hypervisor_clustering/types.h"
+#include "mechanism/storage/vm_volumes.h"
+#include "model/volume.h"
+
+namespace virga {
+
+/// Whether one of the places of each volume does so. Pure.
+bool each_volume(const std::vector<ServedVolume>& places,
+                 const std::function<bool(const ServedVolume&)>& does);
+
+/// What a disk of the copy in force lacks to be where the store says that its data are; none = nothing. VM and host
+/// are left to the caller. Pure.
+std::optional<SettleDisk> settlement_of(const Volume& volume, const ObservedDisk& disk);
+
+/// The place where the volume shall be beside where it is, or instead, and that holds too little yet: null = none, or
+/// its copy writes to others than the store says. Pure.
+const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy);
+
+}  // namespace virga
