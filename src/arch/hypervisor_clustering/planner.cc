@@ -488,7 +488,8 @@ void Planner::move_disk(const Vm& vm, const ObservedVm& copy) {
     const Volume* volume = view_.volumes.find(VolumeId(qualified(vm.meta.tenant, disk.volume)));
     const VolumeLeg* next = volume == nullptr ? nullptr : next_leg(*volume, copy);
     const Device* device = next == nullptr ? nullptr : view_.devices.find(next->device);
-    const bool ready = device != nullptr && reports(device->spec.host);
+    const bool ready =
+        device != nullptr && answers({volume->id(), device->id(), device->spec.host});
     if (!ready || moves_[vm.status.host] >= policy_.moves_per_host) continue;
     ++moves_[vm.status.host];
     plan_.disk_moves.push_back({vm.id(), vm.status.host, vm.status.epoch, volume->id(),

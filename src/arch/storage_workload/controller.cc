@@ -218,10 +218,12 @@ bool StorageController::change_leg(Transaction& transaction, const LegChange& ch
     event(transaction, told_of(changed, "volume.left",
                                "nothing of it is on " + change.device.value + " any more"));
   } else if (lost_one) {
-    event(transaction, told_of(changed, "volume.degraded",
-                               fmt::format("it goes on without its place on {}: {}",
-                                           change.device.value, change.reason),
-                               Severity::warning));
+    Event told = told_of(changed, "volume.degraded",
+                         fmt::format("it goes on without its place on {}: {}", change.device.value,
+                                     change.reason),
+                         Severity::warning);
+    told.facts["device"] = change.device.value;
+    event(transaction, std::move(told));
   }
   return true;
 }
