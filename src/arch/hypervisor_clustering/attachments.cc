@@ -118,7 +118,7 @@ void Attachments::attach_beside(const ClusterView& view, const Vm& vm, const Epo
             continue;
           }
           if (admission.refused.empty()) admission.why = endpoint.error();
-          admission.refused.push_back(one.device);
+          admission.refused.push_back(one);
         }
         done(std::move(admission));
       });

@@ -15,7 +15,7 @@ namespace virga {
 /// What the places of a VM's volumes have answered to a copy that wants in.
 struct VolumeAdmission {
   std::vector<std::pair<VolumeId, VolumeEndpoint>> endpoints;  ///< in the order of volumes_of()
-  std::vector<DeviceId> refused;  ///< those that did not let it in; whether they will is not known
+  std::vector<ServedVolume> refused;  ///< those that did not let it in; whether they will is not known
   Error why;                      ///< of the first of these
 };
 

@@ -29,6 +29,12 @@ std::optional<SettleDisk> settlement_of(const Volume& volume, const ObservedDisk
   return SettleDisk{{}, {}, disk.volume, *kept, DiskSettlement::keep_leg};
 }
 
+const ObservedDisk* failing_disk(const ObservedVm& copy) {
+  const auto fails = [](const ObservedDisk& disk) { return !disk.failing.empty(); };
+  const auto disk = std::ranges::find_if(copy.disks, fails);
+  return disk == copy.disks.end() ? nullptr : &*disk;
+}
+
 const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy) {
   const auto next = std::ranges::find(volume.status.legs, LegState::behind, &VolumeLeg::state);
   if (next == volume.status.legs.end()) return nullptr;

@@ -18,6 +18,9 @@ bool each_volume(const std::vector<ServedVolume>& places,
 /// are left to the caller. Pure.
 std::optional<SettleDisk> settlement_of(const Volume& volume, const ObservedDisk& disk);
 
+/// A disk that QEMU could not write in all its places; null = there is none. The store says first where it goes on.
+const ObservedDisk* failing_disk(const ObservedVm& copy);
+
 /// The place where the volume shall be beside where it is, or instead, and that holds too little yet: null = none, or
 /// its copy writes to others than the store says. Pure.
 const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy);

@@ -132,10 +132,36 @@ TEST_F(MirroredClusterPlanning, R_B1_ItStartsWhenItHasGrownInBothPlaces) {
   put(volume);
   EXPECT_TRUE(plan().starts.empty());
   ASSERT_EQ(plan().unplaced.size(), 1U);
-  EXPECT_NE(plan().unplaced[0].reason.find("grows to 128 MiB"), std::string::npos);
+  EXPECT_NE(plan().unplaced[0].reason.find("grows to 128 MiB first"), std::string::npos);
   ASSERT_TRUE(set_leg(volume.status, kSecond, LegState::behind));
   put(volume);
-  EXPECT_EQ(plan().starts.size(), 1U) << "there is none that it must be equal to";
+  EXPECT_TRUE(plan().starts.empty()) << "its guest could not see it grow";
+  volume.status.size_mib = Mib{128};
+  put(volume);
+  EXPECT_EQ(plan().starts.size(), 1U);
+}
+
+TEST_F(MirroredClusterPlanning, R_B1_NothingElseIsBegunWhileAPlaceTakesNothing) {
+  edit_host("a", [](Host& host) { host.spec.maintenance = true; });
+  EXPECT_EQ(plan().moves.size(), 1U);
+  copy().disks[0].failing = {kSecond};
+  EXPECT_TRUE(plan().moves.empty()) << "it would be called off at once";
+}
+
+TEST_F(MirroredClusterPlanning, R_B1_ACopyThatNobodyCarriesOnIsEndedFirst) {
+  Volume behind = mirrored_volume();
+  ASSERT_TRUE(set_leg(behind.status, kFirst, LegState::behind));
+  put(behind);
+  Volume other = mirrored_volume(LegState::behind);
+  other.meta.name = "logs";
+  put(other);
+  copy().disks.push_back({VolumeId("acme/logs"), Mib{64}, {kFirst}, {}, kSecond});
+  ASSERT_EQ(plan().settlements.size(), 1U);
+  EXPECT_EQ(plan().settlements[0].how, DiskSettlement::drop_mirror);
+  EXPECT_EQ(plan().settlements[0].volume, VolumeId("acme/logs"));
+  edit_vm(db, [](Vm& vm) { vm.spec.restart = true; });
+  EXPECT_TRUE(plan().settlements.empty()) << "a restart settles all";
+  EXPECT_EQ(plan().stops.size(), 1U);
 }
 
 TEST_F(MirroredClusterPlanning, R_B2_TheWordOfOnePlaceIsEnoughForAFence) {
@@ -232,6 +258,31 @@ TEST_F(MirroredInUse, R_B1_APlaceThatLetsNobodyInHoldsUpNoStart) {
   const LaunchDisk& launched = last(CommandKind::start).launch->disks.at(0);
   EXPECT_EQ(launched.endpoint->device, kSecond);
   EXPECT_FALSE(launched.second);
+}
+
+TEST_F(MirroredInUse, R_B1_APlainVolumesDeviceThatRefusesCostsNoPlaceOfAMirroredOne) {
+  Transaction more;
+  Volume plain = ready_volume("logs", "c");
+  plain.status.legs.front().device = DeviceId("disk-b");
+  more.put(device_on("b"));
+  more.put(plain);
+  Vm with;
+  with.meta.tenant = "acme";
+  with.meta.name = "db";
+  with.spec.cluster = ClusterId("c1");
+  with.spec.image = ImageId("tiny");
+  with.spec.disks = {{"data", Mib(), "data"}, {"logs", Mib(), "logs"}};
+  more.put(with);
+  disk->state.apply(more.writes());
+  server.reset();
+  server = std::make_unique<FakeServer>(loop, hosts, disk, MemoryStoreOptions(), 4);
+  hosts.closed = {DeviceId("disk-b")};
+  ASSERT_TRUE(until([&] {
+    const Vm* found = server->view().vms.find(id);
+    return found != nullptr && !found->status.unplaced_reason.empty();
+  }));
+  EXPECT_EQ(state_of(kFirst), LegState::in_sync);
+  EXPECT_EQ(state_of(kSecond), LegState::in_sync);
 }
 
 TEST_F(MirroredInUse, R_B2_AFenceWaitsForNoPlaceThatIsSilentWhileAnotherHasSaidSo) {

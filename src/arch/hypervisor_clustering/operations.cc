@@ -44,28 +44,50 @@ Callback<CommandResult> done_or_failed(const StepDone& done) {
   };
 }
 
-/// The devices that did not let a start in.
+/// Keeps places of volumes in a fact, as "volume:device".
+void note_places(Operation& operation, const char* fact, const std::vector<ServedVolume>& places) {
+  boost::json::array names;
+  for (const ServedVolume& one : places) {
+    names.emplace_back(one.volume.value + ":" + one.device.value);
+  }
+  operation.facts[fact] = std::move(names);
+}
+
+std::function<bool(const DeviceId&)> is_noted(const boost::json::value& fact,
+                                              const VolumeId& volume) {
+  return [&names = fact.as_array(), volume](const DeviceId& device) {
+    const boost::json::value name(volume.value + ":" + device.value);
+    return std::ranges::find(names, name) != names.end();
+  };
+}
+
+/// Of a start that was not sent to its host: the places which did not let it in.
 constexpr const char* kRefused = "refused_by";
 
-StepOutcome refused(const Error& why, const VolumeAdmission& admission) {
+StepOutcome not_sent(const Error& why, bool mirrored, std::vector<ServedVolume> refused) {
   StepOutcome outcome = StepOutcome::failed(why);
-  outcome.note = [devices = admission.refused](Operation& noted) {
-    boost::json::array names;
-    for (const DeviceId& device : devices) names.emplace_back(device.value);
-    noted.facts[kRefused] = std::move(names);
+  const auto note = [refused = std::move(refused)](Operation& noted) {
+    note_places(noted, kRefused, refused);
   };
+  if (mirrored) outcome.note = note;
   return outcome;
 }
 
-/// Whether its guest ran before it was ended is not known.
-void keep_legs_after_failed_start(const RecordContext& context) {
+/// Whether a place is chosen where it has to be. A guest that may have run before it was ended, and
+/// one that was never let in, whose places are equal: those that refused are done without.
+bool keep_legs_after_failed_start(const RecordContext& context) {
   const Vm* vm = subject_vm(context.view, context.operation);
-  if (vm == nullptr) return;
-  std::vector<DeviceId> refusing;
-  if (const auto* names = context.operation.facts.if_contains(kRefused)) {
-    for (const auto& name : names->as_array()) refusing.emplace_back(name.as_string().c_str());
+  if (vm == nullptr) return true;
+  const auto* refused = context.operation.facts.if_contains(kRefused);
+  if (refused == nullptr) return keep_served_legs(context.transaction, context.view, *vm);
+  for (const Volume* volume : mirrored_volumes(context.view, *vm)) {
+    const std::vector<DeviceId> legs = volume->in_use();
+    const auto has_refused = is_noted(*refused, volume->id());
+    const auto kept = std::ranges::find_if_not(legs, has_refused);
+    if (kept == legs.end() || std::ranges::none_of(legs, has_refused)) continue;
+    keep_one_leg(context.transaction, *volume, *kept);
   }
-  keep_served_legs(context.transaction, context.view, *vm, refusing);
+  return true;
 }
 
 OperationStepTable start_table(const Dependencies& on) {
@@ -76,16 +98,18 @@ OperationStepTable start_table(const Dependencies& on) {
     const Vm* vm = subject_vm(view, operation);
     if (vm == nullptr)
       return done(StepOutcome::failed(make_error(Errc::not_found, "the VM is gone")));
+    const bool mirrored = !mirrored_volumes(view, *vm).empty();
     auto launch = resolve_launch(view, *vm, operation.arguments.epoch);
-    if (!launch) return done(StepOutcome::failed(launch.error()));
+    if (!launch) return done(not_sent(launch.error(), mirrored, {}));
     Command command = command_for(CommandKind::start, operation, operation.arguments.epoch);
     command.launch = std::move(*launch);
     command.launch->correlation = operation.correlation;
-    const auto send = [on, host = operation.arguments.destination, command = std::move(command),
+    const auto send = [on, mirrored, host = operation.arguments.destination,
+                       command = std::move(command),
                        done](const Result<VolumeAdmission>& admitted) mutable {
-      if (!admitted) return done(StepOutcome::failed(admitted.error()));
+      if (!admitted) return done(not_sent(admitted.error(), mirrored, {}));
       if (auto added = add_endpoints(*command.launch, *admitted); !added) {
-        return done(refused(added.error(), *admitted));
+        return done(not_sent(added.error(), mirrored, admitted->refused));
       }
       on->commands.call(host, std::move(command), kStartDeadline, done_or_failed(done));
     };
@@ -110,7 +134,7 @@ OperationStepTable start_table(const Dependencies& on) {
               std::move(done));
   };
   table.record_failure = [](const RecordContext& context) {
-    keep_legs_after_failed_start(context);
+    const bool chosen = keep_legs_after_failed_start(context);
     const bool certain = !context.operation.facts.contains("undo_error");
     const auto* code = context.operation.facts.if_contains("error_code");
     const bool met_a_lock =
@@ -121,7 +145,7 @@ OperationStepTable start_table(const Dependencies& on) {
       status.power = VmPower::stopped;
       status.host = HostId();
       status.unplaced_reason = context.operation.error;
-      if (status.lost.empty() || met_a_lock) return;
+      if ((status.lost.empty() && chosen) || met_a_lock) return;
       remember(status.lost, ended_copy(context.view, context.operation.arguments.destination));
     });
     emit(context, "vm.start_failed", context.operation.error, Severity::warning);
@@ -139,11 +163,12 @@ StepOutcome ended(bool in_order) {
   return outcome;
 }
 
-void keep_legs_after_end(const RecordContext& context) {
+/// Whether a place is chosen where it has to be.
+bool keep_legs_after_end(const RecordContext& context) {
   const Vm* vm = subject_vm(context.view, context.operation);
   const bool ran = !context.operation.arguments.source.empty();
-  if (vm == nullptr || !ran || context.operation.facts.contains(kInOrder)) return;
-  keep_served_legs(context.transaction, context.view, *vm);
+  if (vm == nullptr || !ran || context.operation.facts.contains(kInOrder)) return true;
+  return keep_served_legs(context.transaction, context.view, *vm);
 }
 
 OperationStepTable::Step stop_step(const Dependencies& on) {
@@ -170,7 +195,7 @@ OperationStepTable stop_table(const Dependencies& on) {
   OperationStepTable table;
   table.steps.push_back(stop_step(on));
   table.record_success = [](const RecordContext& context) {
-    keep_legs_after_end(context);
+    const bool chosen = keep_legs_after_end(context);
     const Vm* vm = subject_vm(context.view, context.operation);
     const bool comes_back = vm != nullptr && vm->spec.power == DesiredPower::running;
     change_vm(context, [&](VmStatus& status) {
@@ -182,9 +207,10 @@ OperationStepTable stop_table(const Dependencies& on) {
       status.recovering = comes_back;
       if (context.operation.arguments.source.empty()) return;
       const LostCopy copy = ended_copy(context.view, context.operation.arguments.source);
-      // What its agent ended in good order needs no proof when its owner starts it again.
+      // What its agent ended in good order needs no proof when its owner starts it again. One whose
+      // disks were out of reach is remembered: its next start chooses a place of each.
       const bool in_order = copy.proof == FenceProof::agent_confirmed_stop;
-      if (!comes_back && in_order && status.lost.empty()) return;
+      if (!comes_back && in_order && status.lost.empty() && chosen) return;
       remember(status.lost, copy);
     });
     emit(context, "vm.stopped", "it does not run any more");
@@ -233,22 +259,14 @@ OperationStepTable delete_table(const Dependencies& on) {
   return table;
 }
 
-/// "volume:device" of those that have cut a copy off.
+/// The places that have cut a copy off.
 constexpr const char* kWords = "revoked";
-
-void note_words(Operation& operation, const std::vector<ServedVolume>& words) {
-  boost::json::array given;
-  for (const ServedVolume& one : words) {
-    given.emplace_back(one.volume.value + ":" + one.device.value);
-  }
-  operation.facts[kWords] = std::move(given);
-}
 
 Callback<std::vector<ServedVolume>> revoked(bool mirrored, const StepDone& done) {
   return [mirrored, done](const Result<std::vector<ServedVolume>>& words) {
     if (!words) return done(StepOutcome::failed(words.error()));
     StepOutcome outcome = StepOutcome::done();
-    const auto note = [given = *words](Operation& noted) { note_words(noted, given); };
+    const auto note = [given = *words](Operation& noted) { note_places(noted, kWords, given); };
     if (mirrored) outcome.note = note;
     done(std::move(outcome));
   };
@@ -262,12 +280,8 @@ void give_up_silent_legs(const RecordContext& context) {
   const auto* words = context.operation.facts.if_contains(kWords);
   if (vm == nullptr || words == nullptr) return;
   for (const Volume* volume : mirrored_volumes(context.view, *vm)) {
-    const auto has_said = [&](const DeviceId& device) {
-      const boost::json::value word(volume->id().value + ":" + device.value);
-      return std::ranges::find(words->as_array(), word) != words->as_array().end();
-    };
     const std::vector<DeviceId> legs = volume->in_use();
-    const auto kept = std::ranges::find_if(legs, has_said);
+    const auto kept = std::ranges::find_if(legs, is_noted(*words, volume->id()));
     if (kept != legs.end()) keep_one_leg(context.transaction, *volume, *kept);
   }
 }

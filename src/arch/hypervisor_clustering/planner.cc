@@ -313,9 +313,8 @@ void Planner::call_off_move(const Vm& vm) {
   const bool moves =
       operation->kind == OperationKind::migrate_vm || operation->kind == OperationKind::move_disk;
   if (!moves || operation->state != OperationState::running) return;
-  const auto fails = [](const ObservedDisk& one) { return !one.failing.empty(); };
-  const auto disk = std::ranges::find_if(copy->disks, fails);
-  if (disk == copy->disks.end() || !room_for(plan_.called_off.size())) return;
+  const ObservedDisk* disk = failing_disk(*copy);
+  if (disk == nullptr || !room_for(plan_.called_off.size())) return;
   plan_.called_off.push_back(
       {operation->id(), vm.id(),
        fmt::format("volume {}: its place on {} does not take what is written", disk->volume.value,
@@ -417,7 +416,6 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (!reports(host->id())) return fence_by_storage(vm, *host);
   const bool runs = vm.status.power == VmPower::running;
   const bool may_stop = !evidence_.stops_resting.contains(vm.id());
-  if (copy != nullptr && settle_disks(vm, *copy)) return;
   if (evidence_.cut_off.contains(vm.id()) && armed_ && may_stop) {
     // A fence that was given up after it had its effect: this copy never writes again.
     plan_.stops.push_back({vm.id(), host->id(), vm.status.epoch, true, false, HostId(),
@@ -438,11 +436,12 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
           handed_over ? "its memory has left in a move that did not end" : vm.status.health_reason;
       plan_.stops.push_back(
           {vm.id(), host->id(), vm.status.epoch, true, false, HostId(), why + ": it is restarted"});
-    } else if (copy != nullptr) {
+    } else if (copy != nullptr && !settle_disks(vm, *copy)) {
       limit(vm, *copy, false);  // so that others get what it gives up
     }
     return;
   }
+  if (copy != nullptr && (settle_disks(vm, *copy) || failing_disk(*copy) != nullptr)) return;
   const std::size_t moves = plan_.moves.size();
   const bool stays = !leave(vm, *host);
   if (copy == nullptr || plan_.moves.size() != moves) return;
@@ -452,18 +451,20 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
 
 /// The guest waits for it, or will at its next write. True when it comes first.
 bool Planner::settle_disks(const Vm& vm, const ObservedVm& copy) {
+  std::optional<SettleDisk> first;
   for (const ObservedDisk& disk : copy.disks) {
     const Volume* volume = view_.volumes.find(disk.volume);
-    auto settlement = volume == nullptr ? std::nullopt : settlement_of(*volume, disk);
-    if (!settlement) continue;
-    if (!evidence_.disks_resting.contains(vm.id()) && room_for(plan_.settlements.size())) {
-      settlement->vm = vm.id();
-      settlement->host = vm.status.host;
-      plan_.settlements.push_back(*settlement);
-    }
-    return true;
+    const auto settlement = volume == nullptr ? std::nullopt : settlement_of(*volume, disk);
+    // As long as one disk is being copied no other one can be put on one place.
+    if (settlement && (!first || !disk.copied_to.empty())) first = settlement;
   }
-  return false;
+  if (!first) return false;
+  if (!evidence_.disks_resting.contains(vm.id()) && room_for(plan_.settlements.size())) {
+    first->vm = vm.id();
+    first->host = vm.status.host;
+    plan_.settlements.push_back(*first);
+  }
+  return true;
 }
 
 /// A disk that moves keeps its size: this comes first.
@@ -471,6 +472,7 @@ bool Planner::grow_disk(const Vm& vm, const ObservedVm& copy) {
   for (const ObservedDisk& disk : copy.disks) {
     const Volume* volume = view_.volumes.find(disk.volume);
     if (volume == nullptr || volume->status.size_mib <= disk.size_mib) continue;
+    if (volume->spec.mirrored) continue;  // not under its guest
     const bool may = !evidence_.moves_resting.contains(vm.id());
     if (may && room_for(plan_.disk_growths.size())) {
       plan_.disk_growths.push_back({vm.id(), vm.status.host, disk.volume});
@@ -719,15 +721,17 @@ std::string Planner::volumes_stand_in_the_way(const Waiting& waiting,
       return fmt::format("volume {} is on device {}, whose host {} does not report",
                          one.volume.value, one.device.value, one.host.value);
     }
-    if (places(one) == 1) continue;
     if (!waiting.lost.empty()) {
+      if (places(one) == 1) continue;
       return fmt::format("volume {} is mirrored and none of its devices is served",
                          one.volume.value);
     }
     const Volume& volume = *view_.volumes.find(one.volume);
-    if (volume.status.size_mib < volume.spec.size_mib) {
-      return fmt::format("volume {} is mirrored and grows to {} MiB in both places first",
-                         one.volume.value, volume.spec.size_mib.value);
+    if (volume.spec.mirrored && volume.status.size_mib < volume.spec.size_mib) {
+      return fmt::format(
+          "volume {0} is mirrored and grows to {1} MiB first; `virga volume get {0}` says what "
+          "stands in the way",
+          one.volume.value, volume.spec.size_mib.value);
     }
   }
   return {};

@@ -60,18 +60,18 @@ void keep_one_leg(Transaction& transaction, const Volume& volume, const DeviceId
   transaction.put(changed);
 }
 
-void keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm,
-                      const std::vector<DeviceId>& refusing) {
+bool keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm) {
+  bool all = true;
   for (const Volume* volume : mirrored_volumes(view, vm)) {
-    std::vector<DeviceId> legs = volume->in_use();
-    std::ranges::stable_partition(
-        legs, [&](const DeviceId& id) { return std::ranges::count(refusing, id) == 0; });
+    const std::vector<DeviceId> legs = volume->in_use();
     const auto kept = std::ranges::find_if(legs, [&](const DeviceId& id) {
       const Device* device = view.devices.find(id);
       return device != nullptr && device->status.available;
     });
+    all = all && kept != legs.end();
     if (kept != legs.end()) keep_one_leg(transaction, *volume, *kept);
   }
+  return all;
 }
 
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change) {

@@ -204,6 +204,10 @@ bool StorageController::change_leg(Transaction& transaction, const LegChange& ch
   const Volume* stored = mirror_.view().volumes.find(change.volume);
   if (stored == nullptr || stored->status.legs.size() < 2) return false;
   Volume changed = *stored;
+  const bool alone = change.state == LegState::in_sync;
+  for (const DeviceId& other : stored->in_use()) {
+    if (alone) set_leg(changed.status, other, LegState::behind);
+  }
   if (!set_leg(changed.status, change.device, change.state)) return false;
   // An operation on its VM that began a moment ago may be about this place.
   const Vm* vm = mirror_.view().user_of(change.volume);
@@ -217,9 +221,10 @@ bool StorageController::change_leg(Transaction& transaction, const LegChange& ch
   if (change.gone) {
     event(transaction, told_of(changed, "volume.left",
                                "nothing of it is on " + change.device.value + " any more"));
-  } else if (lost_one) {
+  } else if (lost_one || alone) {
     Event told = told_of(changed, "volume.degraded",
-                         fmt::format("it goes on without its place on {}: {}", change.device.value,
+                         fmt::format("it goes on {} its place on {}: {}",
+                                     alone ? "with nothing but" : "without", change.device.value,
                                      change.reason),
                          Severity::warning);
     told.facts["device"] = change.device.value;

@@ -185,6 +185,26 @@ TEST_F(MirroredPlanning, R_B1_F_F11_APlaceThatItsGuestDoesNotWriteCountsNoMore) 
   EXPECT_EQ(given_up(), "");
 }
 
+TEST_F(MirroredPlanning, R_B1_F_F11_WhatItsGuestWritesToCountsWhenTheStoreIsOlder) {
+  put_in_both(LegState::behind);
+  put(user(data, "h3", {1, 9}));
+  evidence.written_instead = {{data.id(), DeviceId("d2")}};
+  ASSERT_EQ(plan().leg_changes.size(), 1U);
+  EXPECT_EQ(plan().leg_changes[0].device, DeviceId("d2"));
+  EXPECT_EQ(plan().leg_changes[0].state, LegState::in_sync);
+  evidence.held = true;
+  EXPECT_TRUE(plan().leg_changes.empty());
+}
+
+TEST_F(MirroredPlanning, R_B1_WhyAPlaceDoesNotGrowIsSaid) {
+  data.spec.size_mib = Mib{200};
+  put_in_both();
+  evidence.failures[data.id()] = "d2: no room";
+  ASSERT_EQ(plan().volume_changes.size(), 1U);
+  EXPECT_EQ(plan().volume_changes[0].reason, "d2: no room");
+  EXPECT_EQ(plan().volume_changes[0].size_mib, Mib{100});
+}
+
 TEST_F(MirroredPlanning, R_B2_WhoMayNotWriteIsEndedInBothPlaces) {
   put_in_both();
   put(user(data, "h3", {1, 9}));

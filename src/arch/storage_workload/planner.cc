@@ -78,6 +78,7 @@ class Planner {
   bool begin_move(const Volume& volume);
   bool begin_mirror(const Volume& volume);
   std::string failure_of(const Volume& volume, const VolumeLeg& leg) const;
+  bool believe_guest(const Volume& volume);
   bool give_up_leg(const Volume& volume);
   bool give_up(const Volume& volume, const VolumeLeg& leg, std::string why);
   bool grows(const Volume& volume, const ObservedVolume& seen);
@@ -156,7 +157,7 @@ void Planner::judge(const Device& device) {
 void Planner::decide(const Volume& volume) {
   const auto& legs = volume.status.legs;
   lacks_.clear();
-  if (volume.spec.mirrored && give_up_leg(volume)) return;
+  if (volume.spec.mirrored && (believe_guest(volume) || give_up_leg(volume))) return;
   if (legs.size() > 1 && decide_others(volume)) return;
   if (volume.spec.mirrored && begin_mirror(volume)) return;
   if (legs.size() == 1 && begin_move(volume)) return;
@@ -290,6 +291,17 @@ std::string Planner::failure_of(const Volume& volume, const VolumeLeg& leg) cons
   const ObservedVolume* seen = observed(leg.device, volume.id());
   if (seen == nullptr || seen->floor != volume.status.floor) return "it does not have it any more";
   return {};
+}
+
+/// After a restore of an older state the place that its guest writes to may not count; what it
+/// holds is what was acknowledged.
+bool Planner::believe_guest(const Volume& volume) {
+  const auto written = evidence_.written_instead.find(volume.id());
+  if (written == evidence_.written_instead.end() || is_busy(volume) || evidence_.held) return false;
+  if (!room_in(plan_.leg_changes)) return true;
+  plan_.leg_changes.push_back({volume.id(), written->second, LegState::in_sync, false,
+                               "its guest writes there and to none that counts"});
+  return true;
 }
 
 /// While another place holds all as well: whoever writes to both notices nothing by that. One that
@@ -503,6 +515,10 @@ bool Planner::decide_present(const Volume& volume, const VolumeLeg& leg,
   const Mib wanted = counts ? volume.spec.size_mib : volume.status.size_mib;
   if (seen.size_mib >= wanted || (counts && has_guest(volume))) return false;
   work_on(volume, leg, VolumeTask::grow, wanted, Epoch());
+  const auto failure = evidence_.failures.find(volume.id());
+  if (counts && failure != evidence_.failures.end()) {
+    note(volume, LegState::in_sync, volume.status.size_mib, failure->second);
+  }
   return true;
 }
 

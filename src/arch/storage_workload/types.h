@@ -34,6 +34,8 @@ struct StorageEvidence {
   std::set<std::pair<VolumeId, DeviceId>> failing_legs;
   /// Of mirrored volumes: places that count and that the copy in force does not write to, by the word of its host.
   std::set<std::pair<VolumeId, DeviceId>> unwritten_legs;
+  /// Of mirrored volumes: the place that the copy in force writes to, when it is none of those that count.
+  std::map<VolumeId, DeviceId> written_instead;
   std::set<VolumeId> resting;                ///< a command is under way or failed a moment ago
   std::map<VolumeId, std::string> failures;  ///< of the last command; gone when one succeeds
 };
@@ -88,8 +90,8 @@ struct VolumeChange {
 struct LegChange {
   VolumeId volume;
   DeviceId device;
-  LegState state = LegState::creating;
-  bool gone = false;     ///< nothing is left there
+  LegState state = LegState::creating;  ///< in_sync: it alone counts from now on
+  bool gone = false;                    ///< nothing is left there
   std::string reason{};  ///< why it does not count any more
 };
 

@@ -352,7 +352,12 @@ void ServerCore::note_legs(const ObservedDisk& disk, StorageEvidence& evidence) 
   const auto is_written = [&](const DeviceId& leg) {
     return std::ranges::count(disk.legs, leg) > 0;
   };
-  if (std::ranges::none_of(used, is_written)) return;  // then nothing is known
+  if (std::ranges::none_of(used, is_written)) {
+    const auto is_known = [&](const VolumeLeg& leg) { return leg.device == disk.legs.front(); };
+    const bool known = std::ranges::any_of(volume->status.legs, is_known);
+    if (known) evidence.written_instead.emplace(disk.volume, disk.legs.front());
+    return;
+  }
   for (const DeviceId& leg : used) {
     if (!is_written(leg)) evidence.unwritten_legs.emplace(disk.volume, leg);
   }
