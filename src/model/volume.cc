@@ -17,8 +17,9 @@ bool set_leg(VolumeStatus& status, const DeviceId& device, LegState state) {
   const auto leg = std::ranges::find(status.legs, device, &VolumeLeg::device);
   if (leg == status.legs.end()) return false;
   leg->state = state;
-  std::ranges::stable_partition(
-      status.legs, [](const VolumeLeg& one) { return one.state == LegState::in_sync; });
+  std::stable_partition(status.legs.begin(), status.legs.end(), [](const VolumeLeg& one) {
+    return one.state == LegState::in_sync;
+  });
   return true;
 }
 
