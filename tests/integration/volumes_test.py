@@ -201,7 +201,9 @@ class VolumesTest(LabCase):
         self.cloud.wait("its guest sees the new size", lambda: self.answer()["disk_bytes"] == 700 << 20, 30)
         before, after = self.answer(), self.cloud.last_event()
         self.cloud.cli("volume", "move", "acme/data", "--device", "ssd")
-        self.cloud.wait("the new place is served", lambda: os.path.exists(self.place("server.json", "ssd")), 30)
+        target = self.place("volume.raw", "ssd")
+        # Not before: a server that stands still while its consumer is let in is replaced, and the move succeeds.
+        self.cloud.wait("data are copied", lambda: os.path.exists(target) and os.stat(target).st_blocks > 0, 30)
         server = self.server_pid("ssd")
         os.kill(server, signal.SIGSTOP)
         try:
