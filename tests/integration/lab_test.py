@@ -20,7 +20,6 @@ VIRGAD = pathlib.Path(os.environ.get("VIRGA_BIN", HERE.parent.parent / "build/de
 INSTANCE = "t" + str(os.getpid())[-7:]
 CGROUPS = pathlib.Path("/sys/fs/cgroup")
 PATIENCE_S = 30
-WATCHDOG_S = 10  # that of `virgad dev`
 
 
 def until(what, condition):
@@ -263,15 +262,6 @@ class LabTest(unittest.TestCase):
         self.assertTrue(status("host-1")["frozen"])
         until("the watchdog has fired", lambda: not alive(guest))
         until("nothing of it is left", lambda: not processes("host-1"))
-
-    def test_F_B10_the_watchdog_of_a_life_that_has_ended_spares_the_next_one(self):
-        self.lab.wait_for_guest("host-1")
-        fail("host-1", "power")
-        time.sleep(WATCHDOG_S - 1.5)  # it was fed last up to a second before
-        ask(kind="heal", host="host-1")
-        boot = status("host-1")["boot_id"]
-        time.sleep(3)
-        self.assertEqual((status("host-1")["powered"], status("host-1")["boot_id"]), (True, boot))
 
     def test_F_B10_links_are_cut_and_mended(self):
         prefix = status("host-1")["address"].rsplit(".", 2)[0]
