@@ -15,8 +15,9 @@ namespace virga {
 /// What the places of a VM's volumes have answered to a copy that wants in.
 struct VolumeAdmission {
   std::vector<std::pair<VolumeId, VolumeEndpoint>> endpoints;  ///< in the order of volumes_of()
-  std::vector<ServedVolume> refused;  ///< those that did not let it in; whether they will is not known
-  Error why;                      ///< of the first of these
+  std::vector<ServedVolume>
+      refused;  ///< those that did not let it in; whether they will is not known
+  Error why;    ///< of the first of these
 };
 
 /// Lets copies of VMs in to their volumes, in all places that those use, and ends that. All are asked at the same

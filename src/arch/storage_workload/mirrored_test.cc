@@ -177,7 +177,11 @@ TEST_F(MirroredPlanning, R_B1_APlaceThatGrewAloneIsMadeAnewAsSmallAsTheOther) {
 TEST_F(MirroredPlanning, R_B1_F_F11_APlaceThatItsGuestDoesNotWriteCountsNoMore) {
   put_in_both();
   put(user(data, "h3", {1, 9}));
-  evidence.unwritten_legs = {{data.id(), DeviceId("d1")}};
+  evidence.written_legs[data.id()] = {DeviceId("d1"), DeviceId("d2")};
+  EXPECT_EQ(given_up(), "");
+  evidence.written_legs[data.id()] = {DeviceId("d9")};
+  EXPECT_EQ(given_up(), "") << "nothing is known of either";
+  evidence.written_legs[data.id()] = {DeviceId("d2")};
   EXPECT_EQ(given_up(), "d1: its guest does not write there");
   silence("d2", seconds(60));
   EXPECT_EQ(given_up(), "d1: its guest does not write there") << "it holds too little";
@@ -188,7 +192,9 @@ TEST_F(MirroredPlanning, R_B1_F_F11_APlaceThatItsGuestDoesNotWriteCountsNoMore) 
 TEST_F(MirroredPlanning, R_B1_F_F11_WhatItsGuestWritesToCountsWhenTheStoreIsOlder) {
   put_in_both(LegState::behind);
   put(user(data, "h3", {1, 9}));
-  evidence.written_instead = {{data.id(), DeviceId("d2")}};
+  evidence.written_legs[data.id()] = {DeviceId("d9")};
+  EXPECT_TRUE(plan().leg_changes.empty()) << "a place that the store does not know";
+  evidence.written_legs[data.id()] = {DeviceId("d2")};
   ASSERT_EQ(plan().leg_changes.size(), 1U);
   EXPECT_EQ(plan().leg_changes[0].device, DeviceId("d2"));
   EXPECT_EQ(plan().leg_changes[0].state, LegState::in_sync);

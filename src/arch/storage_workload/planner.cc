@@ -78,6 +78,7 @@ class Planner {
   bool begin_move(const Volume& volume);
   bool begin_mirror(const Volume& volume);
   std::string failure_of(const Volume& volume, const VolumeLeg& leg) const;
+  bool is_written(const Volume& volume, const DeviceId& leg) const;
   bool believe_guest(const Volume& volume);
   bool give_up_leg(const Volume& volume);
   bool give_up(const Volume& volume, const VolumeLeg& leg, std::string why);
@@ -109,7 +110,7 @@ class Planner {
   const StorageOptions& options_;
   DeviceSpace space_;
   std::set<VolumeId> copied_;  ///< that others are being copied from
-  std::string lacks_;  ///< what the volume at hand could be used without and should have
+  std::string lacks_;          ///< what the volume at hand could be used without and should have
   StoragePlan plan_;
 };
 
@@ -293,13 +294,21 @@ std::string Planner::failure_of(const Volume& volume, const VolumeLeg& leg) cons
   return {};
 }
 
+/// By the word of its guest's host.
+bool Planner::is_written(const Volume& volume, const DeviceId& leg) const {
+  const auto written = evidence_.written_legs.find(volume.id());
+  return written != evidence_.written_legs.end() && std::ranges::count(written->second, leg) > 0;
+}
+
 /// After a restore of an older state the place that its guest writes to may not count; what it
 /// holds is what was acknowledged.
 bool Planner::believe_guest(const Volume& volume) {
-  const auto written = evidence_.written_instead.find(volume.id());
-  if (written == evidence_.written_instead.end() || is_busy(volume) || evidence_.held) return false;
+  const auto written = [&](const DeviceId& leg) { return is_written(volume, leg); };
+  const auto leg = std::ranges::find_if(volume.status.legs, written, &VolumeLeg::device);
+  const bool agrees = std::ranges::any_of(volume.in_use(), written);
+  if (agrees || leg == volume.status.legs.end() || is_busy(volume) || evidence_.held) return false;
   if (!room_in(plan_.leg_changes)) return true;
-  plan_.leg_changes.push_back({volume.id(), written->second, LegState::in_sync, false,
+  plan_.leg_changes.push_back({volume.id(), leg->device, LegState::in_sync, false,
                                "its guest writes there and to none that counts"});
   return true;
 }
@@ -311,9 +320,11 @@ bool Planner::give_up_leg(const Volume& volume) {
   std::string why;
   const VolumeLeg* failing = nullptr;
   bool one_is_well = false;
+  const bool one_is_written = std::ranges::any_of(
+      volume.in_use(), [&](const DeviceId& leg) { return is_written(volume, leg); });
   for (const VolumeLeg& leg : volume.status.legs) {
     if (leg.state != LegState::in_sync) continue;
-    if (evidence_.unwritten_legs.contains({volume.id(), leg.device})) {
+    if (one_is_written && !is_written(volume, leg.device)) {
       return give_up(volume, leg, "its guest does not write there");
     }
     std::string failure = failure_of(volume, leg);

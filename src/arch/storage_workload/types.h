@@ -32,10 +32,8 @@ struct StorageEvidence {
   std::set<std::pair<VmId, Epoch>> copies;   ///< of VMs with volumes, that hosts report now
   /// Of mirrored volumes: places that did not take what a guest wrote, by the word of its host.
   std::set<std::pair<VolumeId, DeviceId>> failing_legs;
-  /// Of mirrored volumes: places that count and that the copy in force does not write to, by the word of its host.
-  std::set<std::pair<VolumeId, DeviceId>> unwritten_legs;
-  /// Of mirrored volumes: the place that the copy in force writes to, when it is none of those that count.
-  std::map<VolumeId, DeviceId> written_instead;
+  /// Of mirrored volumes: the places that the copy in force writes to, by the word of its host.
+  std::map<VolumeId, std::vector<DeviceId>> written_legs;
   std::set<VolumeId> resting;                ///< a command is under way or failed a moment ago
   std::map<VolumeId, std::string> failures;  ///< of the last command; gone when one succeeds
 };

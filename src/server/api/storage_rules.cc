@@ -226,7 +226,9 @@ Refusal check_fixed(const Volume& before, const Volume& after) {
   if (had.source != wanted.source) return fixed("spec.source", "make another volume");
   if (had.image != wanted.image) return fixed("spec.image", "make another volume");
   if (had.mirrored != wanted.mirrored) {
-    return fixed("spec.mirrored", "make a volume of it (virga volume create --from)");
+    return fixed("spec.mirrored", wanted.mirrored
+                                      ? "make a volume of it (virga volume create --from)"
+                                      : "make another volume");
   }
   if (had.snapshot != wanted.snapshot) {
     return fixed("spec.snapshot", "make a volume of it (virga volume create --from)");

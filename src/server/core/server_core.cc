@@ -336,31 +336,14 @@ StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
       if (vm == nullptr) evidence.strays.insert(copy.epoch);
       const bool in_force = vm != nullptr && vm->status.epoch == copy.epoch;
       for (const ObservedDisk& disk : copy.disks) {
-        if (in_force) note_legs(disk, evidence);
+        if (!in_force || disk.legs.empty()) continue;
+        evidence.written_legs.emplace(disk.volume, disk.legs);
+        for (const DeviceId& leg : disk.failing) evidence.failing_legs.emplace(disk.volume, leg);
       }
       if (vm != nullptr && !vm->spec.disks.empty()) evidence.copies.insert({copy.vm, copy.epoch});
     }
   }
   return evidence;
-}
-
-void ServerCore::note_legs(const ObservedDisk& disk, StorageEvidence& evidence) const {
-  for (const DeviceId& leg : disk.failing) evidence.failing_legs.emplace(disk.volume, leg);
-  const Volume* volume = view().volumes.find(disk.volume);
-  if (volume == nullptr || disk.legs.empty()) return;
-  const std::vector<DeviceId> used = volume->in_use();
-  const auto is_written = [&](const DeviceId& leg) {
-    return std::ranges::count(disk.legs, leg) > 0;
-  };
-  if (std::ranges::none_of(used, is_written)) {
-    const auto is_known = [&](const VolumeLeg& leg) { return leg.device == disk.legs.front(); };
-    const bool known = std::ranges::any_of(volume->status.legs, is_known);
-    if (known) evidence.written_instead.emplace(disk.volume, disk.legs.front());
-    return;
-  }
-  for (const DeviceId& leg : used) {
-    if (!is_written(leg)) evidence.unwritten_legs.emplace(disk.volume, leg);
-  }
 }
 
 /// VMs whose epoch in force a volume refuses for ever, in all places that it uses: while one of

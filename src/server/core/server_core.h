@@ -75,7 +75,6 @@ class ServerCore {
   ClusterEvidence observe(const ClusterId& cluster) const;
   StorageEvidence observe_storage(const ClusterId& cluster) const;
   ServiceEvidence observe_services(const ClusterId& cluster) const;
-  void note_legs(const ObservedDisk& disk, StorageEvidence& evidence) const;
   void count_refusals(const ObservedDevice& device,
                       std::map<VolumeId, std::size_t>& refusing) const;
   std::set<VmId> cut_off_vms(const ClusterId& cluster) const;
