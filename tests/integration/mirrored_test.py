@@ -6,7 +6,6 @@ witness writes a number to its disk each second and says what was acknowledged a
 VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the guest's packages.
 """
 
-import json
 import os
 import sys
 import time
@@ -14,9 +13,9 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
-from cloud_case import LabCase, kill  # noqa: E402
+from cloud_case import DiskCase, kill  # noqa: E402
 
-VM = "acme/db"
+VM = DiskCase.VM
 DEVICE = """---
 kind: device
 meta: {{name: disk-{number}}}
@@ -37,7 +36,7 @@ spec: {cluster: lab, image: tiny, memory_mib: 128, disks: [{name: data, volume: 
 """
 
 
-class MirroredTest(LabCase):
+class MirroredTest(DiskCase):
     @classmethod
     def make_cloud(cls):
         return Cloud(os.environ["VIRGA_BUILD"], "mir")
@@ -48,16 +47,6 @@ class MirroredTest(LabCase):
         cls.directory = os.path.join(cls.cloud.data, "device")
         devices = "".join(DEVICE.format(number=number, directory=cls.directory) for number in (1, 2, 3))
         cls.bring_in(MANIFEST + devices, [VM], os.environ["VIRGA_PACKAGES"])
-
-    def tearDown(self):
-        self.cloud.lab("heal")
-        self.cloud.wait_hosts(3, 90)
-
-    def status(self):
-        return self.cloud.vms()[VM]["status"]
-
-    def answer(self, deadline=60):
-        return self.cloud.wait(f"{VM} answers", lambda: self.cloud.http(self.client, self.addresses[VM]), deadline)
 
     def legs(self):
         return self.cloud.cli("volume", "get", "acme/data")["status"]["legs"]
@@ -75,23 +64,11 @@ class MirroredTest(LabCase):
 
         self.cloud.wait("the guest writes to both", lambda: written_to() == [places], 30)
 
-    def place(self, device, name):
+    def place(self, name, device=None):
         return os.path.join(f"{self.directory}-{device.rsplit('-', 1)[1]}", "acme", "data", name)
-
-    def server_pid(self, device):
-        with open(self.place(device, "server.json"), encoding="utf-8") as file:
-            return json.load(file)["pid"]
 
     def host_of(self, device):
         return "host-" + device.rsplit("-", 1)[1]
-
-    def assert_writes_on(self, acknowledged):
-        """Nothing that was acknowledged is missing, nobody else has written, and the disk takes more."""
-        answer = self.answer()
-        self.assertGreaterEqual(answer["disk_sequence"], acknowledged)
-        self.assertEqual(answer["disk_foreign_writes"], 0)
-        self.cloud.wait("the disk takes writes",
-                        lambda: self.answer()["disk_sequence"] > answer["disk_sequence"], 60)
 
     def wait_writes(self, sequence, deadline):
         self.cloud.wait("the disk takes writes", lambda: self.answer()["disk_sequence"] > sequence + 1, deadline)
@@ -179,7 +156,7 @@ class MirroredTest(LabCase):
         self.cloud.cli("--wait", "vm", "start", VM)
         self.assertEqual([leg["state"] for leg in self.legs()], ["in_sync", "in_sync"])
         for leg in self.legs():
-            self.assertEqual(os.path.getsize(self.place(leg["device"], "volume.raw")), 96 << 20)
+            self.assertEqual(os.path.getsize(self.place("volume.raw", leg["device"])), 96 << 20)
         self.assert_writes_on(before["disk_sequence"])
         self.wait_mirrored(30)
 

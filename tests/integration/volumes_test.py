@@ -18,9 +18,9 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
-from cloud_case import LabCase, kill, state_of  # noqa: E402
+from cloud_case import DiskCase, kill, state_of  # noqa: E402
 
-VM = "acme/db"
+VM = DiskCase.VM
 MANIFEST = """
 kind: network
 meta: {{name: front, tenant: acme}}
@@ -40,7 +40,7 @@ spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume
 """
 
 
-class VolumesTest(LabCase):
+class VolumesTest(DiskCase):
     @classmethod
     def make_cloud(cls):
         return Cloud(os.environ["VIRGA_BUILD"], "vol")
@@ -51,16 +51,6 @@ class VolumesTest(LabCase):
         cls.cloud.cli("host", "maintenance", "host-3")
         cls.directory = os.path.join(cls.cloud.data, "device")
         cls.bring_in(MANIFEST.format(directory=cls.directory), [VM], os.environ["VIRGA_PACKAGES"])
-
-    def tearDown(self):
-        self.cloud.lab("heal")
-        self.cloud.wait_hosts(3, 90)
-
-    def status(self):
-        return self.cloud.vms()[VM]["status"]
-
-    def answer(self, deadline=60):
-        return self.cloud.wait(f"{VM} answers", lambda: self.cloud.http(self.client, self.addresses[VM]), deadline)
 
     def volume(self):
         return next(v for v in self.cloud.cli("volume", "list") if v["meta"]["name"] == "data")
@@ -75,10 +65,6 @@ class VolumesTest(LabCase):
         with open(self.place("volume.json"), encoding="utf-8") as file:
             return json.load(file)
 
-    def server_pid(self, device=None):
-        with open(self.place("server.json", device), encoding="utf-8") as file:
-            return json.load(file)["pid"]
-
     def attached(self):
         return [one["epoch"]["counter"] for one in self.record()["attachments"]]
 
@@ -88,12 +74,7 @@ class VolumesTest(LabCase):
                         lambda: self.attached() == [self.status()["epoch"]["counter"]], deadline)
 
     def assert_writes_on(self, acknowledged):
-        """Nothing that was acknowledged is missing, nobody else has written, and the disk takes more."""
-        answer = self.answer()
-        self.assertGreaterEqual(answer["disk_sequence"], acknowledged)
-        self.assertEqual(answer["disk_foreign_writes"], 0)
-        self.cloud.wait("the disk takes writes",
-                        lambda: self.answer()["disk_sequence"] > answer["disk_sequence"], 40)
+        super().assert_writes_on(acknowledged)
         self.wait_alone()
 
     def other_host(self):

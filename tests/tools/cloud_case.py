@@ -139,6 +139,39 @@ class LabCase(unittest.TestCase):
         cls.addresses = {vm: cls.cloud.address(vm) for vm in vms}
 
 
+class DiskCase(LabCase):
+    """One guest, acme/db, whose witness writes to its volume, acme/data; place() is the test's own."""
+
+    VM = "acme/db"
+
+    def tearDown(self):
+        self.cloud.lab("heal")
+        self.cloud.wait_hosts(3, 90)
+
+    def status(self):
+        return self.cloud.vms()[self.VM]["status"]
+
+    def answer(self, deadline=60):
+        return self.cloud.wait(f"{self.VM} answers",
+                               lambda: self.cloud.http(self.client, self.addresses[self.VM]), deadline)
+
+    def place(self, name, device=None):
+        """A file of the volume on one of its devices."""
+        raise NotImplementedError
+
+    def server_pid(self, device=None):
+        with open(self.place("server.json", device), encoding="utf-8") as file:
+            return json.load(file)["pid"]
+
+    def assert_writes_on(self, acknowledged):
+        """Nothing that was acknowledged is missing, nobody else has written, and the disk takes more."""
+        answer = self.answer()
+        self.assertGreaterEqual(answer["disk_sequence"], acknowledged)
+        self.assertEqual(answer["disk_foreign_writes"], 0)
+        self.cloud.wait("the disk takes writes",
+                        lambda: self.answer()["disk_sequence"] > answer["disk_sequence"], 60)
+
+
 class CloudCase(LabCase):
     """Three guests; settle() is the state from which each test starts and to which it returns."""
 
