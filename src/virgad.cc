@@ -3,6 +3,7 @@
 
 #include "agent/agent_main.h"
 #include "agent/leash_main.h"
+#include "agent/relay_main.h"
 #include "agent/wire_main.h"
 #include "lab/bmc_main.h"
 #include "lab/dev_main.h"
@@ -19,7 +20,7 @@ struct Program {
 constexpr Program kPrograms[] = {
     {"server", virga::server_main}, {"agent", virga::agent_main}, {"leash", virga::leash_main},
     {"bmc", virga::bmc_main},       {"dev", virga::dev_main},     {"sim", virga::sim_main},
-    {"wire", virga::wire_main}};
+    {"wire", virga::wire_main},     {"relay", virga::relay_main}};
 
 int usage() {
   std::fprintf(stderr, "usage: virgad PROGRAM [OPTION...]; PROGRAM is one of");

@@ -50,7 +50,7 @@ struct AgentArguments {
   std::string storage_address;
   std::string leash = "/run/virga/leash.sock";
   std::string shared;
-  bool encrypt_migrations = false;
+  bool plain_migrations = false;
   std::string cgroup_base;
   std::string namespaces = "vg-";
   std::string outside_device;
@@ -261,7 +261,7 @@ Result<void> Agent::open_drivers() {
   options.run_directory = arguments_.run_directory;
   options.shared_directory = arguments_.shared;
   options.migration_address = arguments_.address;
-  options.encrypt_migrations = arguments_.encrypt_migrations;
+  options.encrypt_migrations = !arguments_.plain_migrations;
   options.cgroup_base = arguments_.cgroup_base;
   if (arguments_.unlimited) {
     options.cgroups = false;
@@ -333,8 +333,8 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
   app.add_option("--server", arguments.server, "wss://ADDRESS:PORT of the server's agent port")
       ->required();
   app.add_option("--name", arguments.name, "name of this host in the cloud")->required();
-  app.add_flag("--encrypt-migrations", arguments.encrypt_migrations,
-               "guests that move here alive are encrypted on their way; several times slower");
+  app.add_flag("--plain-migrations", arguments.plain_migrations,
+               "guests that move here alive are not encrypted on their way");
   app.add_option("--address", arguments.address, "management address: peers and migrations")
       ->required();
   app.add_option("--tenant-address", arguments.tenant_address, "end point of tenant networks")

@@ -26,7 +26,7 @@ constexpr int kProtocolVersionMin = 1;
 inline std::vector<std::string> agent_features() {
   return {"change_limits", "user_data",   "upload",    "places", "security_groups",
           "devices",       "mirror_disk", "balancers", "probes", "gateways",
-          "migration_keys", "floating_addresses", "keep_leg"};
+          "migration_relay", "floating_addresses", "keep_leg"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".

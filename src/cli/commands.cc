@@ -454,13 +454,14 @@ void add_usage_commands(std::vector<Command>& all) {
        "list",
        "pay-per-use records of whole days (UTC); default: today",
        {option("tenant", "only this tenant's"), option("vm", "TENANT/NAME: only this one"),
-        option("volume", "TENANT/NAME: only this one"), option("from", "day: 2026-11-01"),
+        option("volume", "TENANT/NAME: only this one"),
+        option("service", "TENANT/NAME: only this one"), option("from", "day: 2026-11-01"),
         option("to", "the first day after"), csv},
        list_usage});
   all.push_back({"usage",
                  "points",
-                 "what one used over time: vm/TENANT/NAME, volume/TENANT/NAME or host/NAME; "
-                 "default: the last hour",
+                 "what one used over time: vm/TENANT/NAME, volume/TENANT/NAME, "
+                 "service/TENANT/NAME or host/NAME; default: the last hour",
                  {{"name", "KIND/NAME", Takes::one, true, true},
                   option("from", "2026-11-01 or 2026-11-01T12:00:00Z"),
                   option("to", "likewise"),

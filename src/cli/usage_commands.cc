@@ -44,7 +44,7 @@ int list_usage(Session& session, const Invocation& invocation) {
   for (const char* name : {"tenant", "from", "to"}) {
     add_option(target, name, invocation.text(name));
   }
-  for (const char* kind : {"vm", "volume"}) {
+  for (const char* kind : {"vm", "volume", "service"}) {
     if (invocation.has(kind)) {
       add_option(target, "resource", std::string(kind) + "/" + invocation.text(kind));
     }

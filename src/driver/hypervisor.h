@@ -28,8 +28,8 @@ struct MigrationLimits {
   Duration stall_ms_max = seconds(5);  ///< no byte moved for so long = failed
   Duration total_ms_max = seconds(300);
   std::int64_t bytes_per_second_max = 1 << 30;
-  /// A guest that writes faster than it is sent loses up to so much of its processors' time until the send ends; at
-  /// least 20, or 0: none.
+  /// A guest that writes faster than it is sent loses up to so much of its processors' time until the send ends: 20 to
+  /// 99, less counts as 20; 0 = none.
   int throttle_percent_max = 80;
 };
 BOOST_DESCRIBE_STRUCT(MigrationLimits, (),

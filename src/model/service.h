@@ -119,12 +119,13 @@ struct ServiceCopy {
   ServiceCopyState state = ServiceCopyState::starting;
   WallTime since;  ///< in this state
   HostId home{};   ///< it is away from there for a time, and goes back when that host takes VMs
-  Duration away_ms{0};    ///< not before it has served so long
+  Duration away_ms{0};  ///< not before it has served so long
+  std::optional<RelocationMode> home_by;  ///< as it went; empty: as its policy says
   bool released = false;  ///< no duplicate answered in time: it may be moved alive
 
   friend bool operator==(const ServiceCopy&, const ServiceCopy&) = default;
 };
-BOOST_DESCRIBE_STRUCT(ServiceCopy, (), (vm, state, since, home, away_ms, released))
+BOOST_DESCRIBE_STRUCT(ServiceCopy, (), (vm, state, since, home, away_ms, home_by, released))
 
 /// What is under way: at most one a service.
 struct ServiceRelocation {

@@ -48,6 +48,7 @@ struct VmSpec {
   HostId move_to;          ///< operator's command: move alive to this host; cleared when decided
   bool direct_io = false;  ///< holds a device of its host: locked to it, never moved alive
   Duration downtime_ms_max = milliseconds(300);   ///< budget of a live migration's pause
+  int throttle_percent_max = 80;  ///< of its time, for a move; see MigrationLimits
   std::map<std::string, std::string> parameters;  ///< handed to the guest (name=value)
   std::string
       user_data;  ///< for cloud-init in a disk image: "#cloud-config\n..." or a script, at most 32 KiB
@@ -57,8 +58,8 @@ struct VmSpec {
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
                       (cluster, image, cpus, cpu_millicores, cpu_weight, processes_max, memory_mib,
                        disks, nics, power, restart_priority, anti_affinity_group, pinned_host,
-                       move_to, restart, direct_io, downtime_ms_max, parameters, user_data,
-                       service))
+                       move_to, restart, direct_io, downtime_ms_max, throttle_percent_max,
+                       parameters, user_data, service))
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };

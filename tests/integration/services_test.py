@@ -15,6 +15,8 @@ from cloud import Cloud  # noqa: E402
 from cloud_case import LabCase  # noqa: E402
 
 SERVICE = "acme/web"
+CONSUMERS = 12
+RUNS = int(os.environ.get("VIRGA_LOAD_RUNS", "5"))  # of each mode under load
 MANIFEST = """
 kind: network
 meta: {name: front, tenant: acme}
@@ -237,6 +239,63 @@ class ServicesTest(LabCase):
         self.cloud.wait("it is settled", self.settled, 60)
         moved = [copy for copy, home in homes.items() if self.cloud.vms()[copy]["status"]["host"] != home]
         self.assertGreaterEqual(len(moved), 1, "the same copies, one of them elsewhere")
+
+    def sustained(self):
+        """Requests a second that its copies answer to consumers who do not pause."""
+        prober = self.cloud.probe(self.client, [self.address] * CONSUMERS, "http", 0)
+        time.sleep(8)
+        lines = prober.stop()
+        self.assertEqual(sum(line["failures"] for line in lines), 0, lines)
+        return sum(line["answers"] for line in lines) / 8
+
+    def under_load(self, mode, rate, relocate):
+        """RUNS relocations while consumers ask so many times a second; none of their requests fails."""
+        prober = self.cloud.probe(self.client, [self.address] * CONSUMERS, "http", rate=rate / CONSUMERS)
+        began = time.monotonic()
+        try:
+            for _ in range(RUNS):
+                relocate()
+                self.cloud.wait("it is settled", self.settled, 90)
+        finally:
+            took = time.monotonic() - began
+            lines = prober.stop()
+        answers = sum(line["answers"] for line in lines)
+        self.assertEqual(sum(line["failures"] for line in lines), 0, lines)
+        silence = max(line["longest_silence_ms"] for line in lines)
+        print(f"{mode}: {RUNS} relocations, {took:.0f} s, {answers} requests, {answers / took:.0f} of {rate:.0f} "
+              f"asked a second, 0 failed, longest silence {silence:.0f} ms")
+
+    def home(self, copy):
+        return self.cloud.vms()[copy]["status"]["host"]
+
+    def relocate(self, *options):
+        copy = self.copies()[0]
+        self.cloud.cli("--wait", "service", "relocate", SERVICE, "--copy", copy.partition("/")[2], *options)
+        return copy
+
+    def duplicate(self):
+        original = self.relocate("--mode", "duplicate")
+        self.cloud.wait("it is replaced", lambda: original not in self.copies(), 90)
+
+    def migrate(self):
+        homes = {copy: self.home(copy) for copy in self.copies()}
+        copy = self.relocate("--mode", "live_migration")
+        self.cloud.wait("it is elsewhere", lambda: self.home(copy) != homes[copy], 60)
+
+    def visit(self):
+        homes = {copy: self.home(copy) for copy in self.copies()}
+        after = self.cloud.last_event()
+        copy = self.relocate("--mode", "live_migration", "--for-ms", "1000")
+        self.cloud.wait("it was elsewhere and is back", lambda: self.home(copy) == homes[copy] and len(
+            [e for e in self.events_of(after, "vm.moved") if e["subject"] == f"vm/{copy}"]) == 2, 90)
+
+    def test_08_y_at_60_percent_of_what_it_sustains_it_is_relocated_by_each_mode(self):
+        """A3-06 A3-09 A3-14 A3-20 R-B5: for good by a duplicate, for good and for a while by live migration."""
+        sustained = self.sustained()
+        print(f"sustained: {sustained:.0f} requests a second of {CONSUMERS} consumers")
+        self.under_load("duplicate", 0.6 * sustained, self.duplicate)
+        self.under_load("live migration", 0.6 * sustained, self.migrate)
+        self.under_load("live migration and back", 0.6 * sustained, self.visit)
 
     def test_09_a_service_that_is_deleted_leaves_nothing(self):
         """R-B5: its copies, its balancer and its address go with it."""

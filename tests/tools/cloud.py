@@ -28,10 +28,10 @@ def free_port():
 class Prober:
     """Asks guests from the lab's client namespace; stop() returns what each of them missed."""
 
-    def __init__(self, namespace, targets, kinds, enter=(), pause=0.05):
+    def __init__(self, namespace, targets, kinds, enter=(), pause=0.05, rate=0):
         python = "/usr/bin/python3" if enter else sys.executable  # another user may have no access to ours
         command = [*enter, "ip", "netns", "exec", namespace, python, "-", "--kinds", kinds,
-                   "--pause", str(pause)]
+                   "--pause", str(pause), "--rate", str(rate)]
         # The program comes by its input, for who may not read it; a group of its own, because `nsenter` hands no signal
         # on to the program that it starts.
         with open(PROBER, encoding="utf-8") as program:
@@ -190,8 +190,9 @@ class Cloud:
         except json.JSONDecodeError:
             return None
 
-    def probe(self, namespace, targets, kinds="http", pause=0.05):
-        prober = Prober(namespace, targets, kinds, self.enter, pause)
+    def probe(self, namespace, targets, kinds="http", pause=0.05, rate=0):
+        """`rate`: requests a second of each target; 0 = each when the answer before it is `pause` seconds old."""
+        prober = Prober(namespace, targets, kinds, self.enter, pause, rate)
         self.probers.append(prober)
         return prober
 

@@ -19,8 +19,9 @@ STOP = threading.Event()
 class Record:
     """Answers and silences of one target; the times are of the wall clock in milliseconds."""
 
-    def __init__(self, target, kind, pause):
+    def __init__(self, target, kind, pause, rate):
         self.pause = pause
+        self.rate = rate
         self.line = {"target": target, "kind": kind, "answers": 0, "failures": 0, "longest_silence_ms": 0.0,
                      "silence_began_ms": 0, "connections_lost": 0, "boots": []}
         self.last = time.time()
@@ -82,6 +83,7 @@ def echo(target, record):
 
 
 def http(target, record):
+    due = time.monotonic()
     while not STOP.is_set():
         try:
             # As patient as an ordinary client: what TCP mends by sending again is no failed request.
@@ -95,13 +97,19 @@ def http(target, record):
             record.answer(answer["boot_id"])
         except (OSError, ValueError, IndexError, KeyError):
             record.line["failures"] += 1
-        STOP.wait(record.pause)
+        if record.rate:  # what an answer that came late has held up is not asked for in a rush
+            due = max(due + 1 / record.rate, time.monotonic())
+            STOP.wait(due - time.monotonic())
+        else:
+            STOP.wait(record.pause)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", default="http", help="of ping, echo and http, joined by commas")
     parser.add_argument("--pause", type=float, default=0.05, help="seconds between an answer and the next HTTP request")
+    parser.add_argument("--rate", type=float, default=0,
+                        help="HTTP requests a second of each target, instead of --pause")
     parser.add_argument("--seconds", type=float, default=600)
     parser.add_argument("targets", nargs="+")
     options = parser.parse_args()
@@ -110,7 +118,7 @@ def main():
     records, threads = [], []
     for target in options.targets:
         for kind in options.kinds.split(","):
-            records.append(Record(target, kind, options.pause))
+            records.append(Record(target, kind, options.pause, options.rate))
             threads.append(threading.Thread(target=kinds[kind], args=(target, records[-1]), daemon=True))
             threads[-1].start()
     STOP.wait(options.seconds)

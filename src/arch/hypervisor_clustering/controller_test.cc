@@ -215,6 +215,22 @@ TEST_F(Clustering, F_B9_a_move_that_ends_while_its_progress_is_stored_is_not_don
   EXPECT_EQ(events("vm.move_failed"), 0);
 }
 
+TEST_F(Clustering, R_B4_R_F12_a_vm_says_what_a_move_may_cost_it) {
+  const VmId web = running_vm("web");
+  edit_vm(web, [](Vm& changed) {
+    changed.spec.downtime_ms_max = milliseconds(700);
+    changed.spec.throttle_percent_max = 99;
+  });
+  move(web);
+  ASSERT_TRUE(until([&] { return events("vm.moved") == 1; }));
+  for (const auto& [host, command] : hosts_.commands) {
+    if (command.kind != CommandKind::send) continue;
+    EXPECT_EQ(command.limits->downtime_ms_max, milliseconds(700));
+    EXPECT_EQ(command.limits->throttle_percent_max, 99);
+  }
+  EXPECT_EQ(hosts_.count(CommandKind::send), 1);
+}
+
 TEST_F(Clustering, F_B9_a_send_that_fails_leaves_the_source_running) {
   const VmId web = running_vm("web");
   const HostId source = vm(web).status.host;

@@ -113,6 +113,7 @@ void Migration::send(const Operation& operation, const ClusterView& view, StepDo
   send.endpoint = *endpoint;
   send.limits = MigrationLimits{};
   send.limits->downtime_ms_max = vm->spec.downtime_ms_max;
+  send.limits->throttle_percent_max = vm->spec.throttle_percent_max;
   call(
       operation.arguments.source, std::move(send), kSendDeadline,
       [done](Result<CommandResult> result) {

@@ -178,6 +178,33 @@ TEST_F(ServicePlannerTest, A3_07_ATemporaryOrderReturnsWhenItsTimeIsOver) {
   EXPECT_EQ(vm("web-c4").status.host, home);
 }
 
+TEST_F(ServicePlannerTest, A3_07_A3_11_WhoWentAliveForATimeComesBackAlive) {
+  settle();
+  const HostId home = vm("web-c1").status.host;
+  order("web-c1", "h3", RelocationMode::live_migration, seconds(3600));
+  round();
+  const auto arrives = [this](const HostId& at) {
+    edit_vm("web-c1", [&](Vm& vm) {
+      vm.spec.move_to = HostId();
+      vm.status.host = at;
+    });
+  };
+  arrives(HostId("h3"));
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(copy("web-c1").home, home);
+  in_state = seconds(3600);
+  round();
+  ASSERT_TRUE(web().status.relocation) << "its policy says duplicate";
+  EXPECT_EQ(web().status.relocation->mode, RelocationMode::live_migration);
+  EXPECT_EQ(vm("web-c1").spec.move_to, home);
+  in_state = seconds(10);
+  arrives(home);
+  EXPECT_GE(settle(), 0);
+  EXPECT_EQ(copy("web-c1").home, HostId());
+  EXPECT_EQ(count("relocated"), 2);
+  EXPECT_EQ(web().status.copies.size(), 2U) << "the same two";
+}
+
 TEST_F(ServicePlannerTest, A3_11_LiveMigrationMovesTheVmAndKeepsTheCopy) {
   settle();
   order("web-c1", "h3", RelocationMode::live_migration);

@@ -68,6 +68,7 @@ void ServiceRound::leave_maintenance() {
     const HostId home = policy.return_home ? host->id() : HostId();
     if (policy.relocation == RelocationMode::live_migration) {
       if (copy.home.empty()) copy.home = home;  // the cluster moves it
+      copy.home_by = RelocationMode::live_migration;
       continue;
     }
     const std::string cause = host->id().value + " goes into maintenance";
@@ -104,7 +105,7 @@ void ServiceRound::go_home() {
       continue;
     }
     ServiceRelocation wanted;
-    wanted.mode = service_.spec.policy.relocation;
+    wanted.mode = copy.home_by.value_or(service_.spec.policy.relocation);
     wanted.host = home->id();
     wanted.cause = "it goes back to " + home->id().value;
     begin(copy, std::move(wanted));
@@ -206,6 +207,7 @@ void ServiceRound::go_on_duplicate() {
     if (replacement != nullptr) {
       replacement->home = now.home;
       replacement->away_ms = now.away_ms;
+      replacement->home_by = now.mode;
     }
     return status().relocation.reset();
   }
@@ -252,6 +254,7 @@ void ServiceRound::go_on_move() {
   if (!up(*copy) && !late) return;
   copy->home = now.home;
   copy->away_ms = now.away_ms;
+  copy->home_by = now.mode;
   if (!now.home.empty()) set(*copy, copy->state);  // its time away begins
   tell("relocated", fmt::format("{} serves on {} now", vm.id().value, now.host.value),
        facts_of(now));

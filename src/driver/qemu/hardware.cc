@@ -105,10 +105,6 @@ void add_machine(Arguments& arguments, const Hardware& hardware) {
   arguments.add("-action", "panic=pause,watchdog=pause");
   arguments.add("-S");
   if (hardware.incoming) arguments.add("-incoming", "defer");
-  if (!hardware.migration_keys.empty()) {
-    arguments.add_text("-object",
-                       json::serialize(keys_object(kMigrationKeys, hardware.migration_keys, {})));
-  }
 }
 
 void add_memory(Arguments& arguments, const Hardware& hardware) {
@@ -368,13 +364,8 @@ json::object quorum_node(const std::string& node, const std::vector<std::string>
 
 json::object keys_object(const std::string& id, const std::string& directory,
                          const std::string& user) {
-  json::object made{{"qom-type", "tls-creds-psk"},
-                    {"id", id},
-                    {"endpoint", user.empty() ? "server" : "client"},
-                    {"priority", psk_priority()},
-                    {"dir", directory}};
-  if (!user.empty()) made["username"] = user;
-  return made;
+  return {{"qom-type", "tls-creds-psk"}, {"id", id},         {"endpoint", "client"},
+          {"priority", psk_priority()},  {"dir", directory}, {"username", user}};
 }
 
 std::string keys_of(const std::string& node) { return node + "-keys"; }

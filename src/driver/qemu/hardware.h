@@ -50,8 +50,7 @@ struct ExportDisk {
 };
 using DiskBackend = std::variant<FileDisk, NbdDisk, MirroredDisk, ExportDisk>;
 
-/// What QEMU keeps a key in, as -object and object-add take it. `directory` holds keys.psk. With a `user` it is for one
-/// who connects, without for one who is connected to: then the directory also holds dh-params.pem and stays there.
+/// What QEMU keeps the key of `user` in, as -object and object-add take it. `directory` holds keys.psk.
 boost::json::object keys_object(const std::string& id, const std::string& directory,
                                 const std::string& user);
 
@@ -61,10 +60,6 @@ std::string keys_of(const std::string& node);
 
 /// Block node that writes to all `below`, fails when one of them does, and reads from the first that answers.
 boost::json::object quorum_node(const std::string& node, const std::vector<std::string>& below);
-
-/// The object with the key of a live migration, and whose key it is.
-inline constexpr const char* kMigrationKeys = "migration-keys";
-inline constexpr const char* kMigrationUser = "source";
 
 struct TapNic {
   InheritedDescriptor descriptor;
@@ -118,7 +113,6 @@ struct Hardware {
   InheritedDescriptor guest_agent;  ///< of port org.qemu.guest_agent.0
   InheritedDescriptor console;      ///< file, opened for appending
   bool incoming = false;            ///< waits for a live migration
-  std::string migration_keys;       ///< the directory with its key; empty = it comes unencrypted
 };
 
 inline constexpr std::size_t kDisksMax = 8;

@@ -183,19 +183,6 @@ TEST(HardwareTest, F_B9_MemoryIsShortenedOnlyWhereQemuWouldLoseWrites) {
   EXPECT_EQ(memory_of(Accelerator::kvm, "pc-q35-7.2"), "-m size=131072K");
 }
 
-TEST(HardwareTest, R_B4_OneThatWaitsForAMigrationIsBornWithItsKey) {
-  Hardware vm = small_vm();
-  EXPECT_EQ(text_of(vm).find("tls-creds-psk"), std::string::npos);
-  vm.incoming = true;
-  vm.migration_keys = "/proc/self/fd/40";
-  const std::string text = text_of(vm);
-  EXPECT_NE(text.find("-object {\"qom-type\":\"tls-creds-psk\",\"id\":\"migration-keys\","
-                      "\"endpoint\":\"server\","),
-            std::string::npos)
-      << text;
-  EXPECT_NE(text.find("\"dir\":\"/proc/self/fd/40\"}"), std::string::npos) << text;
-}
-
 TEST(HardwareTest, F_B4_AddressesOfDevicesAreFixedAndDifferent) {
   Hardware full = small_vm();
   for (int index = 0; index < 8; ++index) {

@@ -119,7 +119,9 @@ QemuHypervisor::QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard
       worker_(loop, kWorkers, kQueueMax),
       reader_(loop, 1, kQueueMax),
       prober_(loop, 1, kQueueMax),
-      context_{loop, options_, guard, fabric, nullptr, worker_, reader_, prober_, image_checks_},
+      relays_(loop, options_.own_program, options_.group),
+      context_{loop,    options_, guard,   fabric,        nullptr,
+               worker_, reader_,  prober_, image_checks_, relays_},
       ticker_(loop) {}
 
 QemuHypervisor::~QemuHypervisor() { image_checks_.cancel(); }

@@ -66,6 +66,7 @@ class QemuHypervisor final : public Hypervisor {
   Worker worker_;
   Worker reader_;
   Worker prober_;
+  MigrationRelays relays_;
   VmContext context_;
   HypervisorSink* sink_ = nullptr;
   std::map<VmId, EpochRecord> epochs_;

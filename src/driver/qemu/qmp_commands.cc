@@ -181,20 +181,15 @@ void prepare_migration(QmpClient& client, const MigrationParameters& parameters,
                       {"announce-max", 100},
                       {"announce-rounds", 6},
                       {"announce-step", 30},
-                      {"tls-creds", parameters.encrypted ? kMigrationKeys : ""},
-                      {"tls-hostname", parameters.encrypted ? "destination" : ""}};
+                      // What an agent of before had encrypted by QEMU is so no more.
+                      {"tls-creds", ""},
+                      {"tls-hostname", ""}};
   client.execute("migrate-set-capabilities", {{"capabilities", std::move(capabilities)}}, kDeadline,
                  [&client, limits = std::move(limits),
                   done = std::move(done)](Result<json::value> answer) mutable {
                    if (!answer) return done(answer.error());
                    simple(client, "migrate-set-parameters", std::move(limits), std::move(done));
                  });
-}
-
-void give_migration_keys(QmpClient& client, int folder, Callback<void> done) {
-  drop_keys(client, kMigrationKeys, [&client, folder, done = std::move(done)](const Result<void>&) {
-    add_keys(client, kMigrationKeys, kMigrationUser, folder, done);
-  });
 }
 
 void send_through(QmpClient& client, int socket, Callback<void> done) {

@@ -47,7 +47,6 @@ struct MigrationParameters {
   std::int64_t bytes_per_second_max = 1 << 30;
   Duration downtime_max = milliseconds(300);
   int throttle_percent_max = 80;  ///< 0 = the guest is not slowed; else at least 20
-  bool encrypted = false;  ///< with the key in the object kMigrationKeys
 };
 
 void query_status(QmpClient& client, Callback<RunState> done);
@@ -59,9 +58,6 @@ void announce_self(QmpClient& client, Callback<void> done);
 /// Capabilities and parameters of a live migration; the same on both sides.
 void prepare_migration(QmpClient& client, const MigrationParameters& parameters,
                        Callback<void> done);
-
-/// Makes the object kMigrationKeys of the source; one of an earlier migration goes. `folder` holds keys.psk.
-void give_migration_keys(QmpClient& client, int folder, Callback<void> done);
 
 /// Hands `socket` over and starts to send, or to receive. The caller keeps its own descriptor.
 void send_through(QmpClient& client, int socket, Callback<void> done);

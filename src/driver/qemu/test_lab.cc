@@ -54,6 +54,7 @@ void QemuLab::open(int index) {
   options.shared_directory = shared();
   options.cgroup_base = group(index);
   options.encrypt_migrations = encrypt_migrations;
+  options.own_program = VIRGAD_PROGRAM;
   Host& host = hosts_[index];
   host.fabric = std::make_unique<NullFabric>(loop_);
   host.hypervisor = std::make_unique<QemuHypervisor>(loop_, options, host.guard, *host.fabric);

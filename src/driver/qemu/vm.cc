@@ -102,7 +102,7 @@ void QemuVm::ports_opened(const Result<void>& ports, const OpenFiles& files, std
     return fail_start(make_error(Errc::cancelled, "start " + launch_.vm.value + ": stopped"));
   if (!ports) return fail_start(wrap_error("start " + launch_.vm.value, ports.error()));
   stage_ = Stage::launching;
-  const auto launched = process_.launch(files, incoming_, migration_key_, user);
+  const auto launched = process_.launch(files, incoming_, user);
   meter_.begin(launch_.epoch, process_.taps(), context_.loop.now());
   if (!launched) return fail_start(wrap_error("start " + launch_.vm.value, launched.error()));
   process_.connect_qmp(kQmpDeadline,
@@ -153,9 +153,7 @@ void QemuVm::listen() {
   if (!listener) return fail_start(listener.error());
   listener_ = std::move(*listener);
   port_ = listener_->port();
-  qmp::MigrationParameters parameters;
-  parameters.encrypted = !migration_key_.empty();
-  qmp::prepare_migration(*process_.qmp(), parameters, [this](Result<void> prepared) {
+  qmp::prepare_migration(*process_.qmp(), {}, [this](Result<void> prepared) {
     if (stage_ != Stage::launching) return;
     if (!prepared) return fail_start(prepared.error());
     stage_ = Stage::ready;

@@ -7,6 +7,7 @@
 #include "driver/hypervisor.h"
 #include "driver/process_guard.h"
 #include "driver/qemu/cgroup.h"
+#include "driver/qemu/migration_relay.h"
 #include "edge/worker.h"
 #include "image/image_checks.h"
 #include "edge/asio_loop.h"
@@ -21,7 +22,8 @@ enum class MemoryKind {
 struct QemuOptions {
   std::string program = "/usr/bin/qemu-system-x86_64";
   std::string image_program = "/usr/bin/qemu-img";
-  std::string wire_program = "/proc/self/exe";  ///< `PROGRAM wire`: carries frames where a port is no tap
+  /// `PROGRAM wire` carries frames where a port is no tap, `PROGRAM relay` encrypts migrations.
+  std::string own_program = "/proc/self/exe";
   std::string run_directory;                    ///< on this host, best on tmpfs: "/run/virga"
   std::string shared_directory;                 ///< of the cluster: "/srv/virga"
   std::string migration_address = "127.0.0.1";  ///< IPv4; a port is chosen per migration
@@ -32,7 +34,7 @@ struct QemuOptions {
   std::uint32_t user_first = 65534;  ///< VMs get users from here on; 0 = privileges are kept
   int user_count = 1;                ///< more than one: each VM of this host gets its own
   std::uint32_t group = 65534;
-  bool encrypt_migrations = false;  ///< of those that arrive here: docs/adr/0031
+  bool encrypt_migrations = true;  ///< of those that arrive here: docs/adr/0035
   MemoryKind memory = MemoryKind::anonymous;
   Mib overhead_mib{256};  ///< of QEMU itself, on top of the guest's memory: docs/adr/0014
   std::string cpu_model_tcg = "qemu64-v1";
@@ -50,6 +52,7 @@ struct VmContext {
   Worker& reader;  ///< for what takes long, so that others' starts do not wait behind it
   Worker& prober;  ///< for questions whose answers may never come
   ImageChecks& image_checks;
+  MigrationRelays& relays;
 };
 
 }  // namespace virga

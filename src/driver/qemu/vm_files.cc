@@ -21,8 +21,6 @@ namespace virga {
 namespace {
 
 constexpr Duration kCreateDeadline = seconds(10);
-constexpr const char* kKeysFile = "keys.psk";
-constexpr const char* kGroupFile = "dh-params.pem";
 
 Result<void> check_below(const std::string& path) {
   const std::string framed = "/" + path + "/";
@@ -201,21 +199,18 @@ Result<T> read_record(const std::string& path) {
   return record;
 }
 
-/// A folder of `files`, name and content, that QEMU as `user` (0 = as this process) may read: open.
-Result<Descriptor> write_keys(
-    const std::string& path, const std::vector<std::pair<const char*, std::string>>& files,
-    std::uint32_t user) {
+/// A folder with a file of keys that QEMU as `user` (0 = as this process) may read: open.
+Result<Descriptor> write_keys(const std::string& path, const std::string& keys,
+                              std::uint32_t user) {
   if (auto made = make_folders(path, 0700); !made) return made.error();
   const auto give = [user](const std::string& name) -> Result<void> {
     if (user == 0 || ::chown(name.c_str(), user, static_cast<gid_t>(-1)) == 0) return {};
     return errno_error("give " + name + " to the user of QEMU", errno);
   };
   if (auto given = give(path); !given) return given.error();
-  for (const auto& [name, content] : files) {
-    const std::string file = path + "/" + name;
-    if (auto written = replace_file(file, content, 0400); !written) return written.error();
-    if (auto given = give(file); !given) return given.error();
-  }
+  const std::string file = path + "/keys.psk";
+  if (auto written = replace_file(file, keys, 0400); !written) return written.error();
+  if (auto given = give(file); !given) return given.error();
   Descriptor opened(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
   if (!opened.valid()) return errno_error("open " + path, errno);
   return opened;
@@ -336,21 +331,7 @@ Result<Descriptor> write_volume_keys(const VmFolder& folder, std::size_t disk,
                                          " has no NBD end point for this copy");
   }
   const std::string line = volume.endpoint->user + ":" + volume.endpoint->key + "\n";
-  return write_keys(folder.keys(disk), {{kKeysFile, line}}, user);
-}
-
-Result<Descriptor> write_migration_keys(const VmFolder& folder, const std::string& key,
-                                        std::uint32_t user) {
-  const std::string line = std::string(kMigrationUser) + ":" + key + "\n";
-  return write_keys(folder.migration_keys(), {{kKeysFile, line}, {kGroupFile, dh_parameters_pem()}},
-                    user);
-}
-
-void erase_migration_keys(const VmFolder& folder) {
-  for (const char* name : {kKeysFile, kGroupFile}) {
-    ::unlink((folder.migration_keys() + "/" + name).c_str());
-  }
-  ::rmdir(folder.migration_keys().c_str());
+  return write_keys(folder.keys(disk), line, user);
 }
 
 NbdDisk nbd_of(const VolumeEndpoint& at, bool mirrored) {

@@ -26,7 +26,6 @@ struct VmFolder {
   std::string log() const { return path + "/qemu.log"; }
   std::string meter() const { return path + "/meter.json"; }
   std::string keys(std::size_t disk) const { return path + "/keys-" + std::to_string(disk); }
-  std::string migration_keys() const { return path + "/keys-migration"; }
 };
 
 /// Errors: invalid (an id that is not two names).
@@ -105,11 +104,6 @@ Result<std::int64_t> free_bytes(const std::string& folder);
 /// Errors: invalid (no end point, or of another protocol than NBD).
 Result<Descriptor> write_volume_keys(const VmFolder& folder, std::size_t disk,
                                      const LaunchDisk& volume, std::uint32_t user);
-
-/// The same for one live migration, for both of its ends.
-Result<Descriptor> write_migration_keys(const VmFolder& folder, const std::string& key,
-                                        std::uint32_t user);
-void erase_migration_keys(const VmFolder& folder);
 
 /// Where a volume is, without its key; a place of a mirrored one is not awaited for long.
 NbdDisk nbd_of(const VolumeEndpoint& at, bool mirrored);

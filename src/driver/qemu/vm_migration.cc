@@ -23,12 +23,13 @@ constexpr Duration kSwitchCut = seconds(3);  ///< a peer that hangs is cut off t
 
 OutgoingMigration::OutgoingMigration(VmContext& context, QmpClient& client,
                                      const MigrationEndpoint& to, const MigrationLimits& limits,
-                                     Descriptor keys)
+                                     const LaunchRecord& record)
     : context_(context),
       client_(client),
       to_(to),
       limits_(limits),
-      keys_(std::move(keys)),
+      vm_(record.launch.vm),
+      user_(record.user),
       send_(context.loop),
       switch_(context.loop),
       cancel_(context.loop),
@@ -60,22 +61,17 @@ void OutgoingMigration::connected(Result<Descriptor> connection) {
   if (phase_ != Phase::connecting) return;
   if (reason_ != nullptr) return end(Phase::failed, *reason_);
   if (!connection) return end(Phase::failed, connection.error());
+  if (!to_.key.empty()) {
+    connection = context_.relays.begin(*connection, to_.key, RelayEnd::client, user_, vm_);
+    if (!connection) return end(Phase::failed, connection.error());
+  }
   connection_ = std::move(*connection);
   phase_ = Phase::sending;
   moved_at_ = context_.loop.now();
-  if (!keys_.valid()) return begin();
-  qmp::give_migration_keys(client_, keys_.get(), while_alive([this](const Result<void>& given) {
-                             if (phase_ != Phase::sending) return;
-                             given ? begin() : end(Phase::failed, given.error());
-                           }));
-}
-
-void OutgoingMigration::begin() {
   qmp::MigrationParameters parameters;
   parameters.bytes_per_second_max = limits_.bytes_per_second_max;
   parameters.downtime_max = limits_.downtime_ms_max / kPartOfPause;
   parameters.throttle_percent_max = limits_.throttle_percent_max;
-  parameters.encrypted = keys_.valid();
   qmp::prepare_migration(client_, parameters, while_alive([this](const Result<void>& prepared) {
                            if (phase_ != Phase::sending) return;
                            prepared ? migrate() : end(Phase::failed, prepared.error());

@@ -8,12 +8,14 @@
 #include "edge/completion.h"
 #include "driver/qemu/qmp_commands.h"
 #include "driver/qemu/vm_context.h"
+#include "driver/qemu/vm_files.h"
 #include "edge/process.h"
 
 namespace virga {
 
-/// Source's side of one live migration. The agent owns the connection: QEMU gets a copy of its descriptor, and
-/// shutting the other down frees a QEMU that hangs in it. Loop thread only; not used again after it has ended.
+/// Source's side of one live migration. The agent owns the connection, or QEMU's end of what encrypts it: QEMU gets a
+/// copy of its descriptor, and shutting the other down frees a QEMU that hangs in it. Loop thread only; not used again
+/// after it has ended.
 ///
 ///   connecting -> sending -> waiting -> switching -> completed
 ///        `-----------`---------`-----------`-------> failed     (the guest runs on here)
@@ -21,9 +23,9 @@ class OutgoingMigration {
  public:
   enum class Phase { connecting, sending, waiting, switching, completed, failed };
 
-  /// `keys`: the folder with the key of `to`; invalid when that has none.
+  /// `record`: whose migration it is, and whom QEMU runs as.
   OutgoingMigration(VmContext& context, QmpClient& client, const MigrationEndpoint& to,
-                    const MigrationLimits& limits, Descriptor keys);
+                    const MigrationLimits& limits, const LaunchRecord& record);
   ~OutgoingMigration();
 
   /// Ends with the guest paused at the switch-over point, or as `failed`.
@@ -53,7 +55,6 @@ class OutgoingMigration {
   }
 
   void connected(Result<Descriptor> connection);
-  void begin();
   void migrate();
   void poll();
   void polled(const qmp::MigrationInfo& info);
@@ -70,7 +71,8 @@ class OutgoingMigration {
   const MigrationEndpoint to_;
   const MigrationLimits limits_;
   Phase phase_ = Phase::connecting;
-  const Descriptor keys_;
+  const VmId vm_;
+  const std::uint32_t user_;
   Descriptor connection_;
   MigrationProgress progress_;
   Instant moved_at_;

@@ -20,18 +20,24 @@ void refuse(Loop& loop, Callback<T> done, Error why) {
 }  // namespace
 
 void QemuVm::peer_connected(Descriptor connection) {
-  auto shared = std::make_shared<Descriptor>(std::move(connection));
+  const auto warn = [this](const Error& why) {
+    log_line(LogLevel::warning, "qemu", launch_.vm.value + ": " + why.text(), launch_.correlation);
+  };
   if (process_.qmp() == nullptr) return;
-  qmp::receive_through(*process_.qmp(), shared->get(), [this, shared](Result<void> begun) {
-    if (!begun) {
-      log_line(LogLevel::warning, "qemu", launch_.vm.value + ": " + begun.error().text(),
-               launch_.correlation);
-      return;
-    }
-    if (const auto confirmed = confirm_migration(shared->get()); !confirmed) {
-      log_line(LogLevel::warning, "qemu", confirmed.error().text(), launch_.correlation);
-    }
-  });
+  auto from_host = std::make_shared<Descriptor>(std::move(connection));
+  auto to_qemu = from_host;
+  if (!migration_key_.empty()) {
+    auto relayed = context_.relays.begin(*from_host, migration_key_, RelayEnd::server,
+                                         process_.record().user, launch_.vm);
+    if (!relayed) return warn(relayed.error());
+    to_qemu = std::make_shared<Descriptor>(std::move(*relayed));
+  }
+  qmp::receive_through(*process_.qmp(), to_qemu->get(),
+                       [warn, from_host, to_qemu](const Result<void>& begun) {
+                         if (!begun) return warn(begun.error());
+                         const auto confirmed = confirm_migration(from_host->get());
+                         if (!confirmed) warn(confirmed.error());
+                       });
 }
 
 /// Its state is on its way, or may be: also by the word of an agent that is gone.
@@ -55,18 +61,9 @@ void QemuVm::send(const MigrationEndpoint& to, const MigrationLimits& limits,
         context_.loop, std::move(done),
         make_error(Errc::conflict, fmt::format("send {}: {}", launch_.vm.value, why)));
   }
-  Descriptor keys;
-  if (!to.key.empty()) {
-    auto written = write_migration_keys(process_.folder(), to.key, process_.record().user);
-    if (!written) return refuse<MigrationProgress>(context_.loop, std::move(done), written.error());
-    keys = std::move(*written);
-  }
-  outgoing_ = std::make_unique<OutgoingMigration>(context_, *process_.qmp(), to, limits,
-                                                  std::move(keys));
-  outgoing_->send([folder = process_.folder(), done = std::move(done)](auto sent) {
-    erase_migration_keys(folder);
-    done(std::move(sent));
-  });
+  outgoing_ =
+      std::make_unique<OutgoingMigration>(context_, *process_.qmp(), to, limits, process_.record());
+  outgoing_->send(std::move(done));
 }
 
 void QemuVm::switch_over(Callback<MigrationProgress> done) {
@@ -103,7 +100,6 @@ MigrationProgress QemuVm::progress() const {
 
 void QemuVm::state_arrived() {
   if (!incoming_ || std::exchange(arrived_, true)) return;
-  erase_migration_keys(process_.folder());
   if (resume_.waiting()) run_arrived();
 }
 

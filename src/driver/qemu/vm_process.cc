@@ -117,8 +117,7 @@ Result<void> VmProcess::take_port(const LaunchNic& nic, Descriptor opened,
   return {};
 }
 
-Result<void> VmProcess::launch(const OpenFiles& files, bool incoming,
-                               const std::string& migration_key, std::uint32_t user) {
+Result<void> VmProcess::launch(const OpenFiles& files, bool incoming, std::uint32_t user) {
   const VmLaunch launch = record_.launch;
   record_ = LaunchRecord{launch, read_boot_id(), 0, 0, user, incoming, false};
   if (auto done = make_folders(folder_.path, 0700); !done) return done;
@@ -126,14 +125,14 @@ Result<void> VmProcess::launch(const OpenFiles& files, bool incoming,
     auto grouped = context_.cgroups->set(group_of(launch), limits_of(launch, context_.options));
     if (!grouped) return wrap_error("cgroup of " + launch.vm.value, grouped.error());
   }
-  if (auto done = spawn(files, migration_key); !done) return done;
+  if (auto done = spawn(files); !done) return done;
   record_.pid = process_->pid();
   record_.start_ticks = process_->start_ticks();
   if (auto done = write_launch_record(folder_, record_); !done) return done;
   return context_.guard.guard(launch.vm.value, process_->pidfd());
 }
 
-Result<void> VmProcess::spawn(const OpenFiles& files, const std::string& migration_key) {
+Result<void> VmProcess::spawn(const OpenFiles& files) {
   const VmLaunch& launch = record_.launch;
   Inherited inherited;
   Hardware& hardware = inherited.hardware;
@@ -144,7 +143,6 @@ Result<void> VmProcess::spawn(const OpenFiles& files, const std::string& migrati
   hardware.incoming = record_.incoming;
   if (context_.options.memory == MemoryKind::memfd) hardware.memory = MemfdMemory{};
   if (auto done = add_files(files, inherited); !done) return done;
-  if (auto done = add_migration_key(migration_key, inherited); !done) return done;
   if (auto done = add_nics(inherited); !done) return done;
   if (auto done = open_channels(inherited); !done) return done;
   auto arguments = command_line(hardware);
@@ -224,14 +222,6 @@ Result<void> VmProcess::add_volume(std::size_t index, Inherited& inherited) {
   return {};
 }
 
-Result<void> VmProcess::add_migration_key(const std::string& key, Inherited& inherited) {
-  if (key.empty()) return {};
-  auto folder = write_migration_keys(folder_, key, record_.user);
-  if (!folder) return folder.error();
-  inherited.hardware.migration_keys = folder_of(inherited.give(std::move(*folder)));
-  return {};
-}
-
 Result<void> VmProcess::add_nics(Inherited& inherited) {
   auto ports = std::exchange(ports_, {});
   for (const LaunchNic& nic : record_.launch.nics) {
@@ -259,7 +249,7 @@ Result<NicBackend> VmProcess::lay_wire(const Descriptor& port, Inherited& inheri
   const Descriptor far(ends[1]);
   const DatagramNic nic{inherited.give(Descriptor(ends[0]))};
   ProcessOptions options;
-  options.arguments = {context_.options.wire_program, "wire"};
+  options.arguments = {context_.options.own_program, "wire"};
   options.descriptors = {{3, port.get()}, {4, far.get()}};
   auto wire = Process::spawn(context_.loop, options);
   if (!wire) return wire.error();
@@ -349,7 +339,6 @@ void VmProcess::release() {
   for (const std::string& path : {folder_.qmp(), folder_.heartbeat(), folder_.guest_agent()}) {
     ::unlink(path.c_str());
   }
-  erase_migration_keys(folder_);
   record_.ended = true;
   if (record_.pid > 0) {
     const auto written = write_launch_record(folder_, record_);

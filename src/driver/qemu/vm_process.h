@@ -34,9 +34,8 @@ class VmProcess {
 
   /// Makes the group, starts QEMU with its processors stopped, hands it to the guard and writes the record. A process
   /// that came into being is followed even when a later step fails: end it, and wait for `exit`. One that is incoming
-  /// waits for a live migration that `migration_key` encrypts; empty = that comes unencrypted.
-  Result<void> launch(const OpenFiles& files, bool incoming, const std::string& migration_key,
-                      std::uint32_t user);
+  /// waits for a live migration.
+  Result<void> launch(const OpenFiles& files, bool incoming, std::uint32_t user);
 
   /// Takes over a QEMU that an earlier agent started. Errors: not_found (it has ended).
   Result<void> adopt(const LaunchRecord& record);
@@ -85,13 +84,12 @@ class VmProcess {
   };
 
   Result<void> take_port(const LaunchNic& nic, Descriptor opened, const Result<OpenPort>& port);
-  Result<void> spawn(const OpenFiles& files, const std::string& migration_key);
+  Result<void> spawn(const OpenFiles& files);
   Result<void> add_nics(Inherited& inherited);
   Result<NicBackend> lay_wire(const Descriptor& port, Inherited& inherited);
   Result<void> open_channels(Inherited& inherited);
   Result<void> add_files(const OpenFiles& files, Inherited& inherited);
   Result<void> add_volume(std::size_t index, Inherited& inherited);
-  Result<void> add_migration_key(const std::string& key, Inherited& inherited);
   void follow(std::unique_ptr<Process> process);
 
   VmContext& context_;

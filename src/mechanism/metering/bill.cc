@@ -30,6 +30,7 @@ constexpr Kind kKinds[] = {
     {ChargeKind::net_sent_gib, SubjectKind::vm, "bytes", kGibBytes},
     {ChargeKind::net_received_gib, SubjectKind::vm, "bytes", kGibBytes},
     {ChargeKind::volume_gib_hour, SubjectKind::volume, "mib_ms", kHourMs* kMibPerGib},
+    {ChargeKind::service_million_requests, SubjectKind::service, "requests", 1'000'000},
 };
 
 std::int64_t quantity_of(ChargeKind kind, const LedgerEntry& entry) {
@@ -49,6 +50,8 @@ std::int64_t quantity_of(ChargeKind kind, const LedgerEntry& entry) {
       return used[kNetReceivedBytes];
     case ChargeKind::volume_gib_hour:
       return used[kHeld];
+    case ChargeKind::service_million_requests:
+      return used[kRequests];
   }
   return 0;
 }

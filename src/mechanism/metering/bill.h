@@ -17,9 +17,10 @@ enum class ChargeKind {
   net_sent_gib,
   net_received_gib,
   volume_gib_hour,  ///< size of a volume while it is there
+  service_million_requests,  ///< that a service's balancer took; TCP: connections
 };
 BOOST_DESCRIBE_ENUM(ChargeKind, vcpu_hour, memory_gib_hour, cpu_hour, disk_gib, net_sent_gib,
-                    net_received_gib, volume_gib_hour)
+                    net_received_gib, volume_gib_hour, service_million_requests)
 
 /// Prices from the beginning of a day (UTC) until those of a later one.
 struct PricePeriod {
@@ -47,8 +48,8 @@ struct UsageRecord {
   WallTime from;
   WallTime to;
   std::int64_t quantity = 0;  ///< exact
-  std::string unit;           ///< of quantity: core_ms, mib_ms, ms, bytes
-  std::string host;           ///< or the volume's device
+  std::string unit;           ///< of quantity: core_ms, mib_ms, ms, bytes, requests
+  std::string host;           ///< or the volume's device; of a service that of its balancer
   Epoch epoch;
   std::int64_t price_micros = 0;   ///< of one unit of `kind`
   std::int64_t amount_micros = 0;  ///< millionths of the currency

@@ -145,6 +145,30 @@ void Meter::add_volume(const VolumeSample& sample, std::int64_t at_ms) {
   charge(payer, grown, since == 0 ? at : since, at);
 }
 
+void Meter::add_service(const ServiceSample& sample, std::int64_t at_ms) {
+  const std::int64_t at = clamp(at_ms);
+  Known& known = know(SubjectKind::service, sample.service, sample.tenant);
+  const Epoch counting{0, sample.counters};
+  Account& payer = account({SubjectKind::service, sample.service, counting, sample.host}, known);
+  Charged& charged = payer.charged;
+  const std::int64_t since = charged.at_ms;
+  Amounts counters{};
+  counters[kRequests] = sample.requests;
+  counters[kRequestErrors] = sample.errors;
+  // What was counted before there was this meter is not counted.
+  if (since == 0 && at - born_ms_ < kWindowMs) charged.counted = counters;
+  // Its number was in use before: it counts from 0 again.
+  if (sample.requests < charged.counted[kRequests]) charged.counted = {};
+  Amounts grown{};
+  for (const std::size_t series : {kRequests, kRequestErrors}) {
+    grown[series] = std::max<std::int64_t>(counters[series] - charged.counted[series], 0);
+    charged.counted[series] = counters[series];
+    put(known, series, grown[series], since);
+  }
+  put(known, kConnections, sample.connections, since);
+  charge(payer, grown, since == 0 ? at : since, at);
+}
+
 void Meter::add_host(const std::string& host, std::int64_t cpu_millicores, std::int64_t memory_mib,
                      std::int64_t at_ms) {
   clamp(at_ms);

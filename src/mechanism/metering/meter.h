@@ -18,8 +18,9 @@ struct Subject {
   std::string tenant;
 };
 
-/// Who pays: one copy of a VM on one host, or one volume on one device. Epochs are unique over all VMs, so that a move,
-/// a restart and a VM of the same name that came later are copies of their own.
+/// Who pays: one copy of a VM on one host, one volume on one device, one service by the balancer on one host. Epochs
+/// are unique over all VMs, so that a move, a restart and a VM of the same name that came later are copies of their
+/// own.
 struct Charged {
   std::int64_t id = 0;
   std::int64_t subject = 0;
@@ -94,6 +95,18 @@ class Meter {
     std::int64_t used_mib = -1;  ///< negative = not measured
   };
   void add_volume(const VolumeSample& sample, std::int64_t at_ms);
+
+  /// What the balancer of a service has counted since it began to count: `counters` is another number then.
+  struct ServiceSample {
+    std::string service;
+    std::string tenant;
+    std::string host;
+    std::uint64_t counters = 0;
+    std::int64_t requests = 0;
+    std::int64_t errors = 0;
+    std::int64_t connections = 0;  ///< now
+  };
+  void add_service(const ServiceSample& sample, std::int64_t at_ms);
 
   void add_host(const std::string& host, std::int64_t cpu_millicores, std::int64_t memory_mib,
                 std::int64_t at_ms);

@@ -134,6 +134,48 @@ TEST(Meter, A3_18_volumes_are_charged_for_their_size_also_while_the_server_was_a
   EXPECT_EQ(entries[0].charge.amounts[kHeld], 100 * 3'600'000 + 200 * 10'000);
 }
 
+Meter::ServiceSample web_of(std::uint64_t counters, std::int64_t requests) {
+  return {"acme/web", "acme", "host-1", counters, requests, requests / 50, 2};
+}
+
+TEST(Meter, R_B8_services_are_charged_for_requests_whoever_balances_and_whenever_it_counts_anew) {
+  MeterState before = born(kBegin - kDayMs);
+  before.at_ms = kBegin;
+  Meter meter(before);
+  meter.add_service(web_of(71, 100), kBegin + 10'000);
+  meter.add_service(web_of(71, 100), kBegin + 20'000);
+  meter.add_service(web_of(71, 250), kBegin + 30'000);
+  meter.add_service(web_of(72, 40), kBegin + 40'000);  // a reload
+  auto moved = web_of(71, 7);
+  moved.host = "host-2";
+  meter.add_service(moved, kBegin + 50'000);
+  meter.add_service(web_of(71, 5), kBegin + 60'000);  // a number that was there before
+  meter.pass(kBegin + kWindowMs);
+  const auto window = meter.take();
+  ASSERT_TRUE(window);
+  EXPECT_EQ(points_of(*window, kRequests)[1], 100);
+  EXPECT_EQ(points_of(*window, kRequests)[2], 0);
+  EXPECT_EQ(points_of(*window, kRequests)[3], 150);
+  EXPECT_EQ(points_of(*window, kRequestErrors)[3], 3);
+  EXPECT_EQ(points_of(*window, kConnections)[1], 2);
+  std::map<std::string, std::int64_t> requests;
+  for (const Charge& charge : window->charges) {
+    for (const Charged& charged : window->charged) {
+      if (charged.id == charge.charged) requests[charged.place] += charge.amounts[kRequests];
+    }
+  }
+  EXPECT_EQ(requests["host-1"], 250 + 40 + 5);
+  EXPECT_EQ(requests["host-2"], 7);
+}
+
+TEST(Meter, R_B8_what_a_balancer_has_counted_before_there_was_a_meter_is_not_charged) {
+  Meter meter(born(kBegin));
+  meter.add_service(web_of(71, 1'000), kBegin + 10'000);
+  meter.add_service(web_of(71, 1'020), kBegin + 20'000);
+  meter.pass(kBegin + kWindowMs);
+  EXPECT_EQ(meter.take()->charges.at(0).amounts[kRequests], 20);
+}
+
 /// One VM that is moved, fails and starts again, on hosts whose reports are lost, under servers
 /// that are killed.
 class Story {

@@ -20,8 +20,9 @@ constexpr Series kOfVm[] = {
 };
 constexpr Series kOfHost[] = {{"cpu_used_millicores", true}, {"memory_used_mib", true}};
 constexpr Series kOfVolume[] = {{"held_mib_ms", false}, {"used_mib", true}};
+constexpr Series kOfService[] = {{"requests", false}, {"errors", false}, {"connections", true}};
 static_assert(std::size(kOfVm) == kVmSeries && std::size(kOfHost) == kHostSeries &&
-              std::size(kOfVolume) == kVolumeSeries);
+              std::size(kOfVolume) == kVolumeSeries && std::size(kOfService) == kServiceSeries);
 
 // A token that is larger is a change: its zigzag + kChange - 1, since a change of nothing is a run.
 constexpr std::uint64_t kSameRun = 0;  ///< then how many points are as the one before
@@ -135,7 +136,8 @@ Result<void> take_packed(std::string_view& from, std::span<std::int64_t> points)
 std::span<const Series> series_of(SubjectKind kind) {
   if (kind == SubjectKind::vm) return kOfVm;
   if (kind == SubjectKind::host) return kOfHost;
-  return kOfVolume;
+  if (kind == SubjectKind::volume) return kOfVolume;
+  return kOfService;
 }
 
 /// Whichever is the shortest: rare bursts are against zero, steady series against the point before,

@@ -22,8 +22,8 @@ inline constexpr std::size_t kWindowPoints = kWindowMs / kPointMs;
 inline constexpr std::int64_t kGap =
     std::numeric_limits<std::int64_t>::min();  ///< nobody measured this point
 
-enum class SubjectKind { vm, host, volume };
-BOOST_DESCRIBE_ENUM(SubjectKind, vm, host, volume)
+enum class SubjectKind { vm, host, volume, service };
+BOOST_DESCRIBE_ENUM(SubjectKind, vm, host, volume, service)
 
 struct Series {
   std::string_view name;  ///< its unit last
@@ -45,6 +45,7 @@ enum VmSeries : std::size_t {
 };
 enum VolumeSeries : std::size_t { kHeld, kVolumeUsed, kVolumeSeries };
 enum HostSeries : std::size_t { kHostCpu, kHostMemory, kHostSeries };
+enum ServiceSeries : std::size_t { kRequests, kRequestErrors, kConnections, kServiceSeries };
 
 /// The series of one kind of subject, in the order in which they are kept. The list of a kind only grows.
 std::span<const Series> series_of(SubjectKind kind);

@@ -42,8 +42,8 @@ Result<Resource> read_resource(const std::string& text) {
     return resource;
   }
   return make_error(Errc::invalid,
-                    fmt::format("resource: \"{}\" is not vm/TENANT/NAME, host/NAME or "
-                                "volume/TENANT/NAME",
+                    fmt::format("resource: \"{}\" is not vm/TENANT/NAME, host/NAME, "
+                                "volume/TENANT/NAME or service/TENANT/NAME",
                                 text.substr(0, 130)));
 }
 

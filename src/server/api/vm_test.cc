@@ -267,6 +267,14 @@ TEST_F(Vms, F_B4_F_B11_the_machine_of_a_running_vm_stays_its_limits_change) {
   EXPECT_NE(few.body.find("spec.processes_max: 159 is out of range: 160 to 32768"),
             std::string::npos)
       << few.body;
+  EXPECT_EQ(call("PATCH", "/v1/vms/acme/web", R"({"spec":{"throttle_percent_max":0}})").status,
+            202);
+  EXPECT_EQ(web().spec.throttle_percent_max, 0);
+  const auto all = call("PATCH", "/v1/vms/acme/web", R"({"spec":{"throttle_percent_max":100}})");
+  EXPECT_EQ(all.status, 400);
+  EXPECT_NE(all.body.find("spec.throttle_percent_max: 100 is out of range: 0 to 99"),
+            std::string::npos)
+      << all.body;
   Vm stopped = web();
   stopped.status.power = VmPower::stopped;
   put(stopped, keys::of(stopped.id()));

@@ -296,7 +296,7 @@ std::vector<std::string_view> features_for(const Command& command) {
   if (command.balancer) wanted.push_back("balancers");
   if (command.mirror) wanted.push_back("mirror_disk");
   if (command.mirror && command.mirror->joins) wanted.push_back("keep_leg");
-  if (command.endpoint && !command.endpoint->key.empty()) wanted.push_back("migration_keys");
+  if (command.endpoint && !command.endpoint->key.empty()) wanted.push_back("migration_relay");
   const bool starts = command.kind == CommandKind::start;
   if (!command.launch || (!starts && command.kind != CommandKind::prepare_incoming)) return wanted;
   const VmLaunch& launch = *command.launch;

@@ -177,7 +177,7 @@ TEST_F(Sessions, R_B4_an_agent_that_would_send_a_guest_unencrypted_is_not_asked_
   send.endpoint->key = "key";
   const Error why = refused(send);
   EXPECT_EQ(why.code, Errc::unsupported);
-  EXPECT_NE(why.text().find("migration_keys"), std::string::npos) << why.text();
+  EXPECT_NE(why.text().find("migration_relay"), std::string::npos) << why.text();
   hello(0, [](Hello& said) { said.features = agent_features(); });
   EXPECT_EQ(refused(send).code, Errc::internal);
 }

@@ -1,5 +1,7 @@
 #include "server/core/metering.h"
 
+#include <cstdlib>
+
 #include "base/log.h"
 
 namespace virga {
@@ -50,6 +52,7 @@ void Metering::tick() {
   if (!pass(now_ms)) return;
   look_at_hosts(now_ms);
   look_at_volumes(now_ms);
+  look_at_services(now_ms);
 }
 
 void Metering::take(const HostId& host, const UsageReport& usage) {
@@ -91,6 +94,26 @@ void Metering::look_at_volumes(std::int64_t now_ms) {
     meter_->add_volume({id.value, volume->meta.tenant, device.value, volume->status.floor,
                         volume->status.size_mib.value, seen == used.end() ? -1 : seen->second},
                        now_ms);
+  }
+}
+
+void Metering::look_at_services(std::int64_t now_ms) {
+  const Instant fresh = loop_.now() - kLook;
+  for (const auto& [host, live] : sessions_.hosts()) {
+    if (live.last_report_at < fresh) continue;
+    for (const ServiceBalancer& balancer : live.report.balancers) {
+      const Service* service = mirror_.view().services.find(balancer.service);
+      if (service == nullptr || balancer.seen.revision == 0) continue;
+      metering::Meter::ServiceSample sample{balancer.service.value, service->meta.tenant,
+                                            host.value};
+      sample.counters = std::strtoull(balancer.seen.counters.c_str(), nullptr, 10);
+      for (const ObservedBalancerFrontend& frontend : balancer.seen.frontends) {
+        sample.requests += frontend.total;
+        sample.errors += frontend.errors_5xx;
+        sample.connections += frontend.sessions;
+      }
+      meter_->add_service(sample, now_ms);
+    }
   }
 }
 

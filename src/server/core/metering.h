@@ -10,10 +10,10 @@
 
 namespace virga {
 
-/// The usage monitors of the server: VMs by what their agents report, hosts and volumes by what it knows of them,
-/// looked at once in ten seconds. Windows go to the store one after the other; when one could not be kept, metering
-/// begins again from what was, and since samples are counters nothing is lost but points. Agents are told what is kept
-/// for good. Loop thread only. Does nothing without a store.
+/// The usage monitors of the server: VMs by what their agents report, hosts, volumes and services by what it knows of
+/// them, looked at once in ten seconds. Windows go to the store one after the other; when one could not be kept,
+/// metering begins again from what was, and since samples are counters nothing is lost but points. Agents are told
+/// what is kept for good. Loop thread only. Does nothing without a store.
 class Metering {
  public:
   Metering(Loop& loop, metering::UsageStore* store, const StoreMirror& mirror,
@@ -32,6 +32,7 @@ class Metering {
   void take(const HostId& host, const UsageReport& usage);
   void look_at_hosts(std::int64_t now_ms);
   void look_at_volumes(std::int64_t now_ms);
+  void look_at_services(std::int64_t now_ms);
   bool pass(std::int64_t now_ms);
   void keep_next();
   void kept(const Result<void>& outcome, const Sequences& told);

@@ -1,18 +1,17 @@
-// What security groups cost: two guests on two hosts, network namespaces, with a tunnel between
-// them; the same traffic with the filter and without it, in rounds that take turns, each told as a
-// share of the round without. Without groups a host has no tables at all.
+// What a tenant's network costs: two guests on two hosts, network namespaces, with a tunnel between
+// them. The same traffic between the hosts themselves, between the guests, and between the guests
+// with security groups, in rounds that take turns, each told as a share of the same round: guests
+// of hosts, groups of guests without. Without groups a host has no tables at all.
 //
-//   virga_groups_bench [rounds=9] [milliseconds a measurement=700]
+//   virga_network_bench [rounds=9] [milliseconds a measurement=700]
 
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
-#include <thread>
 
-#include "driver/net/guest_fixture.h"
+#include "bulk.h"
 
 namespace virga::test {
 namespace {
@@ -20,7 +19,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr std::uint16_t kPort = 80;
-constexpr double kBitsPerGigabit = 1e9;
+constexpr std::uint16_t kBeside = 8080;  // of the hosts, beside the tunnel
 
 struct Lab {
   Lab() {
@@ -83,29 +82,6 @@ struct Lab {
   const LaunchNic db{"acme/db-0", "net", 1001, "52:54:00:00:00:0b", "10.50.0.11/24"};
 };
 
-double gigabits(const Guest& from, const Guest& to, std::chrono::milliseconds span) {
-  const Ends ends = open_connection(from, to, kPort);
-  std::atomic<bool> over = false;
-  std::thread sender([&] {
-    const std::string block(256 << 10, 'x');
-    while (!over) ::send(ends.opener.get(), block.data(), block.size(), MSG_NOSIGNAL);
-  });
-  std::vector<char> block(1 << 20);
-  const auto begin = Clock::now();
-  double bytes = 0;
-  while (Clock::now() - begin < span) {
-    const ssize_t count = ::recv(ends.other.get(), block.data(), block.size(), 0);
-    if (count <= 0) break;
-    bytes += static_cast<double>(count);
-  }
-  const std::chrono::duration<double> took = Clock::now() - begin;
-  over = true;
-  ::shutdown(ends.other.get(), SHUT_RDWR);
-  ::shutdown(ends.opener.get(), SHUT_RDWR);
-  sender.join();
-  return bytes * 8 / kBitsPerGigabit / took.count();
-}
-
 double connections_per_s(const Guest& from, const Guest& to, std::chrono::milliseconds span) {
   const Descriptor listener = to.socket(SOCK_STREAM, kPort);
   const linger at_once{1, 0};
@@ -121,31 +97,35 @@ double connections_per_s(const Guest& from, const Guest& to, std::chrono::millis
   return count / std::chrono::duration<double>(Clock::now() - begin).count();
 }
 
-double median(std::vector<double> values) {
-  std::sort(values.begin(), values.end());
-  return values[values.size() / 2];
-}
+enum Way { kHosts, kGuests, kGroups, kWays };
 
 int run(int rounds, std::chrono::milliseconds span) {
   Lab lab;
   const Guest web = Lab::guest(*lab.first, lab.web), db = Lab::guest(*lab.second, lab.db);
   lab.guard(false);
-  gigabits(web, db, span);
-  std::vector<double> bulk[2], fresh[2], bulk_share, fresh_share;
+  gigabits(open_connection(web, db, kPort), span);
+  std::vector<double> bulk[kWays], fresh[kWays], tunnel_share, bulk_share, fresh_share;
   for (int round = 0; round < rounds; ++round) {
-    for (const bool on : {round % 2 == 0, round % 2 != 0}) {
-      lab.guard(on);
-      bulk[on].push_back(gigabits(web, db, span));
-      fresh[on].push_back(connections_per_s(web, db, span));
+    for (int turn = 0; turn < kWays; ++turn) {
+      const Way way = static_cast<Way>((round + turn) % kWays);
+      lab.guard(way == kGroups);
+      bulk[way].push_back(gigabits(
+          way == kHosts ? connect_spaces(lab.one.get(), lab.two.get(), "10.77.0.2", kBeside)
+                        : open_connection(web, db, kPort),
+          span));
+      if (way != kHosts) fresh[way].push_back(connections_per_s(web, db, span));
     }
-    bulk_share.push_back(bulk[1].back() / bulk[0].back());
-    fresh_share.push_back(fresh[1].back() / fresh[0].back());
+    tunnel_share.push_back(bulk[kGuests].back() / bulk[kHosts].back());
+    bulk_share.push_back(bulk[kGroups].back() / bulk[kGuests].back());
+    fresh_share.push_back(fresh[kGroups].back() / fresh[kGuests].back());
   }
-  fmt::print("groups_bulk_without {:.2f} Gbit/s\ngroups_bulk_with {:.2f} Gbit/s\n", median(bulk[0]),
-             median(bulk[1]));
+  fmt::print("tunnel_bulk_hosts {:.2f} Gbit/s\ntunnel_bulk_guests {:.2f} Gbit/s\n",
+             median(bulk[kHosts]), median(bulk[kGuests]));
+  fmt::print("tunnel_bulk_share {:.2f} of_hosts\n", median(tunnel_share));
+  fmt::print("groups_bulk_with {:.2f} Gbit/s\n", median(bulk[kGroups]));
   fmt::print("groups_bulk_share {:.2f} of_without\n", median(bulk_share));
   fmt::print("groups_connections_without {:.0f} per_s\ngroups_connections_with {:.0f} per_s\n",
-             median(fresh[0]), median(fresh[1]));
+             median(fresh[kGuests]), median(fresh[kGroups]));
   fmt::print("groups_connections_share {:.2f} of_without\n", median(fresh_share));
   return 0;
 }
