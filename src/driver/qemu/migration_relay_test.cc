@@ -166,8 +166,17 @@ TEST_F(MigrationRelay, R_B4_AnEndThatDoesNotKnowTheKeyGetsNothing) {
     MigrationEndpoint to = prepare(moved);
     EXPECT_EQ(to.key.size(), 64U);
     to.key = wrong;
-    const auto sent = send(web, to);
-    ASSERT_FALSE(sent.ok()) << "key \"" << wrong << '"';
+    // All of a small guest fits into what lies between, so that the end of it may be noticed late.
+    if (send(web, to).ok()) {
+      const auto handed_over = lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
+        lab.host(0).switch_over(web.vm, web.epoch, std::move(done));
+      });
+      EXPECT_FALSE(handed_over.ok()) << "key \"" << wrong << '"';
+    }
+    EXPECT_TRUE(lab.wait<void>([&](Callback<void> done) {
+                     lab.host(0).cancel_send(web.vm, web.epoch, std::move(done));
+                   })
+                    .ok());
     expect_runs_only_here(web);
     EXPECT_TRUE(lab.wait<void>([&](Callback<void> done) {
                      lab.host(1).stop(moved.vm, moved.epoch, {true, seconds(5)}, std::move(done));
