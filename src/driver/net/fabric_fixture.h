@@ -196,8 +196,9 @@ class WaitingFabric {
       loop_.stop();
     });
     EXPECT_FALSE(outcome.has_value()) << "completed before the call returned";
-    loop_.after(seconds(30), [this] { loop_.stop(); });
+    const TimerId deadline = loop_.after(seconds(30), [this] { loop_.stop(); });
     loop_.run();
+    loop_.cancel(deadline);  // else it would end a later call
     return outcome ? *outcome : make_error(Errc::timeout, "the call did not complete in 30 s");
   }
 
