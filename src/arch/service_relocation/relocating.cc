@@ -67,8 +67,9 @@ void ServiceRound::leave_maintenance() {
     const ServicePolicy& policy = service_.spec.policy;
     const HostId home = policy.return_home ? host->id() : HostId();
     if (policy.relocation == RelocationMode::live_migration) {
-      if (copy.home.empty()) copy.home = home;  // the cluster moves it
-      copy.home_by = RelocationMode::live_migration;
+      if (!copy.home.empty()) continue;
+      copy.home = home;  // the cluster moves it
+      if (!home.empty()) copy.home_by = RelocationMode::live_migration;
       continue;
     }
     const std::string cause = host->id().value + " goes into maintenance";
