@@ -156,7 +156,8 @@ void Meter::add_service(const ServiceSample& sample, std::int64_t at_ms) {
   counters[kRequests] = sample.requests;
   counters[kRequestErrors] = sample.errors;
   // What was counted before there was this meter is not counted.
-  if (since == 0 && at - born_ms_ < kWindowMs) charged.counted = counters;
+  if (since == 0 && sample.created_ms < born_ms_ && at - born_ms_ < kWindowMs)
+    charged.counted = counters;
   // Its number was in use before: it counts from 0 again.
   if (sample.requests < charged.counted[kRequests]) charged.counted = {};
   Amounts grown{};

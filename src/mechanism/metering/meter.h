@@ -101,6 +101,7 @@ class Meter {
     std::string service;
     std::string tenant;
     std::string host;
+    std::int64_t created_ms = 0;  ///< the service, UTC
     std::uint64_t counters = 0;
     std::int64_t requests = 0;
     std::int64_t errors = 0;

@@ -135,7 +135,7 @@ TEST(Meter, A3_18_volumes_are_charged_for_their_size_also_while_the_server_was_a
 }
 
 Meter::ServiceSample web_of(std::uint64_t counters, std::int64_t requests) {
-  return {"acme/web", "acme", "host-1", counters, requests, requests / 50, 2};
+  return {"acme/web", "acme", "host-1", kBegin - 1, counters, requests, requests / 50, 2};
 }
 
 TEST(Meter, R_B8_services_are_charged_for_requests_whoever_balances_and_whenever_it_counts_anew) {
@@ -174,6 +174,12 @@ TEST(Meter, R_B8_what_a_balancer_has_counted_before_there_was_a_meter_is_not_cha
   meter.add_service(web_of(71, 1'020), kBegin + 20'000);
   meter.pass(kBegin + kWindowMs);
   EXPECT_EQ(meter.take()->charges.at(0).amounts[kRequests], 20);
+  Meter again(born(kBegin));
+  auto younger = web_of(71, 1'000);
+  younger.created_ms = kBegin + 1;
+  again.add_service(younger, kBegin + 20'000);
+  again.pass(kBegin + kWindowMs);
+  EXPECT_EQ(again.take()->charges.at(0).amounts[kRequests], 1'000) << "it is younger than that";
 }
 
 /// One VM that is moved, fails and starts again, on hosts whose reports are lost, under servers

@@ -105,7 +105,7 @@ void Metering::look_at_services(std::int64_t now_ms) {
       const Service* service = mirror_.view().services.find(balancer.service);
       if (service == nullptr || balancer.seen.revision == 0) continue;
       metering::Meter::ServiceSample sample{balancer.service.value, service->meta.tenant,
-                                            host.value};
+                                            host.value, service->meta.created_at.unix_ms};
       sample.counters = std::strtoull(balancer.seen.counters.c_str(), nullptr, 10);
       for (const ObservedBalancerFrontend& frontend : balancer.seen.frontends) {
         sample.requests += frontend.total;
