@@ -3,6 +3,7 @@
 
 #include "base/log.h"
 #include "mechanism/metering/bill.h"
+#include "sim/consumers.h"
 #include "sim/scenario.h"
 
 namespace virga::sim {
@@ -69,6 +70,37 @@ class MeteredClouds : public testing::Test {
     return to_ms(cloud.world().run_time(vm_id(vm)));
   }
 };
+
+TEST_F(MeteredClouds, R_B8_requests_of_a_service_are_charged_once_also_under_a_server_that_is_killed) {
+  constexpr int kEachSecond = 20;
+  SimLoop loop;
+  Cloud cloud(loop, options(3));
+  found(loop, cloud);
+  ScenarioService web;
+  web.id = ServiceId("acme/web");
+  put_service(cloud, web);
+  cloud.edit<Service>(web.id, [&](Service& made) { made.meta.created_at = loop.wall_now(); });
+  Consumers consumers(cloud);
+  consumers.start();
+  loop.run_for(seconds(60));
+  cloud.world().set_demand(web.id, kEachSecond);
+  for (int round = 0; round < 4; ++round) {
+    loop.run_for(seconds(150));
+    cloud.kill_server();
+    loop.run_for(seconds(2));
+    cloud.start_server();
+  }
+  cloud.world().set_demand(web.id, 0);
+  loop.run_for(seconds(60) + milliseconds(metering::kWindowMs));
+  std::int64_t charged = 0;
+  for (const auto& entry :
+       cloud.usage().entries({"acme", web.id.value, 0, 1'000'000, metering::SubjectKind::service}))
+    charged += entry.charge.amounts[metering::kRequests];
+  const auto& asked = consumers.tallies().at(web.id);
+  EXPECT_GT(asked.answered, kEachSecond * 600);
+  EXPECT_EQ(charged, asked.answered);
+  EXPECT_TRUE(cloud.checker().violations().empty());
+}
 
 TEST_F(MeteredClouds, A3_19_moves_under_a_server_that_is_killed_are_charged_at_both_ends_exactly) {
   SimLoop loop;
