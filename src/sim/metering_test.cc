@@ -71,7 +71,7 @@ class MeteredClouds : public testing::Test {
   }
 };
 
-TEST_F(MeteredClouds, R_B8_requests_of_a_service_are_charged_once_also_under_a_server_that_is_killed) {
+TEST_F(MeteredClouds, R_B8_requests_of_a_service_are_charged_once_under_a_server_that_is_killed) {
   constexpr int kEachSecond = 20;
   SimLoop loop;
   Cloud cloud(loop, options(3));
