@@ -11,6 +11,7 @@ namespace virga {
 namespace {
 
 constexpr Duration kLagTolerated = milliseconds(500);
+constexpr std::size_t kRefusedMax = 1000;
 constexpr std::int64_t kAnswersAwaited = 3;  // at least, to the last so many rounds of probes
 
 std::uint32_t mark_of(const HostId& host) {
@@ -342,13 +343,17 @@ void AgentCore::start_vm(const Command& command) {
     return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
   }
   if (!lease_valid()) {
+    if (refused_.size() >= kRefusedMax) refused_.clear();
+    refused_.insert({command.vm, command.epoch});
     return reply(command.id, make_error(Errc::unavailable, "this host holds no valid lease"));
   }
+  refused_.erase({command.vm, command.epoch});
   on_.guard.extend(lease_end_, policy_.lease_ms);
   on_.hypervisor.start(*command.launch, reply_to(command.id));
 }
 
-/// One that was asked while it ran, and was gone before it would be killed, has ended in order.
+/// One that was asked while it ran, and was gone before it would be killed, has ended in order; so
+/// has one that never began.
 void AgentCore::stop_vm(const Command& command) {
   stopping_.insert({command.vm, command.epoch});
   const StopOptions options = command.stop.value_or(StopOptions());
@@ -356,14 +361,16 @@ void AgentCore::stop_vm(const Command& command) {
   const bool asked = !options.force && std::ranges::any_of(seen, [&](const ObservedVm& copy) {
     return copy.vm == command.vm && copy.epoch == command.epoch && copy.power == VmPower::running;
   });
+  const bool never_began = refused_.contains({command.vm, command.epoch});
   const Instant killed_at = on_.loop.now() + options.deadline_ms;
   on_.hypervisor.stop(command.vm, command.epoch, options,
-                      [this, id = command.id, asked, killed_at,
+                      [this, id = command.id, asked, never_began, killed_at,
                        alive = std::weak_ptr(alive_)](Result<void> done) {
                         if (alive.expired()) return;
                         if (!done) return reply(id, done.error());
                         CommandResult answer;
-                        answer.in_order = asked && on_.loop.now() < killed_at;
+                        answer.in_order =
+                            never_began || (asked && on_.loop.now() < killed_at);
                         reply(id, std::move(answer));
                       });
 }

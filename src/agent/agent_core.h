@@ -175,6 +175,7 @@ class AgentCore final : public HypervisorSink {
   };
   std::map<std::uint64_t, Send> sends_;        ///< under way, by their commands
   std::set<std::pair<VmId, Epoch>> stopping_;  ///< their end is no news
+  std::set<std::pair<VmId, Epoch>> refused_;   ///< that never began; the newest of them are known
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -141,6 +141,22 @@ TEST(AgentCore, F_B6_nothing_starts_without_a_lease) {
   ASSERT_TRUE(agent.link.sent.back().result.has_value());
   EXPECT_FALSE(agent.link.sent.back().result->ok);
   EXPECT_EQ(agent.link.sent.back().result->error_code, "unavailable");
+  ServerMessage message;
+  message.command = Command();
+  message.command->kind = CommandKind::stop;
+  message.command->vm = VmId("acme/web");
+  message.command->stop = StopOptions{true, seconds(30)};
+  const auto in_order = [&](const Epoch& epoch) {
+    message.command->epoch = epoch;
+    agent.core.link_received(message);
+    return agent.link.sent.back().result.value_or(CommandResult()).in_order;
+  };
+  EXPECT_TRUE(in_order(Epoch())) << "it never began";
+  EXPECT_TRUE(in_order(Epoch())) << "and says so again";
+  EXPECT_FALSE(in_order({1, 2})) << "nobody knows of that one";
+  agent.grant(agent.now_ms());
+  agent.start_vm("acme/web");
+  EXPECT_FALSE(in_order(Epoch())) << "it was begun after all";
 }
 
 TEST(AgentCore, F_B4_F_B6_limits_of_a_running_vm_are_changed_and_the_answer_says_so) {

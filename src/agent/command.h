@@ -96,7 +96,7 @@ struct CommandResult {
   std::optional<MigrationProgress> progress;
   std::string text;  ///< of a console; comes as an upload
   std::optional<VolumeEndpoint> attached;
-  bool in_order = false;  ///< of a stop: the guest had ended by itself; all that was under way was over
+  bool in_order = false;  ///< of a stop: nothing was under way: the guest had ended by itself, or its start was refused
 };
 BOOST_DESCRIBE_STRUCT(CommandResult, (),
                       (id, ok, error_code, error, endpoint, progress, text, attached, in_order))

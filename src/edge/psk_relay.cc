@@ -145,7 +145,9 @@ class Relay {
   bool move() {
     wire_wants_ = 0;
     bool moved = read_plain();
-    moved = (to_wire_.empty() ? greet() : write_wire()) || moved;
+    // A read may end the greeting as well, and would then wait for an answer to what is not sent.
+    if (!SSL_is_init_finished(session_.get())) return greet() || moved;
+    moved = write_wire() || moved;
     moved = read_wire() || moved;
     return write_plain() || moved;
   }
@@ -173,7 +175,6 @@ class Relay {
 
   /// The client speaks first, also when it has nothing to say yet.
   bool greet() {
-    if (SSL_is_init_finished(session_.get())) return false;
     return outcome([this] { return SSL_do_handshake(session_.get()); }) > 0;
   }
 

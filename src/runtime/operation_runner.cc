@@ -260,9 +260,11 @@ void OperationRunner::undone(const std::shared_ptr<Execution>& execution,
   const bool cancelled = operation->cancel_requested;
   commit(
       execution,
-      [clean, cancelled, text = clean ? std::string() : outcome.error.text()](Operation& changed) {
+      [clean, cancelled, note = outcome.note,
+       text = clean ? std::string() : outcome.error.text()](Operation& changed) {
         changed.state = cancelled ? OperationState::cancelled : OperationState::failed;
         if (!clean) changed.facts["undo_error"] = text;
+        if (note) note(changed);
       },
       execution->table->record_failure, [this, execution] { forget(execution); });
 }

@@ -260,6 +260,17 @@ TEST_F(MirroredInUse, R_B1_APlaceThatLetsNobodyInHoldsUpNoStart) {
   EXPECT_FALSE(launched.second);
 }
 
+TEST_F(MirroredInUse, R_B1_AStartThatItsHostRefusedCostsNoPlaceOneThatMayHaveRunDoes) {
+  hosts.failing[CommandKind::start] = make_error(Errc::unavailable, "no valid lease");
+  hosts.in_order = true;
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::stop) > 2; }));
+  EXPECT_EQ(state_of(kFirst), LegState::in_sync);
+  EXPECT_EQ(state_of(kSecond), LegState::in_sync);
+  hosts.in_order = false;
+  ASSERT_TRUE(until([&] { return state_of(kSecond) == LegState::behind; }));
+  EXPECT_EQ(state_of(kFirst), LegState::in_sync);
+}
+
 TEST_F(MirroredInUse, R_B1_APlainVolumesDeviceThatRefusesCostsNoPlaceOfAMirroredOne) {
   Transaction more;
   Volume plain = ready_volume("logs", "c");

@@ -27,13 +27,23 @@ void emit(const RecordContext& context, std::string kind, std::string text,
 
 void give_back(VmStatus& status) { status.operation = OperationId(); }
 
+/// Nothing was under way: the guest has ended by itself, or has never begun.
+constexpr const char* kInOrder = "in_order";
+
+StepOutcome ended(bool in_order) {
+  StepOutcome outcome = StepOutcome::done();
+  const auto note = [](Operation& noted) { noted.facts[kInOrder] = true; };
+  if (in_order) outcome.note = note;
+  return outcome;
+}
+
 /// Ends one copy and answers done when it is certain that it cannot run any more.
 void stop_copy(const Dependencies& on, const Operation& operation, const ClusterView& view,
                const std::pair<HostId, Epoch>& copy, StepDone done) {
   if (copy.first.empty() || is_fenced(view, copy.first)) return done(StepOutcome::done());
   on->commands.call(copy.first, forced_stop(operation, copy.second), kStopDeadline,
                     [done](Result<CommandResult> result) {
-                      if (result.ok()) return done(StepOutcome::done());
+                      if (result.ok()) return done(ended(result->in_order));
                       done(StepOutcome::failed(result.error()));
                     });
 }
@@ -74,10 +84,11 @@ StepOutcome not_sent(const Error& why, bool mirrored, std::vector<ServedVolume> 
 }
 
 /// Whether a place is chosen where it has to be. A guest that may have run before it was ended, and
-/// one that was never let in, whose places are equal: those that refused are done without.
+/// one that was never let in, whose places are equal: those that refused are done without. One that
+/// its host has refused was in both, and wrote to none.
 bool keep_legs_after_failed_start(const RecordContext& context) {
   const Vm* vm = subject_vm(context.view, context.operation);
-  if (vm == nullptr) return true;
+  if (vm == nullptr || context.operation.facts.contains(kInOrder)) return true;
   const auto* refused = context.operation.facts.if_contains(kRefused);
   if (refused == nullptr) return keep_served_legs(context.transaction, context.view, *vm);
   for (const Volume* volume : mirrored_volumes(context.view, *vm)) {
@@ -151,16 +162,6 @@ OperationStepTable start_table(const Dependencies& on) {
     emit(context, "vm.start_failed", context.operation.error, Severity::warning);
   };
   return table;
-}
-
-/// Whether the guest has ended by itself.
-constexpr const char* kInOrder = "in_order";
-
-StepOutcome ended(bool in_order) {
-  StepOutcome outcome = StepOutcome::done();
-  const auto note = [](Operation& noted) { noted.facts[kInOrder] = true; };
-  if (in_order) outcome.note = note;
-  return outcome;
 }
 
 /// Whether a place is chosen where it has to be.

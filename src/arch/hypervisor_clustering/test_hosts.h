@@ -71,6 +71,7 @@ class FakeHosts {
   std::set<HostId> mute;                 ///< they report and answer to nothing
   std::map<CommandKind, Error> failing;  ///< answered instead of an effect
   std::set<CommandKind> unanswered;      ///< done, but the answer is lost
+  bool in_order = false;                 ///< what they say of a stop
   std::vector<int> progress;             ///< told of each command before its answer
   Duration answer_after = milliseconds(40);
   BmcMode bmc = BmcMode::answers;
@@ -156,6 +157,7 @@ inline Result<CommandResult> FakeHosts::execute(const HostId& host, const Comman
       break;
     case CommandKind::stop:
       if (copy != copies.end() && copy->second.epoch <= command.epoch) copies.erase(copy);
+      result.in_order = in_order;
       break;
     case CommandKind::prepare_incoming:
       run_copy(host, command.vm, command.epoch, VmPower::paused);
