@@ -54,6 +54,17 @@ function(virga_library name folder)
   endif()
 endfunction()
 
+# What each test reads first, compiled once.
+function(virga_test_headers)
+  file(WRITE ${CMAKE_BINARY_DIR}/test_headers.cc "")
+  add_library(virga_test_headers STATIC ${CMAKE_BINARY_DIR}/test_headers.cc)
+  target_link_libraries(virga_test_headers PUBLIC virga_options Boost::headers Boost::json fmt::fmt
+    spdlog::spdlog GTest::gtest_main)
+  target_precompile_headers(virga_test_headers PRIVATE <algorithm> <chrono> <functional> <map>
+    <memory> <optional> <set> <string> <thread> <vector> <boost/describe.hpp> <boost/json.hpp>
+    <boost/mp11.hpp> <fmt/format.h> <gtest/gtest.h>)
+endfunction()
+
 # All test programs of a label.
 add_custom_target(tests_unit)
 add_custom_target(tests_real)
@@ -79,15 +90,18 @@ function(virga_tests name folder)
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 120)
   endif()
+  if(NOT TARGET virga_test_headers)
+    virga_test_headers()
+  endif()
   add_executable(${name} ${ARG_SOURCES})
   target_link_libraries(${name} PRIVATE ${ARG_DEPENDS} GTest::gtest_main rapidcheck)
-  target_precompile_headers(${name} REUSE_FROM virga_base)
+  target_precompile_headers(${name} REUSE_FROM virga_test_headers)
   set_target_properties(${name} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/tests)
   set(alone OFF)  # real daemons and guests: one test at a time
   if(ARG_LABEL STREQUAL real)
     set(alone ON)
   endif()
-  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(${name} DISCOVERY_TIMEOUT 300
     PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${ARG_TIMEOUT} RUN_SERIAL ${alone})
   add_dependencies(tests_${ARG_LABEL} ${name})
 endfunction()

@@ -54,9 +54,11 @@ struct StorageCommand {
   Epoch beside;  ///< attach_volume
   VolumeId source{};  ///< copy_volume
   std::optional<ImageDisk> image{};  ///< create_volume: what it begins with
+  Mib copy_mib_per_second_max{100};  ///< serve_device
 };
 BOOST_DESCRIBE_STRUCT(StorageCommand, (),
-                      (device, directory, volume, size_mib, beside, source, image))
+                      (device, directory, volume, size_mib, beside, source, image,
+                       copy_mib_per_second_max))
 
 /// The load balancer of a service that the host shall have, or (remove_balancer: `service` alone is read) no more.
 /// Certificates in `spec` are secret: they reach no log and no report.

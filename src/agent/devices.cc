@@ -82,11 +82,14 @@ Result<void> Devices::give_up(const DeviceId& id) {
 void Devices::serve(const StorageCommand& asked, const Callback<CommandResult>& done) {
   if (const auto found = devices_.find(asked.device);
       found != devices_.end() && found->second.open && found->second.directory == asked.directory) {
+    found->second.copied_per_second = asked.copy_mib_per_second_max;
+    found->second.store->limit_copies(asked.copy_mib_per_second_max);
     return done(CommandResult{});
   }
   if (const auto gone = give_up(asked.device); !gone) return done(gone.error());
   Device& device = devices_[asked.device];
   device.directory = asked.directory;
+  device.copied_per_second = asked.copy_mib_per_second_max;
   auto made = make_ ? make_(asked.directory)
                     : make_error(Errc::unsupported, "this host has no driver of storage devices");
   if (!made) {
@@ -94,6 +97,7 @@ void Devices::serve(const StorageCommand& asked, const Callback<CommandResult>& 
     return done(made.error());
   }
   device.store = std::move(*made);
+  device.store->limit_copies(asked.copy_mib_per_second_max);
   device.store->open(
       answer<void>(asked.device, [this, id = asked.device, done](Result<CommandResult> result) {
         Device& opened = devices_.at(id);
@@ -149,7 +153,7 @@ std::vector<ObservedDevice> Devices::observe() const {
                     device.open ? device.store->observe() : std::vector<ObservedVolume>(),
                     device.open && device.store->capabilities().copies,
                     device.open ? device.store->space() : RealSpace(),
-                    device.open && device.store->capabilities().images});
+                    device.open && device.store->capabilities().images, device.copied_per_second});
   }
   return seen;
 }

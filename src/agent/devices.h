@@ -34,6 +34,7 @@ class Devices {
  private:
   struct Device {
     std::string directory;
+    Mib copied_per_second;
     std::unique_ptr<BlockStore> store;
     bool open = false;
     std::string failing;

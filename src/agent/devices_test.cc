@@ -42,9 +42,11 @@ class HeldStore : public BlockStore {
   void detach(const VolumeId&, const Epoch&, Callback<void> done) override {
     asked.push_back(std::move(done));
   }
+  void limit_copies(Mib per_second) override { limit = per_second; }
   std::vector<ObservedVolume> observe() const override { return {ObservedVolume{}}; }
 
   std::string path;  ///< of the last image
+  Mib limit;
   std::vector<Callback<void>> asked;
   std::vector<Callback<VolumeEndpoint>> attaching;
 
@@ -68,6 +70,7 @@ class DevicesTest : public ::testing::Test {
     Command command;
     command.kind = kind;
     command.storage = StorageCommand{DeviceId("d1"), directory, VolumeId("v1"), Mib(64), {}, {}};
+    command.storage->copy_mib_per_second_max = limit_;
     answers_.emplace_back();
     EXPECT_TRUE(devices_.execute(command, [this, at = answers_.size() - 1](auto answer) {
       EXPECT_FALSE(answers_[at].has_value()) << "answered twice";
@@ -94,6 +97,7 @@ class DevicesTest : public ::testing::Test {
   }
 
   int alive_ = 0;
+  Mib limit_{100};
   HeldStore* store_ = nullptr;
   std::vector<std::optional<Result<CommandResult>>> answers_;
   Devices devices_;
@@ -111,6 +115,18 @@ TEST_F(DevicesTest, A10_01_a_device_works_when_it_is_open_and_not_before) {
   EXPECT_EQ(seen().volumes.size(), 1U);
   EXPECT_EQ(code(send(CommandKind::serve_device, "/a")), "ok") << "it is served already";
   EXPECT_EQ(alive_, 1);
+}
+
+TEST_F(DevicesTest, R_B1_the_limit_of_copies_holds_from_the_start_and_can_change) {
+  limit_ = Mib{16};
+  open_on("/a");
+  EXPECT_EQ(store_->limit, Mib{16});
+  EXPECT_EQ(seen().copy_mib_per_second_max, Mib{16});
+  limit_ = Mib{50};
+  EXPECT_EQ(code(send(CommandKind::serve_device, "/a")), "ok");
+  EXPECT_EQ(store_->limit, Mib{50});
+  EXPECT_EQ(seen().copy_mib_per_second_max, Mib{50});
+  EXPECT_EQ(alive_, 1) << "it was not opened anew";
 }
 
 TEST_F(DevicesTest, A10_01_each_answer_of_the_store_reaches_who_asked) {

@@ -195,8 +195,16 @@ void add_storage_commands(std::vector<Command>& all) {
                  {name_argument(false), option("host", "whose agent serves it", true),
                   option("directory", "folder on that host; is made when it is not there", true),
                   option("capacity-mib", "of volumes that it may hold", true),
-                  option("class", "storage class; default standard"), many("label", "NAME=VALUE")},
+                  option("class", "storage class; default standard"),
+                  option("copy-mib-per-second", "that a copy may write; default 100"),
+                  many("label", "NAME=VALUE")},
                  create_device});
+  all.push_back({"device",
+                 "set",
+                 "change what it may hold, or how fast copies that begin may write",
+                 {name_argument(false), option("capacity-mib", "of volumes that it may hold"),
+                  option("copy-mib-per-second", "that a copy may write")},
+                 set_device});
   add_kind(all, "volume", true, VIRGA_CLI_KIND("volumes"));
   all.push_back({"volume",
                  "create",

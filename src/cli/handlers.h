@@ -37,6 +37,7 @@ int release_floating_address(Session& session, const Invocation& invocation);
 int create_image(Session& session, const Invocation& invocation);
 int create_vm(Session& session, const Invocation& invocation);
 int set_vm(Session& session, const Invocation& invocation);
+int set_device(Session& session, const Invocation& invocation);
 int set_vm_groups(Session& session, const Invocation& invocation);
 int act_on_vm(Session& session, const Invocation& invocation, const std::string& action);
 int show_console(Session& session, const Invocation& invocation);

@@ -270,13 +270,22 @@ int create_network(Session& session, const Invocation& invocation) {
   return create(session, invocation, "networks", spec);
 }
 
+namespace {
+
+Result<void> put_device_size(const Invocation& invocation, json::object& spec) {
+  if (auto put = put_number(invocation, "capacity-mib", spec, "capacity_mib"); !put.ok())
+    return put;
+  return put_number(invocation, "copy-mib-per-second", spec, "copy_mib_per_second_max");
+}
+
+}  // namespace
+
 int create_device(Session& session, const Invocation& invocation) {
   json::object spec;
   put_text(invocation, "host", spec, "host");
   put_text(invocation, "directory", spec, "directory");
   put_text(invocation, "class", spec, "storage_class");
-  if (auto put = put_number(invocation, "capacity-mib", spec, "capacity_mib"); !put.ok())
-    return fail(session, put.error());
+  if (auto put = put_device_size(invocation, spec); !put.ok()) return fail(session, put.error());
   return create(session, invocation, "devices", spec);
 }
 
@@ -331,6 +340,15 @@ int patch_spec(Session& session, const Invocation& invocation, const std::string
 }
 
 }  // namespace
+
+int set_device(Session& session, const Invocation& invocation) {
+  json::object spec;
+  if (auto put = put_device_size(invocation, spec); !put.ok()) return fail(session, put.error());
+  if (spec.empty()) {
+    return fail(session, make_error(Errc::invalid, "nothing is to be changed; see --help"));
+  }
+  return patch_spec(session, invocation, "devices", std::move(spec));
+}
 
 int create_security_group(Session& session, const Invocation& invocation) {
   auto rules = read_rules(invocation);
@@ -419,9 +437,7 @@ int set_vm(Session& session, const Invocation& invocation) {
   if (spec.empty()) {
     return fail(session, make_error(Errc::invalid, "nothing is to be changed; see --help"));
   }
-  const auto answer = request(session, "PATCH", resource_target("vms", invocation.text("name")),
-                              json::object{{"spec", spec}});
-  return answer.ok() ? show_one(session, "vms", answer->body) : fail(session, answer.error());
+  return patch_spec(session, invocation, "vms", std::move(spec));
 }
 
 int set_host_window(Session& session, const Invocation& invocation) {

@@ -103,6 +103,10 @@ class BlockStore {
     revoke(volume, epoch, std::move(done));
   }
 
+  /// How much of a copy, or of an image's disk, is written each second at most; of what begins after the call. Without
+  /// it 100 MiB.
+  virtual void limit_copies(Mib per_second) = 0;
+
   /// In order of id. Cheap but for one look at each file.
   virtual std::vector<ObservedVolume> observe() const = 0;
 

@@ -47,8 +47,10 @@ struct ObservedDevice {
   bool copies = false;  ///< it can copy its volumes
   RealSpace space{};
   bool images = false;  ///< it can fill its volumes from images
+  Mib copy_mib_per_second_max{};  ///< in force for copies that begin; 0 = its agent knows of none
 };
 BOOST_DESCRIBE_STRUCT(ObservedDevice, (),
-                      (device, directory, open, failing, volumes, copies, space, images))
+                      (device, directory, open, failing, volumes, copies, space, images,
+                       copy_mib_per_second_max))
 
 }  // namespace virga

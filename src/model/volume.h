@@ -15,8 +15,11 @@ struct DeviceSpec {
   std::string directory;  ///< absolute, on that host; never changes
   Mib capacity_mib;  ///< of volumes that it may hold, as consumers see them; more than it has = they are promised more
   std::string storage_class = "standard";  ///< volumes ask for a class, not for a device
+  /// Of each copy from it or to it, each second; a copy that goes on keeps the rate it began with.
+  Mib copy_mib_per_second_max{100};
 };
-BOOST_DESCRIBE_STRUCT(DeviceSpec, (), (host, directory, capacity_mib, storage_class))
+BOOST_DESCRIBE_STRUCT(DeviceSpec, (),
+                      (host, directory, capacity_mib, storage_class, copy_mib_per_second_max))
 
 /// How much room is left below a device, whatever was promised of it.
 enum class DeviceRoom {

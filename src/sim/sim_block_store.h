@@ -88,6 +88,7 @@ class SimBlockStore : public BlockStore {
               Callback<VolumeEndpoint> done) override;
   void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
+  void limit_copies(Mib per_second) override { copied_per_second_ = per_second; }
   std::vector<ObservedVolume> observe() const override;
   RealSpace space() const override { return device_.space(); }
 
@@ -105,6 +106,7 @@ class SimBlockStore : public BlockStore {
 
   Loop& agent_;
   DeviceTruth& device_;
+  Mib copied_per_second_{100};
   std::map<VolumeId, std::uint64_t> copying_;  ///< how often each copy has begun
   std::map<VolumeId, Instant> busy_until_;  ///< calls of one volume end in their order
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);

@@ -1,10 +1,13 @@
-// The load balancer with servers that are processes: what share of their requests passes through
-// it, and whether one fails while its servers are exchanged and its shape changes. Clients keep
-// their connections and ask without a pause. Lines of `name value unit`.
+// The load balancer with servers that are processes: what share of the requests that wrk gets
+// answered by nginx, on 32 connections, passes through it, and whether one fails while its servers
+// are exchanged and its shape changes. Connections are kept. Lines of `name value unit`.
 //
-//   virga_balancer_bench [rounds=6] [milliseconds a measurement=1500]
+//   virga_balancer_bench [rounds=6] [seconds a measurement=2]
+//
+// VIRGA_NGINX names nginx's program, which `scripts/bench` unpacks: installed it would serve.
 
 #include <fmt/format.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -19,7 +22,9 @@
 #include "base/check.h"
 #include "driver/haproxy/haproxy_balancer.h"
 #include "driver/haproxy/keep_alive_client.h"
+#include "edge/file.h"
 #include "edge/listen_tcp.h"
+#include "edge/process.h"
 #include "tools/temp_folder.h"
 
 namespace virga::test {
@@ -27,6 +32,7 @@ namespace {
 
 constexpr int kListener = 3;
 constexpr int kClients = 4;
+constexpr const char* kWrk = "/usr/bin/wrk";
 
 /// Answers what ends with an empty line. False: the client has gone.
 bool answer(int client) {
@@ -62,13 +68,12 @@ struct Server {
 
 class Bench {
  public:
-  explicit Bench(std::chrono::milliseconds span) : span_(span) {
+  explicit Bench(int seconds_each) : seconds_(seconds_each) {
     HaproxyOptions options;
     options.directory = folder_.file("balancer");
     if (::geteuid() != 0) options.user.clear();
     balancer_ = std::make_unique<HaproxyBalancer>(loop_, options);
     call([&](Callback<void> done) { balancer_->open(std::move(done)); });
-    for (int index = 0; index < 2; ++index) servers_.push_back(start_server());
   }
   ~Bench() {
     call([&](Callback<void> done) { balancer_->remove(std::move(done)); });
@@ -84,22 +89,31 @@ class Bench {
                     {}}};
   }
 
-  /// Requests a second that all clients together get answered, each at the port of its turn.
-  double rate(const std::vector<int>& ports) {
-    Clients clients(ports);
-    wait(milliseconds(200));
-    const auto [before, failed_before] = clients.count();
-    const auto began = loop_.now();
-    wait(span_);
-    const auto [after, failed] = clients.count();
-    VIRGA_CHECK(failed == 0);
-    return static_cast<double>(after - before) /
-           std::chrono::duration<double>(loop_.now() - began).count();
+  /// Requests a second that wrk gets answered.
+  double rate(int port) {
+    ProcessOptions options;
+    options.arguments = {kWrk, "-t1", "-c32", fmt::format("-d{}s", seconds_),
+                         fmt::format("http://127.0.0.1:{}/", port)};
+    const auto ended = run_process(options, seconds(60));
+    VIRGA_CHECK(ended.ok() && ended->exit.code == 0);
+    for (const char* failure : {"Socket errors", "Non-2xx"})
+      VIRGA_CHECK(ended->out.find(failure) == std::string::npos);
+    constexpr std::string_view kRate = "Requests/sec:";
+    const auto at = ended->out.find(kRate);
+    VIRGA_CHECK(at != std::string::npos);
+    return std::atof(ended->out.c_str() + at + kRate.size());
   }
-  double direct() { return rate({servers_[0].place.port, servers_[1].place.port}); }
+  double direct() { return rate(servers_[0].place.port); }
   double balanced() {
     apply();
-    return rate({spec_.frontends[0].port});
+    return rate(spec_.frontends[0].port);
+  }
+
+  /// The servers are nginx; or those of the exchange, which end at once when they are killed.
+  void serve_with(const std::string& nginx) {
+    nginx_ = nginx;
+    while (!servers_.empty()) end_server();
+    for (int index = 0; index < 2; ++index) servers_.push_back(start_server());
   }
 
   /// Each server is replaced by another process: that is let in, the old one drained, taken out
@@ -187,10 +201,38 @@ class Bench {
     options.arguments = {"/proc/self/exe", "serve"};
     options.descriptors = {{kListener, listener.get()}};
     options.die_with_parent = true;
+    if (!nginx_.empty()) {
+      options.arguments = nginx_on(made.place);
+      options.descriptors.clear();
+      listener.reset();
+    }
     auto process = Process::spawn(loop_, options);
     VIRGA_CHECK(process.ok());
     made.process = std::move(*process);
+    wait_for([&] { return listens(made.place.port); });
     return made;
+  }
+  static bool listens(int port) {
+    const Descriptor socket(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(static_cast<std::uint16_t>(port));
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return ::connect(socket.get(), reinterpret_cast<const sockaddr*>(&to), sizeof to) == 0;
+  }
+  std::vector<std::string> nginx_on(const BalancerServer& place) const {
+    const std::string folder = folder_.file(place.name);
+    std::string paths;
+    for (const char* kind : {"client_body", "proxy", "fastcgi", "uwsgi", "scgi"})
+      paths += fmt::format("{}_temp_path {}/{};", kind, folder, kind);
+    const std::string configuration = fmt::format(
+        "daemon off; master_process off; pid {0}/pid; events {{ worker_connections 1024; }} http "
+        "{{ access_log off; keepalive_requests 1000000000; {1} server {{ listen {2}:{3}; location "
+        "/ {{ return 200 \"ok\"; }} }} }}",
+        folder, paths, place.address, place.port);
+    VIRGA_CHECK(make_folders(folder, 0700).ok());
+    VIRGA_CHECK(replace_file(folder + "/nginx.conf", configuration).ok());
+    return {nginx_, "-e", folder + "/errors", "-c", folder + "/nginx.conf"};
   }
   void end_server() {
     servers_.front().process->signal(SIGKILL);
@@ -221,7 +263,8 @@ class Bench {
 
   TempFolder folder_;
   AsioLoop loop_;
-  const std::chrono::milliseconds span_;
+  const int seconds_;
+  std::string nginx_;
   std::unique_ptr<HaproxyBalancer> balancer_;
   BalancerSpec spec_;
   std::vector<Server> servers_;
@@ -235,8 +278,13 @@ double median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-int run(int rounds, std::chrono::milliseconds span) {
-  Bench bench(span);
+void measure_shares(Bench& bench, int rounds) {
+  const char* nginx = std::getenv("VIRGA_NGINX");
+  if (nginx == nullptr || ::access(nginx, X_OK) != 0 || ::access(kWrk, X_OK) != 0) {
+    fmt::print("balancer_tcp_share not measured: VIRGA_NGINX, wrk\n");
+    return;
+  }
+  bench.serve_with(nginx);
   for (const BalancerProtocol protocol : {BalancerProtocol::tcp, BalancerProtocol::http}) {
     bench.be(protocol);
     std::vector<double> direct, balanced, share;
@@ -250,6 +298,13 @@ int run(int rounds, std::chrono::milliseconds span) {
                median(direct), median(balanced));
     fmt::print("balancer_{}_share {:.2f} of_direct\n", name, median(share));
   }
+}
+
+int run(int rounds, int seconds_each) {
+  Bench bench(seconds_each);
+  measure_shares(bench, rounds);
+  bench.serve_with("");
+  bench.be(BalancerProtocol::http);
   std::int64_t answered = 0, failed = 0;
   double took = 0;
   for (int turn = 0; turn < 5; ++turn) bench.exchange(answered, failed, took);
@@ -265,6 +320,6 @@ int run(int rounds, std::chrono::milliseconds span) {
 int main(int count, char** arguments) {
   if (count > 1 && std::strcmp(arguments[1], "serve") == 0) return virga::test::serve();
   const int rounds = count > 1 ? std::atoi(arguments[1]) : 6;
-  const int span = count > 2 ? std::atoi(arguments[2]) : 1500;
-  return virga::test::run(std::max(rounds, 1), std::chrono::milliseconds(std::max(span, 50)));
+  const int seconds = count > 2 ? std::atoi(arguments[2]) : 2;
+  return virga::test::run(std::max(rounds, 1), std::max(seconds, 1));
 }

@@ -6,6 +6,7 @@
 //   virga_network_bench [rounds=9] [milliseconds a measurement=700]
 
 #include <fmt/format.h>
+#include <linux/ethtool.h>
 
 #include <algorithm>
 #include <chrono>
@@ -43,9 +44,23 @@ struct Lab {
     return std::move(*made);
   }
 
-  static Guest guest(WaitingFabric& fabric, const LaunchNic& nic) {
+  /// Like a guest at a tap, this one takes segments that are not cut into frames: a cable's own
+  /// reader would not, so that its port has all of them cut.
+  static void take_segments(const Namespace& where, const std::string& port) {
+    ethtool_value on{ETHTOOL_STXCSUM, 1};
+    ifreq request{};
+    port.copy(request.ifr_name, IFNAMSIZ - 1);
+    request.ifr_data = reinterpret_cast<char*>(&on);
+    VIRGA_CHECK(in_network_namespace(where.get(), [&] {
+                  const Descriptor socket(::socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+                  VIRGA_CHECK(::ioctl(socket.get(), SIOCETHTOOL, &request) == 0);
+                }).ok());
+  }
+
+  static Guest guest(const Namespace& where, WaitingFabric& fabric, const LaunchNic& nic) {
     const auto made = fabric.open_port(nic);
     VIRGA_CHECK(made.ok());
+    take_segments(where, fabric.tap_name(nic.port));
     Guest guest(Descriptor(made->tap_descriptor), nic.mac,
                 nic.address.substr(0, nic.address.find('/')));
     guest.leave_packets();
@@ -101,7 +116,8 @@ enum Way { kHosts, kGuests, kGroups, kWays };
 
 int run(int rounds, std::chrono::milliseconds span) {
   Lab lab;
-  const Guest web = Lab::guest(*lab.first, lab.web), db = Lab::guest(*lab.second, lab.db);
+  const Guest web = Lab::guest(lab.one, *lab.first, lab.web);
+  const Guest db = Lab::guest(lab.two, *lab.second, lab.db);
   lab.guard(false);
   gigabits(open_connection(web, db, kPort), span);
   std::vector<double> bulk[kWays], fresh[kWays], tunnel_share, bulk_share, fresh_share;

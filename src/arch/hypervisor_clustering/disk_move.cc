@@ -15,7 +15,7 @@ namespace {
 
 constexpr Duration kAskDeadline = seconds(12);
 constexpr Duration kAgain = milliseconds(500);
-constexpr std::int64_t kSlowestMibPerSecond = 5;
+constexpr std::int64_t kSlowestMibPerSecond = 5;  // a device may be set to 8
 
 DiskMirror mirror_of(const Operation& operation) {
   DiskMirror mirror;
@@ -35,6 +35,16 @@ bool has_moved(const ClusterView& view, const Operation& operation) {
   if (volume == nullptr) return false;
   const std::vector<DeviceId> used = volume->in_use();
   return std::ranges::find(used, operation.arguments.device) != used.end();
+}
+
+/// What both devices bear.
+Mib copied_per_second(const ClusterView& view, const Volume& volume, const Device& to) {
+  Mib rate = to.spec.copy_mib_per_second_max;
+  for (const DeviceId& leg : volume.in_use()) {
+    const Device* from = view.devices.find(leg);
+    if (from != nullptr) rate = std::min(rate, from->spec.copy_mib_per_second_max);
+  }
+  return rate;
 }
 
 class DiskMove {
@@ -73,11 +83,13 @@ void DiskMove::copy(const Operation& operation, const ClusterView& view,
   Attachments(commands_).attach_at(
       {wanted.volume, wanted.device, device->spec.host}, *vm, wanted.epoch,
       [this, operation, joins = volume->spec.mirrored, limit = copying_takes_at_most(*volume),
+       rate = copied_per_second(view, *volume, *device),
        done](const Result<VolumeEndpoint>& to) {
         if (!to) return done(StepOutcome::failed(to.error()));
         DiskMirror wanted_mirror = mirror_of(operation);
         wanted_mirror.to = *to;
         wanted_mirror.joins = joins;
+        wanted_mirror.bytes_per_second_max = to_bytes(rate).value;
         wanted_mirror.total_ms_max = limit;
         mirror(operation, std::move(wanted_mirror), done);
       });

@@ -213,7 +213,9 @@ class VolumeMoves : public VolumesInUse {
     ASSERT_TRUE(until([&] { return serves(); }));
     bool done = false;
     Transaction transaction;
-    transaction.put(device_on("b"));
+    Device slower = device_on("b");
+    slower.spec.copy_mib_per_second_max = Mib{16};
+    transaction.put(slower);
     Volume changed = stored();
     changed.spec.device = DeviceId("disk-b");
     changed.status.legs.push_back({DeviceId("disk-b"), LegState::behind});
@@ -247,6 +249,7 @@ TEST_F(VolumeMoves, A10_04_R_B4_TheStoreSaysWhichPlaceCountsBeforeTheGuestRunsTh
   const auto& mirror = hosts.commands.at(static_cast<std::size_t>(first(CommandKind::mirror_disk)));
   EXPECT_EQ(mirror.second.mirror->volume, "acme/data");
   EXPECT_FALSE(mirror.second.mirror->to.export_name.empty());
+  EXPECT_EQ(mirror.second.mirror->bytes_per_second_max, 16 << 20) << "what both devices bear";
   EXPECT_EQ(hosts.count(CommandKind::cancel_mirror), 0);
 }
 

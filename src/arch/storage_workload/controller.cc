@@ -271,6 +271,7 @@ void StorageController::serve(const ClusterId& cluster, const ServeDevice& serve
   Command asked;
   asked.kind = CommandKind::serve_device;
   asked.storage = StorageCommand{serve.device, serve.directory, {}, {}, {}, {}};
+  asked.storage->copy_mib_per_second_max = serve.copied_per_second;
   command(cluster, keys::of(serve.device), serve.host, std::move(asked));
 }
 

@@ -151,8 +151,11 @@ void Planner::judge(const Device& device) {
     plan_.device_changes.push_back({device.id(), now});
   }
   const bool askable = evidence.host_reports && evidence.can_serve && !evidence.resting;
-  if (available || !askable || !room_in(plan_.serves)) return;
-  plan_.serves.push_back({device.id(), device.spec.host, device.spec.directory});
+  const Mib rate = evidence.seen.copy_mib_per_second_max;
+  const bool as_asked = rate == Mib() || rate == device.spec.copy_mib_per_second_max;
+  if ((available && as_asked) || !askable || !room_in(plan_.serves)) return;
+  plan_.serves.push_back({device.id(), device.spec.host, device.spec.directory,
+                          device.spec.copy_mib_per_second_max});
 }
 
 void Planner::decide(const Volume& volume) {

@@ -337,6 +337,19 @@ TEST_F(StoragePlannerTest, R_B1_ServesDevicesAndSaysWhyNot) {
   EXPECT_EQ(made.device_changes[1].status.reason, "the agent of h2 is too old to serve devices");
 }
 
+TEST_F(StoragePlannerTest, R_B1_ADeviceLearnsHowFastCopiesMayBe) {
+  ObservedDevice& seen = evidence.devices[DeviceId("d1")].seen;
+  EXPECT_TRUE(plan().serves.empty()) << "an agent that knows of no limit is not asked for one";
+  seen.copy_mib_per_second_max = Mib{100};
+  EXPECT_TRUE(plan().serves.empty());
+  seen.copy_mib_per_second_max = Mib{16};
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.serves.size(), 1U);
+  EXPECT_EQ(made.serves[0].device, DeviceId("d1"));
+  EXPECT_EQ(made.serves[0].copied_per_second, Mib{100});
+  EXPECT_TRUE(made.device_changes.empty()) << "it is served all the same";
+}
+
 TEST_F(StoragePlannerTest, R_B1_ANewServerJudgesNoDeviceBeforeItsHostCouldReport) {
   put(volume("data", 100, "d1"));
   evidence.devices[DeviceId("d1")] = {};

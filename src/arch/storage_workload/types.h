@@ -49,6 +49,7 @@ struct ServeDevice {
   DeviceId device;
   HostId host;
   std::string directory;
+  Mib copied_per_second;
 };
 
 /// A volume gets its place, or a second one where it shall move to.

@@ -19,8 +19,10 @@ class NbdDevice final : public DeviceAccess {
     return std::make_unique<NbdAccess>(context, options_, std::move(folder));
   }
 
+  void limit_copies(Mib per_second) override { options_.copied_a_second = per_second; }
+
  private:
-  const NbdOptions options_;
+  NbdOptions options_;
 };
 
 }  // namespace

@@ -17,7 +17,7 @@ struct NbdOptions {
   std::string address = "127.0.0.1";  ///< IPv4 that consumers reach
   int consumers_max = 16;             ///< connections of one volume
   Duration obey_within = seconds(1);  ///< a server that does not cut a consumer off in this time is killed
-  Mib copied_a_second{100};           ///< of a copy, at most; holes count
+  Mib copied_a_second{100};           ///< of a copy that begins, at most; holes count
 };
 
 /// One qemu-storage-daemon that serves one volume. It outlives this object and is adopted by the next.

@@ -281,6 +281,11 @@ void RecordedStore::detach(const VolumeId& volume, const Epoch& epoch, Callback<
   answer<void>(loop_, std::move(done), {});
 }
 
+void RecordedStore::limit_copies(Mib per_second) {
+  access_->limit_copies(per_second);
+  fills_.limit(per_second);
+}
+
 std::vector<ObservedVolume> RecordedStore::observe() const {
   std::vector<ObservedVolume> seen;
   for (const auto& [id, volume] : volumes_) seen.push_back(volume->observe());

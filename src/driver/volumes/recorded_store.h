@@ -35,6 +35,7 @@ class RecordedStore : public BlockStore {
   void revoke(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   void release(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
   void detach(const VolumeId& volume, const Epoch& epoch, Callback<void> done) override;
+  void limit_copies(Mib per_second) override;
   std::vector<ObservedVolume> observe() const override;
   RealSpace space() const override { return access_->space(directory_); }
 

@@ -106,6 +106,9 @@ class DeviceAccess {
   virtual void open(VolumeContext& context, Callback<void> done) {
     answer<void>(context.loop, std::move(done), {});
   }
+  /// As BlockStore::limit_copies(); of those that it makes itself.
+  virtual void limit_copies(Mib) {}
+
   virtual std::unique_ptr<VolumeAccess> volume(VolumeContext& context, VolumeFolder folder,
                                                const VolumeId& volume) = 0;
 

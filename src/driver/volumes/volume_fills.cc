@@ -16,7 +16,6 @@ namespace {
 constexpr Duration kPause = seconds(2);
 constexpr int kReaders = 1;
 constexpr std::size_t kJobsMax = 256;
-constexpr const char* kRate = "100M";
 constexpr const char* kConvert = "/usr/bin/qemu-img";
 
 std::string log_of(const RecordedVolume& volume) { return volume.folder().path + "/fill.log"; }
@@ -81,8 +80,9 @@ void VolumeFills::convert(const VolumeId& volume) {
   if (filled == nullptr) return;
   const ImageDisk& image = *filled->record().image;
   ProcessOptions options;
+  const std::string rate = std::to_string(per_second_.value) + "M";
   options.arguments = {kConvert, "convert",    "-n", "--target-is-zero",
-                       "-r",     kRate,        "-f", image.format,
+                       "-r",     rate,         "-f", image.format,
                        "-O",     "raw",        image.path, filled->folder().image()};
   options.environment = {{"LC_ALL", "C"}, {"PATH", "/usr/bin:/bin"}};
   options.output_path = log_of(*filled);

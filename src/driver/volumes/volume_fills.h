@@ -15,7 +15,7 @@ namespace virga {
 
 /// The volumes of one device that are being filled from images. A volume's record says that it is not whole; so long
 /// this reads the image, when it is what it must be, and lets `qemu-img convert` write its disk into the volume's file,
-/// at 100 MiB/s at most. What fills ends with its agent; the next one begins anew. Loop thread only.
+/// at a bounded rate. What fills ends with its agent; the next one begins anew. Loop thread only.
 class VolumeFills {
  public:
   /// The volume of a name, or nullptr.
@@ -25,6 +25,9 @@ class VolumeFills {
   ~VolumeFills();
   VolumeFills(const VolumeFills&) = delete;
   VolumeFills& operator=(const VolumeFills&) = delete;
+
+  /// Of those that begin to write from now on.
+  void limit(Mib per_second) { per_second_ = per_second; }
 
   /// Goes on until it is whole or end() is called; one under way already goes on.
   void begin(const VolumeId& volume);
@@ -49,6 +52,7 @@ class VolumeFills {
 
   AsioLoop& loop_;
   const Find find_;
+  Mib per_second_{100};
   ImageChecks checks_;
   std::map<VolumeId, std::shared_ptr<Fill>> fills_;
   Worker reader_;  ///< last: its end waits for what is being read

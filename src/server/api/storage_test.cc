@@ -57,6 +57,9 @@ TEST_F(Storage, R_B1_a_device_is_a_folder_of_a_host_and_keeps_what_it_has_promis
   refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"capacity_mib":500}})"), 409,
           "600 MiB of the volumes on it");
   EXPECT_EQ(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"capacity_mib":700}})").status, 200);
+  refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"copy_mib_per_second_max":7}})"), 400,
+          "spec.copy_mib_per_second_max: 7");
+  EXPECT_EQ(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"copy_mib_per_second_max":16}})").status, 200);
   refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"directory":"/srv/y"}})"), 400,
           "never changes");
   refused(call("DELETE", "/v1/devices/disk-1"), 409, "volume acme/data");

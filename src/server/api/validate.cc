@@ -146,6 +146,7 @@ const std::map<std::string, Range>& ranges() {
       {"vm.disks.size_mib", {"disks.size_mib", 1, kMibMax, "MiB"}},
       {"vm.nics", {"nics", 0, 8, "NICs"}},
       {"device.capacity_mib", {"capacity_mib", 1, 1LL << 34, "MiB"}},
+      {"device.copy_mib_per_second_max", {"copy_mib_per_second_max", 8, 1 << 20, "MiB/s"}},
       {"volume.size_mib", {"size_mib", 1, kMibMax, "MiB"}},
       {"service.replicas", {"replicas", 1, 16, "copies"}},
       {"service.vm.port", {"vm.port", 1, 65'535, "(a TCP port)"}},
@@ -162,8 +163,7 @@ const std::map<std::string, Range>& ranges() {
       {"service.scaling.requests_max",
        {"scaling.requests_max", 0, 1'000'000, "requests a second and copy (0 = not watched)"}},
       {"service.scaling.cpu_percent_max", {"scaling.cpu_percent_max", 0, 100, "percent, 0 = none"}},
-      {"service.scaling.response_ms_max",
-       {"scaling.response_ms_max", 0, 600'000, "milliseconds (0 = not watched)"}},
+      {"service.scaling.response_ms_max", {"scaling.response_ms_max", 0, 600'000, "ms, 0 = none"}},
       {"service.scaling.queue_max", {"scaling.queue_max", 0, 100'000, "requests, 0 = none"}},
       {"service.scaling.errors_percent_max", {"scaling.errors_percent_max", 0, 99, "percent"}},
       {"service.scaling.sustained_ms", {"scaling.sustained_ms", 1'000, 3'600'000, "milliseconds"}},
@@ -409,6 +409,7 @@ Result<void> check_device(const DeviceSpec& spec) {
   return all({check_name("spec.host", spec.host.value),
               check_path("spec.directory", spec.directory, true),
               in_range("device", "capacity_mib", spec.capacity_mib.value),
+              in_range("device", "copy_mib_per_second_max", spec.copy_mib_per_second_max.value),
               check_name("spec.storage_class", spec.storage_class)});
 }
 
