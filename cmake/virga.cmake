@@ -56,7 +56,7 @@ endfunction()
 
 # What each test reads first, compiled once.
 function(virga_test_headers)
-  file(WRITE ${CMAKE_BINARY_DIR}/test_headers.cc "")
+  file(CONFIGURE OUTPUT ${CMAKE_BINARY_DIR}/test_headers.cc CONTENT "")
   add_library(virga_test_headers STATIC ${CMAKE_BINARY_DIR}/test_headers.cc)
   target_link_libraries(virga_test_headers PUBLIC virga_options Boost::headers Boost::json fmt::fmt
     spdlog::spdlog GTest::gtest_main)

@@ -338,16 +338,23 @@ void AgentCore::reply(std::uint64_t id, const Result<CommandResult>& result) {
   on_.link.send(std::move(message));
 }
 
+void AgentCore::begins(const Command& command) {
+  refused_.erase({command.vm, command.epoch});
+  if (!begun_ || *begun_ < command.epoch) begun_ = command.epoch;
+}
+
 void AgentCore::start_vm(const Command& command) {
   if (!command.launch) {
     return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
   }
   if (!lease_valid()) {
+    // Of a copy that an agent before this one began nobody knows here: it had no lease yet then.
+    const bool never_began = lease_known_ && (!begun_ || *begun_ < command.epoch);
     if (refused_.size() >= kRefusedMax) refused_.clear();
-    refused_.insert({command.vm, command.epoch});
+    if (never_began) refused_.insert({command.vm, command.epoch});
     return reply(command.id, make_error(Errc::unavailable, "this host holds no valid lease"));
   }
-  refused_.erase({command.vm, command.epoch});
+  begins(command);
   on_.guard.extend(lease_end_, policy_.lease_ms);
   on_.hypervisor.start(*command.launch, reply_to(command.id));
 }
@@ -440,6 +447,7 @@ bool AgentCore::execute_migration(const Command& command) {
               make_error(Errc::unavailable, "no launch, or no valid lease on this host"));
         return true;
       }
+      begins(command);
       on_.hypervisor.prepare_incoming(
           *command.launch, [this, id = command.id,
                             alive = std::weak_ptr(alive_)](Result<MigrationEndpoint> endpoint) {

@@ -122,6 +122,7 @@ class AgentCore final : public HypervisorSink {
   void take_groups(FabricGroups groups);
   void network_failed(const Error& why);
   void execute(const Command& command);
+  void begins(const Command& command);
   void start_vm(const Command& command);
   bool execute_migration(const Command& command);
   void stop_vm(const Command& command);
@@ -176,6 +177,7 @@ class AgentCore final : public HypervisorSink {
   std::map<std::uint64_t, Send> sends_;        ///< under way, by their commands
   std::set<std::pair<VmId, Epoch>> stopping_;  ///< their end is no news
   std::set<std::pair<VmId, Epoch>> refused_;   ///< that never began; the newest of them are known
+  std::optional<Epoch> begun_;                 ///< the highest of those that did, in this run
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };
 

@@ -157,6 +157,9 @@ TEST(AgentCore, F_B6_nothing_starts_without_a_lease) {
   agent.grant(agent.now_ms());
   agent.start_vm("acme/web");
   EXPECT_FALSE(in_order(Epoch())) << "it was begun after all";
+  loop.run_for(seconds(11));
+  agent.start_vm("acme/web");
+  EXPECT_FALSE(in_order(Epoch())) << "it had run before it was refused";
 }
 
 TEST(AgentCore, F_B4_F_B6_limits_of_a_running_vm_are_changed_and_the_answer_says_so) {

@@ -146,7 +146,7 @@ class Relay {
     wire_wants_ = 0;
     bool moved = read_plain();
     // A read may end the greeting as well, and would then wait for an answer to what is not sent.
-    if (!SSL_is_init_finished(session_.get())) return greet() || moved;
+    if (!greeted_) return greet() || moved || wire_ended_;
     moved = write_wire() || moved;
     moved = read_wire() || moved;
     return write_plain() || moved;
@@ -175,7 +175,8 @@ class Relay {
 
   /// The client speaks first, also when it has nothing to say yet.
   bool greet() {
-    return outcome([this] { return SSL_do_handshake(session_.get()); }) > 0;
+    greeted_ = outcome([this] { return SSL_do_handshake(session_.get()); }) > 0;
+    return greeted_;
   }
 
   /// Other keys for what is sent from now on. Only between records, and when the wire takes the
@@ -308,6 +309,7 @@ class Relay {
   Session session_;
   Buffer to_wire_;
   Buffer to_plain_;
+  bool greeted_ = false;
   bool plain_ended_ = false;
   bool wire_ended_ = false;
   int wire_wants_ = 0;

@@ -341,6 +341,22 @@ TEST_F(MirroredInUse, R_B2_WhatWasUnderWayWhenACopyWasLostCountsInOnePlaceAndIsC
   EXPECT_EQ(epochs_on(kSecond), std::set<Epoch>{vm().status.epoch});
 }
 
+TEST_F(MirroredInUse, R_B1_OfAVmThatIsDeletedWhileNoPlaceIsServedOneCountsAllTheSame) {
+  ASSERT_TRUE(until([&] { return serves(); }));
+  Transaction change;
+  for (const char* name : {"c", "d"}) {
+    Device away = *server->view().devices.find(device_on(name).id());
+    away.status.available = false;
+    change.put(away);
+  }
+  Vm deleted = vm();
+  deleted.meta.deleting_at = WallTime{1};
+  change.put(deleted);
+  server->store().commit(change.guards(), change.writes(), [](Result<CommitOutcome>) {});
+  ASSERT_TRUE(until([&] { return server->view().vms.find(id) == nullptr; }));
+  EXPECT_EQ(stored().in_use(), std::vector<DeviceId>{kFirst});
+}
+
 TEST_F(MirroredInUse, R_B1_AGuestGoesOnAloneOnlyAfterTheStoreHasSaidSo) {
   ASSERT_TRUE(until([&] { return serves(); }));
   writes_to({kFirst, kSecond});

@@ -95,8 +95,11 @@ bool keep_legs_after_failed_start(const RecordContext& context) {
     const std::vector<DeviceId> legs = volume->in_use();
     const auto has_refused = is_noted(*refused, volume->id());
     const auto kept = std::ranges::find_if_not(legs, has_refused);
-    if (kept == legs.end() || std::ranges::none_of(legs, has_refused)) continue;
-    keep_one_leg(context.transaction, *volume, *kept);
+    // Nobody answered: a server before this one may have sent it all the same.
+    if (kept == legs.end()) return keep_served_legs(context.transaction, context.view, *vm);
+    if (std::ranges::any_of(legs, has_refused)) {
+      keep_one_leg(context.transaction, *volume, *kept);
+    }
   }
   return true;
 }
@@ -164,12 +167,12 @@ OperationStepTable start_table(const Dependencies& on) {
   return table;
 }
 
-/// Whether a place is chosen where it has to be.
-bool keep_legs_after_end(const RecordContext& context) {
+/// Whether a place is chosen where it has to be. Whose VM goes has nobody who would choose later.
+bool keep_legs_after_end(const RecordContext& context, bool chosen_later) {
   const Vm* vm = subject_vm(context.view, context.operation);
   const bool ran = !context.operation.arguments.source.empty();
   if (vm == nullptr || !ran || context.operation.facts.contains(kInOrder)) return true;
-  return keep_served_legs(context.transaction, context.view, *vm);
+  return keep_served_legs(context.transaction, context.view, *vm, chosen_later);
 }
 
 OperationStepTable::Step stop_step(const Dependencies& on) {
@@ -196,7 +199,7 @@ OperationStepTable stop_table(const Dependencies& on) {
   OperationStepTable table;
   table.steps.push_back(stop_step(on));
   table.record_success = [](const RecordContext& context) {
-    const bool chosen = keep_legs_after_end(context);
+    const bool chosen = keep_legs_after_end(context, true);
     const Vm* vm = subject_vm(context.view, context.operation);
     const bool comes_back = vm != nullptr && vm->spec.power == DesiredPower::running;
     change_vm(context, [&](VmStatus& status) {
@@ -245,7 +248,7 @@ OperationStepTable delete_table(const Dependencies& on) {
   table.record_success = [](const RecordContext& context) {
     const Vm* vm = subject_vm(context.view, context.operation);
     if (vm == nullptr || vm->status.operation != context.operation.id()) return;
-    keep_legs_after_end(context);
+    keep_legs_after_end(context, false);
     for (const Port* port : context.view.ports_of(vm->id())) {
       context.transaction.erase(*port);
       context.transaction.erase_with(keys::address(port->spec.network, port->spec.address));

@@ -60,14 +60,16 @@ void keep_one_leg(Transaction& transaction, const Volume& volume, const DeviceId
   transaction.put(changed);
 }
 
-bool keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm) {
+bool keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm,
+                      bool chosen_later) {
   bool all = true;
   for (const Volume* volume : mirrored_volumes(view, vm)) {
     const std::vector<DeviceId> legs = volume->in_use();
-    const auto kept = std::ranges::find_if(legs, [&](const DeviceId& id) {
+    auto kept = std::ranges::find_if(legs, [&](const DeviceId& id) {
       const Device* device = view.devices.find(id);
       return device != nullptr && device->status.available;
     });
+    if (kept == legs.end() && !chosen_later) kept = legs.begin();
     all = all && kept != legs.end();
     if (kept != legs.end()) keep_one_leg(transaction, *volume, *kept);
   }

@@ -46,8 +46,10 @@ std::vector<const Volume*> mirrored_volumes(const ClusterView& view, const Vm& v
 void keep_one_leg(Transaction& transaction, const Volume& volume, const DeviceId& kept);
 
 /// A copy of the VM has ended otherwise than in order, and what was under way may stand in one place alone: of each
-/// mirrored volume the first place that is served counts from this commit on. False when one of them has none.
-bool keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm);
+/// mirrored volume the first place that is served counts from this commit on. False when one of them has none: a place
+/// of it is `chosen_later`, or else the first one counts.
+bool keep_served_legs(Transaction& transaction, const ClusterView& view, const Vm& vm,
+                      bool chosen_later = true);
 
 /// Changes the subject VM in the commit; a VM that is gone or serves another operation is left alone.
 void change_vm(const RecordContext& context, const std::function<void(VmStatus&)>& change);
