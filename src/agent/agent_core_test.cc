@@ -151,6 +151,10 @@ TEST(AgentCore, F_B6_nothing_starts_without_a_lease) {
     agent.core.link_received(message);
     return agent.link.sent.back().result.value_or(CommandResult()).in_order;
   };
+  EXPECT_FALSE(in_order(Epoch())) << "an agent before this one may have begun it";
+  agent.grant(agent.now_ms());
+  loop.run_for(seconds(11));
+  agent.start_vm("acme/web");
   EXPECT_TRUE(in_order(Epoch())) << "it never began";
   EXPECT_TRUE(in_order(Epoch())) << "and says so again";
   EXPECT_FALSE(in_order({1, 2})) << "nobody knows of that one";

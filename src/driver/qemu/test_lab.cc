@@ -18,6 +18,10 @@ QemuLab::QemuLab() {
   if (::mkdtemp(name) == nullptr) std::abort();
   folder_ = name;
   ::chmod(name, 0755);
+  // Where a user who may not look into the build folder can start it too.
+  std::error_code far;
+  std::filesystem::create_hard_link(VIRGAD_PROGRAM, folder_ + "/virgad", far);
+  if (far) std::filesystem::copy_file(VIRGAD_PROGRAM, folder_ + "/virgad");
   for (int index = 0; index < 2; ++index) {
     EXPECT_TRUE(make_folders(run(index)).ok());
     open(index);
@@ -54,7 +58,7 @@ void QemuLab::open(int index) {
   options.shared_directory = shared();
   options.cgroup_base = group(index);
   options.encrypt_migrations = encrypt_migrations;
-  options.own_program = VIRGAD_PROGRAM;
+  options.own_program = folder_ + "/virgad";
   Host& host = hosts_[index];
   host.fabric = std::make_unique<NullFabric>(loop_);
   host.hypervisor = std::make_unique<QemuHypervisor>(loop_, options, host.guard, *host.fabric);
