@@ -17,9 +17,9 @@ from cloud import CloudError  # noqa: E402
 from cloud_case import CloudCase, kill  # noqa: E402
 
 ENDS = ["vm.moved", "vm.move_failed"]
-TRIES_MAX = 8
+TRIES_MAX = 16
 SEND_STEP = 1         # of a move: 0 prepare, 1 send, 2 switch, 3 clean
-CONNECTED_S = 0.02    # from the begin of the send until the destination's agent has taken the connection
+CONNECTED_S = (0.02, 0.04, 0.08, 0.16)  # from the begin of the send until the destination's agent has the connection
 HELD_S = 1.5          # far below the lease
 VICTIMS = ("server", "source agent", "destination agent", "source leash", "source qemu", "destination qemu")
 
@@ -39,7 +39,7 @@ class Moves(CloudCase):
     def over(self, vm, after):
         return any(e["kind"] in ENDS and e["subject"] == f"vm/{vm}" for e in self.cloud.events(after))
 
-    def caught(self, vm, moment, destination, agent, after):
+    def caught(self, vm, moment, destination, agent, after, patience):
         """The pid of the incoming copy at that moment; None when the move was over before anybody looked.
 
         The switch takes some tens of milliseconds. It lasts until the destination's agent acts: that one is stopped
@@ -48,7 +48,7 @@ class Moves(CloudCase):
         if moment == "prepared":
             return pid
         self.catch("the memory goes over", lambda: self.sends(vm) or self.over(vm, after))
-        time.sleep(CONNECTED_S)
+        time.sleep(patience)
         kill(agent, signal.SIGSTOP)
         end = time.monotonic() + HELD_S
         while time.monotonic() < end:
@@ -56,8 +56,8 @@ class Moves(CloudCase):
                 return pid
         return None
 
-    def move_and_kill(self, vm, victim, moment):
-        """False when the kill came too late."""
+    def move_and_kill(self, vm, victim, moment, turn):
+        """False when the kill came too early or too late."""
         before, after = self.status(vm), self.cloud.last_event()
         pids, boots = self.pids(), self.host_boots()
         source = before["host"]
@@ -69,7 +69,7 @@ class Moves(CloudCase):
         agent = pids[destination + ".agent"]
         killed_ms = None
         try:
-            pid = self.caught(vm, moment, destination, agent, after)
+            pid = self.caught(vm, moment, destination, agent, after, CONNECTED_S[turn % len(CONNECTED_S)])
             if pid:
                 ends = {"source": source, "destination": destination, "source qemu": source_pid,
                         "destination qemu": pid}
@@ -90,7 +90,7 @@ class Moves(CloudCase):
         vms = itertools.cycle(self.vms)
         for moment, victim in itertools.product(("prepared", "switching"), VICTIMS):
             with self.subTest(victim=victim, moment=moment):
-                self.assertTrue(any(self.move_and_kill(next(vms), victim, moment) for _ in range(TRIES_MAX)),
+                self.assertTrue(any(self.move_and_kill(next(vms), victim, moment, turn) for turn in range(TRIES_MAX)),
                                 f"no kill of {TRIES_MAX} came in the middle")
 
     def cancelled(self, vm):
