@@ -343,15 +343,22 @@ void AgentCore::begins(const Command& command) {
   if (!begun_ || *begun_ < command.epoch) begun_ = command.epoch;
 }
 
+/// What an agent before this one may have begun is not taken for one that never began: it is there,
+/// or this one has had no lease yet.
+void AgentCore::note_refused(const Command& command) {
+  const std::vector<ObservedVm> seen = on_.hypervisor.observe();
+  const bool is_there = std::ranges::find(seen, command.vm, &ObservedVm::vm) != seen.end();
+  if (!lease_known_ || is_there || (begun_ && *begun_ >= command.epoch)) return;
+  if (refused_.size() >= kRefusedMax) refused_.clear();
+  refused_.insert({command.vm, command.epoch});
+}
+
 void AgentCore::start_vm(const Command& command) {
   if (!command.launch) {
     return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
   }
   if (!lease_valid()) {
-    // Of a copy that an agent before this one began nobody knows here: it had no lease yet then.
-    const bool never_began = lease_known_ && (!begun_ || *begun_ < command.epoch);
-    if (refused_.size() >= kRefusedMax) refused_.clear();
-    if (never_began) refused_.insert({command.vm, command.epoch});
+    note_refused(command);
     return reply(command.id, make_error(Errc::unavailable, "this host holds no valid lease"));
   }
   begins(command);

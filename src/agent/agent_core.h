@@ -123,6 +123,7 @@ class AgentCore final : public HypervisorSink {
   void network_failed(const Error& why);
   void execute(const Command& command);
   void begins(const Command& command);
+  void note_refused(const Command& command);
   void start_vm(const Command& command);
   bool execute_migration(const Command& command);
   void stop_vm(const Command& command);

@@ -339,15 +339,20 @@ int patch_spec(Session& session, const Invocation& invocation, const std::string
   return answer.ok() ? show_one(session, plural, answer->body) : fail(session, answer.error());
 }
 
-}  // namespace
-
-int set_device(Session& session, const Invocation& invocation) {
+int set_sizes(Session& session, const Invocation& invocation, const std::string& plural,
+              Result<void> (*put)(const Invocation&, json::object&)) {
   json::object spec;
-  if (auto put = put_device_size(invocation, spec); !put.ok()) return fail(session, put.error());
+  if (auto read = put(invocation, spec); !read.ok()) return fail(session, read.error());
   if (spec.empty()) {
     return fail(session, make_error(Errc::invalid, "nothing is to be changed; see --help"));
   }
-  return patch_spec(session, invocation, "devices", std::move(spec));
+  return patch_spec(session, invocation, plural, std::move(spec));
+}
+
+}  // namespace
+
+int set_device(Session& session, const Invocation& invocation) {
+  return set_sizes(session, invocation, "devices", put_device_size);
 }
 
 int create_security_group(Session& session, const Invocation& invocation) {
@@ -432,12 +437,7 @@ int create_vm(Session& session, const Invocation& invocation) {
 }
 
 int set_vm(Session& session, const Invocation& invocation) {
-  json::object spec;
-  if (auto put = put_vm_size(invocation, spec); !put.ok()) return fail(session, put.error());
-  if (spec.empty()) {
-    return fail(session, make_error(Errc::invalid, "nothing is to be changed; see --help"));
-  }
-  return patch_spec(session, invocation, "vms", std::move(spec));
+  return set_sizes(session, invocation, "vms", put_vm_size);
 }
 
 int set_host_window(Session& session, const Invocation& invocation) {

@@ -271,6 +271,18 @@ TEST_F(MirroredInUse, R_B1_AStartThatItsHostRefusedCostsNoPlaceOneThatMayHaveRun
   EXPECT_EQ(state_of(kFirst), LegState::in_sync);
 }
 
+TEST_F(MirroredInUse, R_B1_R_B2_WhereNoPlaceLetsItInOneCountsUnlessItsHostKnowsThatItNeverBegan) {
+  hosts.closed = {kFirst, kSecond};
+  hosts.in_order = true;
+  ASSERT_TRUE(until([&] { return hosts.count(CommandKind::stop) > 2; }));
+  EXPECT_EQ(hosts.count(CommandKind::start), 0);
+  EXPECT_EQ(state_of(kSecond), LegState::in_sync);
+  hosts.in_order = false;
+  ASSERT_TRUE(until([&] { return state_of(kSecond) == LegState::behind; }));
+  EXPECT_EQ(state_of(kFirst), LegState::in_sync);
+  EXPECT_EQ(hosts.count(CommandKind::start), 0);
+}
+
 TEST_F(MirroredInUse, R_B1_APlainVolumesDeviceThatRefusesCostsNoPlaceOfAMirroredOne) {
   Transaction more;
   Volume plain = ready_volume("logs", "c");

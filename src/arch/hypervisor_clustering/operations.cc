@@ -91,15 +91,18 @@ bool keep_legs_after_failed_start(const RecordContext& context) {
   if (vm == nullptr || context.operation.facts.contains(kInOrder)) return true;
   const auto* refused = context.operation.facts.if_contains(kRefused);
   if (refused == nullptr) return keep_served_legs(context.transaction, context.view, *vm);
-  for (const Volume* volume : mirrored_volumes(context.view, *vm)) {
+  const std::vector<const Volume*> volumes = mirrored_volumes(context.view, *vm);
+  // Nobody answered: a server before this one may have sent it all the same.
+  const bool nobody = std::ranges::any_of(volumes, [&](const Volume* volume) {
+    return std::ranges::all_of(volume->in_use(), is_noted(*refused, volume->id()));
+  });
+  if (nobody) return keep_served_legs(context.transaction, context.view, *vm);
+  for (const Volume* volume : volumes) {
     const std::vector<DeviceId> legs = volume->in_use();
     const auto has_refused = is_noted(*refused, volume->id());
+    if (std::ranges::none_of(legs, has_refused)) continue;
     const auto kept = std::ranges::find_if_not(legs, has_refused);
-    // Nobody answered: a server before this one may have sent it all the same.
-    if (kept == legs.end()) return keep_served_legs(context.transaction, context.view, *vm);
-    if (std::ranges::any_of(legs, has_refused)) {
-      keep_one_leg(context.transaction, *volume, *kept);
-    }
+    keep_one_leg(context.transaction, *volume, *kept);
   }
   return true;
 }
