@@ -148,6 +148,7 @@ bool Checker::all_cut_off(const HostTruth& last, const History& history) const {
 /// it is so.
 void Checker::check_proof(const HostTruth& host, const Copy& copy, const History& history) {
   if (!history.has_run || copy.epoch == history.highest_run || copy.peer != 0) return;
+  if (world_.cut_off(copy)) return;  // one that was frozen while its disk was handed over goes on
   if (!history.lost && history.running.empty()) return;
   const HostTruth& last = world_.hosts()[history.last_host];
   const std::string what = fmt::format("start of {} with epoch {} on {}", copy.vm.value,

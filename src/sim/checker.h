@@ -37,7 +37,8 @@ struct Violation {
 ///   two_places        a VM runs in at most one place; a copy that all its volumes have cut off does not count
 ///   old_epoch         no copy begins to run after a newer one has run
 ///   unrecorded_epoch  no copy exists whose epoch was not stored before
-///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true
+///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true;
+///                     a copy that all its volumes have cut off starts nothing
 ///   lost_write        a copy begins to run on volumes that hold what guests wrote last
 ///   removed_early     a service ends a copy that answers only while another answers, or has until 15 s ago
 ///   capacity          a host never holds more than it has, moves in flight included
