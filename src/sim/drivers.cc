@@ -199,8 +199,8 @@ void SimBmc::ask(const Machine& machine, std::optional<MachinePower> to,
     host->lied_boot = host->boots;
   }
   if (to && !lies) {
-    // The controller acts by itself, whether or not its client still waits.
-    world_.loop().after(answer, [this, host, to = *to] { switch_power_(*host, to); });
+    // The controller acts by itself, whether or not its client still waits, or lives.
+    world_.loop().after(answer, [act = switch_power_, host, to = *to] { act(*host, to); });
   }
   server_.after(answer + (to ? kPowerOff : Duration::zero()),
                 [this, host, lies, done = std::move(done)] {
