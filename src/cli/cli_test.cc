@@ -443,6 +443,7 @@ TEST(Completion, F_B11_every_command_and_option_is_offered) {
   const std::string script = cli::bash_completion();
   for (const cli::Command& command : cli::commands()) {
     EXPECT_NE(script.find(command.verb), std::string::npos) << command.verb;
+    EXPECT_TRUE(command.noun.empty() || cli::nouns().contains(command.noun)) << command.noun;
     for (const cli::Argument& argument : command.arguments) {
       if (argument.positional) continue;
       EXPECT_NE(script.find("--" + argument.name), std::string::npos) << argument.name;

@@ -62,6 +62,22 @@ void add_kind(std::vector<Command>& all, const std::string& noun, bool owned,
   }
 }
 
+void add_tenant_commands(std::vector<Command>& all) {
+  add_kind(all, "tenant", false, VIRGA_CLI_KIND("tenants"));
+  all.push_back({"tenant",
+                 "create",
+                 "give a tenant a record of what holds for all that it has",
+                 {name_argument(false),
+                  many("region", "its guests and data may be in these only; none = anywhere"),
+                  many("label", "NAME=VALUE")},
+                 create_tenant});
+  all.push_back({"tenant",
+                 "regions",
+                 "replace the regions that its guests and data may be in",
+                 {name_argument(false), many("region", "in these only; none = anywhere")},
+                 set_tenant_regions});
+}
+
 void add_cluster_commands(std::vector<Command>& all) {
   add_kind(all, "cluster", false, VIRGA_CLI_KIND("clusters"));
   all.push_back(
@@ -130,6 +146,11 @@ void add_host_commands(std::vector<Command>& all) {
                   option("for-ms", "how long; default 3600000"),
                   many("day", "monday ... sunday; default: every day")},
                  set_host_window});
+  all.push_back({"host",
+                 "region",
+                 "say in which region a host stands; none = in no region",
+                 {name_argument(false), option("region", "its name")},
+                 set_host_region});
   all.push_back({"host",
                  "confirm-off",
                  "vouch that a silent host runs nothing any more",
@@ -205,6 +226,11 @@ void add_storage_commands(std::vector<Command>& all) {
                  {name_argument(false), option("capacity-mib", "of volumes that it may hold"),
                   option("copy-mib-per-second", "that a copy may write")},
                  set_device});
+  all.push_back({"device",
+                 "lost",
+                 "give up one that is away for ever, and what lies on it alone",
+                 {name_argument(false)},
+                 give_up_device});
   add_kind(all, "volume", true, VIRGA_CLI_KIND("volumes"));
   all.push_back({"volume",
                  "create",
@@ -216,6 +242,7 @@ void add_storage_commands(std::vector<Command>& all) {
                   option("class", "storage class; default standard, with --from its class"),
                   option("device", "on this device; default: the server chooses"),
                   flag("mirrored", "on devices of two hosts: it outlives the loss of one"),
+                  many("region", "it may be in these only, and its guest; default: its tenant's"),
                   option("cluster", "cluster; default: the only one"), many("label", "NAME=VALUE")},
                  create_volume});
   all.push_back({"volume",
@@ -229,6 +256,11 @@ void add_storage_commands(std::vector<Command>& all) {
                  "make it larger, also while a VM uses it",
                  {name_argument(true), option("size-mib", "new size", true)},
                  grow_volume});
+  all.push_back({"volume",
+                 "regions",
+                 "replace the regions that it may be in, and its guest",
+                 {name_argument(true), many("region", "in these only; none = its tenant's")},
+                 set_volume_regions});
   all.push_back(
       {"volume",
        "move",
@@ -559,6 +591,7 @@ void add_other_commands(std::vector<Command>& all) {
 const std::vector<Command>& commands() {
   static const std::vector<Command> kCommands = [] {
     std::vector<Command> all;
+    add_tenant_commands(all);
     add_cluster_commands(all);
     add_host_commands(all);
     add_image_and_network_commands(all);
@@ -579,6 +612,7 @@ const std::vector<Command>& commands() {
 
 const std::map<std::string, std::string>& nouns() {
   static const std::map<std::string, std::string> kNouns = {
+      {"tenant", "who owns things, and what holds for all that they have"},
       {"cluster", "hosts that share storage, networks and a failover policy"},
       {"host", "machines that run VMs"},
       {"machine", "bare metal: identity and power"},

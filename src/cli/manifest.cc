@@ -20,7 +20,8 @@ struct KnownKind {
 };
 
 /// In the order in which they are applied.
-constexpr KnownKind kKinds[] = {{"cluster", "clusters", false}, {"machine", "machines", false},
+constexpr KnownKind kKinds[] = {{"tenant", "tenants", false},
+                                {"cluster", "clusters", false}, {"machine", "machines", false},
                                 {"image", "images", false},     {"network", "networks", true},
                                 {"security_group", "security_groups", true},
                                 {"host", "hosts", false},       {"device", "devices", false},
@@ -44,8 +45,8 @@ Result<ManifestEntry> read_entry(const json::value& document, const std::string&
                                    [&](const KnownKind& one) { return one.kind == kind; });
   if (known == std::end(kKinds)) {
     return wrong("kind: \"" + kind.substr(0, 80) +
-                 "\" is not one of cluster, machine, image, network, security_group, host, device, "
-                 "volume, vm, service, floating_address");
+                 "\" is not one of tenant, cluster, machine, image, network, security_group, host, "
+                 "device, volume, vm, service, floating_address");
   }
   body.erase("kind");
   body.erase("status");

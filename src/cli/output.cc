@@ -100,6 +100,7 @@ using Columns = std::map<std::string, std::vector<Column>>;
 
 const Columns& columns_of_resources() {
   static const Columns kColumns = {
+      {"tenants", {{"NAME", "meta.name"}, {"REGIONS", "spec.regions"}}},
       {"clusters",
        {{"NAME", "meta.name"},
         {"TENANT", "meta.tenant"},
@@ -118,6 +119,7 @@ const Columns& columns_of_resources() {
         {"LEASH", "status.leash_armed"},
         {"ACCELERATOR", "status.hypervisor.accelerator", true},
         {"ADDRESS", "status.address", true},
+        {"REGION", "spec.region", true},
         {"PROOF", "status.fence_proof", true},
         {"REASON", "status.health_reason", true}}},
       {"machines", {{"NAME", "meta.name"}, {"BMC", "spec.bmc.protocol"}, {"URL", "spec.bmc.url"}}},
@@ -186,6 +188,7 @@ const Columns& columns_of_storage() {
         {"ITS_STATE", "status.legs.1.state", true},
         {"FROM", "spec.source", true},
         {"TAKEN", "status.taken_at", true},
+        {"REGIONS", "spec.regions", true},
         {"CLUSTER", "spec.cluster", true},
         {"REASON", "status.reason", true}}}};
   return kColumns;
@@ -225,6 +228,7 @@ const Columns& columns_of_records() {
         {"KIND", "kind"},
         {"SUBJECT", "subject"},
         {"TEXT", "text"},
+        {"ACTOR", "actor", true},
         {"REQUEST", "correlation", true}}},
       {"usage",
        {{"RESOURCE", "resource"},

@@ -295,6 +295,8 @@ int create_volume(Session& session, const Invocation& invocation) {
   put_text(invocation, "class", spec, "storage_class");
   put_text(invocation, "from", spec, "source");
   if (invocation.has("mirrored")) spec["mirrored"] = true;
+  const auto regions = invocation.all("region");
+  if (!regions.empty()) spec["regions"] = json::array(regions.begin(), regions.end());
   if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
     return fail(session, put.error());
   return create(session, invocation, "volumes", spec);
@@ -353,6 +355,35 @@ int set_sizes(Session& session, const Invocation& invocation, const std::string&
 
 int set_device(Session& session, const Invocation& invocation) {
   return set_sizes(session, invocation, "devices", put_device_size);
+}
+
+int give_up_device(Session& session, const Invocation& invocation) {
+  return patch_spec(session, invocation, "devices", {{"lost", true}});
+}
+
+namespace {
+
+json::array regions_of(const Invocation& invocation) {
+  const auto regions = invocation.all("region");
+  return json::array(regions.begin(), regions.end());
+}
+
+}  // namespace
+
+int create_tenant(Session& session, const Invocation& invocation) {
+  return create(session, invocation, "tenants", {{"regions", regions_of(invocation)}});
+}
+
+int set_tenant_regions(Session& session, const Invocation& invocation) {
+  return patch_spec(session, invocation, "tenants", {{"regions", regions_of(invocation)}});
+}
+
+int set_volume_regions(Session& session, const Invocation& invocation) {
+  return patch_spec(session, invocation, "volumes", {{"regions", regions_of(invocation)}});
+}
+
+int set_host_region(Session& session, const Invocation& invocation) {
+  return patch_spec(session, invocation, "hosts", {{"region", invocation.text("region")}});
 }
 
 int create_security_group(Session& session, const Invocation& invocation) {

@@ -477,6 +477,21 @@ Result<void> rise_above_guests() {
   return make_error(Errc::denied, "this process cannot rise above guests: " + missing);
 }
 
+std::int64_t allow_open_files(std::int64_t wanted) {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return 0;
+  const auto asked = static_cast<rlim_t>(wanted);
+  if (limit.rlim_cur < asked) {
+    rlimit more{asked, std::max(asked, limit.rlim_max)};
+    if (::setrlimit(RLIMIT_NOFILE, &more) != 0) {
+      more = {std::min(asked, limit.rlim_max), limit.rlim_max};
+      ::setrlimit(RLIMIT_NOFILE, &more);
+    }
+    ::getrlimit(RLIMIT_NOFILE, &limit);
+  }
+  return static_cast<std::int64_t>(limit.rlim_cur);
+}
+
 std::string read_boot_id() {
   auto text = read_file("/proc/sys/kernel/random/boot_id");
   if (!text) return {};

@@ -96,6 +96,10 @@ Result<ProcessOutput> run_process(const ProcessOptions& options, Duration deadli
 /// unless they are started `lowered`. Errors: denied (names what could not be done; the rest is).
 Result<void> rise_above_guests();
 
+/// Lets this process have so many files open, or as many as its hard limit allows, which root raises; children keep
+/// that. Returns how many it may have now; never fewer than before.
+std::int64_t allow_open_files(std::int64_t wanted);
+
 /// "d7f3..." of /proc/sys/kernel/random/boot_id.
 std::string read_boot_id();
 

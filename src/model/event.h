@@ -20,12 +20,14 @@ struct Event {
   std::string kind;     ///< dotted, stable: "host.suspect", "vm.started"
   std::string subject;  ///< store key: "vm/acme/web"
   std::string tenant;
+  std::string actor{};  ///< who asked: "operator", a host's "agent"; empty = the cloud itself
   std::string text;     ///< one sentence for people
   std::string correlation;
   boost::json::object facts;  ///< stable names: epoch, host, proof, elapsed_ms ...
 };
 BOOST_DESCRIBE_STRUCT(Event, (),
-                      (sequence, at, severity, kind, subject, tenant, text, correlation, facts))
+                      (sequence, at, severity, kind, subject, tenant, actor, text, correlation,
+                       facts))
 
 // Read and written in one translation unit (model/json.cc): reflection is dear to compile.
 extern template json::value to_json<Event>(const Event&);

@@ -47,13 +47,15 @@ struct HostSpec {
   ClusterId cluster;
   MachineId machine;         ///< its bare metal, where the BMC is known; may be empty
   std::string zone;          ///< failure domain, for spreading
+  std::string region{};      ///< where it stands, for who may have data only in some; empty = in none
   bool maintenance = false;  ///< true: evacuate alive, then let go; nothing is placed here
   std::string
       confirmed_off_boot_id;  ///< a person vouches that this boot of the host runs nothing any more
   std::vector<MaintenanceWindow> windows{};  ///< at most 16
 };
 BOOST_DESCRIBE_STRUCT(HostSpec, (),
-                      (cluster, machine, zone, maintenance, confirmed_off_boot_id, windows))
+                      (cluster, machine, zone, region, maintenance, confirmed_off_boot_id,
+                       windows))
 
 /// What the cloud believes about a host's life.
 enum class HostHealth {

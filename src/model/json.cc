@@ -8,6 +8,7 @@
 #include "model/volume.h"
 #include "model/security_group.h"
 #include "model/service.h"
+#include "model/tenant.h"
 
 namespace virga {
 
@@ -27,6 +28,8 @@ template json::value to_json<Device>(const Device&);
 template Result<Device> from_json<Device>(const json::value&, UnknownFields);
 template json::value to_json<Volume>(const Volume&);
 template Result<Volume> from_json<Volume>(const json::value&, UnknownFields);
+template json::value to_json<Tenant>(const Tenant&);
+template Result<Tenant> from_json<Tenant>(const json::value&, UnknownFields);
 template json::value to_json<SecurityGroup>(const SecurityGroup&);
 template Result<SecurityGroup> from_json<SecurityGroup>(const json::value&, UnknownFields);
 template json::value to_json<FloatingAddress>(const FloatingAddress&);

@@ -20,6 +20,7 @@ namespace virga::keys {
 
 inline constexpr std::string_view kRoot = "";
 inline constexpr std::string_view kMachine = "machine/";
+inline constexpr std::string_view kTenant = "tenant/";
 inline constexpr std::string_view kCluster = "cluster/";
 inline constexpr std::string_view kHost = "host/";
 inline constexpr std::string_view kImage = "image/";
@@ -57,6 +58,7 @@ inline std::string of(const VmId& id) { return std::string(kVm) + id.value; }
 inline std::string of(const DeviceId& id) { return std::string(kDevice) + id.value; }
 inline std::string of(const VolumeId& id) { return std::string(kVolume) + id.value; }
 inline std::string of(const ServiceId& id) { return std::string(kService) + id.value; }
+inline std::string of(const TenantId& id) { return std::string(kTenant) + id.value; }
 inline std::string of(const LevelId& id) { return std::string(kLevel) + id.value; }
 inline std::string of(const OperationId& id) { return std::string(kOperation) + id.value; }
 

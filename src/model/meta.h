@@ -26,6 +26,7 @@ struct VolumeTag {};
 struct DeviceTag {};
 struct ServiceTag {};
 struct LevelTag {};
+struct TenantTag {};
 
 using HostId = Id<HostTag>;            ///< the host's name
 using VmId = Id<VmTag>;                ///< "tenant/name"
@@ -41,6 +42,7 @@ using VolumeId = Id<VolumeTag>;        ///< "tenant/name"
 using DeviceId = Id<DeviceTag>;        ///< the storage device's name
 using ServiceId = Id<ServiceTag>;      ///< "tenant/name"
 using LevelId = Id<LevelTag>;          ///< "tenant/name" of the service
+using TenantId = Id<TenantTag>;        ///< the tenant's name
 
 /// Head of every stored resource.
 struct Meta {

@@ -2,6 +2,7 @@
 
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/reflect.h"
@@ -17,9 +18,13 @@ struct DeviceSpec {
   std::string storage_class = "standard";  ///< volumes ask for a class, not for a device
   /// Of each copy from it or to it, each second; a copy that goes on keeps the rate it began with.
   Mib copy_mib_per_second_max{100};
+  bool lost = false;  ///< does not come back, an operator says: what lies there alone is gone; stays so
 };
 BOOST_DESCRIBE_STRUCT(DeviceSpec, (),
-                      (host, directory, capacity_mib, storage_class, copy_mib_per_second_max))
+                      (host, directory, capacity_mib, storage_class, copy_mib_per_second_max, lost))
+
+/// DeviceStatus::reason while its agent opens it.
+inline constexpr std::string_view kDeviceBeingOpened = "is being opened";
 
 /// How much room is left below a device, whatever was promised of it.
 enum class DeviceRoom {
@@ -57,9 +62,12 @@ struct VolumeSpec {
   bool snapshot = false;  ///< stays as it is: no VM has it as a disk, volumes are made from it; never changes
   ImageId image{};        ///< it begins with this image's disk; never changes
   bool mirrored = false;  ///< in two places, on devices of different hosts; never changes
+  /// Where it may lie and its guest may run, at most 16; empty = wherever its tenant's may.
+  std::vector<std::string> regions{};
 };
 BOOST_DESCRIBE_STRUCT(VolumeSpec, (),
-                      (cluster, size_mib, storage_class, device, source, snapshot, image, mirrored))
+                      (cluster, size_mib, storage_class, device, source, snapshot, image, mirrored,
+                       regions))
 
 enum class LegState {
   creating,  ///< its place is reserved; the device has not said yet that it is there

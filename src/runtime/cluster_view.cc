@@ -59,6 +59,8 @@ Result<void> ClusterView::apply(const Change& change) {
     done = apply_to(clusters, change, keys::kCluster);
   } else if (key.starts_with(keys::kMachine)) {
     done = apply_to(machines, change, keys::kMachine);
+  } else if (key.starts_with(keys::kTenant)) {
+    done = apply_to(tenants, change, keys::kTenant);
   }
   revision = std::max(revision, change.entry.modified);
   return done;

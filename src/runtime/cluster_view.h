@@ -14,6 +14,7 @@
 #include "model/security_group.h"
 #include "model/service.h"
 #include "model/service_level.h"
+#include "model/tenant.h"
 #include "model/vm.h"
 #include "model/volume.h"
 #include "runtime/table.h"
@@ -92,6 +93,7 @@ struct ClusterView {
   Revision revision = 0;
   std::uint64_t incarnation = 0;
   Table<Machine> machines;
+  Table<Tenant> tenants;
   Table<Cluster> clusters;
   Table<Host, HostsOfCluster> hosts;
   Table<Image> images;

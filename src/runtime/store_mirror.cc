@@ -55,6 +55,7 @@ void StoreMirror::load_page(ListRequest request, std::shared_ptr<ClusterView> lo
 void StoreMirror::loaded(const std::shared_ptr<ClusterView>& loading, std::vector<Change> seen) {
   loading->incarnation = view_.incarnation;
   add_gone(view_.machines, loading->machines, seen);
+  add_gone(view_.tenants, loading->tenants, seen);
   add_gone(view_.clusters, loading->clusters, seen);
   add_gone(view_.hosts, loading->hosts, seen);
   add_gone(view_.images, loading->images, seen);

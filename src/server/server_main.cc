@@ -27,6 +27,8 @@
 namespace virga {
 namespace {
 
+constexpr std::int64_t kOpenFiles = 65'536;  // 20,000 clients, as many agents, and room
+
 struct ServerArguments {
   std::string data = "/var/lib/virga/server";
   std::string listen = "127.0.0.1:7480";
@@ -392,6 +394,12 @@ int server_main(int argc, char** argv) {
   set_log_level(log_level_of(arguments.log_level).value_or(LogLevel::info));
   if (const auto risen = rise_above_guests(); !risen) {
     log_line(LogLevel::warning, "server", risen.error().text());
+  }
+  if (const auto files = allow_open_files(kOpenFiles); files < kOpenFiles) {
+    log_line(LogLevel::warning, "server",
+             fmt::format("may have {} files open, {} are wanted for agents and clients: raise the "
+                         "hard limit (ulimit -Hn)",
+                         files, kOpenFiles));
   }
   Server server(std::move(arguments));
   if (auto ran = server.run(); !ran) {

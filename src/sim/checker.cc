@@ -10,7 +10,6 @@
 namespace virga::sim {
 namespace {
 
-constexpr const char* kOrderedStop = "stopped";
 constexpr Duration kLeaseSlack = milliseconds(1500);  // an ordered stop, a drifting clock
 constexpr Duration kWatchdogSlack = LeashCore::kOverrun + milliseconds(200);  // a drifting clock
 constexpr Duration kNoticed = seconds(15);  // a balancer's checks, a report, a decision

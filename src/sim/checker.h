@@ -27,6 +27,9 @@ struct Records {
   std::function<std::optional<std::vector<VmId>>(const VmId&)> beside = nullptr;
 };
 
+/// Why a copy has ended that was told to.
+constexpr const char* kOrderedStop = "stopped";
+
 struct Violation {
   Duration at{};  ///< since the beginning
   std::string rule;
@@ -44,6 +47,7 @@ struct Violation {
 ///   capacity          a host never holds more than it has, moves in flight included
 ///   lease             no guest runs on a host whose lease and slack have ended: 1.5 s, or what the leash leaves to a
 ///                     watchdog (LeashCore::kOverrun) and a drifting clock, where that alone is left
+/// Others report here what they watch: liveness, isolation, charged_twice, charge_gap (swarm.cc).
 /// Cost: O(copies of one host) a change, one timer a host.
 class Checker {
  public:

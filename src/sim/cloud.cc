@@ -478,12 +478,33 @@ std::vector<std::string> Cloud::unsettled() {
                                  host.id.value, to_string(copy.epoch), vm.status.host.value,
                                  to_string(vm.status.epoch)));
     }
+    if (copy.panicked) open.push_back(name + " stands still");
     for (const auto& [volume, disk] : copy.volumes) {
       if (disk.mirrored && disk.legs.size() < 2)
         open.push_back(name + " writes " + volume.value + " to one place");
     }
   }
   return open;
+}
+
+std::vector<std::string> Cloud::crossed() {
+  std::map<std::string, std::uint32_t> vnis;
+  for (const auto& network : read_all<virga::Network>(keys::kNetwork))
+    vnis[network.id().value] = network.spec.vni;
+  std::map<std::string, std::set<std::uint32_t>> own;  // by MAC
+  for (const Port& port : read_all<Port>(keys::kPort))
+    own[port.spec.mac].insert(vnis[port.spec.network.value]);
+  std::vector<std::string> wrong;
+  for (const HostTruth& host : world_.hosts()) {
+    for (const auto& [vni, led] : networks(host).places) {
+      for (const auto& [mac, place] : led) {
+        const auto known = own.find(mac);
+        if (known == own.end() || known->second.contains(vni)) continue;
+        wrong.push_back(fmt::format("{} leads {} over network {}", host.id.value, mac, vni));
+      }
+    }
+  }
+  return wrong;
 }
 
 std::uint64_t Cloud::state_hash() {

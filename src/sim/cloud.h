@@ -135,6 +135,10 @@ class Cloud {
   /// where a VM is not; one sentence each.
   std::vector<std::string> unsettled();
 
+  /// Hosts that lead a port's frames over another network than its own, which may be another tenant's; one sentence
+  /// each. There is none at any moment, whatever fails.
+  std::vector<std::string> crossed();
+
   /// Over all that ever changed, all events and the whole stored state.
   std::uint64_t state_hash();
 

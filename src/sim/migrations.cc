@@ -137,6 +137,11 @@ void Migrations::hand_over(std::uint64_t source, Instant until, Callback<Migrati
       HostTruth* host = nullptr;
       Copy* incoming = world_.find_copy(found->second.destination, &host);
       incoming->received = true;
+      HostTruth* there = nullptr;
+      if (const Copy* from = world_.find_copy(source, &there); from != nullptr && from->panicked) {
+        incoming->panicked = true;
+        incoming->trouble = from->trouble;
+      }
       confirm(source, std::move(done));
     } else if (world_.loop().now() >= until) {
       fail(source, "connection lost while switching over");

@@ -182,8 +182,8 @@ void SimHypervisor::stop(const VmId& vm, const Epoch& epoch, const StopOptions& 
     });
     return;
   }
-  const bool answers = !copy.deaf && !copy.guest_hung && copy.state == CopyState::running &&
-                       copy.answers_at <= world_.loop().now();
+  const bool answers = !copy.deaf && !copy.guest_hung && !copy.panicked &&
+                       copy.state == CopyState::running && copy.answers_at <= world_.loop().now();
   Duration wait = kKill;
   if (!options.force) {
     wait = answers ? std::min(world_.options().guest_shutdown, options.deadline_ms)
@@ -427,6 +427,7 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   seen.power = copy.state == CopyState::running    ? VmPower::running
                : copy.state == CopyState::starting ? VmPower::starting
                                                    : VmPower::paused;
+  if (copy.panicked) seen.power = VmPower::paused;  // as QEMU's -action panic=pause
   if (copy.stopping) seen.power = VmPower::stopping;
   const Instant now = world_.loop().now();
   const bool booted = copy.answers_at != Instant{} && copy.answers_at <= now;

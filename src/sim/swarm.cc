@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <map>
+
 #include "base/reflect.h"
+#include "mechanism/metering/series.h"
 #include "sim/consumers.h"
 #include "sim/scenario.h"
 
@@ -13,6 +16,9 @@ constexpr Duration kHostsJoin = seconds(3);
 constexpr Duration kCalm = seconds(20);  // until the first fault: hosts join, VMs start
 constexpr Duration kSwitchedOnEvery = seconds(30);
 constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
+constexpr Duration kCrossingsEvery = seconds(5);
+constexpr std::uint64_t kMeteredSeeds = 4;  // each fourth: it takes twice the time
+constexpr std::int64_t kUnheardMs = 30'000 + metering::kWindowMs;  // see metering_test.cc
 constexpr int kHostsPerDevice = 4;
 constexpr int kVmsPerVolume = 3;
 constexpr const char* kService = "shop/web";
@@ -38,6 +44,8 @@ class Swarm {
   void move_volume();
   void change_service();
   void heal_all();
+  void look_for_crossings();
+  void settle_bills();
   void switch_on();
   void note(const std::string& what);
   HostTruth& some_host() {
@@ -55,6 +63,7 @@ class Swarm {
   Rng rng_;
   std::vector<FaultKind> kinds_;
   std::vector<VmId> vms_;
+  std::map<VmId, std::int64_t> ended_;  ///< copies of each so far that nobody had ended
   bool server_faults_ = false;
   bool desires_ = false;
   bool cuts_ = false;
@@ -86,6 +95,7 @@ CloudOptions Swarm::cloud_options(const SwarmOptions& options) {
   made.store.unknown_lost_per_million = sometimes(30'000);
   made.store.compact_per_million = sometimes(10'000);
   made.store.commit_delay_max = milliseconds(sometimes(60));
+  made.metering = options.seed % kMeteredSeeds == 0;
   made.world.image_locks = rng.below(2) == 0;
   made.supervisor = rng.below(2) == 0 ? seconds(1) : Duration::zero();
   return made;
@@ -304,9 +314,40 @@ void Swarm::switch_on() {
   }
 }
 
+/// At no moment a frame of one network is led over another, whatever has failed.
+void Swarm::look_for_crossings() {
+  for (const std::string& wrong : cloud_.crossed()) cloud_.checker().report("isolation", wrong);
+  loop_.after(kCrossingsEvery, [this] { look_for_crossings(); });
+}
+
+/// Once everything has ended and was reported, no VM was charged more than it ran, nor less but for
+/// what nobody has heard of: the last reports of copies that ended with their host or agent.
+void Swarm::settle_bills() {
+  if (!cloud_.options().metering) return;
+  for (const VmId& id : vms_)
+    cloud_.edit<Vm>(id, [](Vm& vm) { vm.spec.power = DesiredPower::stopped; });
+  loop_.run_for(seconds(120) + milliseconds(2 * metering::kWindowMs));
+  for (const VmId& id : vms_) {
+    const std::string tenant = id.value.substr(0, id.value.find('/'));
+    std::int64_t charged = 0;
+    for (const auto& entry : cloud_.usage().entries({tenant, id.value, 0, 1'000'000}))
+      charged += entry.charge.amounts[metering::kRun];
+    const std::int64_t truth = to_ms(cloud_.world().run_time(id));
+    const std::string what = fmt::format("{} ran {} ms, {} are charged", id.value, truth, charged);
+    if (charged > truth) cloud_.checker().report("charged_twice", what);
+    if (charged < truth - kUnheardMs * ended_[id]) cloud_.checker().report("charge_gap", what);
+  }
+}
+
 SwarmOutcome Swarm::run() {
   const WallTime start = loop_.wall_now();
   found();
+  cloud_.world().observe([this](WorldChange change, const HostTruth&, const Copy* copy) {
+    const bool in_order = copy != nullptr && (copy->trouble == kOrderedStop ||
+                                              copy->state == CopyState::postmigrate);
+    if (change == WorldChange::ended && !in_order) ++ended_[copy->vm];
+  });
+  look_for_crossings();
   if (options_.faults) found_service();
   cloud_.start();
   if (options_.faults) {
@@ -325,6 +366,7 @@ SwarmOutcome Swarm::run() {
     if (cloud_.unsettled().empty()) outcome_.settled_after = Duration::zero();
   }
   for (const std::string& open : cloud_.unsettled()) cloud_.checker().report("liveness", open);
+  settle_bills();
   outcome_.violations = cloud_.checker().violations();
   for (const Event& event : cloud_.events()) {
     if (options_.journal) outcome_.journal += normalised(event, start);

@@ -126,7 +126,8 @@ std::vector<DeviceId> World::failing_legs(const HostTruth& host, const DiskTruth
 }
 
 void World::guest_writes(const HostTruth& host, const Copy& copy) {
-  if (!host.acts() || copy.state != CopyState::running || !storage_reachable(host)) return;
+  const bool runs = copy.state == CopyState::running && !copy.panicked;
+  if (!host.acts() || !runs || !storage_reachable(host)) return;
   for (const auto& [volume, disk] : copy.volumes) {
     if (!failing_legs(host, disk).empty()) continue;
     ++writes_;
@@ -262,6 +263,10 @@ Copy* World::find_copy(std::uint64_t serial, HostTruth** host) {
 void World::set_guest(HostTruth& host, Copy& copy, bool hung, const std::string& trouble) {
   if (hung && !copy.guest_hung) copy.hung_at = loop_.now();
   copy.guest_hung = hung;
+  if (!copy.panicked && trouble == kGuestPanicked) {
+    copy.ran = copy.run_time(loop_.now());
+    copy.panicked = true;
+  }
   copy.trouble = trouble;
   tell(WorldChange::guest, host, &copy);
 }

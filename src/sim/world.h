@@ -61,6 +61,7 @@ struct Copy {
   bool received = false;     ///< incoming: the last of the state has arrived
   bool deaf = false;         ///< ignores QMP
   bool guest_hung = false;
+  bool panicked = false;  ///< its guest: it stands still until it is ended
   Instant answers_at{};  ///< when its guest has booted
   Instant hung_at{};
   bool stopping = false;
@@ -78,11 +79,11 @@ struct Copy {
   /// Its guest answers whoever asks, if its host acts.
   bool answers(Instant now) const {
     return state == CopyState::running && answers_at != Instant{} && answers_at <= now &&
-           !guest_hung;
+           !guest_hung && !panicked;
   }
 
   Duration run_time(Instant now) const {
-    return state == CopyState::running ? ran + (now - runs_since) : ran;
+    return state == CopyState::running && !panicked ? ran + (now - runs_since) : ran;
   }
 };
 
@@ -119,8 +120,7 @@ struct HostTruth {
   std::map<ServiceId, BalancerTruth> balancers;
   std::map<ServiceId, BalancerLeg> balancer_legs;  ///< that its disk remembers
   std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
-  Instant
-      lease_until{};  ///< true time until which the last grant that its agent received allows guests
+  Instant lease_until{};  ///< until when, in true time, the last grant that its agent received allows guests
   std::function<void(WorldChange, const Copy&)>
       listener;  ///< its hypervisor driver, while its agent lives
 

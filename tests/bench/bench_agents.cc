@@ -106,6 +106,7 @@ class Agent final : public AgentLink, public PeerLink {
   static AgentOptions options(const Host& host) {
     AgentOptions options;
     options.probed_peers = 0;
+    options.reports_usage = true;
     Hello& hello = options.hello;
     hello.host = host.id();
     hello.boot_id = host.status.boot_id;

@@ -6,6 +6,7 @@
 #include "model/network.h"
 #include "model/floating_address.h"
 #include "model/security_group.h"
+#include "model/tenant.h"
 #include "model/vm.h"
 
 namespace {
@@ -29,6 +30,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   round_trip<virga::Cluster>(*parsed);
   round_trip<virga::Host>(*parsed);
   round_trip<virga::Image>(*parsed);
+  round_trip<virga::Tenant>(*parsed);
   round_trip<virga::Network>(*parsed);
   round_trip<virga::SecurityGroup>(*parsed);
   round_trip<virga::FloatingAddress>(*parsed);

@@ -5,6 +5,8 @@ One cloud of three hosts serves all tests, in the order of their numbers. VIRGA_
 VIRGA_PACKAGES a folder for the guest's packages.
 """
 
+import contextlib
+import glob
 import os
 import sys
 import time
@@ -12,7 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
-from cloud_case import LabCase  # noqa: E402
+from cloud_case import LabCase, kill  # noqa: E402
 
 SERVICE = "acme/web"
 CONSUMERS = 12
@@ -98,6 +100,40 @@ class ServicesTest(LabCase):
                          ["service.relocation_started", "service.redirected", "service.relocated"])
         self.assertNotIn("service.unavailable", kinds)
         self.assertNotIn(original, self.cloud.vms())
+
+    def balancers(self):
+        """Processes of HAProxy that this cloud has started."""
+        found = []
+        for path in glob.iglob("/proc/[0-9]*/cmdline"):
+            folder = os.path.dirname(path)
+            with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+                ours = os.readlink(os.path.join(folder, "cwd")).startswith(self.cloud.data)
+                if ours and file.read().split("\0")[0].endswith("haproxy"):
+                    found.append(int(os.path.basename(folder)))
+        return found
+
+    def kill_balancer(self):
+        pids = self.cloud.wait("HAProxy runs", self.balancers, 30)
+        for pid in pids:
+            kill(pid)
+        self.cloud.wait("it runs again", lambda: any(pid not in pids for pid in self.balancers()), 30)
+
+    def test_02_x_the_balancer_is_killed_while_a_copy_is_relocated(self):
+        """R-F1 R-B6 A3-10: HAProxy dies before its copy is there, as it serves and as the original goes; each time it
+        is there again at once and the relocation comes to its end."""
+        original, after = self.copies()[0], self.cloud.last_event()
+        prober = self.cloud.probe(self.client, [self.address], "http")
+        self.cloud.cli("service", "relocate", SERVICE, "--copy", original.partition("/")[2])
+        for kind in ("service.relocation_started", "service.copy_serving", "service.redirected"):
+            self.cloud.wait(kind, lambda kind=kind: self.events_of(after, kind), 120)
+            self.kill_balancer()
+        self.cloud.wait("it is relocated", lambda: original not in self.copies() and self.settled(), 120)
+        self.cloud.wait("it answers", lambda: self.cloud.http(self.client, self.address), 30)
+        line = prober.stop()[0]
+        self.assertLess(line["longest_silence_ms"], 15000, line)
+        self.assertNotIn(original, self.cloud.vms())
+        print(f"3 kills, {line['failures']} of {line['answers']} requests failed, "
+              f"longest silence {line['longest_silence_ms']:.0f} ms")
 
     def test_03_a_host_goes_into_maintenance_and_no_request_fails(self):
         """A3-02 A3-05 A3-07 A3-08: its copy is duplicated elsewhere before it goes."""

@@ -102,6 +102,40 @@ class VolumesTest(DiskCase):
         self.assert_writes_on(before["disk_sequence"])
         self.assertGreaterEqual(self.record()["revoked"]["counter"], epoch)
 
+    def rests(self):
+        vm = self.cloud.vms()[VM]
+        return not vm["spec"]["move_to"] and not vm["status"]["operation"] and vm["status"]["power"] == "running"
+
+    def over_in_a_live_move(self, wait_s, what):
+        """A live move, `what` after so long; whichever way it goes the guest lives and nothing is lost."""
+        before, epoch = self.answer(), self.status()["epoch"]["counter"]
+        target = self.other_host()
+        self.cloud.cli("vm", "migrate", VM, "--host", target)
+        time.sleep(wait_s)
+        undo = what()
+        if undo:
+            time.sleep(8)
+            undo()
+        self.cloud.wait("the move is over", self.rests, 90)
+        self.assertEqual(self.answer()["boot_id"], before["boot_id"], "it was not started anew")
+        self.assert_writes_on(before["disk_sequence"])
+        moved = self.status()["epoch"]["counter"] > epoch
+        print(f"after {wait_s} s: {'moved' if moved else 'stayed where it was'}")
+
+    def test_02_x_the_server_of_its_volume_is_killed_in_the_middle_of_a_live_move(self):
+        """R-F1 R-B2 R-B4: the storage daemon dies at three moments of it."""
+        for wait_s in (0.05, 0.3, 0.8):
+            pid = self.server_pid()
+            self.over_in_a_live_move(wait_s, lambda: kill(pid))
+            self.cloud.wait("another server", lambda: self.server_pid() != pid, 20)
+
+    def test_02_y_storage_falls_silent_in_the_middle_of_a_live_move(self):
+        """R-F3: both hosts of the guest hear nothing of the volume's server for 8 s, nor it of them."""
+        def cut():
+            self.cloud.lab("fail", "host-3", "--how", "link", "--network", "storage")
+            return lambda: self.cloud.lab("heal")
+        self.over_in_a_live_move(0.3, cut)
+
     def test_03_the_server_of_a_volume_dies_and_the_guest_waits_for_it(self):
         """R-B1 R-F2: killed under a writing guest, it is there again and no write is lost."""
         before = self.answer()

@@ -341,6 +341,7 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
   const bool had_place = !stored->status.host.empty() && seen.host.empty();
   if (had_place && is_fenced(mirror_.view(), stored->status.host)) {
     remember(changed.status.lost, ended_copy(mirror_.view(), stored->status.host));
+    changed.status.recovering = stored->spec.power == DesiredPower::running;
   }
   if (seen.power == VmPower::running) {
     const bool ran = stored->status.power == VmPower::running;
@@ -433,6 +434,20 @@ bool ClusterController::begin_vm_fence(Transaction& transaction, const FenceVm& 
   return true;
 }
 
+/// What binds the VM to regions is as the plan has seen it.
+void ClusterController::guard_regions(Transaction& transaction, const Vm& vm) const {
+  const TenantId tenant(vm.meta.tenant);
+  const Tenant* rules = mirror_.view().tenants.find(tenant);
+  transaction.guard(keys::of(tenant), rules == nullptr ? 0 : rules->meta.revision);
+  for (const VmDisk& disk : vm.spec.disks) {
+    if (disk.volume.empty()) continue;
+    const Volume* volume =
+        mirror_.view().volumes.find(VolumeId(qualified(vm.meta.tenant, disk.volume)));
+    const bool binds = volume != nullptr && !volume->spec.regions.empty();
+    if (binds) transaction.guard(keys::of(volume->id()), volume->meta.revision);
+  }
+}
+
 bool ClusterController::begin_start(Transaction& transaction, const StartVm& start) {
   const Vm* stored = mirror_.view().vms.find(start.vm);
   const Host* host = mirror_.view().hosts.find(start.host);
@@ -440,7 +455,9 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   supersede(transaction, stored->status.operation);
   Operation operation = make_operation(OperationKind::start_vm, keys::of(start.vm), start.reason);
   operation.meta.tenant = stored->meta.tenant;
-  if (!stored->meta.correlation.empty()) operation.correlation = stored->meta.correlation;
+  // What high availability starts again was asked for by nobody.
+  if (!start.recovery && !stored->meta.correlation.empty())
+    operation.correlation = stored->meta.correlation;
   if (!start.lost.empty()) operation.arguments.source = start.lost.back().host;
   operation.arguments.destination = start.host;
   operation.arguments.epoch = start.epoch;
@@ -453,6 +470,7 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   changed.status.migration = VmMigration();
   changed.status.operation = operation.id();
   changed.spec.move_to = HostId();  // the order was about a run that has ended
+  changed.spec.restart = false;
   if (start.recovery && !stored->status.recovering) ++changed.status.restarts;
   // Kept until it runs: a start that fails is tried again on the same proofs.
   changed.status.recovering = start.recovery;
@@ -460,6 +478,7 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   transaction.put(operation);
   transaction.put(changed);
   transaction.guard(keys::of(start.host), host->meta.revision);
+  guard_regions(transaction, *stored);
   for (const auto& [id, device] : start.kept_legs) {
     const Volume* volume = mirror_.view().volumes.find(id);
     if (volume != nullptr) keep_one_leg(transaction, *volume, device);
@@ -479,6 +498,15 @@ bool ClusterController::begin_start(Transaction& transaction, const StartVm& sta
   return true;
 }
 
+/// The request that led to it: an order to move this VM, or to empty its host. Empty = nobody's.
+std::string ClusterController::who_asked_for(const MoveVm& move, const Vm& vm) const {
+  if (vm.spec.move_to == move.destination) return vm.meta.correlation;
+  const Host* source = mirror_.view().hosts.find(move.source);
+  const bool ordered = source != nullptr && source->spec.maintenance &&
+                       !source->status.window_maintenance;
+  return ordered ? source->meta.correlation : std::string();
+}
+
 bool ClusterController::begin_move(Transaction& transaction, const MoveVm& move) {
   const Vm* stored = mirror_.view().vms.find(move.vm);
   const Host* destination = mirror_.view().hosts.find(move.destination);
@@ -486,7 +514,8 @@ bool ClusterController::begin_move(Transaction& transaction, const MoveVm& move)
     return false;
   Operation operation = make_operation(OperationKind::migrate_vm, keys::of(move.vm), move.reason);
   operation.meta.tenant = stored->meta.tenant;
-  if (!stored->meta.correlation.empty()) operation.correlation = stored->meta.correlation;
+  if (const std::string asked = who_asked_for(move, *stored); !asked.empty())
+    operation.correlation = asked;
   operation.arguments.source = move.source;
   operation.arguments.destination = move.destination;
   operation.arguments.epoch = move.epoch;
@@ -497,6 +526,7 @@ bool ClusterController::begin_move(Transaction& transaction, const MoveVm& move)
   transaction.put(operation);
   transaction.put(changed);
   transaction.guard(keys::of(move.destination), destination->meta.revision);
+  guard_regions(transaction, *stored);
   return true;
 }
 

@@ -68,6 +68,8 @@ class ClusterController {
   bool observe_vm(Transaction& transaction, const ObserveVm& seen);
   bool begin_start(Transaction& transaction, const StartVm& start);
   bool begin_move(Transaction& transaction, const MoveVm& move);
+  std::string who_asked_for(const MoveVm& move, const Vm& vm) const;
+  void guard_regions(Transaction& transaction, const Vm& vm) const;
   bool begin_disk_move(Transaction& transaction, const MoveDisk& move);
   bool begin_stop(Transaction& transaction, const StopVm& stop);
   bool leave_unplaced(Transaction& transaction, const Unplaced& unplaced);

@@ -96,6 +96,14 @@ class Clustering : public ::testing::Test {
     });
   }
 
+  void edit_host(const HostId& id, const std::function<void(Host&)>& change) {
+    put<Host>([&] {
+      Host changed = host(id);
+      change(changed);
+      return changed;
+    });
+  }
+
   const Vm& vm(const VmId& id) const { return *server_->view().vms.find(id); }
   const Host& host(const HostId& id) const { return *server_->view().hosts.find(id); }
 
@@ -215,6 +223,21 @@ TEST_F(Clustering, F_B9_a_move_that_ends_while_its_progress_is_stored_is_not_don
   EXPECT_EQ(events("vm.move_failed"), 0);
 }
 
+TEST_F(Clustering, F_B11_a_move_bears_the_request_that_led_to_it) {
+  const VmId web = running_vm("web");
+  edit_vm(web, [](Vm& changed) { changed.meta.correlation = "req-make"; });
+  edit_host(vm(web).status.host, [](Host& emptied) {
+    emptied.spec.maintenance = true;
+    emptied.meta.correlation = "req-empty";
+  });
+  ASSERT_TRUE(until([&] { return events("vm.moved") == 1; }));
+  for (const auto& [host, command] : hosts_.commands) {
+    if (command.kind != CommandKind::send) continue;
+    EXPECT_EQ(command.correlation, "req-empty");
+  }
+  EXPECT_EQ(hosts_.count(CommandKind::send), 1);
+}
+
 TEST_F(Clustering, R_B4_R_F12_a_vm_says_what_a_move_may_cost_it) {
   const VmId web = running_vm("web");
   edit_vm(web, [](Vm& changed) {
@@ -267,6 +290,22 @@ TEST_F(Clustering, A1_06_A1_F4_A1_F5_a_lost_hosts_vm_runs_elsewhere_with_its_pro
   ASSERT_TRUE(until([&] { return serves(web); }));
   EXPECT_EQ(vm(web).status.restarts, 1);
   EXPECT_EQ(host(lost).status.health, HostHealth::fenced);
+  EXPECT_FALSE(hosts_.doubled);
+}
+
+TEST_F(Clustering, F_B8_a_vm_that_is_not_to_be_restarted_stays_down_until_its_owner_starts_it) {
+  const VmId web = running_vm("web");
+  edit_vm(web, [](Vm& changed) { changed.spec.restart_priority = RestartPriority::none; });
+  hosts_.cut_power(vm(web).status.host);
+  ASSERT_TRUE(until([&] { return vm(web).status.power == VmPower::stopped; }));
+  loop_.run_for(seconds(60));
+  EXPECT_TRUE(hosts_.running(web).empty());
+  EXPECT_EQ(vm(web).status.unplaced_reason,
+            "it was lost, but its restart priority is none: `virga vm start` starts it");
+  edit_vm(web, [](Vm& changed) { changed.spec.restart = true; });  // as the API writes it
+  ASSERT_TRUE(until([&] { return serves(web); }));
+  EXPECT_FALSE(vm(web).spec.restart);
+  EXPECT_EQ(vm(web).status.restarts, 0) << "its owner's start, not high availability's";
   EXPECT_FALSE(hosts_.doubled);
 }
 

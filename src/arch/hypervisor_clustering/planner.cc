@@ -396,8 +396,12 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   const Host* host = host_of(vm);
   if (vm.status.power == VmPower::stopped) {
     const bool crashed = host != nullptr;
-    const bool recovery = crashed || vm.status.recovering;
-    if (recovery && (!armed_ || vm.spec.restart_priority == RestartPriority::none)) return;
+    const bool recovery = (crashed || vm.status.recovering) && !vm.spec.restart;
+    if (recovery && vm.spec.restart_priority == RestartPriority::none) {
+      return leave_unplaced({&vm, LostCopies(), "it was lost", false},
+                            "its restart priority is none: `virga vm start` starts it", {});
+    }
+    if (recovery && !armed_) return;
     if (evidence_.recovery_held || evidence_.starts_resting.contains(vm.id())) return;
     LostCopies lost = vm.status.lost;
     if (crashed) remember(lost, {host->id(), FenceProof::agent_confirmed_stop});

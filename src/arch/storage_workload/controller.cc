@@ -176,6 +176,17 @@ bool StorageController::change_device(Transaction& transaction, const DeviceChan
   return true;
 }
 
+/// What binds it to regions is as the plan has seen it, and so is where the host stands.
+void StorageController::guard_regions(Transaction& transaction, const Volume& volume,
+                                      const HostId& id) const {
+  const TenantId tenant(volume.meta.tenant);
+  const Tenant* rules = mirror_.view().tenants.find(tenant);
+  transaction.guard(keys::of(tenant), rules == nullptr ? 0 : rules->meta.revision);
+  const Host* host = mirror_.view().hosts.find(id);
+  const bool bound = rules != nullptr || !volume.spec.regions.empty();
+  if (bound && host != nullptr) transaction.guard(keys::of(id), host->meta.revision);
+}
+
 bool StorageController::place(Transaction& transaction, const PlaceVolume& placement) {
   const Volume* stored = mirror_.view().volumes.find(placement.volume);
   const Device* device = mirror_.view().devices.find(placement.device);
@@ -191,6 +202,7 @@ bool StorageController::place(Transaction& transaction, const PlaceVolume& place
   changed.status.reason.clear();
   transaction.put(changed);
   transaction.put(*device);  // so that nobody else gives the same room away
+  guard_regions(transaction, *stored, device->spec.host);
   Event told = told_of(changed, !moves                   ? "volume.placed"
                                 : stored->spec.mirrored ? "volume.is_mirrored"
                                                         : "volume.moves",
@@ -219,8 +231,11 @@ bool StorageController::change_leg(Transaction& transaction, const LegChange& ch
   if (changed.in_use().empty() && stored->ready()) return false;
   transaction.put(changed);
   if (change.gone) {
-    event(transaction, told_of(changed, "volume.left",
-                               "nothing of it is on " + change.device.value + " any more"));
+    event(transaction,
+          told_of(changed, "volume.left",
+                  is_lost(change.device)
+                      ? "its place on " + change.device.value + " is lost with the device"
+                      : "nothing of it is on " + change.device.value + " any more"));
   } else if (lost_one || alone) {
     Event told = told_of(changed, "volume.degraded",
                          fmt::format("it goes on {} its place on {}: {}",
@@ -231,6 +246,11 @@ bool StorageController::change_leg(Transaction& transaction, const LegChange& ch
     event(transaction, std::move(told));
   }
   return true;
+}
+
+bool StorageController::is_lost(const DeviceId& id) const {
+  const Device* device = mirror_.view().devices.find(id);
+  return device != nullptr && device->spec.lost;
 }
 
 bool StorageController::change_volume(Transaction& transaction, const VolumeChange& change) {
@@ -248,13 +268,13 @@ bool StorageController::change_volume(Transaction& transaction, const VolumeChan
   } else if (changed.ready() && before.size_mib < change.size_mib) {
     event(transaction, told_of(changed, "volume.grown",
                                fmt::format("it has {} MiB now", change.size_mib.value)));
+  } else if (change.missing && before.reason != change.reason) {
+    event(transaction, told_of(changed, "volume.missing", change.reason, Severity::alarm));
   } else if (before.reason.empty() && !change.reason.empty()) {
     const VolumeSpec& spec = stored->spec;
     const bool copying = !stored->ready() && !(spec.source.empty() && spec.image.empty());
     const Severity waits = copying ? Severity::info : Severity::warning;
-    event(transaction, change.missing
-                           ? told_of(changed, "volume.missing", change.reason, Severity::alarm)
-                           : told_of(changed, "volume.waits", change.reason, waits));
+    event(transaction, told_of(changed, "volume.waits", change.reason, waits));
   }
   return true;
 }
@@ -263,7 +283,12 @@ bool StorageController::remove(Transaction& transaction, const VolumeId& id) {
   const Volume* stored = mirror_.view().volumes.find(id);
   if (stored == nullptr || !stored->meta.deleting_at) return false;
   transaction.erase(*stored);
-  event(transaction, told_of(*stored, "volume.deleted", "it and its data are gone"));
+  const auto& legs = stored->status.legs;
+  const bool lost = !legs.empty() && is_lost(legs.front().device);
+  event(transaction, told_of(*stored, "volume.deleted",
+                             lost ? "it is gone; what lies on lost device " +
+                                        legs.front().device.value + " was not erased"
+                                  : "it and its data are gone"));
   return true;
 }
 

@@ -55,6 +55,8 @@ class StorageController {
   void execute(const ClusterId& cluster, const StoragePlan& plan);
   bool change_device(Transaction& transaction, const DeviceChange& change);
   bool place(Transaction& transaction, const PlaceVolume& placement);
+  bool is_lost(const DeviceId& id) const;
+  void guard_regions(Transaction& transaction, const Volume& volume, const HostId& id) const;
   bool change_volume(Transaction& transaction, const VolumeChange& change);
   bool change_leg(Transaction& transaction, const LegChange& change);
   bool remove(Transaction& transaction, const VolumeId& id);

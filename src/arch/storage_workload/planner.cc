@@ -8,6 +8,7 @@
 #include <set>
 #include <utility>
 
+#include "mechanism/perimeter/regions.h"
 #include "mechanism/storage/device_space.h"
 
 namespace virga {
@@ -50,7 +51,7 @@ class Planner {
     const DeviceEvidence& evidence = evidence_of(device);
     const Device* stored = view_.devices.find(device);
     return evidence.host_reports && evidence.listed && evidence.seen.open && stored != nullptr &&
-           evidence.seen.directory == stored->spec.directory;
+           !stored->spec.lost && evidence.seen.directory == stored->spec.directory;
   }
 
   const ObservedVolume* observed(const DeviceId& device, const VolumeId& volume) const {
@@ -63,6 +64,12 @@ class Planner {
 
   static VolumeId source_of(const Volume& volume) {
     return VolumeId(qualified(volume.meta.tenant, volume.spec.source));
+  }
+
+  /// Nobody waits for it to come back.
+  bool is_gone(const DeviceId& device) const {
+    const Device* stored = view_.devices.find(device);
+    return stored == nullptr || stored->spec.lost;
   }
 
   void judge(const Device& device);
@@ -117,11 +124,12 @@ class Planner {
 std::string Planner::unavailable_because(const Device& device) const {
   const DeviceEvidence& evidence = evidence_of(device.id());
   const std::string& host = device.spec.host.value;
+  if (device.spec.lost) return "is lost, an operator says";
   if (!evidence.host_reports) return "its host " + host + " does not report";
   if (!evidence.can_serve) return "the agent of " + host + " is too old to serve devices";
   const bool other = evidence.seen.directory != device.spec.directory;
   if (!evidence.listed || !evidence.seen.open || other) {
-    return evidence.seen.failing.empty() ? "is being opened" : evidence.seen.failing;
+    return evidence.seen.failing.empty() ? std::string(kDeviceBeingOpened) : evidence.seen.failing;
   }
   return {};
 }
@@ -150,7 +158,8 @@ void Planner::judge(const Device& device) {
   if ((changed || measured) && room_in(plan_.device_changes)) {
     plan_.device_changes.push_back({device.id(), now});
   }
-  const bool askable = evidence.host_reports && evidence.can_serve && !evidence.resting;
+  const bool askable =
+      evidence.host_reports && evidence.can_serve && !evidence.resting && !device.spec.lost;
   const Mib rate = evidence.seen.copy_mib_per_second_max;
   const bool as_asked = rate == Mib() || rate == device.spec.copy_mib_per_second_max;
   if ((available && as_asked) || !askable || !room_in(plan_.serves)) return;
@@ -184,6 +193,7 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
     if (other->spec.host == device.spec.host) return "is on the host of " + leg.device.value;
   }
   if (device.meta.deleting_at) return "is being deleted";
+  if (auto why = region_refusal(view_, volume, device); !why.empty()) return why;
   if (!serves(device.id())) return unavailable_because(device);
   const Mib free = space_.free_on(device.id());
   if (free < std::max(spec.size_mib, volume.status.size_mib))
@@ -283,6 +293,7 @@ std::string Planner::failure_of(const Volume& volume, const VolumeLeg& leg) cons
   const DeviceEvidence& evidence = evidence_of(leg.device);
   const Device* device = view_.devices.find(leg.device);
   if (device == nullptr) return "it is not registered any more";
+  if (device->spec.lost) return "its device is lost, an operator says";
   if (evidence_.failing_legs.contains({volume.id(), leg.device})) {
     return "it did not take what the guest wrote";
   }
@@ -355,11 +366,14 @@ bool Planner::decide_others(const Volume& volume) {
 }
 
 void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
+  if (is_gone(leg.device)) {
+    if (volume.meta.deleting_at) return decide_deleting(volume, nullptr);
+    return note(volume, leg.state, volume.status.size_mib,
+                "it is lost with its device " + leg.device.value, true);
+  }
   if (evidence_of(leg.device).awaited) return;
   if (!serves(leg.device)) {
-    const Device* device = view_.devices.find(leg.device);
-    const std::string why =
-        device == nullptr ? "is not registered any more" : unavailable_because(*device);
+    const std::string why = unavailable_because(*view_.devices.find(leg.device));
     return note(volume, leg.state, volume.status.size_mib,
                 "device " + leg.device.value + ": " + why);
   }
@@ -495,7 +509,7 @@ bool Planner::begin_move(const Volume& volume) {
 bool Planner::is_lost(const Volume& volume, const VolumeLeg& leg) const {
   if (leg.state == LegState::in_sync || !volume.ready()) return false;
   const DeviceEvidence& evidence = evidence_of(leg.device);
-  return view_.devices.find(leg.device) == nullptr ||
+  return is_gone(leg.device) ||
          (!evidence.awaited && !evidence.host_reports &&
           evidence.silence >= options_.leg_lost_after);
 }
@@ -504,7 +518,11 @@ bool Planner::is_lost(const Volume& volume, const VolumeLeg& leg) const {
 bool Planner::decide_second(const Volume& volume, const VolumeLeg& leg) {
   if (is_busy(volume) || evidence_.held || evidence_of(leg.device).awaited) return false;
   const bool mirror = volume.spec.mirrored && !is_lost(volume, leg);
-  const bool wanted = !volume.meta.deleting_at && (mirror || leg.device == volume.spec.device);
+  const Device* device = view_.devices.find(leg.device);
+  const bool forbidden = leg.state != LegState::in_sync && device != nullptr &&
+                         !region_refusal(view_, volume, *device).empty();
+  const bool wanted =
+      !volume.meta.deleting_at && !forbidden && (mirror || leg.device == volume.spec.device);
   if (!wanted || leg.state == LegState::leaving) return end_second(volume, leg);
   if (!serves(leg.device)) return false;
   const ObservedVolume* seen = observed(leg.device, volume.id());
@@ -547,7 +565,7 @@ bool Planner::cannot_join(const Volume& volume, const ObservedVolume& seen) cons
 /// Nobody reads there any more: whoever is let in still is not, and it is erased.
 bool Planner::end_second(const Volume& volume, const VolumeLeg& leg) {
   if (leg.state != LegState::leaving) return change_second(volume, leg, LegState::leaving);
-  if (view_.devices.find(leg.device) == nullptr) {
+  if (is_gone(leg.device)) {
     return change_second(volume, leg, LegState::leaving, true);
   }
   if (!serves(leg.device)) return false;

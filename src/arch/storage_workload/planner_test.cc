@@ -122,6 +122,63 @@ TEST_F(StoragePlannerTest, R_B1_AVolumeThatIsGoneIsNeverMadeAnew) {
   EXPECT_EQ(made.volume_changes[0].state, LegState::in_sync);
 }
 
+TEST_F(StoragePlannerTest, R_B1_R_F2_WhatLiesOnADeviceThatIsLostIsGivenUpByItsOwnerAlone) {
+  put(volume("data", 100, "d1"));
+  see(volume("data", 100, "d1"));
+  evidence.devices[DeviceId("d1")].host_reports = false;
+  store(plan());
+  EXPECT_EQ(view.volumes.find(VolumeId("acme/data"))->status.reason,
+            "device d1: its host h1 does not report");
+  Device lost = *view.devices.find(DeviceId("d1"));
+  lost.spec.lost = true;
+  view.devices.put(std::make_shared<const Device>(lost));
+  const StoragePlan told = plan();
+  ASSERT_EQ(told.volume_changes.size(), 1U);
+  EXPECT_TRUE(told.volume_changes[0].missing);
+  EXPECT_EQ(told.volume_changes[0].reason, "it is lost with its device d1");
+  EXPECT_TRUE(told.removals.empty());
+  store(told);
+  evidence.devices[DeviceId("d1")].host_reports = true;
+  EXPECT_TRUE(plan().work.empty());
+  EXPECT_TRUE(plan().serves.empty()) << "it is given up, whoever comes back";
+  Volume gone = *view.volumes.find(VolumeId("acme/data"));
+  gone.meta.deleting_at = WallTime{};
+  put(gone);
+  ASSERT_EQ(plan().removals.size(), 1U) << "nobody is asked who is not there";
+  EXPECT_EQ(plan().removals[0], VolumeId("acme/data"));
+}
+
+TEST_F(StoragePlannerTest, R_B10_AVolumeLiesOnlyWhereItMay) {
+  for (const auto& [name, region] : {std::pair{"h1", "us"}, {"h2", "eu"}}) {
+    Host host = *view.hosts.find(HostId(name));
+    host.spec.region = region;
+    view.hosts.put(std::make_shared<const Host>(host));
+  }
+  Volume bound = volume("data", 100);
+  bound.spec.regions = {"eu"};
+  put(bound);
+  ASSERT_EQ(plan().placements.size(), 1U);
+  EXPECT_EQ(plan().placements[0].device, DeviceId("d2"));
+  bound.spec.regions = {"kr"};
+  put(bound);
+  ASSERT_EQ(plan().volume_changes.size(), 1U);
+  EXPECT_EQ(plan().volume_changes[0].reason,
+            "no device can take it: d1 is in region us, volume acme/data may be in kr only; d2 is "
+            "in region eu, volume acme/data may be in kr only");
+  Volume there = volume("old", 100, "d2");
+  there.spec.regions = {"eu"};
+  there.spec.device = DeviceId("d1");
+  put(there);
+  see(there);
+  bool refused = false;
+  for (const auto& change : plan().volume_changes) {
+    if (change.volume != there.id()) continue;
+    refused = change.reason ==
+              "it cannot move to d1, which is in region us, volume acme/old may be in eu only";
+  }
+  EXPECT_TRUE(refused);
+}
+
 TEST_F(StoragePlannerTest, R_B1_AnotherVolumeOfTheNameIsNeitherTakenNorErased) {
   Volume made = volume("data", 100, "d1");
   made.status.floor = {1, 7};

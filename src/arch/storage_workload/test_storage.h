@@ -53,6 +53,13 @@ class StoragePlannerTest : public ::testing::Test {
       changed.status = change.status;
       view.devices.put(std::make_shared<const Device>(changed));
     }
+    for (const VolumeChange& change : made.volume_changes) {
+      Volume changed = *view.volumes.find(change.volume);
+      changed.status.reason = change.reason;
+      changed.status.size_mib = change.size_mib;
+      if (!changed.status.legs.empty()) changed.status.legs.front().state = change.state;
+      put(changed);
+    }
   }
   const DeviceStatus& status(const std::string& device) {
     return view.devices.find(DeviceId(device))->status;

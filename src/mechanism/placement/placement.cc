@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "base/reflect.h"
+#include "mechanism/perimeter/regions.h"
 
 namespace virga {
 namespace {
@@ -238,6 +239,7 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   if (query.live && vm.status.host == host.id()) return "runs there now";
   if (!host.status.leads_outside && view_->floating_addresses.count<FloatingOfVm>(vm.id()) > 0)
     return "has no way out (--outside-device) for the VM's floating address";
+  if (auto reason = region_refusal(*view_, vm, host); !reason.empty()) return reason;
   if (auto reason = compatibility_refusal(member, query); !reason.empty()) return reason;
   const bool own = carries(member, vm);
   if (!vm.spec.anti_affinity_group.empty()) {

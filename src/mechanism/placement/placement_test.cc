@@ -137,6 +137,21 @@ TEST_F(Placement, F_B8_a_host_to_be_avoided_is_used_only_when_nothing_else_is_le
   EXPECT_EQ(without.choose(asked), HostId("a"));
 }
 
+TEST_F(Placement, R_B10_a_vm_goes_only_where_its_tenant_allows) {
+  const HostId eu = add_host("eu", 1024);
+  const HostId us = add_host("us", 8192);
+  edit_host(eu, [](Host& host) { host.spec.region = "eu"; });
+  edit_host(us, [](Host& host) { host.spec.region = "us"; });
+  const VmId web = add_vm("web", "");
+  EXPECT_EQ(why_not(web, us.value), "");
+  Tenant tenant;
+  tenant.meta.name = "acme";
+  tenant.spec.regions = {"eu"};
+  view_.tenants.put(std::make_shared<const Tenant>(tenant));
+  EXPECT_EQ(state().choose(query(web)), eu);
+  EXPECT_EQ(why_not(web, "us"), "is in region us, tenant acme may be in eu only");
+}
+
 TEST_F(Placement, F_B8_F_B11_each_refusal_names_its_constraint) {
   for (const char* name : {"a", "b", "c", "d", "e", "f"}) add_host(name);
   edit_host(HostId("a"), [](Host& host) { host.spec.maintenance = true; });

@@ -27,6 +27,10 @@ Result<std::vector<ServedVolume>> volumes_of(const ClusterView& view, const Vm& 
         return make_error(Errc::not_found, fmt::format("volume {}: its device {} is not registered",
                                                        id.value, leg.value));
       }
+      if (device->spec.lost && volume->in_use().size() == 1) {
+        return make_error(Errc::not_found, fmt::format("volume {}: it is lost with its device {}",
+                                                       id.value, leg.value));
+      }
       found.push_back({id, leg, device->spec.host});
     }
   }

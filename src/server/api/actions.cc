@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include "mechanism/perimeter/regions.h"
 #include "server/api/rules.h"
 #include "server/api/validate.h"
 
@@ -70,6 +71,8 @@ Refusal check_move(const ClusterView& view, const Vm& vm, const HostId& to) {
     return refuse(Errc::conflict,
                   fmt::format("host: vm {} is on \"{}\" already", vm.id().value, to.value));
   }
+  if (auto why = region_refusal(view, vm, *host); !why.empty())
+    return refuse(Errc::denied, "host: \"" + to.value + "\" " + why);
   if (host->spec.maintenance)
     return refuse(Errc::conflict, "host: \"" + to.value + "\" is in maintenance");
   if (host->status.health != HostHealth::alive) {
@@ -126,6 +129,9 @@ void set_power(const EnginePtr& engine, const CallPtr& call, DesiredPower power)
   change_one<Vm>(engine, call, [power](const ClusterView&, Vm& vm, Event& event) -> Refusal {
     const bool run = power == DesiredPower::running;
     vm.spec.power = power;
+    // What was lost and is not started again by itself waits for this word.
+    const bool lost = vm.status.recovering || !vm.status.host.empty();
+    if (run && vm.status.power == VmPower::stopped && lost) vm.spec.restart = true;
     if (!run) vm.spec.restart = false;
     event.kind = run ? "vm.start_requested" : "vm.stop_requested";
     event.text = fmt::format("vm {} shall {}", vm.id().value, run ? "run" : "stop");

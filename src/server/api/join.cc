@@ -87,6 +87,7 @@ Decision decide_join(Engine& engine, const Call& call, const Join& join, const C
   change.event =
       event_of("host.joined", change.primary, after.meta.tenant,
                fmt::format("host {} joined cluster {}", after.meta.name, cluster->meta.name));
+  change.event->actor = "agent";
   change.event->facts["cluster"] = cluster->meta.name;
   change.body = answer_of(after, join.issued);
   return change;
@@ -186,6 +187,7 @@ Decision decide_renewal(const Call& call, const HostId& id, const IssuedCertific
   change.body = answer_of(same, issued);
   change.event = event_of("host.certificate_renewed", change.primary, same.meta.tenant,
                           "its agent's certificate is good until " + to_string(issued.ends));
+  change.event->actor = "agent";
   return change;
 }
 

@@ -22,6 +22,7 @@ struct Kind;
     static const auto& table(const ClusterView& view) { return view.many; } \
   }
 
+VIRGA_API_KIND(Tenant, "tenant", tenants, keys::kTenant, false);
 VIRGA_API_KIND(Cluster, "cluster", clusters, keys::kCluster, false);
 VIRGA_API_KIND(Machine, "machine", machines, keys::kMachine, false);
 VIRGA_API_KIND(Host, "host", hosts, keys::kHost, false);
@@ -47,6 +48,7 @@ constexpr bool worked_on =
 /// Calls `task.template operator()<T>()` for each kind.
 template <typename Task>
 void for_each_kind(Task&& task) {
+  task.template operator()<Tenant>();
   task.template operator()<Cluster>();
   task.template operator()<Machine>();
   task.template operator()<Host>();

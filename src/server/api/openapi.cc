@@ -194,6 +194,7 @@ void add_actions(json::object& paths) {
 boost::json::object openapi_document() {
   json::object paths;
   json::object schemas;
+  add_kind<Tenant>(paths, schemas, "Tenant");
   add_kind<Cluster>(paths, schemas, "Cluster");
   add_kind<Machine>(paths, schemas, "Machine");
   add_kind<Host>(paths, schemas, "Host");

@@ -117,7 +117,8 @@ Refusal apply_rules(const RuleContext& context, const Host* before, Host& after)
   if (!machine.empty() && context.view.machines.find(machine) == nullptr) {
     return problem(Errc::not_found, "spec.machine: there is no machine \"" + machine.value + "\"");
   }
-  return std::nullopt;
+  if (before->spec.region == after.spec.region) return std::nullopt;
+  return check_region_of(context.view, after);
 }
 
 Refusal check_image_size(std::string_view field, const ImageSpec& spec, const Cluster& cluster) {

@@ -24,6 +24,7 @@ struct RuleContext {
 using Refusal = std::optional<Problem>;
 
 /// `before` = nullptr: is being created. Completes `after`.
+Refusal apply_rules(const RuleContext& context, const Tenant* before, Tenant& after);
 Refusal apply_rules(const RuleContext& context, const Cluster* before, Cluster& after);
 Refusal apply_rules(const RuleContext& context, const Machine* before, Machine& after);
 Refusal apply_rules(const RuleContext& context, const Host* before, Host& after);
@@ -51,6 +52,14 @@ Refusal check_group(const ClusterView& view, const std::string& field, const std
 /// Whether the floating addresses that a cluster or a network has allow its change.
 Refusal check_floating(const ClusterView& view, const Cluster& after);
 Refusal check_floating(const ClusterView& view, const Network& after);
+
+/// Whether everything is where it may be when this is so; what is not already does not count.
+Refusal check_regions_of(const ClusterView& view, const Tenant& after);
+Refusal check_regions_of(const ClusterView& view, const Volume& after);
+Refusal check_region_of(const ClusterView& view, const Host& after);
+
+/// Whether a copy of the volume may be where it shall; one that says nothing may be where its source may.
+Refusal fit_regions(const Volume& source, Volume& copy);
 
 /// Guards and further keys that belong into the same commit as the resource.
 Refusal add_companions(const RuleContext& context, const Network* before, const Network& after,
@@ -83,6 +92,7 @@ Refusal add_companions(const RuleContext&, const T*, const T&, Change&) {
 }
 
 /// Who uses the resource and therefore stands against its removal; at most 20.
+std::vector<Reason> users_of(const ClusterView& view, const Tenant& tenant);
 std::vector<Reason> users_of(const ClusterView& view, const Cluster& cluster);
 std::vector<Reason> users_of(const ClusterView& view, const Machine& machine);
 std::vector<Reason> users_of(const ClusterView& view, const Host& host);

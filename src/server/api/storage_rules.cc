@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "mechanism/perimeter/regions.h"
 #include "mechanism/storage/device_space.h"
 #include "server/api/rules.h"
 #include "server/api/validate.h"
@@ -34,6 +35,25 @@ Refusal check_place(const ClusterView& view, const Device& device) {
                                device.spec.directory, device.spec.host.value, id.value));
   }
   return std::nullopt;
+}
+
+/// Not in passing: its host is known to be dead, or says itself that it cannot open the device.
+Refusal check_lost(const ClusterView& view, const Device& device) {
+  const Host* host = view.hosts.find(device.spec.host);
+  const HostHealth health = host == nullptr ? HostHealth::unknown : host->status.health;
+  const bool lives = health == HostHealth::alive || health == HostHealth::degraded;
+  const std::string& reason = device.status.reason;
+  const bool fails = lives && !reason.empty() && reason != kDeviceBeingOpened &&
+                     reason.find("does not report") == std::string::npos;
+  const bool away = health == HostHealth::dead || health == HostHealth::fenced ||
+                    health == HostHealth::unknown;
+  if (!device.status.available && (away || fails)) return std::nullopt;
+  return problem(
+      Errc::conflict,
+      fmt::format("spec.lost: device \"{}\" {}; only one that fails, or whose host is dead, can be "
+                  "lost",
+                  device.id().value,
+                  device.status.available ? "is served" : "may be back in a moment"));
 }
 
 /// What a device has promised stays promised.
@@ -77,6 +97,9 @@ Refusal check_move(const ClusterView& view, const Volume& before, const Volume& 
         Errc::conflict,
         fmt::format("spec.device: {} is on its way between {} and {}; wait for that",
                     before.id().value, legs.front().device.value, legs.back().device.value));
+  }
+  if (auto why = region_refusal(view, after, *view.devices.find(wanted)); !why.empty()) {
+    return problem(Errc::denied, "spec.device: \"" + wanted.value + "\" " + why);
   }
   const Mib size = std::max(after.spec.size_mib, before.status.size_mib);
   const Mib free = DeviceSpace(view, before.spec.cluster).free_on(wanted);
@@ -166,6 +189,7 @@ Refusal fit_to_source(const ClusterView& view, Volume& copy) {
                    fmt::format("spec.storage_class: \"{}\" is not \"{}\", its source's",
                                spec.storage_class, source->spec.storage_class));
   }
+  if (auto refused = fit_regions(*source, copy)) return refused;
   spec.cluster = source->spec.cluster;
   spec.storage_class = source->spec.storage_class;
   const Mib least = std::max(source->spec.size_mib, source->status.size_mib);
@@ -182,6 +206,14 @@ Refusal fit_to_source(const ClusterView& view, Volume& copy) {
                                               least.value));
   }
   return std::nullopt;
+}
+
+/// What a copy holds is its source's for ever: it may be where that may be, or where it might when
+/// its source was there still.
+Refusal keep_regions(const ClusterView& view, const Volume& before, Volume& after) {
+  if (after.spec.source.empty()) return std::nullopt;
+  const Volume* source = view.volumes.find(source_of(after));
+  return fit_regions(source != nullptr ? *source : before, after);
 }
 
 /// A new volume that shall begin with an image's disk: at least as large.
@@ -247,10 +279,19 @@ Refusal check_fixed(const Volume& before, const Volume& after) {
 
 Refusal apply_rules(const RuleContext& context, const Device* before, Device& after) {
   if (auto sound = check_device(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
-  if (before == nullptr) return check_place(context.view, after);
+  if (before == nullptr) {
+    if (after.spec.lost) return problem(Errc::invalid, "spec.lost: a new device is not lost");
+    return check_place(context.view, after);
+  }
   if (before->spec.host != after.spec.host) return fixed("spec.host", "make another device");
   if (before->spec.directory != after.spec.directory) {
     return fixed("spec.directory", "make another device");
+  }
+  if (before->spec.lost && !after.spec.lost) {
+    return fixed("spec.lost", "what lay there is given up; make another device");
+  }
+  if (after.spec.lost && !before->spec.lost) {
+    if (auto refused = check_lost(context.view, *before)) return refused;
   }
   return check_capacity(context.view, *before, after);
 }
@@ -271,6 +312,10 @@ Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& af
   }
   if (before != nullptr) {
     if (auto refused = check_fixed(*before, after)) return refused;
+    if (auto refused = keep_regions(context.view, *before, after)) return refused;
+    if (before->spec.regions != after.spec.regions) {
+      if (auto refused = check_regions_of(context.view, after)) return refused;
+    }
     if (auto refused = check_move(context.view, *before, after)) return refused;
     return check_growth(context.view, *before, after);
   }

@@ -66,6 +66,37 @@ TEST_F(Storage, R_B1_a_device_is_a_folder_of_a_host_and_keeps_what_it_has_promis
   refused(call("DELETE", "/v1/hosts/store-1"), 409, "device disk-1");
 }
 
+TEST_F(Storage, R_B1_R_F2_a_device_is_lost_only_when_it_is_away_and_for_ever) {
+  make_storage();
+  refused(call("POST", "/v1/devices",
+               R"({"meta":{"name":"d"},"spec":{"host":"store-1","directory":"/srv/x",
+               "capacity_mib":100,"lost":true}})"),
+          400, "spec.lost: a new device is not lost");
+  make_ready("data", 600);
+  Device device = *view.devices.find(DeviceId("disk-1"));
+  device.status.available = true;
+  put(device, keys::of(device.id()));
+  refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"lost":true}})"), 409,
+          "is served; only one that fails, or whose host is dead, can be lost");
+  device = *view.devices.find(DeviceId("disk-1"));
+  device.status.available = false;
+  device.status.reason = kDeviceBeingOpened;
+  put(device, keys::of(device.id()));
+  Host host = *view.hosts.find(HostId("store-1"));
+  host.status.health = HostHealth::alive;
+  put(host, keys::of(host.id()));
+  refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"lost":true}})"), 409,
+          "may be back in a moment");
+  host = *view.hosts.find(HostId("store-1"));
+  host.status.health = HostHealth::fenced;
+  put(host, keys::of(host.id()));
+  device = *view.devices.find(DeviceId("disk-1"));
+  device.status.available = false;
+  put(device, keys::of(device.id()));
+  EXPECT_EQ(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"lost":true}})").status, 200);
+  refused(call("PATCH", "/v1/devices/disk-1", R"({"spec":{"lost":false}})"), 400, "never changes");
+}
+
 TEST_F(Storage, R_B1_a_volume_grows_within_its_device_and_never_shrinks) {
   make_storage();
   refused(call("POST", "/v1/volumes", volume_body("data", 0)), 400, "spec.size_mib: 0");

@@ -16,6 +16,7 @@ namespace {
 constexpr std::size_t kTextMax = 1024;
 constexpr std::size_t kCommandLineMax = 1024;
 constexpr std::size_t kWordMax = 63;
+constexpr std::size_t kRegionsMax = 16;
 constexpr std::size_t kOutsideMax = 64;
 
 Error wrong(std::string_view field, std::string_view value, std::string_view right) {
@@ -306,6 +307,17 @@ Result<void> check_machine(const MachineSpec& spec) {
 
 namespace {
 
+Result<void> check_regions(const std::vector<std::string>& regions) {
+  if (regions.size() > kRegionsMax) {
+    return wrong("spec.regions", std::to_string(regions.size()) + " of them", "at most 16");
+  }
+  for (std::size_t index = 0; index < regions.size(); ++index) {
+    auto sound = check_name(fmt::format("spec.regions[{}]", index), regions[index]);
+    if (!sound.ok()) return sound;
+  }
+  return {};
+}
+
 Result<void> check_windows(const std::vector<MaintenanceWindow>& windows) {
   if (auto few = in_range("host", "windows", static_cast<std::int64_t>(windows.size())); !few.ok())
     return few;
@@ -330,8 +342,11 @@ Result<void> check_host(const HostSpec& spec) {
   }
   return all({check_name("spec.cluster", spec.cluster.value),
               check_optional_name("spec.machine", spec.machine.value),
-              check_optional_name("spec.zone", spec.zone), check_windows(spec.windows)});
+              check_optional_name("spec.zone", spec.zone),
+              check_optional_name("spec.region", spec.region), check_windows(spec.windows)});
 }
+
+Result<void> check_tenant(const TenantSpec& spec) { return check_regions(spec.regions); }
 
 Result<void> check_image(const ImageSpec& spec) {
   if (auto path = check_path("spec.path", spec.path, false); !path.ok()) return path;
@@ -424,7 +439,8 @@ Result<void> check_volume(const VolumeSpec& spec) {
               in_range("volume", "size_mib", spec.size_mib.value),
               check_name("spec.storage_class", spec.storage_class),
               check_optional_name("spec.image", spec.image.value),
-              check_optional_name("spec.device", spec.device.value)});
+              check_optional_name("spec.device", spec.device.value),
+              check_regions(spec.regions)});
 }
 
 namespace {

@@ -5,6 +5,7 @@
 
 #include "model/cluster.h"
 #include "model/floating_address.h"
+#include "model/tenant.h"
 #include "model/image.h"
 #include "model/network.h"
 #include "model/security_group.h"
@@ -38,6 +39,7 @@ Result<void> check_volume(const VolumeSpec& spec);
 /// Beside what is asked of its copies, which are VMs.
 Result<void> check_service(const Meta& meta, const ServiceSpec& spec);
 Result<void> check_security_group(const SecurityGroupSpec& spec);
+Result<void> check_tenant(const TenantSpec& spec);
 Result<void> check_floating_address(const FloatingAddressSpec& spec);
 Result<void> check_vm(const VmSpec& spec);
 

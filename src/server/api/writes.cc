@@ -299,6 +299,7 @@ void delete_one(const EnginePtr& engine, const CallPtr& call) {
 
 template <typename Task>
 void with_writable_kind(const std::string& name, Task&& task) {
+  if (name == Kind<Tenant>::kPlural) task.template operator()<Tenant>();
   if (name == Kind<Cluster>::kPlural) task.template operator()<Cluster>();
   if (name == Kind<Machine>::kPlural) task.template operator()<Machine>();
   if (name == Kind<Host>::kPlural) task.template operator()<Host>();
@@ -332,6 +333,7 @@ Event event_of(std::string kind, std::string subject, std::string tenant, std::s
   event.subject = std::move(subject);
   event.tenant = std::move(tenant);
   event.text = std::move(text);
+  event.actor = "operator";
   return event;
 }
 

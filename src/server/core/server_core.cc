@@ -50,6 +50,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
                 [this](const HostId& host, const FabricGateways& gateways) {
                   sessions_.tell_gateways(host, gateways);
                 }),
+      regions_(mirror_.view(), [this](Event event) { journal_event(std::move(event)); }),
       metering_(on_.loop, on_.usage, mirror_, sessions_),
       runner_(on_.loop, on_.store, mirror_, names_),
       controller_(on_.loop, on_.store, mirror_, sessions_, names_),
@@ -135,6 +136,7 @@ void ServerCore::lead(const Callback<void>& ready) {
     perimeter_.changed(changes);
     gateways_.changed(changes);
     monitoring_.changed(changes);
+    regions_.changed(changes);
   });
   overlay_.load();
   perimeter_.load();
@@ -170,6 +172,7 @@ void ServerCore::tick() {
     for (const auto& [id, cluster] : view().clusters.all()) mark(id);
   }
   monitoring_.tick();
+  regions_.tick(tick_began_);
   services_.tick();
   if (!recovery_held_) calendar_.tick();
   sessions_.each_stored([this](const LiveHost& live) {
@@ -328,7 +331,8 @@ StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
     if (found == sessions_.hosts().end() || found->second.last_report_at <= fresh) continue;
     for (const ObservedDevice& one : found->second.report.devices) {
       const Device* device = view().devices.find(one.device);
-      const bool registered = device != nullptr && device->spec.host == host->id();
+      const bool registered =
+          device != nullptr && device->spec.host == host->id() && !device->spec.lost;
       if (!registered) evidence.strangers.emplace_back(one.device, host->id());
     }
     for (const ObservedVm& copy : found->second.report.vms) {

@@ -17,6 +17,7 @@
 #include "server/core/monitoring.h"
 #include "server/core/overlay.h"
 #include "server/core/perimeter.h"
+#include "server/core/region_watch.h"
 
 namespace virga {
 
@@ -99,6 +100,7 @@ class ServerCore {
   Overlay overlay_;
   Perimeter perimeter_;
   NetworkGateways gateways_;
+  RegionWatch regions_;
   Metering metering_;
   OperationRunner runner_;
   ClusterController controller_;
