@@ -373,6 +373,7 @@ Result<void> SimHypervisor::mirrored(const VmId& vm, const Epoch& epoch, const D
   target->written = source->written;
   target->blocks = source->blocks;
   (*copy)->equal_places[volume] = {mirror.to, mirror.joins};
+  (*copy)->ran = (*copy)->run_time(world_.loop().now());
   (*copy)->state = CopyState::paused;  // so that it writes no more when its state is set
   return world_.set_state(host_, **copy, CopyState::paused);
 }

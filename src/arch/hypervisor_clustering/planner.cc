@@ -15,15 +15,14 @@ namespace virga {
 namespace {
 
 std::string join(const std::vector<Refusal>& refusals) {
-  constexpr std::size_t kShownMax = 5;
+  constexpr std::size_t kMost = 5;
   if (refusals.empty()) return "the cluster has no hosts";
   std::string text;
-  for (std::size_t index = 0; index < refusals.size() && index < kShownMax; ++index) {
+  for (std::size_t index = 0; index < refusals.size() && index < kMost; ++index) {
     if (!text.empty()) text += "; ";
     text += refusals[index].host.value + " " + refusals[index].reason;
   }
-  if (refusals.size() > kShownMax)
-    text += fmt::format("; and {} more", refusals.size() - kShownMax);
+  if (refusals.size() > kMost) text += fmt::format("; and {} more", refusals.size() - kMost);
   return text;
 }
 
@@ -397,10 +396,8 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (vm.status.power == VmPower::stopped) {
     const bool crashed = host != nullptr;
     const bool recovery = (crashed || vm.status.recovering) && !vm.spec.restart;
-    if (recovery && vm.spec.restart_priority == RestartPriority::none) {
-      return leave_unplaced({&vm, LostCopies(), "it was lost", false},
-                            "its restart priority is none: `virga vm start` starts it", {});
-    }
+    if (recovery && vm.spec.restart_priority == RestartPriority::none)
+      return leave_unplaced({&vm, {}, "it was lost", false}, "its restart priority is none", {});
     if (recovery && !armed_) return;
     if (evidence_.recovery_held || evidence_.starts_resting.contains(vm.id())) return;
     LostCopies lost = vm.status.lost;
