@@ -101,40 +101,6 @@ class ServicesTest(LabCase):
         self.assertNotIn("service.unavailable", kinds)
         self.assertNotIn(original, self.cloud.vms())
 
-    def balancers(self):
-        """Processes of HAProxy that this cloud has started."""
-        found = []
-        for path in glob.iglob("/proc/[0-9]*/cmdline"):
-            folder = os.path.dirname(path)
-            with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
-                ours = os.readlink(os.path.join(folder, "cwd")).startswith(self.cloud.data)
-                if ours and file.read().split("\0")[0].endswith("haproxy"):
-                    found.append(int(os.path.basename(folder)))
-        return found
-
-    def kill_balancer(self):
-        pids = self.cloud.wait("HAProxy runs", self.balancers, 30)
-        for pid in pids:
-            kill(pid)
-        self.cloud.wait("it runs again", lambda: any(pid not in pids for pid in self.balancers()), 30)
-
-    def test_02_x_the_balancer_is_killed_while_a_copy_is_relocated(self):
-        """R-F1 R-B6 A3-10: HAProxy dies before its copy is there, as it serves and as the original goes; each time it
-        is there again at once and the relocation comes to its end."""
-        original, after = self.copies()[0], self.cloud.last_event()
-        prober = self.cloud.probe(self.client, [self.address], "http")
-        self.cloud.cli("service", "relocate", SERVICE, "--copy", original.partition("/")[2])
-        for kind in ("service.relocation_started", "service.copy_serving", "service.redirected"):
-            self.cloud.wait(kind, lambda kind=kind: self.events_of(after, kind), 120)
-            self.kill_balancer()
-        self.cloud.wait("it is relocated", lambda: original not in self.copies() and self.settled(), 120)
-        self.cloud.wait("it answers", lambda: self.cloud.http(self.client, self.address), 30)
-        line = prober.stop()[0]
-        self.assertLess(line["longest_silence_ms"], 15000, line)
-        self.assertNotIn(original, self.cloud.vms())
-        print(f"3 kills, {line['failures']} of {line['answers']} requests failed, "
-              f"longest silence {line['longest_silence_ms']:.0f} ms")
-
     def test_03_a_host_goes_into_maintenance_and_no_request_fails(self):
         """A3-02 A3-05 A3-07 A3-08: its copy is duplicated elsewhere before it goes."""
         copy = self.copies()[0]
@@ -175,6 +141,40 @@ class ServicesTest(LabCase):
         self.assertEqual(level["failed"], 0, level)
         print(f"monitor: {level['asked']} requests, 0 failed; longest waits of three moves "
               f"{[move['waited_ms'] for move in moves]} ms")
+
+    def balancers(self):
+        """Processes of HAProxy that this cloud has started."""
+        found = []
+        for path in glob.iglob("/proc/[0-9]*/cmdline"):
+            folder = os.path.dirname(path)
+            with contextlib.suppress(OSError), open(path, encoding="utf-8") as file:
+                ours = os.readlink(os.path.join(folder, "cwd")).startswith(self.cloud.data)
+                if ours and file.read().split("\0")[0].endswith("haproxy"):
+                    found.append(int(os.path.basename(folder)))
+        return found
+
+    def kill_balancer(self):
+        pids = self.cloud.wait("HAProxy runs", self.balancers, 30)
+        for pid in pids:
+            kill(pid)
+        self.cloud.wait("it runs again", lambda: any(pid not in pids for pid in self.balancers()), 30)
+
+    def test_03_z_the_balancer_is_killed_while_a_copy_is_relocated(self):
+        """R-F1 R-B6 A3-10: HAProxy dies before its copy is there, as it serves and as the original goes; each time it
+        is there again at once and the relocation comes to its end."""
+        original, after = self.copies()[0], self.cloud.last_event()
+        prober = self.cloud.probe(self.client, [self.address], "http")
+        self.cloud.cli("service", "relocate", SERVICE, "--copy", original.partition("/")[2])
+        for kind in ("service.relocation_started", "service.copy_serving", "service.redirected"):
+            self.cloud.wait(kind, lambda kind=kind: self.events_of(after, kind), 120)
+            self.kill_balancer()
+        self.cloud.wait("it is relocated", lambda: original not in self.copies() and self.settled(), 120)
+        self.cloud.wait("it answers", lambda: self.cloud.http(self.client, self.address), 30)
+        line = prober.stop()[0]
+        self.assertLess(line["longest_silence_ms"], 15000, line)
+        self.assertNotIn(original, self.cloud.vms())
+        print(f"3 kills, {line['failures']} of {line['answers']} requests failed, "
+              f"longest silence {line['longest_silence_ms']:.0f} ms")
 
     def test_04_the_host_of_a_copy_is_lost_and_the_service_answers_on(self):
         """A3-05 R-F1: the other copy serves; the lost one is restarted elsewhere."""
