@@ -18,7 +18,7 @@ class Starts(CloudCase):
 
     def test_F_F7_a_kill_in_the_middle_of_a_restart_elsewhere(self):
         vm = self.vms[0]
-        for victim in ("server", "destination agent", "destination qemu"):
+        for victim in ("server", "destination agent", "destination leash", "destination qemu"):
             with self.subTest(victim=victim):
                 before, after, pids = self.status(vm), self.cloud.last_event(), self.pids()
                 watcher = self.watch()
