@@ -289,14 +289,22 @@ int create_device(Session& session, const Invocation& invocation) {
   return create(session, invocation, "devices", spec);
 }
 
+namespace {
+
+json::array regions_of(const Invocation& invocation) {
+  const auto regions = invocation.all("region");
+  return json::array(regions.begin(), regions.end());
+}
+
+}  // namespace
+
 int create_volume(Session& session, const Invocation& invocation) {
   json::object spec;
   for (const char* field : {"cluster", "device", "image"}) put_text(invocation, field, spec, field);
   put_text(invocation, "class", spec, "storage_class");
   put_text(invocation, "from", spec, "source");
   if (invocation.has("mirrored")) spec["mirrored"] = true;
-  const auto regions = invocation.all("region");
-  if (!regions.empty()) spec["regions"] = json::array(regions.begin(), regions.end());
+  if (json::array regions = regions_of(invocation); !regions.empty()) spec["regions"] = regions;
   if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
     return fail(session, put.error());
   return create(session, invocation, "volumes", spec);
@@ -360,15 +368,6 @@ int set_device(Session& session, const Invocation& invocation) {
 int give_up_device(Session& session, const Invocation& invocation) {
   return patch_spec(session, invocation, "devices", {{"lost", true}});
 }
-
-namespace {
-
-json::array regions_of(const Invocation& invocation) {
-  const auto regions = invocation.all("region");
-  return json::array(regions.begin(), regions.end());
-}
-
-}  // namespace
 
 int create_tenant(Session& session, const Invocation& invocation) {
   return create(session, invocation, "tenants", {{"regions", regions_of(invocation)}});
