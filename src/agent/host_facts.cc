@@ -32,13 +32,22 @@ std::optional<std::int64_t> read_number(const std::string& path) {
   return text ? number_at(*text) : std::nullopt;
 }
 
-/// The number after `name` in a file of "name number" lines.
+/// The number after `name` and spaces in a file of such lines.
 std::optional<std::int64_t> read_named(const std::string& path, std::string_view name) {
   const auto text = read_file(path, 64 << 10);
   if (!text) return std::nullopt;
   const auto at = text->find(std::string(name) + " ");
   if (at == std::string::npos) return std::nullopt;
-  return number_at(std::string_view(*text).substr(at + name.size() + 1));
+  const auto begin = text->find_first_not_of(' ', at + name.size());
+  return begin == std::string::npos ? std::nullopt : number_at(std::string_view(*text).substr(begin));
+}
+
+/// Of a whole machine, in bytes: all but what is free or can be had at once. The top group of version 2 does not say.
+std::optional<std::int64_t> machine_memory() {
+  const auto total = read_named("/proc/meminfo", "MemTotal:");
+  const auto available = read_named("/proc/meminfo", "MemAvailable:");
+  if (!total || !available) return std::nullopt;
+  return (*total - *available) << 10;
 }
 
 }  // namespace
@@ -90,8 +99,9 @@ Capacity HostFacts::capacity() const {
 
 Capacity HostFacts::used() {
   Capacity used;
-  const auto memory = read_number(version_2_ ? path("", "memory.current")
-                                             : path("memory", "memory.usage_in_bytes"));
+  const auto memory = cgroup_.empty() ? machine_memory()
+                                      : read_number(version_2_ ? path("", "memory.current")
+                                                               : path("memory", "memory.usage_in_bytes"));
   if (memory) used.memory_mib = Mib{*memory >> 20};
   std::optional<std::int64_t> cpu_ns;
   if (version_2_) {

@@ -2,8 +2,11 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/mount.h>
+#include <unistd.h>
 
 #include <cerrno>
+#include <filesystem>
 
 #include "base/check.h"
 #include "edge/file.h"
@@ -40,6 +43,13 @@ Result<Descriptor> make_network_namespace() {
   go_home(home);
   if (!made.valid()) return errno_error("open the new network namespace", number);
   return made;
+}
+
+void drop_unused_namespace_folder(const std::string& folder) {
+  std::error_code failed;
+  if (!std::filesystem::is_empty(folder, failed) || failed) return;
+  // Not lazily: a name that appears meanwhile is a mount below, and keeps the folder's.
+  if (::umount2(folder.c_str(), UMOUNT_NOFOLLOW) == 0) ::rmdir(folder.c_str());
 }
 
 }  // namespace virga

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <string>
 
 #include "base/result.h"
 #include "edge/process.h"
@@ -13,5 +14,9 @@ Result<void> in_network_namespace(int network_namespace, const std::function<voi
 
 /// One without a name: it ends with the last holder. Errors: denied, exhausted.
 Result<Descriptor> make_network_namespace();
+
+/// Takes away the folder that ip-netns(8) names namespaces in, "/run/netns", with its mount, when no name is left there:
+/// who makes the next one makes it again. A folder in use, of somebody else, or not there, stays as it is.
+void drop_unused_namespace_folder(const std::string& folder);
 
 }  // namespace virga

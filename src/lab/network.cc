@@ -19,6 +19,7 @@
 #include <map>
 
 #include "agent/gateway_folders.h"
+#include "edge/network_namespace.h"
 #include "edge/process.h"
 
 namespace virga {
@@ -389,7 +390,9 @@ Result<void> LabNetwork::remove_all(const std::string& instance) {
     const bool its = entry.path().filename().string().starts_with("vg-" + instance + "-");
     if (its) std::filesystem::remove_all(entry.path(), failed);
   }
-  return lines.empty() ? Result<void>() : ip_batch("", lines);
+  auto removed = lines.empty() ? Result<void>() : ip_batch("", lines);
+  drop_unused_namespace_folder(kNamespaceFolder);
+  return removed;
 }
 
 }  // namespace virga

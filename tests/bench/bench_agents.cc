@@ -68,6 +68,7 @@ class Agent final : public AgentLink, public PeerLink {
   Agent(const Parts& parts, const Host& host, AgentConnectionOptions link,
         std::vector<PeerView> peers, std::uint64_t seed)
       : guard_(parts.loop, parts.watch),
+        fabric_(parts.loop, networks_),
         hypervisor_(parts.world, parts.migrations, parts.truth, parts.loop, guard_),
         peers_(std::move(peers)),
         connection_(parts.loop, std::move(link), seed),
@@ -120,6 +121,7 @@ class Agent final : public AgentLink, public PeerLink {
   }
 
   Guard guard_;
+  sim::HostNetworks networks_;
   sim::SimFabric fabric_;
   sim::SimHypervisor hypervisor_;
   std::vector<PeerView> peers_;

@@ -14,6 +14,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+import guest_image  # noqa: E402
 from cloud import Cloud  # noqa: E402
 from cloud_case import LabCase  # noqa: E402
 
@@ -181,7 +182,8 @@ class Clustering(LabCase):
         vm = VMS[2]
         before, after = self.status(vm), self.cloud.last_event()
         boots = {name: self.answer(name)["boot_id"] for name in VMS}
-        self.cloud.cli("host", "maintenance", before["host"])
+        there = {f"vm/{name}" for name in VMS if self.status(name)["host"] == before["host"]}
+        self.cloud.api("POST", f"hosts/{before['host']}/maintenance", {}, {"X-Request-Id": "emptied-9"})
 
         def empty():
             return all(v["status"]["host"] != before["host"] and not v["status"]["operation"]
@@ -192,6 +194,9 @@ class Clustering(LabCase):
         facts = self.event(after, "vm.moved", f"vm/{vm}")["facts"]
         self.assertTrue(0 < facts["downtime_ms"] < 10_000, facts)
         self.assertGreater(facts["transferred_bytes"], 1 << 20)
+        moves = self.cloud.api("GET", "operations?correlation=emptied-9")["items"]
+        self.assertEqual({(o["kind"], o["state"], o["subject"]) for o in moves},
+                         {("migrate_vm", "succeeded", subject) for subject in there})
         self.cloud.cli("host", "activate", before["host"])
 
     def test_10_A1_09_F_B8_a_failing_host_that_lives_is_evacuated_alive(self):
@@ -296,6 +301,49 @@ class Clustering(LabCase):
         self.assertNotEqual(moved, source)
         self.cloud.wait("the limits where it is now", lambda: limits() == {moved: (512, 70000, 200)}, 30)
 
+    def bring_in_image(self, name, programs, script):
+        images = os.path.join(self.cloud.data, "shared", "images")
+        guest_image.make(os.path.join(images, "tiny"), os.path.join(images, name), programs, script)
+        self.cloud.cli("image", "create", name, "--folder", os.path.join(images, name))
+        self.cloud.apply(f"kind: vm\nmeta: {{name: {name}, tenant: acme}}\n"
+                         f"spec: {{cluster: lab, image: {name}, memory_mib: 256, nics: [{{network: front}}]}}\n")
+        self.addCleanup(self.cloud.cli, "vm", "delete", f"acme/{name}", "--wait", text=True)
+        return f"acme/{name}"
+
+    def test_14_F_B5_a_guest_with_the_agent_of_qemu_is_asked_and_one_that_does_not_answer_is_not_called_failed(self):
+        vm = self.bring_in_image("asked", ["/usr/sbin/qemu-ga"], """
+for port in /sys/class/virtio-ports/*; do
+  [ "$(cat $port/name)" = org.qemu.guest_agent.0 ] && path=/dev/${port##*/}
+done
+mkdir -p /var/run /run
+qemu-ga --method=virtio-serial --path=$path --statedir=/tmp &
+while true; do
+  sleep 25; kill -STOP $!
+  sleep 25; kill -CONT $!
+done
+""")
+        after = self.cloud.last_event()
+        for health in ("healthy", "no_heartbeat", "healthy"):
+            self.cloud.wait(f"{vm} is {health}", lambda wanted=health: self.status(vm)["health"] == wanted, 90)
+        self.assertEqual(self.status(vm)["power"], "running")
+        self.assertEqual([e for e in self.cloud.events(after) if e["kind"] == "vm.placed" and e["subject"] == f"vm/{vm}"],
+                         [], "a guest that does not answer is not restarted")
+
+    def test_15_F_B4_F_B10_control_groups_of_the_unified_hierarchy_hold_in_a_kernel_that_has_them(self):
+        proofs = ["driver_qemu_cgroup_real_test", "host_facts_real_test"]
+        vm = self.bring_in_image("unified", [os.path.join(os.environ["VIRGA_BUILD"], "tests", p) for p in proofs], """
+mkdir -p /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+export VIRGA_CGROUPS=v2
+driver_qemu_cgroup_real_test && host_facts_real_test && echo PROOF-HOLDS || echo PROOF-FAILS
+sleep 600
+""")
+
+        def said():
+            text = self.cloud.cli("vm", "console", vm, text=True)
+            return text if "PROOF-" in text else None
+        self.assertIn("PROOF-HOLDS", self.cloud.wait("the proof's end", said, 150))
+
     def test_10_F_F1_the_server_is_restarted_while_guests_run(self):
         before = {vm: self.status(vm) for vm in VMS}
         boots = {vm: self.answer(vm)["boot_id"] for vm in VMS}
@@ -308,6 +356,39 @@ class Clustering(LabCase):
             self.assertEqual(self.status(vm)["epoch"], before[vm]["epoch"])
             self.assertEqual(self.answer(vm)["boot_id"], boots[vm])
         self.assertEqual([e for e in self.cloud.events(after) if e["kind"] in ("vm.placed", "host.dead")], [])
+
+    def test_16_F_B10_F_B11_what_a_host_uses_is_that_of_its_control_group_and_the_api_is_this_machines_own(self):
+        def files(host):
+            for name, unit in (("memory/virga-lab/walk/{}/memory.usage_in_bytes", 20),
+                               ("virga-lab/walk/{}/memory.current", 20)):
+                path = "/sys/fs/cgroup/" + name.format(host)
+                if os.path.exists(path):
+                    with open(path, encoding="utf-8") as file:
+                        return int(file.read()) >> unit
+            self.fail("no control group of the host")
+            return 0
+        for host in self.cloud.hosts():
+            self.cloud.wait(f"{host} uses what its group does", lambda name=host: abs(
+                self.cloud.api("GET", f"hosts/{name}/live")["used"]["memory_mib"] - files(name)) <= 8, 30)
+            self.assertGreater(self.cloud.api("GET", f"hosts/{host}/live")["used"]["cpu_millicores"], 0)
+        with open("/proc/net/tcp", encoding="utf-8") as table:
+            rows = [line.split() for line in table][1:]
+        listening = {row[1] for row in rows if row[3] == "0A" and int(row[1].split(":")[1], 16) == self.cloud.port}
+        self.assertEqual(listening, {f"0100007F:{self.cloud.port:04X}"})
+        server = subprocess.run([os.path.join(self.cloud.bin, "virgad"), "server", "--listen", "0.0.0.0:0", "--data",
+                                 os.path.join(self.cloud.data, "other")], capture_output=True, text=True, timeout=20)
+        self.assertNotEqual(server.returncode, 0)
+        self.assertIn("is not a loopback address", server.stderr)
+
+    def test_99_A1_15_a_host_that_leaves_is_known_to_no_hypervisor_any_more(self):
+        self.cloud.cli("host", "maintenance", "host-3", "--wait", text=True)
+        self.cloud.lab("fail", "host-3", "--how", "power")
+        self.cloud.wait("host-3 is dead", lambda: self.cloud.hosts()["host-3"]["status"]["health"] == "dead", 60)
+        self.cloud.cli("host", "delete", "host-3", text=True)
+        for host, other in (("host-1", "host-2"), ("host-2", "host-1")):
+            self.cloud.wait(f"{host} knows {other} alone", lambda of=host, left=other: {
+                peer["host"] for peer in self.cloud.cli("host", "peers", of)["peers"]} == {left}, 30)
+        self.cloud.wait_answering(VMS)
 
     def server_pid(self):
         """The server that this lab started: a child of its supervisor."""

@@ -638,10 +638,11 @@ Result<void> LinuxFabric::ensure_tracking() {
   return outcome;
 }
 
+/// Without the headers of virtio: a guest's state would say that it has them, and no other back end could take over.
 /// The descriptor is not valid when another process holds the tap already.
 Result<Descriptor> LinuxFabric::open_tap(const std::string& name) const {
   ifreq request{};
-  request.ifr_flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+  request.ifr_flags = IFF_TAP | IFF_NO_PI;
   name.copy(request.ifr_name, IFNAMSIZ - 1);
   Descriptor tap;
   int error = 0;
@@ -758,6 +759,7 @@ Result<void> LinuxFabric::remove_spaces() const {
     if (!ours) continue;
     keep_first(outcome, remove_network_namespace(entry.path().string()));
   }
+  drop_unused_namespace_folder(kSpaces);
   return outcome;
 }
 

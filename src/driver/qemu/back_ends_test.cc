@@ -1,16 +1,22 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
 #include <netinet/in.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
+#include <optional>
 
 #include "driver/nbd/nbd_store.h"
 #include "driver/qemu/boot_sectors.h"
 #include "driver/qemu/hardware.h"
+#include "driver/qemu/qmp_commands.h"
 #include "driver/qmp/unix_socket.h"
 #include "driver/volumes/server_record.h"
 #include "edge/asio_loop.h"
@@ -26,17 +32,12 @@ class BackEnds : public testing::Test {
   BackEnds() {
     char name[] = "/tmp/virga-back-XXXXXX";
     folder = ::mkdtemp(name);
-    std::string disk = boot_sectors::console();
-    disk.resize(1 << 20, '\0');
-    EXPECT_TRUE(write_file_atomically(folder + "/disk.raw", disk, 0600).ok());
+    write_disk(boot_sectors::console());
     hardware.name = "acme/web";
     hardware.identity = {"6a7bf3c0-0000-4000-8000-000000000001", "pc-q35-7.2", "qemu64",
                          Accelerator::tcg};
     hardware.memory_mib = Mib{32};
-    hardware.qmp = lend(listener("/qmp.sock"));
-    hardware.heartbeat = lend(listener("/heartbeat.sock"));
-    hardware.guest_agent = lend(listener("/guest-agent.sock"));
-    hardware.console = lend(open_file("/console.log", O_CREAT | O_WRONLY | O_APPEND));
+    give_channels("");
   }
   ~BackEnds() override {
     for (const auto& process : processes) {
@@ -48,6 +49,19 @@ class BackEnds : public testing::Test {
       wait([&] { return !server->running(); });
     }
     std::filesystem::remove_all(folder);
+  }
+
+  /// What every QEMU has of its own; `mark` tells the files of several apart.
+  void give_channels(const std::string& mark) {
+    hardware.qmp = lend(listener("/qmp" + mark + ".sock"));
+    hardware.heartbeat = lend(listener("/heartbeat" + mark + ".sock"));
+    hardware.guest_agent = lend(listener("/guest-agent" + mark + ".sock"));
+    hardware.console =
+        lend(open_file("/console" + mark + ".log", O_CREAT | O_WRONLY | O_APPEND));
+  }
+  void write_disk(std::string first_sectors) {
+    first_sectors.resize(1 << 20, '\0');
+    EXPECT_TRUE(write_file_atomically(path("/disk.raw"), first_sectors, 0600).ok());
   }
 
   std::string path(const std::string& name) const { return folder + name; }
@@ -98,12 +112,14 @@ class BackEnds : public testing::Test {
   }
 
   /// An NBD server for the disk; waits until its socket is there.
+  /// Without a lock, as a volume's server that another QEMU uses already.
   void serve_disk(const std::vector<std::string>& where, const std::function<bool()>& listens) {
     ProcessOptions server;
-    server.arguments = {"/usr/bin/qemu-nbd", "--shared=4", "--persistent", "--format=raw",
-                        "--export-name=root"};
+    server.arguments = {"/usr/bin/qemu-nbd", "--shared=4", "--persistent", "--export-name=root"};
     server.arguments.insert(server.arguments.end(), where.begin(), where.end());
-    server.arguments.push_back(path("/disk.raw"));
+    server.arguments.insert(server.arguments.end(),
+                            {"--image-opts", "driver=raw,file.driver=file,file.locking=off,"
+                                             "file.filename=" + path("/disk.raw")});
     spawn(server);
     ASSERT_TRUE(wait(listens)) << text_of("/output.log");
   }
@@ -131,8 +147,8 @@ class BackEnds : public testing::Test {
     ASSERT_TRUE(arguments.ok()) << arguments.error().text();
     ProcessOptions options;
     options.arguments = std::move(*arguments);
-    // The processors are stopped until somebody says "cont" by QMP; here nobody does.
-    std::erase(options.arguments, "-S");
+    // The processors are stopped until somebody says "cont" by QMP; here nobody does before a migration.
+    if (!hardware.incoming) std::erase(options.arguments, "-S");
     options.arguments.insert(options.arguments.begin(), "/usr/bin/qemu-system-x86_64");
     options.descriptors = map;
     spawn(options);
@@ -142,6 +158,60 @@ class BackEnds : public testing::Test {
     start();
     EXPECT_TRUE(wait([&] { return text_of("/console.log").find("up\n") != std::string::npos; }))
         << text_of("/output.log");
+  }
+
+  /// A tap that nothing leads to; it goes with its descriptor.
+  Descriptor tap() const {
+    Descriptor file(::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC));
+    ifreq request{};
+    request.ifr_flags = IFF_TAP | IFF_NO_PI;
+    EXPECT_EQ(::ioctl(file.get(), TUNSETIFF, &request), 0) << std::strerror(errno);
+    return file;
+  }
+  std::unique_ptr<QmpClient> qmp(const std::string& mark) {
+    auto socket = connect_unix(path("/qmp" + mark + ".sock"));
+    EXPECT_TRUE(socket.ok());
+    if (!socket.ok()) return nullptr;
+    auto client = std::make_unique<QmpClient>(
+        loop, std::make_unique<QmpSocket>(loop, std::move(*socket)));
+    const auto opened = answer([&](Callback<void> done) { client->open(seconds(20), done); });
+    EXPECT_TRUE(opened.ok()) << opened.error().text();
+    return client;
+  }
+  Result<void> answer(const std::function<void(Callback<void>)>& call) {
+    std::optional<Result<void>> outcome;
+    call([&](Result<void> ended) { outcome = std::move(ended); });
+    if (!wait([&] { return outcome.has_value(); })) return make_error(Errc::timeout, "no answer");
+    return *outcome;
+  }
+
+  /// The guest of `source` runs on in the QEMU of `mark` after this.
+  void migrate(QmpClient& source, QmpClient& destination) {
+    int ends[2];
+    ASSERT_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends), 0);
+    const Descriptor near(ends[0]), far(ends[1]);
+    std::string source_state, destination_state;
+    const auto follow = [](std::string& state) {
+      return [&state](const QmpEvent& event) {
+        if (event.name == "MIGRATION") state = event.data.at("status").as_string().c_str();
+      };
+    };
+    source.on_event(follow(source_state));
+    destination.on_event(follow(destination_state));
+    const auto fine = [&](const std::function<void(Callback<void>)>& call) {
+      const auto done = answer(call);
+      return done.ok() ? testing::AssertionSuccess()
+                       : testing::AssertionFailure() << done.error().text();
+    };
+    ASSERT_TRUE(fine([&](auto done) { qmp::prepare_migration(destination, {}, done); }));
+    ASSERT_TRUE(fine([&](auto done) { qmp::receive_through(destination, far.get(), done); }));
+    ASSERT_TRUE(fine([&](auto done) { qmp::prepare_migration(source, {}, done); }));
+    ASSERT_TRUE(fine([&](auto done) { qmp::send_through(source, near.get(), done); }));
+    ASSERT_TRUE(wait([&] { return source_state == "pre-switchover"; })) << source_state;
+    ASSERT_TRUE(fine([&](auto done) { qmp::pass_switchover(source, done); }));
+    ASSERT_TRUE(wait([&] { return source_state == "completed"; })) << source_state;
+    ASSERT_TRUE(wait([&] { return destination_state == "completed"; })) << destination_state;
+    ASSERT_TRUE(fine([&](auto done) { qmp::resume(destination, done); }));
   }
 
   AsioLoop loop;
@@ -244,6 +314,61 @@ TEST_F(BackEnds, F_B4_a_disk_that_the_agent_exports_through_a_socket) {
   });
   hardware.disks = {{"root", ExportDisk{lend(std::move(connection)), "root"}}};
   expect_boots();
+}
+
+/// Each QEMU has other back ends than the one before; what the guest sees is the same, so its state fits. The guest
+/// looks at all its memory again and again and says what it found.
+TEST_F(BackEnds, F_B4_a_guest_migrates_between_all_kinds_of_back_ends_and_finds_its_memory) {
+  write_disk(boot_sectors::memory());
+  const auto card = [](NicBackend at) { return NicDevice{"52:54:00:00:00:10", 1450, at}; };
+  hardware.disks = {{"root", FileDisk{{{lend(open_file("/disk.raw", O_RDWR)), "raw"}}}}};
+  hardware.nics = {card(TapNic{lend(tap())})};
+  start();
+  auto source = qmp("");
+  ASSERT_NE(source, nullptr);
+  ASSERT_TRUE(wait([&] { return text_of("/console.log").find("w\n") != std::string::npos; }))
+      << text_of("/output.log");
+
+  const auto moves_to = [&](const std::string& mark) {
+    hardware.incoming = true;
+    give_channels(mark);
+    start();
+    auto destination = qmp(mark);
+    ASSERT_NE(destination, nullptr);
+    migrate(*source, *destination);
+    source = std::move(destination);
+    EXPECT_TRUE(wait([&] { return text_of("/console" + mark + ".log").size() > 4; }))
+        << text_of("/output.log");
+  };
+  const std::uint16_t port = free_port();
+  serve_disk({"--bind=127.0.0.1", "--port=" + std::to_string(port)},
+             [port] { return connect_tcp(port) == 0; });
+  int ends[2];
+  ASSERT_EQ(::socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, ends), 0);
+  const Descriptor far(ends[1]);
+  hardware.memory = MemfdMemory{};
+  hardware.nics = {card(DatagramNic{lend(Descriptor(ends[0]))})};
+  hardware.disks = {{"root", NbdDisk{"127.0.0.1", port, "root", "", ""}}};
+  moves_to("-2");
+
+  Descriptor memory = open_file("/memory", O_CREAT | O_RDWR);
+  ASSERT_EQ(::ftruncate(memory.get(), 32 << 20), 0);
+  Descriptor connection;
+  serve_disk({"--socket=" + path("/nbd.sock")}, [&] {
+    auto connected = connect_unix(path("/nbd.sock"));
+    if (connected.ok()) connection = std::move(*connected);
+    return connection.valid();
+  });
+  hardware.memory = SharedFileMemory{lend(std::move(memory))};
+  hardware.nics = {card(TapNic{lend(tap())})};
+  hardware.disks = {{"root", ExportDisk{lend(std::move(connection)), "root"}}};
+  moves_to("-3");
+
+  hardware.memory = AnonymousMemory{};
+  hardware.disks = {{"root", FileDisk{{{lend(open_file("/disk.raw", O_RDWR)), "raw"}}}}};
+  moves_to("-4");
+  for (const char* console : {"/console-2.log", "/console-3.log", "/console-4.log"})
+    EXPECT_EQ(text_of(console).find('l'), std::string::npos) << console << " lost a page";
 }
 
 }  // namespace

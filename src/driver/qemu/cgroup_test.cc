@@ -8,7 +8,6 @@
 #include <filesystem>
 
 #include "edge/file.h"
-#include "edge/process.h"
 
 namespace virga {
 namespace {
@@ -161,36 +160,6 @@ TEST_F(FakeV1, LimitsThatMakeNoSenseAreRefused) {
 TEST(CgroupTest, HierarchyWithoutTheControllersIsNotUsed) {
   EXPECT_EQ(find_cgroups("tmpfs / tmpfs rw 0 0\n", "").error().code, Errc::unsupported);
   EXPECT_EQ(find_cgroups("cgroup /x cgroup rw,cpu 0 0\n", "").error().code, Errc::unsupported);
-}
-
-/// On the hierarchy of this machine, whichever it is.
-TEST(CgroupTest, F_B4_ProcessIsBornInItsGroupWithLimitsThatCanChange) {
-  const std::string base = fmt::format("virga-cgroup-test-{}", ::getpid());
-  auto cgroups = find_cgroups(*read_file("/proc/mounts"), base);
-  ASSERT_TRUE(cgroups.ok()) << cgroups.error().text();
-  const auto made = (*cgroups)->set("acme/web", {Millicores{250}, 100, Mib{64}, 10});
-  ASSERT_TRUE(made.ok()) << made.error().text();
-  ProcessOptions options;
-  options.arguments = {"/bin/sh", "-c",
-                       "cat /proc/self/cgroup; i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done"};
-  options.environment = {{"PATH", "/usr/bin:/bin"}};
-  options.cgroup_procs = (*cgroups)->procs_files("acme/web");
-  const auto output = run_process(options, seconds(30));
-  ASSERT_TRUE(output.ok()) << output.error().text();
-  EXPECT_NE(output->out.find("/" + base + "/virga/acme/web\n"), std::string::npos) << output->out;
-  const auto usage = (*cgroups)->usage("acme/web");
-  ASSERT_TRUE(usage.ok()) << usage.error().text();
-  EXPECT_GT(usage->cpu_time, milliseconds(1));
-  EXPECT_TRUE((*cgroups)->set("acme/web", {Millicores{500}, 300, Mib{128}, 20}).ok());
-  EXPECT_TRUE((*cgroups)->remove("acme/web").ok());
-  EXPECT_TRUE((*cgroups)->remove("acme/web").ok());
-  EXPECT_FALSE((*cgroups)->usage("acme/web").ok());
-  for (const std::string& file : options.cgroup_procs) {
-    const auto folder = std::filesystem::path(file).parent_path().parent_path();
-    EXPECT_FALSE(std::filesystem::exists(folder)) << folder << " was left";
-    ::rmdir(folder.parent_path().c_str());
-    ::rmdir(folder.parent_path().parent_path().c_str());
-  }
 }
 
 }  // namespace

@@ -18,10 +18,11 @@ Problem problem(Errc code, std::string text, std::vector<Reason> reasons = {}) {
 /// Applies `mutate` to the resource that the path names; answers 202 when controllers work on it,
 /// 200 else.
 template <typename T>
-void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate) {
+void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate,
+                int status = worked_on<T> ? 202 : 200) {
   const std::string id =
       Kind<T>::kTenantOwned ? qualified(call->segments[1], call->segments[2]) : call->segments[1];
-  engine->submit(call, [engine, call, id, mutate](const ClusterView& view) -> Decision {
+  engine->submit(call, [engine, call, id, mutate, status](const ClusterView& view) -> Decision {
     const T* before = Kind<T>::table(view).find(typename Table<T>::IdType(id));
     if (before == nullptr) return Problem{no_such<T>(id), {}, 0};
     if (auto refused = check_precondition(*call, &before->meta)) return *refused;
@@ -35,7 +36,6 @@ void change_one(const EnginePtr& engine, const CallPtr& call, Mutate<T> mutate) 
     T after = *before;
     Event event = event_of("", key_of<T>(before->meta), before->meta.tenant, "");
     if (auto refused = mutate(view, after, event)) return *refused;
-    const int status = worked_on<T> ? 202 : 200;
     if (to_json(after) == to_json(*before)) return unchanged(*before, status);
     Change change = change_of(*engine, *call, before, std::move(after), status);
     change.event = std::move(event);
@@ -217,8 +217,11 @@ void act_on_host(const EnginePtr& engine, const CallPtr& call) {
   const std::string& action = call->segments[2];
   if (action == "confirm-off") return confirm_off(engine, call);
   const bool maintenance = action == "maintenance";
+  // To empty a host is long work: one operation for each VM that moves.
+  const int status = maintenance ? 202 : 200;
   change_one<Host>(
-      engine, call, [maintenance](const ClusterView&, Host& host, Event& event) -> Refusal {
+      engine, call,
+      [maintenance](const ClusterView&, Host& host, Event& event) -> Refusal {
         host.spec.maintenance = maintenance;
         host.status.window_maintenance = false;  // an operator's word outlives a window
         event.kind = maintenance ? "host.maintenance_requested" : "host.activated";
@@ -226,7 +229,8 @@ void act_on_host(const EnginePtr& engine, const CallPtr& call) {
             fmt::format("host {} {}", host.meta.name,
                         maintenance ? "shall be evacuated for maintenance" : "may take VMs again");
         return std::nullopt;
-      });
+      },
+      status);
 }
 
 void act_on_cluster(const EnginePtr& engine, const CallPtr& call) {

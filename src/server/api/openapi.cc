@@ -148,7 +148,7 @@ void add_actions(json::object& paths) {
              "replace one copy elsewhere; body {\"copy\", \"host\", \"mode\", \"for_ms\"} or less",
              "Service", "202");
   add_action(paths, "/v1/hosts/{name}/maintenance", "evacuate a host and place nothing there",
-             "Host", "200");
+             "Host", "202");
   add_action(paths, "/v1/hosts/{name}/activate", "end maintenance", "Host", "200");
   add_action(paths, "/v1/hosts/{name}/confirm-off", "vouch that a silent host runs nothing", "Host",
              "200");

@@ -222,7 +222,10 @@ TEST_F(Vms, A1_11_F_B9_a_move_is_asked_for_by_naming_the_host_and_refused_with_r
   const auto there = call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-1"})");
   EXPECT_EQ(there.status, 409);
   EXPECT_EQ(text_at(parsed(there), "field"), "host");
-  EXPECT_EQ(call("POST", "/v1/hosts/host-2/maintenance").status, 200);
+  const auto emptied = call("POST", "/v1/hosts/host-2/maintenance");
+  EXPECT_EQ(emptied.status, 202);
+  EXPECT_NE(emptied.headers.at("link").find("/v1/operations?correlation="), std::string::npos)
+      << "where the moves are to be followed";
   const auto maintenance = call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-2"})");
   EXPECT_EQ(maintenance.status, 409);
   const json::object refused = parsed(maintenance);

@@ -134,6 +134,18 @@ void Overlay::enter_floating(const FloatingAddressId& id, std::set<std::string>&
   if (now == nullptr) floating_.erase(id);
 }
 
+bool Overlay::leads_elsewhere(const std::vector<Change>& changes) const {
+  return std::ranges::any_of(changes, [this](const Change& change) {
+    const auto known = subjects_.find(change.entry.key);
+    if (known == subjects_.end()) return false;
+    const std::vector<OverlayPort>& before = known->second.ports;
+    return std::ranges::any_of(look_at(change.entry.key).ports, [&before](const OverlayPort& now) {
+      const auto was = std::ranges::find(before, now.mac, &OverlayPort::mac);
+      return was != before.end() && !was->at.empty() && !now.at.empty() && was->at != now.at;
+    });
+  });
+}
+
 void Overlay::changed(const std::vector<Change>& changes) {
   std::set<std::string> affected;
   std::map<std::uint32_t, News> news;

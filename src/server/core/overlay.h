@@ -32,6 +32,9 @@ class Overlay {
   /// The view has taken these changes.
   void changed(const std::vector<Change>& changes);
 
+  /// One of these leads a port that was on a host to another: guests that talk to it wait until hosts know.
+  bool leads_elsewhere(const std::vector<Change>& changes) const;
+
   /// A host has (re)connected: it is told all that it carries, and that of other networks of its cluster nothing is
   /// known there.
   void connected(const HostId& host);

@@ -120,6 +120,28 @@ TEST_F(OverlayTest, R_B3_OnlyHostsThatCarryANetworkAreToldOfItsPorts) {
                   {"b", "whole 1001, 10.50.0.10 at 198.51.100.a, 10.50.0.11 at 198.51.100.b"}}));
 }
 
+TEST_F(OverlayTest, F_B9_R_B3_OnlyAPortThatLeadsElsewhereCannotWait) {
+  two_vms();
+  port("acme/new", "52:54:00:00:00:03", "10.50.0.12");
+  vm("acme/new", "a");
+  EXPECT_FALSE(overlay_.leads_elsewhere(changes_)) << "nobody talks to it yet";
+  news();
+  vm("acme/web", "a", {MigrationPhase::prepared, HostId("c"), {}});
+  EXPECT_FALSE(overlay_.leads_elsewhere(changes_));
+  news();
+  vm("acme/web", "a", {MigrationPhase::switching, HostId("c"), {}});
+  EXPECT_TRUE(overlay_.leads_elsewhere(changes_));
+  news();
+  vm("acme/web", "c");
+  EXPECT_FALSE(overlay_.leads_elsewhere(changes_)) << "the hosts know";
+  news();
+  vm("acme/web", "a");
+  EXPECT_TRUE(overlay_.leads_elsewhere(changes_)) << "it was taken back";
+  news();
+  vm("acme/web", "");
+  EXPECT_FALSE(overlay_.leads_elsewhere(changes_));
+}
+
 TEST_F(OverlayTest, R_B5_AServicesAddressLeadsToItsBalancersHost) {
   two_vms();
   shop_port("frontend", "52:54:00:00:00:09", "10.50.0.19");

@@ -15,6 +15,7 @@ namespace {
 constexpr std::string_view kIncarnationKey = "meta/incarnation";
 constexpr std::string_view kServedKey = "meta/served_incarnation";
 constexpr std::string_view kProbeKey = "meta/probe_key";
+constexpr Duration kTogether = milliseconds(20);
 
 std::uint64_t number_of(const std::optional<KeyValue>& entry, std::uint64_t otherwise) {
   if (!entry) return otherwise;
@@ -50,6 +51,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
                 [this](const HostId& host, const FabricGateways& gateways) {
                   sessions_.tell_gateways(host, gateways);
                 }),
+      tell_timer_(on_.loop),
       regions_(mirror_.view(), [this](Event event) { journal_event(std::move(event)); }),
       metering_(on_.loop, on_.usage, mirror_, sessions_),
       runner_(on_.loop, on_.store, mirror_, names_),
@@ -132,9 +134,8 @@ void ServerCore::lead(const Callback<void>& ready) {
              (key.starts_with(keys::kHost) && one.removed);
     });
     if (known_to_hosts) sessions_.spread_now();
-    overlay_.changed(changes);
+    tell_networks(changes);
     perimeter_.changed(changes);
-    gateways_.changed(changes);
     monitoring_.changed(changes);
     regions_.changed(changes);
   });
@@ -159,6 +160,25 @@ void ServerCore::lead(const Callback<void>& ready) {
   tick_due_ = on_.loop.now();
   tick();
   ready({});
+}
+
+/// All hosts that carry a network hear of each VM that joins it: of many VMs at once they hear together, as late as a
+/// guest that only begins to boot does not notice.
+void ServerCore::tell_networks(const std::vector<Change>& changes) {
+  if (untold_.empty()) tell_timer_.set_after(kTogether, [this] { tell_untold(); });
+  for (const Change& one : changes) {
+    Change& noted = untold_.emplace_back();  // who reads it looks at the view
+    noted.entry.key = one.entry.key;
+    noted.removed = one.removed;
+  }
+  if (overlay_.leads_elsewhere(changes)) tell_untold();
+}
+
+void ServerCore::tell_untold() {
+  tell_timer_.cancel();
+  const std::vector<Change> changes = std::exchange(untold_, {});
+  overlay_.changed(changes);
+  gateways_.changed(changes);
 }
 
 void ServerCore::tick() {

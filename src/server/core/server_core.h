@@ -86,6 +86,8 @@ class ServerCore {
   void found_meta(std::optional<KeyValue> incarnation, std::optional<KeyValue> served,
                   std::optional<KeyValue> probe_key, const Callback<void>& ready);
   void lead(const Callback<void>& ready);
+  void tell_networks(const std::vector<Change>& changes);
+  void tell_untold();
   void tick();
   void check_hold();
   bool needs_attention(const LiveHost& live) const;
@@ -100,6 +102,8 @@ class ServerCore {
   Overlay overlay_;
   Perimeter perimeter_;
   NetworkGateways gateways_;
+  std::vector<Change> untold_;  ///< to hosts, of their networks
+  Timer tell_timer_;
   RegionWatch regions_;
   Metering metering_;
   OperationRunner runner_;
