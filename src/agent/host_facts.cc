@@ -39,10 +39,12 @@ std::optional<std::int64_t> read_named(const std::string& path, std::string_view
   const auto at = text->find(std::string(name) + " ");
   if (at == std::string::npos) return std::nullopt;
   const auto begin = text->find_first_not_of(' ', at + name.size());
-  return begin == std::string::npos ? std::nullopt : number_at(std::string_view(*text).substr(begin));
+  if (begin == std::string::npos) return std::nullopt;
+  return number_at(std::string_view(*text).substr(begin));
 }
 
-/// Of a whole machine, in bytes: all but what is free or can be had at once. The top group of version 2 does not say.
+/// Of a whole machine, in bytes: all but what is free or can be had at once. The top group of
+/// version 2 does not say.
 std::optional<std::int64_t> machine_memory() {
   const auto total = read_named("/proc/meminfo", "MemTotal:");
   const auto available = read_named("/proc/meminfo", "MemAvailable:");
@@ -99,9 +101,9 @@ Capacity HostFacts::capacity() const {
 
 Capacity HostFacts::used() {
   Capacity used;
-  const auto memory = cgroup_.empty() ? machine_memory()
-                                      : read_number(version_2_ ? path("", "memory.current")
-                                                               : path("memory", "memory.usage_in_bytes"));
+  const std::string in_use =
+      version_2_ ? path("", "memory.current") : path("memory", "memory.usage_in_bytes");
+  const auto memory = cgroup_.empty() ? machine_memory() : read_number(in_use);
   if (memory) used.memory_mib = Mib{*memory >> 20};
   std::optional<std::int64_t> cpu_ns;
   if (version_2_) {

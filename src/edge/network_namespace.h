@@ -15,8 +15,8 @@ Result<void> in_network_namespace(int network_namespace, const std::function<voi
 /// One without a name: it ends with the last holder. Errors: denied, exhausted.
 Result<Descriptor> make_network_namespace();
 
-/// Takes away the folder that ip-netns(8) names namespaces in, "/run/netns", with its mount, when no name is left there:
-/// who makes the next one makes it again. A folder in use, of somebody else, or not there, stays as it is.
+/// Takes away the folder in which ip-netns(8) names namespaces, "/run/netns", with its mount, when no name is left:
+/// who makes the next one makes it again. A folder in use, or not there, stays as it is.
 void drop_unused_namespace_folder(const std::string& folder);
 
 }  // namespace virga

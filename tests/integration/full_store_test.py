@@ -92,7 +92,7 @@ class FullStore(LabCase):
         self.cloud.wait(f"{VM} is restarted", lambda: self.answer()["boot_id"] != boot, 60)
 
     def networks(self):
-        return {f"{n['meta']['tenant']}/{n['meta']['name']}" for n in self.cloud.cli("network", "list")["items"]}
+        return {f"{n['meta']['tenant']}/{n['meta']['name']}" for n in self.cloud.cli("network", "list")}
 
     def answer(self):
         return self.cloud.wait(f"{VM} answers", lambda: self.cloud.http(self.client, self.addresses[VM]), 60)

@@ -12,6 +12,7 @@ import re
 import shutil
 import stat
 import subprocess
+import tempfile
 
 INIT = """#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -29,6 +30,15 @@ def libraries(program):
     """Files that the loader needs for a program, by its own word, and the loader."""
     said = subprocess.run(["ldd", program], capture_output=True, text=True, check=True, timeout=30).stdout
     return sorted(set(re.findall(r"(?:=> |^\s)(/\S+) \(0x", said, re.MULTILINE)))
+
+
+def bare(program):
+    """A program or library without what only a debugger reads: a guest has little memory."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = os.path.join(folder, "program")
+        subprocess.run(["strip", "-o", made, program], check=True, timeout=30)
+        with open(made, "rb") as file:
+            return file.read()
 
 
 def archive(entries):
@@ -54,8 +64,7 @@ def make(tiny, folder, programs, script):
                       for n in range(1, len(parts))})
     entries = [(path, stat.S_IFDIR | 0o755, b"") for path in folders]
     for path, source in sorted(wanted.items()):
-        with open(source, "rb") as file:
-            entries.append((path, stat.S_IFREG | 0o755, file.read()))
+        entries.append((path, stat.S_IFREG | 0o755, bare(source)))
     entries.append(("init", stat.S_IFREG | 0o755, (INIT + script).encode()))
     os.makedirs(folder)
     shutil.copyfile(os.path.join(tiny, "kernel"), os.path.join(folder, "kernel"))

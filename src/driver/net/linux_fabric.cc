@@ -638,8 +638,8 @@ Result<void> LinuxFabric::ensure_tracking() {
   return outcome;
 }
 
-/// Without the headers of virtio: a guest's state would say that it has them, and no other back end could take over.
-/// The descriptor is not valid when another process holds the tap already.
+/// Without the headers of virtio: a guest's state would say that it has them, and no other back end
+/// could take over. The descriptor is not valid when another process holds the tap already.
 Result<Descriptor> LinuxFabric::open_tap(const std::string& name) const {
   ifreq request{};
   request.ifr_flags = IFF_TAP | IFF_NO_PI;

@@ -147,7 +147,7 @@ class BackEnds : public testing::Test {
     ASSERT_TRUE(arguments.ok()) << arguments.error().text();
     ProcessOptions options;
     options.arguments = std::move(*arguments);
-    // The processors are stopped until somebody says "cont" by QMP; here nobody does before a migration.
+    // The processors are stopped until somebody says "cont" by QMP: nobody before a migration.
     if (!hardware.incoming) std::erase(options.arguments, "-S");
     options.arguments.insert(options.arguments.begin(), "/usr/bin/qemu-system-x86_64");
     options.descriptors = map;
@@ -316,8 +316,8 @@ TEST_F(BackEnds, F_B4_a_disk_that_the_agent_exports_through_a_socket) {
   expect_boots();
 }
 
-/// Each QEMU has other back ends than the one before; what the guest sees is the same, so its state fits. The guest
-/// looks at all its memory again and again and says what it found.
+/// Each QEMU has other back ends than the one before; what the guest sees is the same, so its state
+/// fits. The guest looks at its memory again and again and says what it found.
 TEST_F(BackEnds, F_B4_a_guest_migrates_between_all_kinds_of_back_ends_and_finds_its_memory) {
   write_disk(boot_sectors::memory());
   const auto card = [](NicBackend at) { return NicDevice{"52:54:00:00:00:10", 1450, at}; };

@@ -6,15 +6,16 @@
 #include <filesystem>
 
 #include "driver/qemu/cgroup.h"
+#include "edge/asio_loop.h"
 #include "edge/file.h"
 #include "edge/process.h"
 
 namespace virga {
 namespace {
 
-/// The control groups of the kernel that this runs on. `tests/integration` runs it in a guest too, whose kernel has the
-/// unified hierarchy; VIRGA_CGROUPS names the version that must be there.
-TEST(CgroupsOfThisKernel, F_B4_A_process_is_born_in_its_group_and_held_to_its_limits_which_can_change) {
+/// The control groups of the kernel that this runs on. `tests/integration` runs it in a guest too,
+/// whose kernel has the unified hierarchy; VIRGA_CGROUPS names the version that must be there.
+TEST(CgroupsOfThisKernel, F_B4_A_process_is_born_in_its_group_and_held_to_limits_that_can_change) {
   const std::string base = fmt::format("virga-cgroup-test-{}", ::getpid());
   auto cgroups = find_cgroups(*read_file("/proc/mounts"), base);
   ASSERT_TRUE(cgroups.ok()) << cgroups.error().text();
@@ -42,8 +43,11 @@ TEST(CgroupsOfThisKernel, F_B4_A_process_is_born_in_its_group_and_held_to_its_li
   EXPECT_GT(usage->cpu_time, milliseconds(1));
   EXPECT_TRUE((*cgroups)->set("acme/web", {Millicores{500}, 300, Mib{128}, 40}).ok());
   EXPECT_EQ(run(crowd)->exit.code, 0);
-  for (int tries = 0; tries < 500 && !(*cgroups)->remove("acme/web").ok(); ++tries)
-    ::usleep(10'000);  // the last of the crowd ends
+  AsioLoop loop;  // the last of the crowd ends
+  for (int tries = 0; tries < 500 && !(*cgroups)->remove("acme/web").ok(); ++tries) {
+    loop.after(milliseconds(10), [&loop] { loop.stop(); });
+    loop.run();
+  }
   EXPECT_TRUE((*cgroups)->remove("acme/web").ok());
   EXPECT_FALSE((*cgroups)->usage("acme/web").ok());
   for (const std::string& file : (*cgroups)->procs_files("acme/web")) {

@@ -162,8 +162,8 @@ void ServerCore::lead(const Callback<void>& ready) {
   ready({});
 }
 
-/// All hosts that carry a network hear of each VM that joins it: of many VMs at once they hear together, as late as a
-/// guest that only begins to boot does not notice.
+/// All hosts that carry a network hear of each VM that joins it: of many VMs at once they hear
+/// together, as late as a guest that only begins to boot does not notice.
 void ServerCore::tell_networks(const std::vector<Change>& changes) {
   if (untold_.empty()) tell_timer_.set_after(kTogether, [this] { tell_untold(); });
   for (const Change& one : changes) {
