@@ -5,6 +5,8 @@ card's other end is a socket that nobody reads, and the disks are own files in t
 """
 
 import array
+import contextlib
+import ctypes
 import json
 import os
 import re
@@ -195,10 +197,27 @@ class RawQemu:
         self.log.close()
 
 
-def connected_pair():
-    """Both ends of a TCP connection over the loopback."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        near = socket.create_connection(listener.getsockname(), timeout=5)
+@contextlib.contextmanager
+def inside(namespace):
+    """This thread in a network namespace of /run/netns."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with open("/proc/thread-self/ns/net", "rb") as home, open("/run/netns/" + namespace, "rb") as there:
+        if libc.setns(there.fileno(), 0) != 0:
+            raise OSError(ctypes.get_errno(), f"enter {namespace}")
+        try:
+            yield
+        finally:
+            if libc.setns(home.fileno(), 0) != 0:
+                os._exit(1)  # what came now would be in the wrong network
+
+
+def connected_pair(near_namespace, far_namespace, far_address):
+    """Both ends of a TCP connection between two hosts of the lab."""
+    with inside(far_namespace):
+        listener = socket.create_server((far_address, 0))
+    with listener:
+        with inside(near_namespace):
+            near = socket.create_connection(listener.getsockname(), timeout=5)
         far, _ = listener.accept()
     for end in (near, far):
         end.setblocking(True)
@@ -206,14 +225,33 @@ def connected_pair():
     return near, far
 
 
-def move(source, start_destination):
-    """The bare sequence, timed: returns the new QEMU and the milliseconds of its parts, as Virga's steps are called."""
+def relayed(virgad, near, far):
+    """The same pair behind relays that encrypt what passes between them, as the agents' do; and their processes."""
+    ends, relays = [], []
+    for role, wire in (("client", near), ("server", far)):
+        mine, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        key, key_in = os.pipe()
+        os.write(key_in, b"a key of the benchmark, not secret")
+        os.close(key_in)
+        lent = {3: wire.fileno(), 4: mine.fileno(), 5: key}
+        relays.append(subprocess.Popen([virgad, "relay", role], stdin=subprocess.DEVNULL, close_fds=False,
+                                       preexec_fn=lambda lent=lent: RawQemu.place(lent, ())))
+        for end in (wire, mine):
+            end.close()
+        os.close(key)
+        ends.append(other)
+    return ends, relays
+
+
+def move(source, start_destination, connect):
+    """The bare sequence, timed: returns the new QEMU and the milliseconds of its parts, as Virga's steps are called.
+    `connect` makes both ends of the connection that the state goes through."""
     marks = [time.monotonic()]
     destination = start_destination()
     try:
         destination.prepare()
         marks.append(time.monotonic())
-        near, far = connected_pair()
+        near, far = connect()
         destination.qmp.execute("getfd", {"fdname": "migration"}, far.fileno())
         destination.qmp.execute("migrate-incoming", {"uri": "fd:migration"})
         source.prepare()
