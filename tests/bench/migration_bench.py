@@ -268,9 +268,9 @@ def pairs(cloud, options, encrypted):
 
 
 def balanced(lines):
-    """The mean of two medians: of the moves that were their pair's first, and of the others. Memory that nobody has used
-    for a while costs more to use; the second move of a pair gets what the first has just freed. Which of the two a side
-    is changes from pair to pair; a median over both kinds would lie in one or the other by chance."""
+    """The mean of two medians: of the moves that were their pair's first, and of the others. Memory that nobody has
+    used for a while costs more to use; the second move of a pair gets what the first has just freed. Which of the two a
+    side is changes from pair to pair; a median over both kinds would lie in one or the other by chance."""
     halves = [lines[0::2], lines[1::2] or lines[0::2]]
     return statistics.mean(statistics.median(half) for half in halves)
 
