@@ -12,7 +12,6 @@ namespace virga::test {
 namespace {
 
 constexpr int kResendMs = 100;
-constexpr std::size_t kTapHeaderBytes = 10;
 const std::string kBroadcast(6, '\xff');
 
 const std::string kWeb = "\x52\x54\x01\x01\x01\x01";
@@ -33,8 +32,8 @@ const std::string kRarp = "\x80\x35";  // every guest may send it, with any text
 
 std::string frame(const std::string& to, const std::string& from, const std::string& text,
                   const std::string& kind = kRarp) {
-  std::string made = std::string(kTapHeaderBytes, '\0') + to + from + kind + text;
-  made.resize(kTapHeaderBytes + 60, '\0');
+  std::string made = to + from + kind + text;
+  made.resize(60, '\0');
   return made;
 }
 
@@ -62,13 +61,12 @@ std::vector<std::string> texts_until(int tap, const std::string& wanted, int sil
     if (::poll(&question, 1, silence_ms) <= 0) return texts;
     char block[2048];
     const ssize_t count = ::read(tap, block, sizeof block - 1);
-    if (count <= static_cast<ssize_t>(kTapHeaderBytes + 14)) continue;
+    if (count <= 14) continue;
     block[count] = '\0';
-    texts.emplace_back(block + kTapHeaderBytes + 14);
+    texts.emplace_back(block + 14);
     // A text ends at its first zero; what is waited for may have some.
-    if (texts.back().size() < wanted.size() &&
-        count >= static_cast<ssize_t>(kTapHeaderBytes + 14 + wanted.size()))
-      texts.back().assign(block + kTapHeaderBytes + 14, wanted.size());
+    if (texts.back().size() < wanted.size() && count >= static_cast<ssize_t>(14 + wanted.size()))
+      texts.back().assign(block + 14, wanted.size());
   }
   return texts;
 }
@@ -154,7 +152,7 @@ TEST_F(LinuxFabricTest, R_F11_AFrameThatIsTooLongGoesNowhereAndTheNextPasses) {
   const Descriptor near = port(*first_, nic("acme/near.0", 1001, kNear));
   const Descriptor far = port(*second_, nic("acme/db.0", 1001, kDb));
   const auto long_frame = [](const std::string& to, std::size_t bytes, char letter) {
-    return frame(to, kWeb, "").substr(0, kTapHeaderBytes + 14) + std::string(bytes, letter);
+    return frame(to, kWeb, "").substr(0, 14) + std::string(bytes, letter);
   };
   pass(sender.get(), near.get(), frame(kNear, kWeb, "begin"), "begin");
   pass(sender.get(), far.get(), frame(kDb, kWeb, "begin"), "begin");
@@ -330,8 +328,7 @@ TEST_F(LinuxFabricTest, F_B10_APortIsFoundAgainAndClosedOnce) {
   EXPECT_TRUE(restarted->close_port(wanted).ok());
 }
 
-/// Ports of one host are packet sockets, of the other taps: a frame of a packet socket has no
-/// header of a tap in front.
+/// Ports of one host are packet sockets, of the other taps.
 TEST_F(LinuxFabricTest, F_B10_APortWithoutATapCarriesFramesBothWaysAndEndsWithItsHolder) {
   auto made = WaitingFabric::open({"uplink", "10.77.0.1", "vgt", one_.get(), true});
   ASSERT_TRUE(made.ok()) << made.error().text();
@@ -341,15 +338,14 @@ TEST_F(LinuxFabricTest, F_B10_APortWithoutATapCarriesFramesBothWaysAndEndsWithIt
   Descriptor packets = port(*first_, wanted);
   const Descriptor tap = port(*second_, nic("acme/db.0", 1001, kDb));
   const std::string hello = frame(kDb, kWeb, "who is there");
-  pass(packets.get(), tap.get(), hello.substr(kTapHeaderBytes), "who is there");
+  pass(packets.get(), tap.get(), hello, "who is there");
   const std::string answer = frame(kWeb, kDb, "it is db");
   ASSERT_EQ(::write(tap.get(), answer.data(), answer.size()), static_cast<ssize_t>(answer.size()));
   pollfd question{packets.get(), POLLIN, 0};
   ASSERT_EQ(::poll(&question, 1, kDeadlineMs), 1);
   char block[2048];
   const ssize_t count = ::read(packets.get(), block, sizeof block);
-  EXPECT_EQ(std::string(block, static_cast<std::size_t>(std::max<ssize_t>(count, 0))),
-            answer.substr(kTapHeaderBytes));
+  EXPECT_EQ(std::string(block, static_cast<std::size_t>(std::max<ssize_t>(count, 0))), answer);
 
   const auto again = first_->open_port(wanted);
   ASSERT_TRUE(again.ok()) << again.error().text();
