@@ -161,6 +161,41 @@ def migrate(cloud, namespace, addresses):
         raise CloudError("the echo connection was lost by the move")
 
 
+def move_with_disk(cloud, namespace):
+    """A VM whose disk is on its own host moves alive; the disk follows, and nothing of it stays behind."""
+    folders = {host: os.path.join(cloud.data, "near", host) for host in cloud.hosts()}
+    for host, folder in folders.items():
+        cloud.cli("device", "create", "near-" + host, "--host", host, "--directory", folder, "--capacity-mib", "200",
+                  "--class", "near")
+    cloud.cli("--wait", "volume", "create", "acme/near", "--size-mib", "64", "--local", "--class", "near")
+    cloud.cli("--wait", "vm", "create", "acme/near", "--image", "tiny", "--memory-mib", "128", "--network", "front",
+              "--volume", "near")
+    address = cloud.address("acme/near")
+    cloud.wait_answering(["acme/near"], 120)
+    before = cloud.wait("acme/near answers HTTP", lambda: cloud.http(namespace, address), 60)
+
+    def holders():
+        return [host for host, folder in folders.items() if os.path.exists(os.path.join(folder, "acme", "near"))]
+    source, was_on = cloud.vms()["acme/near"]["status"]["host"], holders()
+    prober = cloud.probe(namespace, [address], "echo")
+    began = time.monotonic()
+    cloud.cli("--wait", "vm", "migrate", "acme/near")
+    took = time.monotonic() - began
+    time.sleep(2)
+    line = prober.stop()[0]
+    after, destination = cloud.http(namespace, address), cloud.vms()["acme/near"]["status"]["host"]
+    say(f"acme/near and its disk of 64 MiB moved alive from {source} to {destination} in {took:.2f} s: longest silence "
+        f"{line['longest_silence_ms']:.0f} ms, connections lost {line['connections_lost']}, foreign writes "
+        f"{after['disk_foreign_writes']}; its disk was on {', '.join(was_on)} and is on {', '.join(holders())}")
+    moved = source != destination and was_on == [source] and holders() == [destination]
+    if not moved or after["boot_id"] != before["boot_id"] or line["connections_lost"] or after["disk_foreign_writes"]:
+        raise CloudError("acme/near did not move with its disk")
+    cloud.cli("--wait", "vm", "delete", "acme/near", text=True)
+    cloud.cli("--wait", "volume", "delete", "acme/near", text=True)
+    for host in folders:
+        cloud.cli("device", "delete", "near-" + host, text=True)
+
+
 def move_volume(cloud, namespace, address, storage):
     """The volume goes to another device while its guest writes to it."""
     cloud.cli("device", "create", "ssd-2", "--host", storage, "--directory", os.path.join(cloud.data, "volumes-2"),
@@ -299,6 +334,9 @@ def run(cloud, packages, keep):
 
     title("live migration under ping, TCP echo and HTTP")
     migrate(cloud, namespace, addresses)
+
+    title("a VM moves with the disk of its host")
+    move_with_disk(cloud, namespace)
 
     title("power loss of a host; its BMC answers")
     host, placed_ms, _, _ = break_host(cloud, namespace, addresses, "power", False)

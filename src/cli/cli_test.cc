@@ -196,6 +196,42 @@ TEST_F(CommandLine,
   EXPECT_NE(err.find("host-1: 1 VMs left"), std::string::npos) << err;
 }
 
+TEST_F(CommandLine, A3_14_R_B4_wait_for_maintenance_waits_for_local_volumes_that_follow_their_vm) {
+  ASSERT_EQ(apply(kManifest), 0) << err;
+  for (const std::string number : {"1", "2"}) {
+    Host host;
+    host.meta.name = "host-" + number;
+    host.spec.cluster = ClusterId("lab");
+    put(host, keys::of(host.id()));
+    Device device;
+    device.meta.name = "near-" + number;
+    device.spec.host = host.id();
+    device.spec.directory = "/srv/near";
+    put(device, keys::of(device.id()));
+  }
+  Volume data;
+  data.meta.tenant = "acme";
+  data.meta.name = "near";
+  data.spec.cluster = ClusterId("lab");
+  data.spec.local = true;
+  const auto lies_on = [&](std::vector<VolumeLeg> legs) {
+    data.status.legs = std::move(legs);
+    put(data, keys::of(data.id()));
+  };
+  lies_on({{DeviceId("near-1"), LegState::in_sync}, {DeviceId("near-2"), LegState::behind}});
+  Vm vm = *view.vms.find(VmId("acme/web"));
+  vm.spec.disks.push_back({"near", Mib(), "near"});
+  vm.status.host = HostId("host-2");
+  vm.status.power = VmPower::running;
+  put(vm, keys::of(vm.id()));
+  session.wait = true;
+  EXPECT_EQ(run("host", "maintenance", {{"name", {"host-1"}}}), 5);
+  EXPECT_NE(err.find("volume acme/near"), std::string::npos) << err;
+  each_pause = [&] { lies_on({{DeviceId("near-2"), LegState::in_sync}}); };
+  EXPECT_EQ(run("host", "maintenance", {{"name", {"host-1"}}}), 0) << err;
+  EXPECT_NE(err.find("host-1: 1 volumes of VMs that are elsewhere left"), std::string::npos) << err;
+}
+
 TEST_F(CommandLine, F_B9_F_B11_wait_for_a_cancelled_operation_says_how_it_ended) {
   Operation move;
   move.meta.name = "op-1";

@@ -242,6 +242,7 @@ void add_storage_commands(std::vector<Command>& all) {
                   option("class", "storage class; default standard, with --from its class"),
                   option("device", "on this device; default: the server chooses"),
                   flag("mirrored", "on devices of two hosts: it outlives the loss of one"),
+                  flag("local", "on the host that runs its VM: it follows that, and goes with it"),
                   many("region", "it may be in these only, and its guest; default: its tenant's"),
                   option("cluster", "cluster; default: the only one"), many("label", "NAME=VALUE")},
                  create_volume});

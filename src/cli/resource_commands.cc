@@ -303,7 +303,9 @@ int create_volume(Session& session, const Invocation& invocation) {
   for (const char* field : {"cluster", "device", "image"}) put_text(invocation, field, spec, field);
   put_text(invocation, "class", spec, "storage_class");
   put_text(invocation, "from", spec, "source");
-  if (invocation.has("mirrored")) spec["mirrored"] = true;
+  for (const char* kind : {"mirrored", "local"}) {
+    if (invocation.has(kind)) spec[kind] = true;
+  }
   if (json::array regions = regions_of(invocation); !regions.empty()) spec["regions"] = regions;
   if (auto put = put_number(invocation, "size-mib", spec, "size_mib"); !put.ok())
     return fail(session, put.error());
@@ -515,6 +517,10 @@ int act_on_vm(Session& session, const Invocation& invocation, const std::string&
                                           : Goal::running;
   const std::string to = action == "migrate" ? text_at(answer->body, "spec.move_to") : "";
   const auto settled = wait_for_vm(session, name, goal, to == "-" ? "" : to);
+  if (settled.ok() && goal == Goal::moved) {
+    if (auto followed = wait_for_local_volumes(session, *settled); !followed.ok())
+      return fail(session, followed.error());
+  }
   return settled.ok() ? show_one(session, "vms", *settled) : fail(session, settled.error());
 }
 

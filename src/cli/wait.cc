@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 
 #include "cli/output.h"
 
@@ -151,13 +152,72 @@ Result<json::value> wait_for_service(Session& session, const std::string& name, 
   }
 }
 
+namespace {
+
+/// The local volumes of these VMs that are not, or not yet alone, on a device of the host that runs
+/// their VM. With `leaves` only those that are on a device of that host.
+Result<std::vector<std::string>> volumes_that_follow(Session& session, const json::array& vms,
+                                                     const std::string& leaves) {
+  std::map<std::string, std::string> host_of_volume;
+  for (const json::value& vm : vms) {
+    if (text_at(vm, "status.power") == "stopped") continue;
+    for (const json::value& disk : vm.at_pointer("/spec/disks").as_array()) {
+      const std::string volume = text_at(vm, "meta.tenant") + "/" + text_at(disk, "volume");
+      host_of_volume[volume] = text_at(vm, "status.host");
+    }
+  }
+  const auto devices = request(session, "GET", "/v1/devices?fields=meta.name,spec.host");
+  if (!devices.ok()) return devices.error();
+  std::map<std::string, std::string> host_of_device;
+  for (const json::value& device : devices->body.at("items").as_array())
+    host_of_device[text_at(device, "meta.name")] = text_at(device, "spec.host");
+  std::vector<std::string> left;
+  if (host_of_device.empty()) return left;
+  const auto volumes = request(
+      session, "GET",
+      "/v1/volumes?fields=meta.tenant,meta.name,spec.local,status.legs,status.reason");
+  if (!volumes.ok()) return volumes.error();
+  for (const json::value& volume : volumes->body.at("items").as_array()) {
+    const std::string name = text_at(volume, "meta.tenant") + "/" + text_at(volume, "meta.name");
+    const auto used = host_of_volume.find(name);
+    if (text_at(volume, "spec.local") != "true" || used == host_of_volume.end()) continue;
+    bool elsewhere = false, leaving = leaves.empty();
+    for (const json::value& leg : volume.at_pointer("/status/legs").as_array()) {
+      const std::string host = host_of_device[text_at(leg, "device")];
+      elsewhere = elsewhere || host != used->second;
+      leaving = leaving || host == leaves;
+    }
+    const std::string reason = text_at(volume, "status.reason");
+    if (elsewhere && leaving)
+      left.push_back("volume " + name + (reason == "-" ? "" : " (" + reason + ")"));
+  }
+  return left;
+}
+
+}  // namespace
+
+Result<void> wait_for_local_volumes(Session& session, const json::value& vm) {
+  const Instant deadline = session.transport.now() + session.deadline;
+  while (true) {
+    const auto left = volumes_that_follow(session, {vm}, "");
+    if (!left.ok()) return left.error();
+    if (left->empty()) return {};
+    if (session.transport.now() >= deadline) {
+      return make_error(Errc::timeout,
+                        fmt::format("after {} ms there are not where their VM is: {}",
+                                    to_ms(session.deadline), fmt::join(*left, ", ")));
+    }
+    session.transport.pause(kPollInterval);
+  }
+}
+
 Result<void> wait_for_empty_host(Session& session, const std::string& host) {
   const Instant deadline = session.transport.now() + session.deadline;
   std::size_t told = 0;
   while (true) {
     const auto answer = request(session, "GET",
-                                "/v1/vms?fields=meta.tenant,meta.name,status.host,status.power,"
-                                "status.migration.destination,status.unplaced_reason");
+                                "/v1/vms?fields=meta.tenant,meta.name,spec.disks,status.host,"
+                                "status.power,status.migration.destination,status.unplaced_reason");
     if (!answer.ok()) return answer.error();
     std::vector<std::string> left;
     for (const json::value& vm : answer->body.at("items").as_array()) {
@@ -169,12 +229,21 @@ Result<void> wait_for_empty_host(Session& session, const std::string& host) {
       left.push_back(text_at(vm, "meta.tenant") + "/" + text_at(vm, "meta.name") +
                      (reason == "-" ? "" : " (" + reason + ")"));
     }
+    const std::size_t running = left.size();
+    if (left.empty()) {
+      auto following = volumes_that_follow(session, answer->body.at("items").as_array(), host);
+      if (!following.ok()) return following.error();
+      left = std::move(*following);
+    }
     if (left.empty()) return {};
-    if (left.size() != told) session.err(fmt::format("{}: {} VMs left\n", host, left.size()));
+    if (left.size() != told) {
+      session.err(fmt::format("{}: {} {} left\n", host, left.size(),
+                              running > 0 ? "VMs" : "volumes of VMs that are elsewhere"));
+    }
     told = left.size();
     if (session.transport.now() >= deadline) {
       return make_error(Errc::timeout,
-                        fmt::format("after {} ms there run on {} still: {}",
+                        fmt::format("after {} ms there are on {} still: {}",
                                     to_ms(session.deadline), host, fmt::join(left, ", ")));
     }
     session.transport.pause(kPollInterval);

@@ -20,8 +20,12 @@ Result<boost::json::value> wait_for_volume(Session& session, const std::string& 
 /// until nothing of it is left. Errors: timeout (with the reason that the service itself gives), not_found.
 Result<boost::json::value> wait_for_service(Session& session, const std::string& name, bool gone);
 
-/// Polls until no VM runs on the host; tells on standard error how many are left. Errors: timeout (names them and why
-/// they have not gone).
+/// Polls until the local volumes of a VM are on its host and nowhere else. Errors: timeout (names them and why they are
+/// not).
+Result<void> wait_for_local_volumes(Session& session, const boost::json::value& vm);
+
+/// Polls until no VM runs on the host and no local volume of one that runs elsewhere is on it; tells on standard error
+/// how many are left. Errors: timeout (names them and why they have not gone).
 Result<void> wait_for_empty_host(Session& session, const std::string& host);
 
 /// Polls until the operation, which was asked to be undone, has ended. Errors: timeout, conflict (it could not be

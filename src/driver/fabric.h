@@ -159,6 +159,11 @@ class Fabric {
   /// traffic but DHCP with its gateway until guard() has named it.
   virtual void open_port(const LaunchNic& nic, Callback<OpenPort> done) = 0;
 
+  /// Reads back from the kernel whether what keeps a port apart is in force: it is on the bridge of its network, whose
+  /// only tunnel has that network's number and learns nothing; it may send as itself alone; where it has groups, they
+  /// are asked. Errors beside those of all calls: conflict (says what is not so).
+  virtual void inspect_port(const LaunchNic& nic, Callback<void> done) = 0;
+
   /// Removes the tap; a port that is not there counts as removed.
   virtual void close_port(const LaunchNic& nic, Callback<void> done) = 0;
 

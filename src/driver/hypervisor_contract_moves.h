@@ -29,6 +29,10 @@ TEST_P(HypervisorContract, F_B9_LiveMigrationMovesTheGuest) {
   VIRGA_OK(resume(1, moved));
   EXPECT_TRUE(runs(1, web.vm));
   EXPECT_FALSE(seen(1, web.vm)->incoming);
+  EXPECT_TRUE(soon([&] { return seen(1, web.vm)->isolation_checked; }))
+      << "that it is kept apart is not assumed after a move";
+  EXPECT_EQ(seen(1, web.vm)->isolation_breach, "");
+  EXPECT_FALSE(seen(0, web.vm)->isolation_checked);
   VIRGA_OK(stop(0, web));
   EXPECT_TRUE(runs(1, web.vm));
 }

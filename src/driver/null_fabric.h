@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -27,7 +28,10 @@ class NullFabric final : public Fabric {
   }
   std::uint64_t version() const override { return in_force; }
   void open_port(const LaunchNic&, Callback<OpenPort> done) override {
-    answer<OpenPort>(loop_, std::move(done), OpenPort{});
+    answer<OpenPort>(loop_, std::move(done), ports ? ports() : OpenPort{});
+  }
+  void inspect_port(const LaunchNic&, Callback<void> done) override {
+    answer<void>(loop_, std::move(done), isolation);
   }
   void close_port(const LaunchNic&, Callback<void> done) override {
     answer<void>(loop_, std::move(done), {});
@@ -66,6 +70,8 @@ class NullFabric final : public Fabric {
   std::vector<FabricGroups> guarded;  ///< all calls
   std::map<ServiceId, BalancerLeg> legs;
   std::map<std::string, BalancerLeg> visitors;
+  std::function<OpenPort()> ports;  ///< what is opened; empty = nothing
+  Result<void> isolation;           ///< of all ports
   Result<void> leg_answer;  ///< of the next calls about legs
   std::uint64_t in_force = 0;  ///< what version() says
   std::map<std::uint32_t, GatewayNetwork> gateways;

@@ -42,10 +42,13 @@ struct ObservedVm {
   int cpu_weight = 0;              ///< in force; 0 = not told
   int processes_max = 0;           ///< in force; 0 = not told
   std::vector<ObservedDisk> disks;  ///< that are volumes; empty = none, or not told
+  /// It arrived alive, and what keeps its ports apart from others was read back from its host's kernel.
+  bool isolation_checked = false;
+  std::string isolation_breach{};  ///< what of it is not in force; empty = all is
 };
 BOOST_DESCRIBE_STRUCT(ObservedVm, (),
                       (vm, epoch, power, incoming, postmigrate, health, health_reason,
                        heartbeat_age_ms, cpu_millicores_used, memory_mib_used, cpu_millicores_max,
-                       cpu_weight, processes_max, disks))
+                       cpu_weight, processes_max, disks, isolation_checked, isolation_breach))
 
 }  // namespace virga

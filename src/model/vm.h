@@ -107,10 +107,14 @@ struct VmStatus {
   bool recovering = false;      ///< lost its place by a failure and is to be started again
   LostCopies lost;   ///< copies since it last ran that it must not meet again; empty once it runs
   int restarts = 0;  ///< by high availability, since creation
+  /// The copy of which, after it had moved alive, its host read back from its kernel what keeps its ports apart.
+  Epoch isolation_checked{};
+  std::string isolation_breach{};  ///< what of it was not in force there; empty = all was
 };
 BOOST_DESCRIBE_STRUCT(VmStatus, (),
                       (power, health, health_reason, host, epoch, identity, migration, operation,
-                       unplaced_reason, recovering, lost, restarts))
+                       unplaced_reason, recovering, lost, restarts, isolation_checked,
+                       isolation_breach))
 
 struct Vm {
   Meta meta;

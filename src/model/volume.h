@@ -62,12 +62,13 @@ struct VolumeSpec {
   bool snapshot = false;  ///< stays as it is: no VM has it as a disk, volumes are made from it; never changes
   ImageId image{};        ///< it begins with this image's disk; never changes
   bool mirrored = false;  ///< in two places, on devices of different hosts; never changes
+  bool local = false;     ///< on a device of the host that runs its VM: it follows that
   /// Where it may lie and its guest may run, at most 16; empty = wherever its tenant's may.
   std::vector<std::string> regions{};
 };
 BOOST_DESCRIBE_STRUCT(VolumeSpec, (),
                       (cluster, size_mib, storage_class, device, source, snapshot, image, mirrored,
-                       regions))
+                       local, regions))
 
 enum class LegState {
   creating,  ///< its place is reserved; the device has not said yet that it is there

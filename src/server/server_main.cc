@@ -17,6 +17,7 @@
 #include "edge/process.h"
 #include "edge/tls.h"
 #include "mechanism/metering/sqlite_usage_store.h"
+#include "mechanism/storage/vm_volumes.h"
 #include "model/join.h"
 #include "runtime/sqlite_journal.h"
 #include "server/agent_listener.h"
@@ -177,14 +178,13 @@ Result<HostId> Server::choose_host(const VmId& id) const {
   const Vm* vm = core_->view().vms.find(id);
   if (vm == nullptr) return make_error(Errc::not_found, "vm " + id.value + " does not exist");
   const PlacementState state(core_->view(), vm->spec.cluster);
-  const PlacementQuery query{.vm = vm, .live = true, .avoid = {}};
+  const PlacementQuery query{.vm = vm,
+                             .live = true,
+                             .avoid = {},
+                             .prefer = hosts_beside_volumes(core_->view(), *vm, true)};
   if (const auto chosen = state.choose(query)) return *chosen;
-  std::string reasons;
-  for (const Refusal& refusal : state.explain(query)) {
-    reasons +=
-        fmt::format("{}{} {}", reasons.empty() ? "" : "; ", refusal.host.value, refusal.reason);
-  }
-  return make_error(Errc::exhausted, "no host can take vm " + id.value + " alive: " + reasons);
+  return make_error(Errc::exhausted, "no host can take vm " + id.value + " alive: " +
+                                         text_of(state.explain(query)));
 }
 
 void Server::collect(Metrics& metrics) const {

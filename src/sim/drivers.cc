@@ -123,6 +123,10 @@ void SimFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
   answer<OpenPort>(agent_, std::move(done), OpenPort{-1, nic.port});
 }
 
+void SimFabric::inspect_port(const LaunchNic& nic, Callback<void> done) {
+  answer(agent_, std::move(done), check_network("inspect port " + nic.port, nic.vni));
+}
+
 void SimFabric::close_port(const LaunchNic&, Callback<void> done) {
   answer<void>(agent_, std::move(done), {});
 }

@@ -86,6 +86,7 @@ class SimFabric : public Fabric {
   void guard(const FabricGroups& groups, Callback<void> done) override;
   std::uint64_t version() const override { return there_.state.version; }
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
+  void inspect_port(const LaunchNic& nic, Callback<void> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;
   void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) override;
   std::string leg_namespace(const ServiceId&) const override { return {}; }

@@ -149,6 +149,7 @@ void put_volume(Cloud& cloud, const ScenarioVm& vm) {
     volume.spec.cluster = vm.cluster;
     volume.spec.size_mib = Mib{64};
     volume.spec.mirrored = vm.mirrored;
+    volume.spec.local = vm.local;
   });
 }
 

@@ -189,12 +189,14 @@ Result<void> Parser::vm_option(ScenarioVm& vm, const std::string& name, const st
     vm.pinned = *host;
   } else if (name == "group") {
     vm.group = value;
-  } else if (name == "volume" || name == "mirrored") {
+  } else if (name == "volume" || name == "mirrored" || name == "local") {
     if (auto checked = check_name("volume", value); !checked) return checked;
     vm.volume = value;
     vm.mirrored = name == "mirrored";
+    vm.local = name == "local";
   } else {
-    return wrong("option of vm", name, "cpu, memory, priority, host, group, volume or mirrored");
+    return wrong("option of vm", name,
+                 "cpu, memory, priority, host, group, volume, mirrored or local");
   }
   return {};
 }

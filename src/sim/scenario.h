@@ -20,6 +20,7 @@ struct ScenarioVm {
   std::string group;
   std::string volume;  ///< of the same tenant, made with it; empty = none
   bool mirrored = false;  ///< that volume
+  bool local = false;     ///< it is
 };
 
 struct ScenarioService {
@@ -41,7 +42,7 @@ struct ScenarioEvent {
 ///   hosts 3 cpu 8000 memory 8192        names: host-1 host-2 host-3; option cluster 2: two in c1, one in c2
 ///   vms 6 tenant acme memory 512        names: acme/vm-1 ...; options: cpu memory priority host group
 ///   vm acme/db priority high            option volume NAME: with this volume as its disk;
-///                                     mirrored NAME: with a mirrored one
+///                                     mirrored NAME, local NAME: with such a one
 ///   service acme/web replicas 2         copies behind an address; options relocation duplicate|live_migration,
 ///                                       action scale|duplicate|live_migration, any field of ServiceScaling,
 ///                                       availability_ppm, blackout_ms, response_ms: it is asked by a monitor

@@ -446,6 +446,7 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   seen.cpu_millicores_max = copy.takes.cpu_millicores;
   seen.cpu_weight = copy.cpu_weight;
   seen.processes_max = copy.processes_max;
+  seen.isolation_checked = copy.received && copy.state == CopyState::running;
   for (const auto& [volume, size] : copy.disk_sizes) {
     ObservedDisk& disk = seen.disks.emplace_back(ObservedDisk{volume, size});
     const DiskTruth& used = copy.volumes.at(volume);

@@ -124,6 +124,7 @@ void Swarm::found() {
     vm.priority = static_cast<RestartPriority>(rng_.below(3));
     if (number % kVmsPerVolume == 0) vm.volume = fmt::format("data-{}", number);
     vm.mirrored = number % (2 * kVmsPerVolume) == 0;
+    vm.local = number % (4 * kVmsPerVolume) == kVmsPerVolume;
     vms_.push_back(vm.id);
     if (networks.insert(vm.cluster).second) {
       loop_.after(kHostsJoin, [this, vm] { put_network(cloud_, vm.cluster); });
@@ -269,7 +270,8 @@ void Swarm::move_volume() {
   const VolumeId id(fmt::format("t{}/data-{}", number % 5, number));
   const DeviceId device(fmt::format("host-{}", host));
   const auto stored = cloud_.read<Volume>(keys::of(id));
-  if (!stored || stored->spec.mirrored || !cloud_.read<Device>(keys::of(device))) return;
+  if (!stored || stored->spec.mirrored || stored->spec.local) return;
+  if (!cloud_.read<Device>(keys::of(device))) return;
   note("move " + id.value + " to " + device.value);
   cloud_.edit<Volume>(id, [device](Volume& volume) { volume.spec.device = device; });
 }

@@ -106,6 +106,9 @@ class Clustering(LabCase):
         self.assertNotEqual(now["host"], before["host"])
         self.assertGreater(now["epoch"]["counter"], before["epoch"]["counter"])
         self.assertEqual(self.answer(vm)["boot_id"], boot)
+        self.cloud.wait("what keeps it apart was read back where it is",
+                        lambda: self.status(vm)["isolation_checked"] == now["epoch"], 15)
+        self.assertEqual(self.status(vm)["isolation_breach"], "")
         self.assertEqual(lines["echo"]["connections_lost"], 0)
         self.assertGreater(lines["echo"]["answers"], 50)
         self.assert_single_writer(vm)

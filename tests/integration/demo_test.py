@@ -76,6 +76,9 @@ class Demo(unittest.TestCase):
         self.assertIn("no VM ran twice", text)
         storage = self.section(sections, "a volume moves under its guest, and cuts off the copy")
         self.assertRegex(storage, r"(?m)^acme/data moved from ssd to ssd-2 .* connections lost 0, .* foreign writes 0$")
+        near = self.section(sections, "a VM moves with the disk of its host")
+        self.assertRegex(near, r"(?m)^acme/near and its disk .* from (host-\d) to (host-\d) in .* connections lost 0, "
+                               r"foreign writes 0; its disk was on \1 and is on \2$")
         service = self.section(sections, "a service of two guests")
         self.assertRegex(service, r"(?m)^acme/shop-c1 was duplicated, redirected, drained and retired .*, 0 failed, ")
         self.assertRegex(service, r"(?m)^host-\d went into maintenance and was empty .*, 0 failed, ")

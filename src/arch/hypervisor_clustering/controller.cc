@@ -335,6 +335,8 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
   changed.status.power = seen.power;
   changed.status.health = seen.health;
   changed.status.health_reason = seen.health_reason;
+  changed.status.isolation_checked = seen.isolation_checked;
+  changed.status.isolation_breach = seen.isolation_breach;
   if (changed.spec.move_to == seen.host) changed.spec.move_to = HostId();
   changed.status.host = seen.host;
   changed.status.epoch = seen.epoch;
@@ -371,7 +373,14 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
     told.kind = "vm." + std::string(enum_name(seen.health));
     told.severity = Severity::warning;
   }
-  if (!told.kind.empty()) event(transaction, std::move(told));
+  if (!told.kind.empty()) event(transaction, told);
+  if (seen.isolation_breach == stored->status.isolation_breach) return true;
+  const bool broken = !seen.isolation_breach.empty();
+  told.kind = broken ? "perimeter.isolation_broken" : "perimeter.isolation_held";
+  told.severity = broken ? Severity::alarm : Severity::info;
+  told.text = broken ? "what keeps it apart from others is not in force: " + seen.isolation_breach
+                     : "what keeps it apart from others is in force again";
+  event(transaction, std::move(told));
   return true;
 }
 

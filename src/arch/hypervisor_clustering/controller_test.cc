@@ -178,6 +178,22 @@ TEST_F(Clustering, F_B3_reports_that_change_nothing_write_nothing) {
   EXPECT_GT(server_->rounds(), rounds + 60);
 }
 
+TEST_F(Clustering, R_B3_A3_16_a_vm_that_is_not_kept_apart_is_told_once_and_once_when_it_is_again) {
+  const VmId web = running_vm("web");
+  ObservedVm& copy = hosts_.machines[vm(web).status.host].copies.at(web);
+  copy.isolation_checked = true;
+  ASSERT_TRUE(until([&] { return vm(web).status.isolation_checked == copy.epoch; }));
+  EXPECT_EQ(events("perimeter.isolation_broken"), 0);
+  copy.isolation_breach = "port acme/web-0: it is on another bridge";
+  ASSERT_TRUE(until([&] { return events("perimeter.isolation_broken") == 1; }));
+  EXPECT_EQ(vm(web).status.isolation_breach, copy.isolation_breach);
+  EXPECT_EQ(events("perimeter.isolation_held"), 0);
+  copy.isolation_breach.clear();
+  ASSERT_TRUE(until([&] { return events("perimeter.isolation_held") == 1; }));
+  loop_.run_for(seconds(5));
+  EXPECT_EQ(events("perimeter.isolation_broken"), 1);
+}
+
 TEST_F(Clustering, A1_11_F_B9_a_vm_moves_alive_and_the_source_copy_is_gone) {
   const VmId web = running_vm("web");
   const Epoch before = vm(web).status.epoch;

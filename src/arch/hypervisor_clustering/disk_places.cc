@@ -35,10 +35,10 @@ const ObservedDisk* failing_disk(const ObservedVm& copy) {
   return disk == copy.disks.end() ? nullptr : &*disk;
 }
 
-const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy) {
+const VolumeLeg* next_leg(const ClusterView& view, const Volume& volume, const ObservedVm& copy) {
   const auto next = std::ranges::find(volume.status.legs, LegState::behind, &VolumeLeg::state);
   if (next == volume.status.legs.end()) return nullptr;
-  if (!volume.spec.mirrored) return next->device == volume.spec.device ? &*next : nullptr;
+  if (!volume.spec.mirrored) return wanted_on(view, volume, next->device) ? &*next : nullptr;
   const auto disk = std::ranges::find(copy.disks, volume.id(), &ObservedDisk::volume);
   const bool alone = disk != copy.disks.end() && disk->legs == volume.in_use();
   return alone && disk->legs.size() == 1 ? &*next : nullptr;

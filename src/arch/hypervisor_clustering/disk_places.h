@@ -23,6 +23,6 @@ const ObservedDisk* failing_disk(const ObservedVm& copy);
 
 /// The place where the volume shall be beside where it is, or instead, and that holds too little yet: null = none, or
 /// its copy writes to others than the store says. Pure.
-const VolumeLeg* next_leg(const Volume& volume, const ObservedVm& copy);
+const VolumeLeg* next_leg(const ClusterView& view, const Volume& volume, const ObservedVm& copy);
 
 }  // namespace virga

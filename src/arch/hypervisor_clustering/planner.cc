@@ -14,18 +14,6 @@
 namespace virga {
 namespace {
 
-std::string join(const std::vector<Refusal>& refusals) {
-  constexpr std::size_t kMost = 5;
-  if (refusals.empty()) return "the cluster has no hosts";
-  std::string text;
-  for (std::size_t index = 0; index < refusals.size() && index < kMost; ++index) {
-    if (!text.empty()) text += "; ";
-    text += refusals[index].host.value + " " + refusals[index].reason;
-  }
-  if (refusals.size() > kMost) text += fmt::format("; and {} more", refusals.size() - kMost);
-  return text;
-}
-
 bool wants_restart(const Vm& vm) {
   return vm.status.health == VmHealth::failing &&
          (vm.status.health_reason.starts_with(kGuestPanicked) ||
@@ -325,7 +313,8 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
   const HostId& host = vm.status.host;
   if (host.empty()) return false;
   ObserveVm seen{vm.id(), vm.status.power, vm.status.health, vm.status.health_reason,
-                 host,    vm.status.epoch};
+                 host,    vm.status.epoch,  vm.status.isolation_checked,
+                 vm.status.isolation_breach};
   const Host* place = host_of(vm);
   const HostEvidence& evidence = evidence_of(host);
   if (reports(evidence)) {
@@ -338,6 +327,10 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
       seen.health = copy->health;
       seen.health_reason = copy->health_reason;
     }
+    if (copy != nullptr && copy->isolation_checked && copy->epoch == vm.status.epoch) {
+      seen.isolation_checked = copy->epoch;
+      seen.isolation_breach = copy->isolation_breach;
+    }
   } else if (vm.status.power != VmPower::stopped) {
     if (place != nullptr && place->status.health >= HostHealth::suspect) {
       seen.health = VmHealth::unreachable;
@@ -346,7 +339,9 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
   }
   const bool fenced = place != nullptr && place->status.health == HostHealth::fenced;
   if (fenced && seen.power != VmPower::stopped) return false;
-  if (seen.power == vm.status.power && seen.health == vm.status.health &&
+  const bool as_kept = seen.isolation_checked == vm.status.isolation_checked &&
+                       seen.isolation_breach == vm.status.isolation_breach;
+  if (as_kept && seen.power == vm.status.power && seen.health == vm.status.health &&
       (seen.health_reason == vm.status.health_reason || seen.health == VmHealth::unreachable)) {
     return false;
   }
@@ -489,7 +484,7 @@ void Planner::move_disk(const Vm& vm, const ObservedVm& copy) {
   for (const VmDisk& disk : vm.spec.disks) {
     if (disk.volume.empty()) continue;
     const Volume* volume = view_.volumes.find(VolumeId(qualified(vm.meta.tenant, disk.volume)));
-    const VolumeLeg* next = volume == nullptr ? nullptr : next_leg(*volume, copy);
+    const VolumeLeg* next = volume == nullptr ? nullptr : next_leg(view_, *volume, copy);
     const Device* device = next == nullptr ? nullptr : view_.devices.find(next->device);
     const bool ready =
         device != nullptr && answers({volume->id(), device->id(), device->spec.host});
@@ -565,7 +560,7 @@ void Planner::decide_deleting(const Vm& vm) {
 }
 
 PlacementQuery Planner::query_for(const Vm& vm, bool live) const {
-  PlacementQuery query{.vm = &vm, .live = live, .avoid = {}};
+  PlacementQuery query{&vm, live, {}, hosts_beside_volumes(view_, vm, live)};
   const auto failed = evidence_.failed_lately.find(vm.id());
   if (failed != evidence_.failed_lately.end()) query.avoid = failed->second;
   return query;
@@ -754,19 +749,19 @@ bool Planner::place(const Waiting& waiting) {
                                      [&](const Refusal& one) { return one.host == last.host; });
     if (!refused) target = last.host;
   }
-  const bool in_place = target.has_value();
+  const char* why = target ? "had it before" : "has the most room";
   if (!target) target = state().choose(query);
   if (!target) {
     leave_unplaced(waiting, "no host can take it", state().explain(query));
     return false;
   }
+  if (query.prefer.contains(*target)) why = "has its local volumes";
   if (!reports(*target) || starts_[*target] >= policy_.starts_per_host) return false;
   ++starts_[*target];
   state().add(*waiting.vm, *target);
   plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.lost,
                           waiting.recovery,
-                          fmt::format("{}; {} {}", waiting.reason, target->value,
-                                      in_place ? "had it before" : "has the most room"),
+                          fmt::format("{}; {} {}", waiting.reason, target->value, why),
                           std::move(kept)});
   return true;
 }
@@ -777,7 +772,7 @@ void Planner::leave_unplaced(const Waiting& waiting, std::string reason,
   std::string text = waiting.reason + ", but " + reason;
   // The figures behind it change with every neighbour; the reason itself is told once.
   const bool told = vm.status.unplaced_reason.starts_with(text);
-  if (!refusals.empty()) text += ": " + join(refusals);
+  if (!refusals.empty()) text += ": " + text_of(refusals);
   const bool lost = !waiting.lost.empty() && vm.status.power != VmPower::stopped;
   if (!lost && (told || !room_for(plan_.unplaced.size()))) return;
   plan_.unplaced.push_back(

@@ -267,6 +267,24 @@ TEST_F(Planning, A1_09_a_dead_hosts_vm_is_unreachable_and_starts_nowhere_without
   EXPECT_EQ(made.observations[0].power, VmPower::running);
 }
 
+TEST_F(Planning, R_B3_A3_16_what_a_host_says_of_a_moved_vms_isolation_is_noted_for_that_copy) {
+  three_hosts();
+  const VmId web = add_vm("web", "a");
+  EXPECT_TRUE(plan().observations.empty()) << "a copy that was started here says nothing of it";
+  ObservedVm& copy = seen("a").vms.front();
+  copy.isolation_checked = true;
+  ClusterPlan made = plan();
+  ASSERT_EQ(made.observations.size(), 1U);
+  EXPECT_EQ(made.observations[0].isolation_checked, copy.epoch);
+  EXPECT_EQ(made.observations[0].isolation_breach, "");
+  edit_vm(web, [&](Vm& vm) { vm.status.isolation_checked = copy.epoch; });
+  EXPECT_TRUE(plan().observations.empty());
+  copy.isolation_breach = "port acme/web-0: its security groups are not asked";
+  made = plan();
+  ASSERT_EQ(made.observations.size(), 1U);
+  EXPECT_EQ(made.observations[0].isolation_breach, copy.isolation_breach);
+}
+
 TEST_F(Planning, F_B8_the_order_of_restart_is_priority_then_size_then_name) {
   for (const char* name : {"a", "b"}) add_host(name, 4096);
   const VmId low = add_vm("low", "a", 256);

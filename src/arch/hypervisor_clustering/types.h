@@ -153,6 +153,8 @@ struct ObserveVm {
   std::string health_reason;
   HostId host;  ///< where it is; empty = nowhere any more
   Epoch epoch;  ///< as stored, or what runs after a restore from a backup
+  Epoch isolation_checked{};
+  std::string isolation_breach{};
 };
 
 struct Unplaced {

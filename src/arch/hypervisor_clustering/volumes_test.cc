@@ -100,6 +100,41 @@ TEST_F(VolumePlanning, A10_04_R_B4_ADiskThatHasAPlaceElsewhereIsMovedThere) {
   EXPECT_TRUE(plan().disk_moves.empty()) << "its new place does not answer";
 }
 
+TEST_F(VolumePlanning, A3_14_R_B4_AVmStartsWhereItsLocalVolumesAreAndMovesWhereThereIsRoomForAll) {
+  const VmId db = vm_with_volume("");
+  edit_vm(db, [](Vm& vm) { vm.spec.disks.push_back({"log", Mib(), "log"}); });
+  for (const char* name : {"data", "log"}) {
+    Volume local = ready_volume(name, "c");
+    local.spec.local = true;
+    view.volumes.put(std::make_shared<const Volume>(local));
+  }
+  add_vm("other", "c");
+  ClusterPlan made = plan();
+  ASSERT_EQ(made.starts.size(), 1U);
+  EXPECT_EQ(made.starts[0].host, HostId("c")) << "although others have more room";
+  EXPECT_NE(made.starts[0].reason.find("has its local volumes"), std::string::npos);
+
+  Device small = device_on("a");
+  small.spec.capacity_mib = Mib{100};
+  view.devices.put(std::make_shared<const Device>(small));
+  view.devices.put(std::make_shared<const Device>(device_on("b")));
+  add_vm("third", "b");
+  edit_vm(db, [](Vm& vm) {
+    vm.status.host = HostId("c");
+    vm.status.power = VmPower::running;
+    vm.status.epoch = {1, 9};
+  });
+  EXPECT_EQ(hosts_beside_volumes(view, *view.vms.find(db), true),
+            (std::set<HostId>{HostId("b"), HostId("c")}))
+      << "a has room for one of the two";
+  Volume moving = ready_volume("data", "c");
+  moving.spec.local = true;
+  moving.status.legs = {{DeviceId("disk-a"), LegState::in_sync}};
+  view.volumes.put(std::make_shared<const Volume>(moving));
+  EXPECT_TRUE(hosts_beside_volumes(view, *view.vms.find(db), true).contains(HostId("a")))
+      << "one of them is there already";
+}
+
 TEST_F(VolumePlanning, R_B1_AGuestIsShownTheSizeOfItsVolumeAndNothingMovesBefore) {
   const VmId db = vm_with_volume("a");
   Volume moved = ready_volume("data", "c");

@@ -10,6 +10,7 @@
 
 #include "mechanism/perimeter/regions.h"
 #include "mechanism/storage/device_space.h"
+#include "mechanism/storage/vm_volumes.h"
 
 namespace virga {
 namespace {
@@ -82,6 +83,7 @@ class Planner {
   void decide_placed(const Volume& volume, const VolumeLeg& leg);
   bool end_strangers(const Volume& volume, const VolumeLeg& leg, const ObservedVolume& seen);
   void decide_deleting(const Volume& volume, const ObservedVolume* seen);
+  std::optional<DeviceId> target_of(const Volume& volume, std::string& why) const;
   bool begin_move(const Volume& volume);
   bool begin_mirror(const Volume& volume);
   std::string failure_of(const Volume& volume, const VolumeLeg& leg) const;
@@ -186,6 +188,8 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
   if (spec.device.empty() && device.spec.storage_class != spec.storage_class) {
     return "is of class " + device.spec.storage_class;
   }
+  if (const HostId host = wanted_beside(view_, volume); !host.empty() && device.spec.host != host)
+    return "is not on " + host.value;
   for (const VolumeLeg& leg : volume.status.legs) {
     const Device* other = view_.devices.find(leg.device);
     if (!spec.mirrored || other == nullptr) continue;
@@ -477,13 +481,31 @@ bool Planner::is_busy(const Volume& volume) const {
   return vm != nullptr && !vm->status.operation.empty();
 }
 
+/// Where a volume shall be that is elsewhere, or why there is no such place; neither = it stays.
+std::optional<DeviceId> Planner::target_of(const Volume& volume, std::string& why) const {
+  const DeviceId& now = volume.status.legs.front().device;
+  if (!volume.spec.local) {
+    if (volume.spec.device.empty() || volume.spec.device == now) return std::nullopt;
+    return volume.spec.device;
+  }
+  const HostId host = has_guest(volume) ? wanted_beside(view_, volume) : HostId();
+  const Device* device = view_.devices.find(now);
+  if (host.empty() || device == nullptr || device->spec.host == host) return std::nullopt;
+  std::string refusals;
+  auto best = best_device(volume, refusals);
+  if (!best) why = "it is not beside its VM: " + refusals;
+  return best;
+}
+
 /// It shall be elsewhere: a place there is reserved first. Its data follow when its VM runs.
 bool Planner::begin_move(const Volume& volume) {
-  const DeviceId& wanted = volume.spec.device;
   const VolumeLeg& leg = volume.status.legs.front();
-  const bool moves = !wanted.empty() && leg.device != wanted && leg.state == LegState::in_sync &&
-                     !volume.meta.deleting_at && !evidence_.held && !is_busy(volume);
-  if (!moves || evidence_of(leg.device).awaited || evidence_of(wanted).awaited) return false;
+  const bool may = leg.state == LegState::in_sync && !volume.meta.deleting_at && !evidence_.held &&
+                   !is_busy(volume) && !evidence_of(leg.device).awaited;
+  if (!may) return false;
+  const auto target = target_of(volume, lacks_);
+  if (!target || evidence_of(*target).awaited) return false;
+  const DeviceId& wanted = *target;
   if (copied_.contains(volume.id())) {
     note(volume, leg.state, volume.status.size_mib, "it moves when no copy is made of it any more");
     return true;
@@ -500,8 +522,9 @@ bool Planner::begin_move(const Volume& volume) {
   }
   if (!room_in(plan_.placements)) return true;
   space_.promise(wanted, std::max(volume.spec.size_mib, volume.status.size_mib));
-  plan_.placements.push_back(
-      {volume.id(), wanted, volume.status.floor, "it shall be there: it moves"});
+  plan_.placements.push_back({volume.id(), wanted, volume.status.floor,
+                              volume.spec.local ? "its VM is there: it follows"
+                                                : "it shall be there: it moves"});
   return true;
 }
 
@@ -521,8 +544,8 @@ bool Planner::decide_second(const Volume& volume, const VolumeLeg& leg) {
   const Device* device = view_.devices.find(leg.device);
   const bool forbidden = leg.state != LegState::in_sync && device != nullptr &&
                          !region_refusal(view_, volume, *device).empty();
-  const bool wanted =
-      !volume.meta.deleting_at && !forbidden && (mirror || leg.device == volume.spec.device);
+  const bool wanted = !volume.meta.deleting_at && !forbidden &&
+                      (mirror || wanted_on(view_, volume, leg.device));
   if (!wanted || leg.state == LegState::leaving) return end_second(volume, leg);
   if (!serves(leg.device)) return false;
   const ObservedVolume* seen = observed(leg.device, volume.id());

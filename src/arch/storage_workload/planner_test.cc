@@ -318,6 +318,79 @@ TEST_F(VolumeMoveTest, A10_04_R_B4_APlaceIsReservedAndMadeThenItWaitsForItsData)
   EXPECT_TRUE(plan().empty()) << "a running copy is left alone";
 }
 
+/// A local volume on d1; its VM runs on h2, which d2 is on.
+class LocalVolumeTest : public VolumeMoveTest {
+ protected:
+  LocalVolumeTest() {
+    moved.spec.device = DeviceId();
+    moved.spec.local = true;
+    put(moved);
+    put(user(moved, "h2", {1, 9}));
+  }
+};
+
+TEST_F(LocalVolumeTest, A3_14_R_B1_R_B4_ItFollowsItsVmAndItsSourceIsErased) {
+  StoragePlan made = plan();
+  ASSERT_EQ(made.placements.size(), 1U);
+  EXPECT_EQ(made.placements[0].device, DeviceId("d2"));
+  EXPECT_EQ(made.placements[0].reason, "its VM is there: it follows");
+  second(LegState::behind);
+  seen_on_second({});
+  EXPECT_TRUE(plan().empty()) << "the room of VMs copies it";
+  moved.status.legs = {{DeviceId("d2"), LegState::in_sync}, {DeviceId("d1"), LegState::behind}};
+  put(moved);
+  seen_on_second({{1, 9}});
+  made = plan();
+  ASSERT_EQ(made.leg_changes.size(), 1U);
+  EXPECT_EQ(made.leg_changes[0].device, DeviceId("d1"));
+  EXPECT_EQ(made.leg_changes[0].state, LegState::leaving);
+}
+
+TEST_F(LocalVolumeTest, A3_14_R_B4_AVmThatMovesOnOrStopsLeavesNoPlaceHalfMade) {
+  second(LegState::behind);
+  seen_on_second({});
+  for (const char* host : {"h1", ""}) {
+    put(user(moved, host, {1, 9}));
+    const StoragePlan made = plan();
+    ASSERT_EQ(made.leg_changes.size(), 1U) << host;
+    EXPECT_EQ(made.leg_changes[0].device, DeviceId("d2"));
+    EXPECT_EQ(made.leg_changes[0].state, LegState::leaving);
+  }
+}
+
+TEST_F(LocalVolumeTest, A3_14_R_B4_WhereItsHostHasNoPlaceItStaysAndSaysWhy) {
+  put(user(moved, "h3", {1, 9}));
+  const StoragePlan made = plan();
+  EXPECT_TRUE(made.placements.empty());
+  ASSERT_EQ(made.volume_changes.size(), 1U);
+  EXPECT_EQ(made.volume_changes[0].reason,
+            "it is not beside its VM: d1 is not on h3; d2 is not on h3");
+  EXPECT_EQ(made.volume_changes[0].state, LegState::in_sync);
+}
+
+TEST_F(LocalVolumeTest, A3_14_R_B1_ItStaysWhereItsVmIsAndWhileNobodyUsesIt) {
+  put(user(moved, "h1", {1, 9}));
+  EXPECT_TRUE(plan().empty());
+  put(user(moved, "", {1, 9}));
+  evidence.devices[DeviceId("d1")].seen.volumes[0].epochs.clear();
+  EXPECT_TRUE(plan().empty());
+}
+
+TEST_F(LocalVolumeTest, R_B1_ANewOneIsMadeOnTheHostThatItsVmIsBoundTo) {
+  Volume made = volume("new", 100);
+  made.spec.local = true;
+  put(made);
+  Vm vm = user(made, "", {1, 9});
+  vm.meta.name = "bound";
+  vm.spec.pinned_host = HostId("h1");
+  put(vm);
+  const StoragePlan planned = plan();
+  const auto placed =
+      std::ranges::find(planned.placements, made.id(), &PlaceVolume::volume);
+  ASSERT_NE(placed, planned.placements.end());
+  EXPECT_EQ(placed->device, DeviceId("d1"));
+}
+
 TEST_F(VolumeMoveTest, A10_04_R_B4_TheOldPlaceIsCutOffThenErasedThenForgotten) {
   moved.status.legs = {{DeviceId("d2"), LegState::in_sync}, {DeviceId("d1"), LegState::behind}};
   put(moved);

@@ -153,6 +153,9 @@ class WaitingFabric {
     return wait<OpenPort>(
         [&](Callback<OpenPort> done) { fabric_->open_port(nic, std::move(done)); });
   }
+  Result<void> inspect_port(const LaunchNic& nic) {
+    return wait<void>([&](Callback<void> done) { fabric_->inspect_port(nic, std::move(done)); });
+  }
   Result<void> close_port(const LaunchNic& nic) {
     return wait<void>([&](Callback<void> done) { fabric_->close_port(nic, std::move(done)); });
   }

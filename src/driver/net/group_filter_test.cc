@@ -84,6 +84,19 @@ class GroupFilterTest : public testing::Test {
   const LaunchNic db_ = nic("acme/db-0", 11);
 };
 
+TEST_F(GroupFilterTest, R_B3_A3_16_GroupsThatAreNotAskedAnyMoreAreFound) {
+  const Guest web = guest(*first_, web_);
+  guard(*first_, {false, {has(web_, {"acme/web"})}, {{1001, "acme/web", {}}}, {}, false});
+  EXPECT_TRUE(first_->inspect_port(web_).ok());
+  ProcessOptions command;
+  command.arguments = {"/usr/sbin/nft", "delete", "table", "ip", "vgtgroups"};
+  command.network_namespace = one_.get();
+  ASSERT_TRUE(run_process(command, seconds(30)).ok());
+  const auto kept = first_->inspect_port(web_);
+  ASSERT_FALSE(kept.ok());
+  EXPECT_NE(kept.error().what.find("its security groups are not asked"), std::string::npos);
+}
+
 TEST_F(GroupFilterTest, R_B3_A1_13_WhatIsListedPassesWithItsAnswersAndNothingElse) {
   const Guest web = guest(*first_, web_), db = guest(*first_, db_);
   EXPECT_TRUE(db.pings(web, kDeadlineMs)) << "a port without groups is open";

@@ -55,6 +55,7 @@ class LinuxFabric final : public Fabric {
   void guard(const FabricGroups& groups, Callback<void> done) override;
   std::uint64_t version() const override { return version_; }
   void open_port(const LaunchNic& nic, Callback<OpenPort> done) override;
+  void inspect_port(const LaunchNic& nic, Callback<void> done) override;
   void close_port(const LaunchNic& nic, Callback<void> done) override;
 
   void open_leg(const ServiceId& service, const BalancerLeg& leg, Callback<void> done) override;
@@ -127,6 +128,7 @@ class LinuxFabric final : public Fabric {
   Result<void> ensure_tracking();
   Result<OpenPort> make_port(const LaunchNic& nic);
   Result<void> remove_port(const LaunchNic& nic);
+  Result<void> inspect(const LaunchNic& nic);
   Result<void> make_leg(const ServiceId& service, const BalancerLeg& leg);
   using MakeSpace = std::function<Result<Descriptor>()>;
   Result<Descriptor> join_leg(const std::string& owner, const BalancerLeg& leg,

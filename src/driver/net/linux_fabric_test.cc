@@ -414,6 +414,45 @@ TEST_F(LinuxFabricTest, R_B3_R_F8_R_F9_R_F10_AGuestSendsOnlyAsItself) {
   }
 }
 
+TEST_F(LinuxFabricTest, R_B3_A1_13_A3_16_WhatKeepsAPortApartIsReadBackFromTheKernel) {
+  apply_both(state(1, {network("acme", 1001), network("umbra", 1002)}));
+  const auto wanted = nic("acme/web.0", 1001);
+  EXPECT_EQ(first_->inspect_port(wanted).error().code, Errc::conflict) << "it is not there";
+  const Descriptor held = port(*first_, wanted);
+  const auto says = [&](const LaunchNic& of) {
+    const auto kept = first_->inspect_port(of);
+    return kept.ok() ? std::string("kept apart") : kept.error().what;
+  };
+  EXPECT_EQ(says(wanted), "kept apart");
+  const auto on_host = [this](std::vector<std::string> words) {
+    ProcessOptions command;
+    command.arguments = std::move(words);
+    command.network_namespace = one_.get();
+    const auto ended = run_process(command, seconds(30));
+    ASSERT_TRUE(ended.ok());
+    EXPECT_EQ(ended->exit.code, 0) << ended->err;
+  };
+  const std::string tap = first_->tap_name("acme/web.0");
+  on_host({"/usr/sbin/ip", "link", "set", tap, "master", "vgtbr1002"});
+  EXPECT_NE(says(wanted).find("is not on the bridge of VNI 1001"), std::string::npos);
+  on_host({"/usr/sbin/ip", "link", "set", tap, "master", "vgtbr1001"});
+  EXPECT_EQ(says(wanted), "kept apart");
+  on_host({"/usr/sbin/ip", "link", "set", "vgtvx1002", "master", "vgtbr1001"});
+  EXPECT_NE(says(wanted).find("has the tunnel vgtvx1002 of VNI 1002"), std::string::npos);
+  on_host({"/usr/sbin/ip", "link", "set", "vgtvx1002", "master", "vgtbr1002"});
+  LaunchNic other = wanted;
+  other.address = "10.50.0.77/24";
+  EXPECT_NE(says(other).find("does not hold it to"), std::string::npos);
+  on_host({"/usr/sbin/nft", "flush", "chain", "bridge", "vgtports", tap});
+  EXPECT_NE(says(wanted).find("does not hold it to"), std::string::npos);
+  ASSERT_TRUE(first_->open_port(wanted).ok());
+  EXPECT_EQ(says(wanted), "kept apart") << "an agent that opens it again mends it";
+  on_host({"/usr/sbin/nft", "flush", "chain", "bridge", "vgtports", "entry"});
+  EXPECT_NE(says(wanted).find("is not asked for its frames"), std::string::npos);
+  on_host({"/usr/sbin/nft", "delete", "table", "bridge", "vgtports"});
+  EXPECT_NE(says(wanted).find("filters no port"), std::string::npos);
+}
+
 TEST_F(LinuxFabricTest, R_B3_WhatAPortMaySendIsChangedWithItAndForgottenWithIt) {
   apply_both(state(1, {network("acme", 1001)}));
   const auto rules = [this] {

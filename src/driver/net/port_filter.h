@@ -25,6 +25,9 @@ class PortFilter {
   /// said of it before. Errors: invalid (MAC, address).
   Result<void> set(const std::string& device, const LaunchNic& nic);
 
+  /// Whether the kernel holds the device to that. Errors beside the others: conflict (it does not: says in what).
+  Result<void> check(const std::string& device, const LaunchNic& nic);
+
   /// The same for a network's gateway: it answers DHCP, and where it `leads_out` it also passes on what comes from
   /// addresses beyond its subnet. Errors: invalid (address).
   Result<void> set_gateway(const std::string& device, const GatewayNetwork& network,

@@ -116,6 +116,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   void state_arrived();
   void run_arrived();
   void finish_resume(const Result<void>& outcome);
+  void inspect_ports(std::size_t index);
+  void found_isolated(std::string breach);
   void end_left_send(qmp::MigrationState state);
   void ask_left_send();
   void follow_left_send(qmp::MigrationState state);
@@ -176,6 +178,9 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   bool arrived_ = false;
   Completion<void> resume_;
 
+  bool isolation_checked_ = false;
+  bool inspecting_ = false;
+  std::string isolation_breach_;
   VmMeter meter_;
   VmUsage traffic_;  ///< its counters of disks and networks
   CgroupUsage usage_;

@@ -17,6 +17,7 @@ constexpr Duration kAdoptDeadline = seconds(5);
 constexpr Duration kHeartbeatMax = seconds(5);
 constexpr int kStateTicks = 2;
 constexpr int kTrafficTicks = 5;  // twice between two reports of usage
+constexpr int kInspectTicks = 10;
 constexpr int kRoomTicks = 3;
 constexpr int kVolumeTicks = 3;
 constexpr Duration kVolumeAnswersWithin = milliseconds(300);
@@ -188,6 +189,8 @@ ObservedVm QemuVm::observed() const {
   seen.cpu_weight = launch_.cpu_weight;
   seen.processes_max = launch_.processes_max;
   for (const auto& [volume, size] : disk_sizes_) seen.disks.push_back(observed_disk(volume, size));
+  seen.isolation_checked = isolation_checked_;
+  seen.isolation_breach = isolation_breach_;
   if (const auto sign = guest_.last_sign()) seen.heartbeat_age_ms = context_.loop.now() - *sign;
   if (!failing_.empty() || qmp_silent_) {
     seen.health = VmHealth::failing;
@@ -207,6 +210,8 @@ void QemuVm::tick() {
   meter_.set_running(guest_runs(), context_.loop.now());
   sample_usage();
   if (ticks_ % kTrafficTicks == 0) sample_traffic();
+  const bool look_again = arrived_ && (!isolation_checked_ || !isolation_breach_.empty());
+  if (look_again && guest_runs() && !inspecting_ && ticks_ % kInspectTicks == 0) inspect_ports(0);
   trim_console(process_.folder().console());
   if (process_.qmp() == nullptr) {
     reconnect();

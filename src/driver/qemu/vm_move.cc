@@ -136,6 +136,7 @@ void QemuVm::run_arrived() {
     if (process_.qmp() != nullptr) qmp::announce_self(*process_.qmp(), [](Result<void>) {});
     learn_disks();
     changed("runs after a live migration");
+    inspect_ports(0);
     finish_resume({});
     // Nobody waits for what is written for people and for later starts.
     context_.worker.run<bool>(
@@ -148,6 +149,30 @@ void QemuVm::run_arrived() {
           if (!written) log_line(LogLevel::warning, "qemu", written.error().text());
         });
   });
+}
+
+/// Not assumed after a move: what keeps its ports apart is read back, one after the other. What is
+/// found broken is looked at again until it is mended.
+void QemuVm::inspect_ports(std::size_t index) {
+  inspecting_ = index < launch_.nics.size();
+  if (!inspecting_) return found_isolated("");
+  context_.fabric.inspect_port(
+      launch_.nics[index], [weak = weak_from_this(), index](const Result<void>& held) {
+        const auto self = weak.lock();
+        if (self == nullptr) return;
+        if (held) return self->inspect_ports(index + 1);
+        self->inspecting_ = false;
+        if (held.error().code == Errc::conflict) return self->found_isolated(held.error().what);
+        log_line(LogLevel::warning, "qemu", self->launch_.vm.value + ": " + held.error().text());
+      });
+}
+
+void QemuVm::found_isolated(std::string breach) {
+  const bool told = isolation_checked_ && isolation_breach_ == breach;
+  isolation_checked_ = true;
+  isolation_breach_ = std::move(breach);
+  if (told) return;
+  changed(isolation_breach_.empty() ? "its ports are kept apart" : isolation_breach_);
 }
 
 void QemuVm::finish_resume(const Result<void>& outcome) {

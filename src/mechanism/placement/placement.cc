@@ -262,7 +262,26 @@ bool PlacementState::takes(const Member& member, const PlacementQuery& query) co
   return refusal(member, query).empty();
 }
 
+std::string text_of(const std::vector<Refusal>& refusals) {
+  constexpr std::size_t kMost = 5;
+  if (refusals.empty()) return "the cluster has no hosts";
+  std::string text;
+  for (std::size_t index = 0; index < refusals.size() && index < kMost; ++index) {
+    if (!text.empty()) text += "; ";
+    text += refusals[index].host.value + " " + refusals[index].reason;
+  }
+  if (refusals.size() > kMost) text += fmt::format("; and {} more", refusals.size() - kMost);
+  return text;
+}
+
 std::optional<HostId> PlacementState::choose(const PlacementQuery& query) const {
+  const Member* preferred = nullptr;
+  for (const HostId& host : query.prefer) {
+    const Member* member = query.avoid.contains(host) ? nullptr : find(host);
+    if (member == nullptr || !takes(*member, query)) continue;
+    if (preferred == nullptr || room(*member) > room(*preferred)) preferred = member;
+  }
+  if (preferred != nullptr) return preferred->host->id();
   std::optional<HostId> avoided;
   for (const auto& [room, index] : by_room_) {
     const Member& member = members_[index];

@@ -20,10 +20,14 @@ struct Refusal {
   std::string reason;
 };
 
+/// For people: the first five, and how many more.
+std::string text_of(const std::vector<Refusal>& refusals);
+
 struct PlacementQuery {
   const Vm* vm = nullptr;
   bool live = false;  ///< a running guest moves: same processor, no older QEMU, not where it is
   std::set<HostId> avoid;  ///< hosts that failed it lately; used only when nothing else is left
+  std::set<HostId> prefer{};  ///< used before all others, the one with the most room first
 };
 
 /// How the hosts of one cluster are filled: the one definition of "free". Moves in flight count at both ends, starts

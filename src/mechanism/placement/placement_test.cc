@@ -89,6 +89,21 @@ TEST_F(Placement, F_B8_processor_time_is_promised_up_to_the_overcommit) {
   EXPECT_EQ(state().free_on(HostId("nobody")).memory_mib, Mib{0});
 }
 
+TEST_F(Placement, A3_14_R_B4_a_host_that_is_preferred_is_taken_as_long_as_it_has_room) {
+  add_host("a");
+  add_host("b", 512);
+  add_host("c", 700);
+  const VmId db = add_vm("db", "");
+  PlacementQuery wanted = query(db);
+  EXPECT_EQ(state().choose(wanted), HostId("a"));
+  wanted.prefer = {HostId("b"), HostId("c"), HostId("nobody")};
+  EXPECT_EQ(state().choose(wanted), HostId("c"));
+  wanted.avoid = {HostId("c")};
+  EXPECT_EQ(state().choose(wanted), HostId("b"));
+  edit_host(HostId("b"), [](Host& host) { host.spec.maintenance = true; });
+  EXPECT_EQ(state().choose(wanted), HostId("a"));
+}
+
 TEST_F(Placement, F_B8_a_move_in_flight_counts_at_both_ends) {
   add_host("a");
   add_host("b");

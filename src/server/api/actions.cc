@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include "mechanism/perimeter/regions.h"
+#include "mechanism/storage/vm_volumes.h"
 #include "server/api/rules.h"
 #include "server/api/validate.h"
 
@@ -73,6 +74,13 @@ Refusal check_move(const ClusterView& view, const Vm& vm, const HostId& to) {
   }
   if (auto why = region_refusal(view, vm, *host); !why.empty())
     return refuse(Errc::denied, "host: \"" + to.value + "\" " + why);
+  const bool has_local = !hosts_beside_volumes(view, vm, false).empty();
+  if (has_local && !hosts_beside_volumes(view, vm, true).contains(to)) {
+    return refuse(Errc::exhausted,
+                  fmt::format("host: \"{}\" has no storage devices with room for the local volumes "
+                              "of vm {}",
+                              to.value, vm.id().value));
+  }
   if (host->spec.maintenance)
     return refuse(Errc::conflict, "host: \"" + to.value + "\" is in maintenance");
   if (host->status.health != HostHealth::alive) {

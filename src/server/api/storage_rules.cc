@@ -248,6 +248,19 @@ Refusal check_mirrored(const Volume& volume) {
                                 "leave it out");
 }
 
+Refusal check_local(const Volume& volume) {
+  const VolumeSpec& spec = volume.spec;
+  if (!spec.local) return std::nullopt;
+  if (spec.mirrored) {
+    return problem(Errc::invalid, "spec.local: a mirrored volume has two places and cannot be "
+                                  "where its VM is");
+  }
+  if (spec.snapshot) return problem(Errc::invalid, "spec.local: no VM has a snapshot as a disk");
+  if (spec.device.empty()) return std::nullopt;
+  return problem(Errc::invalid, "spec.device: a local volume is on a device of the host that runs "
+                                "its VM; leave it out, and move the VM");
+}
+
 Refusal check_fixed(const Volume& before, const Volume& after) {
   const VolumeSpec& had = before.spec;
   const VolumeSpec& wanted = after.spec;
@@ -312,6 +325,9 @@ Refusal apply_rules(const RuleContext& context, const Volume* before, Volume& af
   }
   if (before != nullptr) {
     if (auto refused = check_fixed(*before, after)) return refused;
+  }
+  if (auto refused = check_local(after)) return refused;
+  if (before != nullptr) {
     if (auto refused = keep_regions(context.view, *before, after)) return refused;
     if (before->spec.regions != after.spec.regions) {
       if (auto refused = check_regions_of(context.view, after)) return refused;

@@ -134,6 +134,28 @@ TEST_F(Storage, A10_04_R_B4_a_volume_is_told_where_it_shall_be) {
   EXPECT_EQ(to("disk-1").status, 202) << "changed his mind";
 }
 
+TEST_F(Storage, A3_14_R_B4_a_local_volume_is_where_its_vm_is_and_goes_where_there_is_room) {
+  make_storage();
+  const auto local = [&](const std::string& more) {
+    return call("POST", "/v1/volumes",
+                R"({"meta":{"tenant":"acme","name":"data"},"spec":{"size_mib":600,"local":true)" +
+                    more + "}}");
+  };
+  refused(local(R"(,"device":"disk-1")"), 400, "spec.device: a local volume is on a device");
+  refused(local(R"(,"mirrored":true)"), 400, "spec.local: a mirrored volume has two places");
+  ASSERT_EQ(local("").status, 202);
+  const auto change = [&](const std::string& spec) {
+    return call("PATCH", "/v1/volumes/acme/data", R"({"spec":{)" + spec + "}}");
+  };
+  Volume data = *view.volumes.find(VolumeId("acme/data"));
+  data.status.legs = {{DeviceId("disk-1"), LegState::in_sync}};
+  data.status.size_mib = Mib{600};
+  put(data, keys::of(data.id()));
+  refused(change(R"("device":"disk-1")"), 400, "spec.device: a local volume is on a device");
+  EXPECT_EQ(change(R"("local":false)").status, 202) << "from now on it stays where it is";
+  EXPECT_EQ(change(R"("local":true)").status, 202);
+}
+
 TEST_F(Storage, R_B1_the_places_of_a_mirrored_volume_are_chosen_and_it_stays_mirrored) {
   make_storage();
   ASSERT_EQ(call("POST", "/v1/devices", device_body("disk-2", 900)).status, 201);

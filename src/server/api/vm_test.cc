@@ -197,6 +197,36 @@ TEST_F(Vms, F_B11_changes_that_meet_are_planned_again_and_none_is_lost) {
   EXPECT_EQ(web().status.host, HostId("host-1")) << "the controllers' part is kept";
 }
 
+TEST_F(Vms, A3_14_R_B4_one_with_a_local_volume_moves_only_where_there_is_room_for_that) {
+  make_running_vm();
+  const auto put_device = [this](const std::string& name, const std::string& host) {
+    Device device;
+    device.meta.name = name;
+    device.spec = {HostId(host), "/srv/" + name, Mib{100}, "standard"};
+    device.status.available = true;
+    put(device, keys::of(device.id()));
+  };
+  put_device("ssd-1", "host-1");
+  Volume data;
+  data.meta.tenant = "acme";
+  data.meta.name = "data";
+  data.spec.cluster = web().spec.cluster;
+  data.spec.size_mib = data.status.size_mib = Mib{64};
+  data.spec.local = true;
+  data.status.legs = {{DeviceId("ssd-1"), LegState::in_sync}};
+  put(data, keys::of(data.id()));
+  Vm with = web();
+  with.spec.disks.push_back({"data", Mib(), "data"});
+  put(with, keys::of(with.id()));
+  const auto refused = call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-2"})");
+  EXPECT_EQ(refused.status, 507);
+  EXPECT_NE(refused.body.find("no storage devices with room for the local volumes"),
+            std::string::npos)
+      << refused.body;
+  put_device("ssd-2", "host-2");
+  EXPECT_EQ(call("POST", "/v1/vms/acme/web/migrate", R"({"host":"host-2"})").status, 202);
+}
+
 TEST_F(Vms, F_B11_power_restart_and_delete_write_desired_state_and_answer_202) {
   make_running_vm();
   const auto stopped = call("POST", "/v1/vms/acme/web/stop");
