@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Certificates that are short-lived: replaced under way, and good for the links that come after the first ones ended.
 
-VIRGA_BUILD names the build folder.
+VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
 """
 
 import os
@@ -16,6 +16,21 @@ from cloud import Cloud  # noqa: E402
 HOSTS = ("host-1", "host-2")
 VALID_S = 30
 TROUBLE = ("host.suspect", "host.dead", "host.fenced")
+VM = "acme/db"
+SIZE_MIB, RATE = 400, 8  # a copy of 50 s
+MANIFEST = f"""
+kind: network
+meta: {{name: front, tenant: acme}}
+spec: {{cluster: lab, subnet: 10.50.0.0/24}}
+---
+kind: volume
+meta: {{name: data, tenant: acme}}
+spec: {{cluster: lab, size_mib: {SIZE_MIB}, device: ssd-1}}
+---
+kind: vm
+meta: {{name: db, tenant: acme}}
+spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume: data}}], nics: [{{network: front}}]}}
+"""
 
 
 class CertificatesTest(unittest.TestCase):
@@ -48,6 +63,41 @@ class CertificatesTest(unittest.TestCase):
         told = self.renewals()
         self.cloud.wait("renewed on links to the server that followed", lambda: self.renewals() > told, VALID_S + 10)
         self.assertEqual([event for event in self.cloud.events(after) if event["kind"] in TROUBLE], [])
+
+    def test_a_move_takes_longer_than_the_certificates_under_which_it_began(self):
+        """R-F13 R-B4 A10-04: they end while a disk is copied under its guest; the server is killed after that, so that
+        all links of the rest of the move are opened with others. Nothing that was acknowledged is missing."""
+        self.cloud.wait_hosts(len(HOSTS), 90)
+        for number, host in enumerate(HOSTS, 1):
+            self.cloud.cli("device", "create", f"ssd-{number}", "--host", host, "--directory",
+                           os.path.join(self.folder.name, f"ssd-{number}"), "--capacity-mib", "1000")
+            self.cloud.cli("device", "set", f"ssd-{number}", "--copy-mib-per-second", str(RATE))
+        self.cloud.build_image(os.environ["VIRGA_PACKAGES"])
+        self.cloud.apply(MANIFEST)
+        self.cloud.wait_answering([VM], 120)
+        client, address = self.cloud.attach_client("acme/front", "10.50.0.250/24"), self.cloud.address(VM)
+
+        def answer():
+            return self.cloud.wait(f"{VM} answers", lambda: self.cloud.http(client, address), 60)
+        before, after, told = answer(), self.cloud.last_event(), self.renewals()
+        began = time.monotonic()
+        self.cloud.cli("volume", "move", "acme/data", "--device", "ssd-2")
+        self.cloud.wait("all certificates of the move's begin have ended",
+                        lambda: time.monotonic() > began + VALID_S + 2, VALID_S + 5)
+        self.assertGreater(self.renewals(), told)
+        legs = self.volume()["status"]["legs"]
+        self.assertEqual((len(legs), legs[0]["device"]), (2, "ssd-1"), "it is still on its way")
+        self.cloud.lab("fail", "server", "--how", "power")
+        self.cloud.wait("it has moved", lambda: self.volume()["status"]["legs"]
+                        == [{"device": "ssd-2", "state": "in_sync"}], 180)
+        now = answer()
+        self.assertEqual(now["boot_id"], before["boot_id"])
+        self.assertGreater(now["disk_sequence"], before["disk_sequence"])
+        self.assertEqual((now["disk_foreign_writes"], now["disk_errors"]), (0, 0))
+        self.assertEqual([event for event in self.cloud.events(after) if event["kind"] in TROUBLE], [])
+
+    def volume(self):
+        return next(v for v in self.cloud.cli("volume", "list") if v["meta"]["name"] == "data")
 
 
 if __name__ == "__main__":
