@@ -4,10 +4,12 @@
 #include <fstream>
 #include <sstream>
 
+#include "../tests/tools/temp_folder.h"
 #include "cli/client.h"
 #include "cli/manifest.h"
 #include "cli/output.h"
 #include "cli/yaml.h"
+#include "edge/process.h"
 #include "server/api/api_fixture.h"
 
 namespace virga::test {
@@ -486,6 +488,31 @@ TEST(Completion, F_B11_every_command_and_option_is_offered) {
     }
   }
   for (const auto& [noun, help] : cli::nouns()) EXPECT_NE(script.find(noun), std::string::npos);
+}
+
+TEST(Completion, F_B11_bash_offers_what_may_come_next) {
+  const test::TempFolder folder;
+  const std::string script = folder.file("virga");
+  std::ofstream(script) << cli::bash_completion();
+  const auto offers = [&](const std::vector<std::string>& words) {
+    std::string text = "source " + script + "; COMP_WORDS=(";
+    for (const std::string& word : words) text += " '" + word + "'";
+    text += "); COMP_CWORD=" + std::to_string(words.size() - 1) +
+            "; $(complete -p virga | sed 's/.*-F \\([^ ]*\\).*/\\1/'); echo \" ${COMPREPLY[*]} \"";
+    ProcessOptions bash;
+    bash.arguments = {"/bin/bash", "-c", text};
+    bash.environment = {{"PATH", "/usr/bin:/bin"}};
+    const auto ended = run_process(bash, seconds(30));
+    EXPECT_TRUE(ended.ok());
+    if (!ended.ok()) return std::string();
+    EXPECT_EQ(ended->exit.code, 0) << ended->err;
+    return ended->out;
+  };
+  EXPECT_NE(offers({"virga", "vo"}).find(" volume "), std::string::npos) << offers({"virga", "vo"});
+  EXPECT_NE(offers({"virga", "vm", "mi"}).find(" migrate "), std::string::npos);
+  EXPECT_EQ(offers({"virga", "vm", "mi"}).find(" volume "), std::string::npos);
+  EXPECT_NE(offers({"virga", "vm", "migrate", "acme/web", "--ho"}).find(" --host "),
+            std::string::npos);
 }
 
 TEST(Completion, F_B11_the_reference_of_the_command_line_is_what_the_program_does) {

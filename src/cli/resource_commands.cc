@@ -516,9 +516,10 @@ int act_on_vm(Session& session, const Invocation& invocation, const std::string&
                     : action == "migrate" ? Goal::moved
                                           : Goal::running;
   const std::string to = action == "migrate" ? text_at(answer->body, "spec.move_to") : "";
+  const Instant deadline = session.transport.now() + session.deadline;
   const auto settled = wait_for_vm(session, name, goal, to == "-" ? "" : to);
   if (settled.ok() && goal == Goal::moved) {
-    if (auto followed = wait_for_local_volumes(session, *settled); !followed.ok())
+    if (auto followed = wait_for_local_volumes(session, name, deadline); !followed.ok())
       return fail(session, followed.error());
   }
   return settled.ok() ? show_one(session, "vms", *settled) : fail(session, settled.error());

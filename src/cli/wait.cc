@@ -196,10 +196,11 @@ Result<std::vector<std::string>> volumes_that_follow(Session& session, const jso
 
 }  // namespace
 
-Result<void> wait_for_local_volumes(Session& session, const json::value& vm) {
-  const Instant deadline = session.transport.now() + session.deadline;
+Result<void> wait_for_local_volumes(Session& session, const std::string& vm, Instant deadline) {
   while (true) {
-    const auto left = volumes_that_follow(session, {vm}, "");
+    const auto now = request(session, "GET", resource_target("vms", vm));
+    if (!now.ok()) return now.error();
+    const auto left = volumes_that_follow(session, {now->body}, "");
     if (!left.ok()) return left.error();
     if (left->empty()) return {};
     if (session.transport.now() >= deadline) {

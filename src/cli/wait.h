@@ -20,9 +20,9 @@ Result<boost::json::value> wait_for_volume(Session& session, const std::string& 
 /// until nothing of it is left. Errors: timeout (with the reason that the service itself gives), not_found.
 Result<boost::json::value> wait_for_service(Session& session, const std::string& name, bool gone);
 
-/// Polls until the local volumes of a VM are on its host and nowhere else. Errors: timeout (names them and why they are
-/// not).
-Result<void> wait_for_local_volumes(Session& session, const boost::json::value& vm);
+/// Polls until the local volumes of a VM are on the host that it runs on, and nowhere else, or it does not run. Errors:
+/// timeout (names them and why they are not).
+Result<void> wait_for_local_volumes(Session& session, const std::string& vm, Instant deadline);
 
 /// Polls until no VM runs on the host and no local volume of one that runs elsewhere is on it; tells on standard error
 /// how many are left. Errors: timeout (names them and why they have not gone).

@@ -482,6 +482,13 @@ std::vector<std::string> Cloud::unsettled() {
     for (const auto& [volume, disk] : copy.volumes) {
       if (disk.mirrored && disk.legs.size() < 2)
         open.push_back(name + " writes " + volume.value + " to one place");
+      const auto stored = read<Volume>(keys::of(volume));
+      if (!stored || !stored->spec.local) continue;
+      const std::vector<VolumeLeg>& legs = stored->status.legs;
+      const auto beside = read<Device>(keys::of(DeviceId(host.id.value)));
+      const bool could = beside && beside->status.available && !beside->spec.lost;
+      if (legs.size() != 1 || (could && legs.front().device != beside->id()))
+        open.push_back(name + " has its local volume " + volume.value + " elsewhere");
     }
   }
   return open;

@@ -37,14 +37,17 @@ constexpr const char* kUsage =
     "  parallel=1000    creations at once\n"
     "  restart=1000     agents (in clusters of 100) that are connected when the server is killed\n"
     "                   and started again, with the product's lease of 10 s\n"
-    "  parts=123        1: only the agents, 2: only the creations, 3: only the restart\n";
+    "  load=40000       VMs, one on each of as many hosts, of a server that is started\n"
+    "  parts=1234       1: only the agents, 2: only the creations, 3: only the restart,\n"
+    "                   4: only the start\n";
 
 struct Options {
   std::string server;
   std::map<std::string, int> numbers{{"clusters", 100}, {"hosts", 100},   {"seconds", 60},
                                      {"lease", 120},    {"suspect", 100}, {"shuffled", 0},
                                      {"pool", 100},     {"creates", 2000}, {"clients", 8},
-                                     {"parallel", 1000}, {"restart", 1000}, {"parts", 123}};
+                                     {"parallel", 1000}, {"restart", 1000}, {"load", 40'000},
+                                     {"parts", 1234}};
   int at(const std::string& name) const { return numbers.at(name); }
 };
 
@@ -369,6 +372,18 @@ Result<void> bench_restart(const Options& options) {
   return {};
 }
 
+/// What lies in the store becomes a server that answers.
+Result<void> bench_load(const Options& options) {
+  const CloudSize size{options.at("load") / 100, 100, true};
+  const test::TempFolder folder;
+  if (auto filled = fill_store(folder.path(), size); !filled) return filled;
+  const Instant begin = now();
+  const auto server = ServerProcess::start(options.server, folder.path());
+  if (!server) return server.error();
+  print(fmt::format("server_start_{}_vms", size.hosts()), seconds_since(begin), "s");
+  return {};
+}
+
 /// 10,000 links need as many descriptors, here and in the server, which inherits the limit.
 void raise_descriptor_limit() {
   rlimit limit{};
@@ -412,7 +427,8 @@ int run(int count, char** values) {
   int code = 0;
   const std::pair<char, Result<void> (*)(const Options&)> benches[] = {{'1', bench_agents},
                                                                        {'2', bench_creates},
-                                                                       {'3', bench_restart}};
+                                                                       {'3', bench_restart},
+                                                                       {'4', bench_load}};
   for (const auto& [part, bench] : benches) {
     if (parts.find(part) == std::string::npos || interrupted()) continue;
     if (auto done = bench(options); !done) {

@@ -6,6 +6,7 @@ build folder; VIRGA_PACKAGES a folder for the guest's packages.
 """
 
 import os
+import random
 import sys
 import unittest
 
@@ -42,6 +43,9 @@ spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume
 """
 
 
+PLACES = (0, 17 << 20, 47 << 20)  # of the second disk
+
+
 class LocalVolumes(LabCase):
     @classmethod
     def make_cloud(cls):
@@ -51,7 +55,22 @@ class LocalVolumes(LabCase):
     def furnish(cls):
         cls.cloud.wait_hosts(2, 90)
         cls.directory = os.path.join(cls.cloud.data, "devices")
-        cls.bring_in(MANIFEST.format(directory=cls.directory), [VM], os.environ["VIRGA_PACKAGES"])
+        disks, _, vm = MANIFEST.format(directory=cls.directory).rpartition("---")
+        cls.cloud.apply(disks)
+        cls.cloud.wait("the disks are made", lambda: all(legs and legs[0]["state"] == "in_sync"
+                                                         for legs in cls.legs().values()), 60)
+        # The guest writes to its first disk alone; what the second holds is this.
+        cls.pattern = random.Random(7).randbytes(1 << 20)
+        with open(cls.disk("log"), "r+b") as file:
+            for at in PLACES:
+                file.seek(at)
+                file.write(cls.pattern)
+        cls.bring_in(vm, [VM], os.environ["VIRGA_PACKAGES"])
+
+    @classmethod
+    def disk(cls, name):
+        """The file of a volume on the device that counts."""
+        return os.path.join(cls.directory, cls.legs()[name][0]["device"], "acme", name, "volume.raw")
 
     def host(self):
         return self.cloud.vms()[VM]["status"]["host"]
@@ -60,8 +79,9 @@ class LocalVolumes(LabCase):
         """That of the VM's host."""
         return "near-" + self.host()[-1]
 
-    def legs(self):
-        return {v["meta"]["name"]: v["status"]["legs"] for v in self.cloud.cli("volume", "list")}
+    @classmethod
+    def legs(cls):
+        return {v["meta"]["name"]: v["status"]["legs"] for v in cls.cloud.cli("volume", "list")}
 
     def answer(self):
         return self.cloud.wait(f"{VM} answers", lambda: self.cloud.http(self.client, self.addresses[VM]), 60)
@@ -71,6 +91,10 @@ class LocalVolumes(LabCase):
         there = [{"device": self.device(), "state": "in_sync"}]
         self.assertEqual(self.legs(), {"data": there, "log": there})
         other = "near-1" if self.device() == "near-2" else "near-2"
+        with open(self.disk("log"), "rb") as file:
+            for at in PLACES:
+                file.seek(at)
+                self.assertEqual(file.read(len(self.pattern)), self.pattern, f"at {at}")
         for name, size in (("data", 64), ("log", 48)):
             here = os.path.join(self.directory, self.device(), "acme", name, "volume.raw")
             self.assertEqual(os.path.getsize(here), size << 20)

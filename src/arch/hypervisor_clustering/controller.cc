@@ -335,8 +335,10 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
   changed.status.power = seen.power;
   changed.status.health = seen.health;
   changed.status.health_reason = seen.health_reason;
-  changed.status.isolation_checked = seen.isolation_checked;
-  changed.status.isolation_breach = seen.isolation_breach;
+  const bool looked = seen.isolation_checked != Epoch();
+  if (looked) changed.status.isolation_checked = seen.isolation_checked;
+  const bool another = seen.epoch != stored->status.epoch || seen.power == VmPower::stopped;
+  if (looked || another) changed.status.isolation_breach = seen.isolation_breach;
   if (changed.spec.move_to == seen.host) changed.spec.move_to = HostId();
   changed.status.host = seen.host;
   changed.status.epoch = seen.epoch;
@@ -374,7 +376,7 @@ bool ClusterController::observe_vm(Transaction& transaction, const ObserveVm& se
     told.severity = Severity::warning;
   }
   if (!told.kind.empty()) event(transaction, told);
-  if (seen.isolation_breach == stored->status.isolation_breach) return true;
+  if (!looked || seen.isolation_breach == stored->status.isolation_breach) return true;
   const bool broken = !seen.isolation_breach.empty();
   told.kind = broken ? "perimeter.isolation_broken" : "perimeter.isolation_held";
   told.severity = broken ? Severity::alarm : Severity::info;

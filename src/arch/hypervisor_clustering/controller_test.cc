@@ -192,6 +192,12 @@ TEST_F(Clustering, R_B3_A3_16_a_vm_that_is_not_kept_apart_is_told_once_and_once_
   ASSERT_TRUE(until([&] { return events("perimeter.isolation_held") == 1; }));
   loop_.run_for(seconds(5));
   EXPECT_EQ(events("perimeter.isolation_broken"), 1);
+  copy.isolation_breach = "port acme/web-0: it is on another bridge";
+  ASSERT_TRUE(until([&] { return events("perimeter.isolation_broken") == 2; }));
+  edit_vm(web, [](Vm& changed) { changed.spec.power = DesiredPower::stopped; });
+  ASSERT_TRUE(until([&] { return vm(web).status.power == VmPower::stopped; }));
+  EXPECT_EQ(vm(web).status.isolation_breach, "") << "of a copy that is gone";
+  EXPECT_EQ(events("perimeter.isolation_held"), 1) << "which nobody has mended";
 }
 
 TEST_F(Clustering, A1_11_F_B9_a_vm_moves_alive_and_the_source_copy_is_gone) {

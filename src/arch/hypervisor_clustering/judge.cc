@@ -76,4 +76,21 @@ HostChange judge_host(const Host& host, const HostEvidence& evidence, const Clus
                       evidence.observers)};
 }
 
+bool wants_restart(const Vm& vm) {
+  return vm.status.health == VmHealth::failing &&
+         (vm.status.health_reason.starts_with(kGuestPanicked) ||
+          vm.status.health_reason.starts_with(kWatchdogExpired));
+}
+
+std::string called_for(const Vm& vm, const Host* host, bool armed) {
+  const bool leaves = host != nullptr && (host->spec.maintenance ||
+                                          (host->status.health == HostHealth::degraded && armed));
+  if (vm.meta.deleting_at) return "the VM is being deleted";
+  if (vm.spec.power == DesiredPower::stopped) return "the VM shall stop";
+  if (vm.spec.restart) return "the VM shall restart";
+  if (leaves || (!vm.spec.move_to.empty() && vm.spec.move_to != vm.status.host))
+    return "the VM shall leave its host";
+  return {};
+}
+
 }  // namespace virga

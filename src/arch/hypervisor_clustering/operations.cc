@@ -139,6 +139,7 @@ OperationStepTable start_table(const Dependencies& on) {
       status.power = VmPower::running;
       status.health = VmHealth::unknown;
       status.health_reason.clear();
+      status.isolation_breach.clear();  // of a copy that is gone
       status.unplaced_reason.clear();
       status.recovering = false;
       status.lost.clear();
@@ -210,6 +211,7 @@ OperationStepTable stop_table(const Dependencies& on) {
       status.power = VmPower::stopped;
       status.health = VmHealth::unknown;
       status.health_reason.clear();
+      status.isolation_breach.clear();  // of a copy that is gone
       status.host = HostId();
       status.recovering = comes_back;
       if (context.operation.arguments.source.empty()) return;
@@ -314,6 +316,7 @@ OperationStepTable fence_vm_table(const Dependencies& on) {
       status.power = VmPower::stopped;
       status.health = VmHealth::unknown;
       status.health_reason.clear();
+      status.isolation_breach.clear();  // of a copy that is gone
       status.host = HostId();
       status.migration = VmMigration();
       status.recovering = true;

@@ -14,12 +14,6 @@
 namespace virga {
 namespace {
 
-bool wants_restart(const Vm& vm) {
-  return vm.status.health == VmHealth::failing &&
-         (vm.status.health_reason.starts_with(kGuestPanicked) ||
-          vm.status.health_reason.starts_with(kWatchdogExpired));
-}
-
 class Planner {
  public:
   Planner(const ClusterView& view, const ClusterId& cluster, const ClusterEvidence& evidence,
@@ -160,6 +154,8 @@ class Planner {
   std::map<HostId, Millicores> unclaimed_;  ///< promised to copies that do not have it yet
   std::map<HostId, int> starts_;
   std::map<HostId, int> moves_;
+  std::map<HostId, int> copies_;           ///< of disks of its VMs to other devices
+  std::set<HostId> takes_local_volumes_;  ///< by this plan's own moves
   std::vector<Waiting> waiting_;
   std::set<VmId> decided_;
   ClusterPlan plan_;
@@ -172,9 +168,8 @@ void Planner::count_operations() {
       const OperationArguments& arguments = operation->arguments;
       const bool comes = arguments.destination == host;
       if (operation->kind == OperationKind::start_vm && comes) ++starts_[host];
-      const bool moves = operation->kind == OperationKind::migrate_vm ||
-                         operation->kind == OperationKind::move_disk;
-      if (!moves) continue;
+      if (operation->kind == OperationKind::move_disk) ++copies_[host];
+      if (operation->kind != OperationKind::migrate_vm) continue;
       if (arguments.source == host) ++moves_[host];
       if (comes) ++moves_[host];
     }
@@ -290,8 +285,8 @@ bool Planner::decide_superseding(const Vm& vm) {
   return true;
 }
 
-/// Its guest waits on a place of a mirrored volume that takes nothing, and is put on the other one
-/// after the move.
+/// What is asked of a VM does not wait for the copy of a disk, which may take hours. Also when its
+/// guest waits on a place of a mirrored volume that takes nothing: it is put on the other one then.
 void Planner::call_off_move(const Vm& vm) {
   const Operation* operation = view_.operations.find(vm.status.operation);
   const ObservedVm* copy = copy_of(vm);
@@ -300,12 +295,14 @@ void Planner::call_off_move(const Vm& vm) {
   const bool moves =
       operation->kind == OperationKind::migrate_vm || operation->kind == OperationKind::move_disk;
   if (!moves || operation->state != OperationState::running) return;
-  const ObservedDisk* disk = failing_disk(*copy);
-  if (disk == nullptr || !room_for(plan_.called_off.size())) return;
-  plan_.called_off.push_back(
-      {operation->id(), vm.id(),
-       fmt::format("volume {}: its place on {} does not take what is written", disk->volume.value,
-                   disk->failing.front().value)});
+  if (!room_for(plan_.called_off.size())) return;
+  std::string why;
+  if (operation->kind == OperationKind::move_disk) why = called_for(vm, host_of(vm), armed_);
+  if (const ObservedDisk* disk = failing_disk(*copy)) {
+    why = fmt::format("volume {}: its place on {} does not take what is written",
+                      disk->volume.value, disk->failing.front().value);
+  }
+  if (!why.empty()) plan_.called_off.push_back({operation->id(), vm.id(), std::move(why)});
 }
 
 /// The stored state follows the report of the VM's host.
@@ -313,8 +310,7 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
   const HostId& host = vm.status.host;
   if (host.empty()) return false;
   ObserveVm seen{vm.id(), vm.status.power, vm.status.health, vm.status.health_reason,
-                 host,    vm.status.epoch,  vm.status.isolation_checked,
-                 vm.status.isolation_breach};
+                 host,    vm.status.epoch};
   const Host* place = host_of(vm);
   const HostEvidence& evidence = evidence_of(host);
   if (reports(evidence)) {
@@ -327,7 +323,10 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
       seen.health = copy->health;
       seen.health_reason = copy->health_reason;
     }
-    if (copy != nullptr && copy->isolation_checked && copy->epoch == vm.status.epoch) {
+    const bool looked =
+        copy != nullptr && copy->isolation_checked && copy->epoch == vm.status.epoch;
+    if (looked && (copy->epoch != vm.status.isolation_checked ||
+                   copy->isolation_breach != vm.status.isolation_breach)) {
       seen.isolation_checked = copy->epoch;
       seen.isolation_breach = copy->isolation_breach;
     }
@@ -339,9 +338,8 @@ bool Planner::observe(const Vm& vm, const ObservedVm* copy) {
   }
   const bool fenced = place != nullptr && place->status.health == HostHealth::fenced;
   if (fenced && seen.power != VmPower::stopped) return false;
-  const bool as_kept = seen.isolation_checked == vm.status.isolation_checked &&
-                       seen.isolation_breach == vm.status.isolation_breach;
-  if (as_kept && seen.power == vm.status.power && seen.health == vm.status.health &&
+  const bool looked = seen.isolation_checked != Epoch();
+  if (!looked && seen.power == vm.status.power && seen.health == vm.status.health &&
       (seen.health_reason == vm.status.health_reason || seen.health == VmHealth::unreachable)) {
     return false;
   }
@@ -488,8 +486,8 @@ void Planner::move_disk(const Vm& vm, const ObservedVm& copy) {
     const Device* device = next == nullptr ? nullptr : view_.devices.find(next->device);
     const bool ready =
         device != nullptr && answers({volume->id(), device->id(), device->spec.host});
-    if (!ready || moves_[vm.status.host] >= policy_.moves_per_host) continue;
-    ++moves_[vm.status.host];
+    if (!ready || copies_[vm.status.host] >= policy_.moves_per_host) continue;
+    ++copies_[vm.status.host];
     plan_.disk_moves.push_back({vm.id(), vm.status.host, vm.status.epoch, volume->id(),
                                 next->device,
                                 "disk " + disk.name + " shall be on " + next->device.value +
@@ -560,7 +558,7 @@ void Planner::decide_deleting(const Vm& vm) {
 }
 
 PlacementQuery Planner::query_for(const Vm& vm, bool live) const {
-  PlacementQuery query{&vm, live, {}, hosts_beside_volumes(view_, vm, live)};
+  PlacementQuery query{&vm, live, {}, {}};
   const auto failed = evidence_.failed_lately.find(vm.id());
   if (failed != evidence_.failed_lately.end()) query.avoid = failed->second;
   return query;
@@ -568,16 +566,21 @@ PlacementQuery Planner::query_for(const Vm& vm, bool live) const {
 
 void Planner::move_away(const Vm& vm, const std::string& reason) {
   if (evidence_.moves_resting.contains(vm.id()) || !room_for(plan_.moves.size())) return;
-  const PlacementQuery query = query_for(vm, true);
+  PlacementQuery query = query_for(vm, true);
   if (vm.spec.direct_io) {
     return leave_unplaced({&vm, LostCopies(), reason, false},
                           "it uses a device of its host directly and cannot move alive", {});
+  }
+  if (moves_[vm.status.host] < policy_.moves_per_host) {
+    query.prefer = hosts_beside_volumes(view_, vm, true);
+    for (const HostId& taken : takes_local_volumes_) query.prefer.erase(taken);
   }
   const auto target = state().choose(query);
   if (!target) {
     return leave_unplaced({&vm, LostCopies(), reason, false}, "no host can take it alive",
                           state().explain(query));
   }
+  if (query.prefer.contains(*target)) takes_local_volumes_.insert(*target);
   move_to(vm, *target, reason);
 }
 
@@ -740,7 +743,8 @@ bool Planner::place(const Waiting& waiting) {
     leave_unplaced(waiting, std::move(why), {});
     return false;
   }
-  const PlacementQuery query = query_for(*waiting.vm, false);
+  PlacementQuery query = query_for(*waiting.vm, false);
+  query.prefer = hosts_beside_volumes(view_, *waiting.vm, false);
   std::optional<HostId> target;
   const LostCopy last = waiting.lost.empty() ? LostCopy() : waiting.lost.back();
   if (last.proof == FenceProof::agent_confirmed_stop && !query.avoid.contains(last.host)) {

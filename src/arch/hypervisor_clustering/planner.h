@@ -26,6 +26,12 @@ ClusterPlan plan_cluster(const ClusterView& view, const ClusterId& cluster,
 HostChange judge_host(const Host& host, const HostEvidence& evidence, const ClusterPolicy& policy,
                       bool most_are_silent);
 
+/// Whether nothing but a new start cures its guest.
+bool wants_restart(const Vm& vm);
+
+/// What its owner or the state of its host asks of a VM; empty = nothing.
+std::string called_for(const Vm& vm, const Host* host, bool armed);
+
 /// The epoch of a VM's next placement: above all it ever had, also under an earlier VM of the same name.
 Epoch next_epoch(const ClusterView& view, const Vm& vm);
 

@@ -153,7 +153,7 @@ struct ObserveVm {
   std::string health_reason;
   HostId host;  ///< where it is; empty = nowhere any more
   Epoch epoch;  ///< as stored, or what runs after a restore from a backup
-  Epoch isolation_checked{};
+  Epoch isolation_checked{};  ///< nothing of it is new = zero
   std::string isolation_breach{};
 };
 

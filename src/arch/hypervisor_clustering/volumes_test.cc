@@ -131,8 +131,49 @@ TEST_F(VolumePlanning, A3_14_R_B4_AVmStartsWhereItsLocalVolumesAreAndMovesWhereT
   moving.spec.local = true;
   moving.status.legs = {{DeviceId("disk-a"), LegState::in_sync}};
   view.volumes.put(std::make_shared<const Volume>(moving));
+  EXPECT_FALSE(hosts_beside_volumes(view, *view.vms.find(db), true).contains(HostId("a")))
+      << "the one that is there leaves no room for the other";
+  small.spec.capacity_mib = Mib{130};
+  view.devices.put(std::make_shared<const Device>(small));
   EXPECT_TRUE(hosts_beside_volumes(view, *view.vms.find(db), true).contains(HostId("a")))
       << "one of them is there already";
+
+  const VmId other = add_vm("late", "b");
+  Volume coming = ready_volume("coming", "c");
+  coming.spec.local = true;
+  coming.spec.size_mib = coming.status.size_mib = Mib{900};
+  view.volumes.put(std::make_shared<const Volume>(coming));
+  edit_vm(other, [](Vm& vm) { vm.spec.disks = {{"coming", Mib(), "coming"}}; });
+  EXPECT_FALSE(hosts_beside_volumes(view, *view.vms.find(db), true).contains(HostId("b")))
+      << "the room there is that of a volume that has not followed its VM yet";
+}
+
+TEST_F(VolumePlanning, A3_14_R_B4_WhatIsAskedOfAVmDoesNotWaitForTheCopyOfItsDisk) {
+  const VmId db = vm_with_volume("a");
+  Operation copying;
+  copying.meta.name = "op-1";
+  copying.kind = OperationKind::move_disk;
+  copying.state = OperationState::running;
+  copying.subject = keys::of(db);
+  copying.arguments.source = HostId("a");
+  view.operations.put(std::make_shared<const Operation>(copying));
+  edit_vm(db, [](Vm& vm) { vm.status.operation = OperationId("op-1"); });
+  EXPECT_TRUE(plan().called_off.empty());
+  const auto called_off = [&](const std::function<void(Vm&)>& change) {
+    const Vm before = *view.vms.find(db);
+    edit_vm(db, change);
+    const ClusterPlan made = plan();
+    view.vms.put(std::make_shared<const Vm>(before));
+    return made.called_off.size() == 1 ? made.called_off[0].reason : "";
+  };
+  EXPECT_EQ(called_off([](Vm& vm) { vm.spec.power = DesiredPower::stopped; }), "the VM shall stop");
+  EXPECT_EQ(called_off([](Vm& vm) { vm.spec.restart = true; }), "the VM shall restart");
+  EXPECT_EQ(called_off([](Vm& vm) { vm.meta.deleting_at = WallTime{1}; }),
+            "the VM is being deleted");
+  const std::string leaves = "the VM shall leave its host";
+  EXPECT_EQ(called_off([](Vm& vm) { vm.spec.move_to = HostId("b"); }), leaves);
+  edit_host("a", [](Host& host) { host.spec.maintenance = true; });
+  EXPECT_EQ(called_off([](Vm&) {}), leaves);
 }
 
 TEST_F(VolumePlanning, R_B1_AGuestIsShownTheSizeOfItsVolumeAndNothingMovesBefore) {

@@ -188,8 +188,8 @@ std::optional<std::string> Planner::refusal(const Volume& volume, const Device& 
   if (spec.device.empty() && device.spec.storage_class != spec.storage_class) {
     return "is of class " + device.spec.storage_class;
   }
-  if (const HostId host = wanted_beside(view_, volume); !host.empty() && device.spec.host != host)
-    return "is not on " + host.value;
+  const HostId host = volume.status.legs.empty() ? HostId() : wanted_beside(view_, volume);
+  if (!host.empty() && device.spec.host != host) return "is not on " + host.value;
   for (const VolumeLeg& leg : volume.status.legs) {
     const Device* other = view_.devices.find(leg.device);
     if (!spec.mirrored || other == nullptr) continue;
@@ -502,7 +502,11 @@ bool Planner::begin_move(const Volume& volume) {
   const VolumeLeg& leg = volume.status.legs.front();
   const bool may = leg.state == LegState::in_sync && !volume.meta.deleting_at && !evidence_.held &&
                    !is_busy(volume) && !evidence_of(leg.device).awaited;
-  if (!may) return false;
+  // After a restore of an older state it may be elsewhere already, and its guest writes there.
+  const ObservedVolume* seen = observed(leg.device, volume.id());
+  const bool is_there =
+      serves(leg.device) && seen != nullptr && seen->floor == volume.status.floor;
+  if (!may || !is_there) return false;
   const auto target = target_of(volume, lacks_);
   if (!target || evidence_of(*target).awaited) return false;
   const DeviceId& wanted = *target;
@@ -591,7 +595,11 @@ bool Planner::end_second(const Volume& volume, const VolumeLeg& leg) {
   if (is_gone(leg.device)) {
     return change_second(volume, leg, LegState::leaving, true);
   }
-  if (!serves(leg.device)) return false;
+  if (!serves(leg.device)) {
+    lacks_ = "its place on " + leg.device.value + " is not erased yet: the device " +
+             unavailable_because(*view_.devices.find(leg.device));
+    return false;
+  }
   const ObservedVolume* seen = observed(leg.device, volume.id());
   if (seen == nullptr || seen->floor != volume.status.floor) {
     return change_second(volume, leg, LegState::leaving, true);

@@ -376,8 +376,32 @@ TEST_F(LocalVolumeTest, A3_14_R_B1_ItStaysWhereItsVmIsAndWhileNobodyUsesIt) {
   EXPECT_TRUE(plan().empty());
 }
 
-TEST_F(LocalVolumeTest, R_B1_ANewOneIsMadeOnTheHostThatItsVmIsBoundTo) {
-  Volume made = volume("new", 100);
+TEST_F(LocalVolumeTest, F_F11_R_B4_AfterARestoreNothingIsCopiedOverWhatItsGuestWrites) {
+  evidence.devices[DeviceId("d1")].seen.volumes.clear();
+  seen_on_second({{1, 9}});  // where it had followed its VM meanwhile
+  const StoragePlan made = plan();
+  EXPECT_TRUE(made.placements.empty());
+  EXPECT_TRUE(made.work.empty());
+  ASSERT_EQ(made.volume_changes.size(), 1U);
+  EXPECT_TRUE(made.volume_changes[0].missing);
+  EXPECT_EQ(made.volume_changes[0].reason, "its device d1 does not have it any more");
+}
+
+TEST_F(LocalVolumeTest, R_B1_APlaceThatCannotBeErasedYetIsNamed) {
+  moved.status.legs = {{DeviceId("d1"), LegState::in_sync}, {DeviceId("d2"), LegState::leaving}};
+  put(moved);
+  put(user(moved, "h1", {1, 9}));
+  evidence.devices[DeviceId("d2")].host_reports = false;
+  const StoragePlan made = plan();
+  ASSERT_EQ(made.volume_changes.size(), 1U);
+  EXPECT_EQ(made.volume_changes[0].reason,
+            "its place on d2 is not erased yet: the device its host h2 does not report");
+}
+
+TEST_F(LocalVolumeTest, R_B1_ANewOneOfABoundVmIsMadeWhereItCanBeMade) {
+  put(volume("big", 700, "d1"));
+  see(volume("big", 700, "d1"));
+  Volume made = volume("new", 500);
   made.spec.local = true;
   put(made);
   Vm vm = user(made, "", {1, 9});
@@ -385,10 +409,9 @@ TEST_F(LocalVolumeTest, R_B1_ANewOneIsMadeOnTheHostThatItsVmIsBoundTo) {
   vm.spec.pinned_host = HostId("h1");
   put(vm);
   const StoragePlan planned = plan();
-  const auto placed =
-      std::ranges::find(planned.placements, made.id(), &PlaceVolume::volume);
+  const auto placed = std::ranges::find(planned.placements, made.id(), &PlaceVolume::volume);
   ASSERT_NE(placed, planned.placements.end());
-  EXPECT_EQ(placed->device, DeviceId("d1"));
+  EXPECT_EQ(placed->device, DeviceId("d2")) << "d1 is too full; it follows when there is room";
 }
 
 TEST_F(VolumeMoveTest, A10_04_R_B4_TheOldPlaceIsCutOffThenErasedThenForgotten) {

@@ -229,6 +229,30 @@ Result<void> GroupFilter::read_present() {
   return {};
 }
 
+Result<void> GroupFilter::check(const std::string& tap) {
+  const std::string what = "read the security groups of " + tap;
+  std::map<std::string, std::size_t> rules;  // by chain
+  std::string elements;
+  for (const char* family : {"ip", "bridge"}) {
+    const auto listed = nftables_.list_table(what, family, table_);
+    if (!listed) {
+      const bool gone = listed.error().code == Errc::conflict;
+      return gone ? make_error(Errc::conflict, "its security groups are not asked: " +
+                                                   listed.error().what)
+                  : listed.error();
+    }
+    for (const auto& rule : listed->rules) ++rules[rule.chain];
+    elements += listed->elements;
+  }
+  const auto has = [&rules](const std::string& chain) { return rules.contains(chain); };
+  const bool led = has("send") && has("receive") && has("decided") && has("leave");
+  const bool named = elements.find('"' + tap + '"') != std::string::npos &&
+                     elements.find("\"i_" + tap + '"') != std::string::npos &&
+                     elements.find("\"o_" + tap + '"') != std::string::npos;
+  if (led && named && has("i_" + tap) && has("o_" + tap)) return {};
+  return make_error(Errc::conflict, "its security groups are not asked");
+}
+
 Result<void> GroupFilter::check_groups(const FabricGroups& groups,
                                        const std::vector<Device>& devices) const {
   for (const Device& device : devices) {

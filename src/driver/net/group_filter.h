@@ -56,6 +56,10 @@ class GroupFilter {
 
   Result<void> remove_all();
 
+  /// Whether the kernel asks the groups of a port that is filtered: its own chains, and what leads there. Errors beside
+  /// the others: conflict (it does not: says in what).
+  Result<void> check(const std::string& tap);
+
   /// Those that are filtered.
   std::set<std::string> taps() const;
 

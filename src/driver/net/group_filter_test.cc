@@ -87,14 +87,42 @@ class GroupFilterTest : public testing::Test {
 TEST_F(GroupFilterTest, R_B3_A3_16_GroupsThatAreNotAskedAnyMoreAreFound) {
   const Guest web = guest(*first_, web_);
   guard(*first_, {false, {has(web_, {"acme/web"})}, {{1001, "acme/web", {}}}, {}, false});
+  const auto nft = [this](std::vector<std::string> words) {
+    ProcessOptions command;
+    command.arguments = {"/usr/sbin/nft"};
+    command.arguments.insert(command.arguments.end(), words.begin(), words.end());
+    command.network_namespace = one_.get();
+    ASSERT_EQ(run_process(command, seconds(30))->exit.code, 0);
+  };
+  const auto broken = [this](const std::string& words) {
+    const auto kept = first_->inspect_port(web_);
+    return !kept.ok() && kept.error().what.find(words) != std::string::npos;
+  };
+  const auto again = [&] {
+    guard(*first_, {true, {has(web_, {"acme/web"})}, {{1001, "acme/web", {}}}, {}, false});
+    return first_->inspect_port(web_);
+  };
   EXPECT_TRUE(first_->inspect_port(web_).ok());
-  ProcessOptions command;
-  command.arguments = {"/usr/sbin/nft", "delete", "table", "ip", "vgtgroups"};
-  command.network_namespace = one_.get();
-  ASSERT_TRUE(run_process(command, seconds(30)).ok());
-  const auto kept = first_->inspect_port(web_);
-  ASSERT_FALSE(kept.ok());
-  EXPECT_NE(kept.error().what.find("its security groups are not asked"), std::string::npos);
+  for (const char* chain : {"send", "receive", "decided"}) {
+    nft({"flush", "chain", "ip", "vgtgroups", chain});
+    EXPECT_TRUE(broken("its security groups are not asked")) << chain;
+    EXPECT_TRUE(again().ok()) << "what is told anew mends it: " << again().error().text();
+  }
+  nft({"flush", "chain", "bridge", "vgtgroups", "leave"});
+  EXPECT_TRUE(broken("its security groups are not asked"));
+  EXPECT_TRUE(again().ok());
+  nft({"delete", "table", "ip", "vgtgroups"});
+  EXPECT_TRUE(broken("there is no table ip vgtgroups"));
+}
+
+TEST_F(GroupFilterTest, R_B3_A3_16_APortWhoseGroupsWereTakenAwayIsOpenAndKeptApart) {
+  LaunchNic guarded = web_;
+  guarded.guarded = true;
+  const Guest web = guest(*first_, guarded);
+  guard(*first_, {false, {has(web_, {"acme/web"})}, {{1001, "acme/web", {}}}, {}, false});
+  EXPECT_TRUE(first_->inspect_port(guarded).ok());
+  guard(*first_, {false, {has(web_, {})}, {}, {}, false});
+  EXPECT_TRUE(first_->inspect_port(guarded).ok());
 }
 
 TEST_F(GroupFilterTest, R_B3_A1_13_WhatIsListedPassesWithItsAnswersAndNothingElse) {

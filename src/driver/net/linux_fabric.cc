@@ -190,6 +190,10 @@ LinuxFabric::Link LinuxFabric::parse_link(std::string_view body) {
   const auto kind = info.find(IFLA_INFO_KIND);
   if (kind != info.end()) link.kind = kind->second.substr(0, kind->second.find('\0'));
   const auto data = info.find(IFLA_INFO_DATA);
+  if (link.kind == "bridge" && data != info.end()) {
+    link.tracked = attribute_number<std::uint8_t>(parse_attributes(data->second),
+                                                  IFLA_BR_NF_CALL_IPTABLES) != 0;
+  }
   if (link.kind != "vxlan" || data == info.end()) return link;
   const auto tunnel = parse_attributes(data->second);
   link.vni = attribute_number<std::uint32_t>(tunnel, IFLA_VXLAN_ID);

@@ -91,6 +91,7 @@ class LinuxFabric final : public Fabric {
     std::uint16_t port = 0;         ///< of a tunnel, network byte order
     std::uint32_t lower_index = 0;  ///< of a tunnel
     bool learns = false;            ///< of a tunnel
+    bool tracked = false;           ///< of a bridge: IPv4 passes the kernel's IP hooks
   };
   struct Tunnel {
     int index = 0;

@@ -29,11 +29,10 @@ Result<void> LinuxFabric::inspect(const LaunchNic& nic) {
   if (auto held = filter_.check(tap, nic); !held) {
     return held.error().code == Errc::conflict ? differs(held.error().what) : held;
   }
-  if (!nic.guarded && !groups_.taps().contains(tap)) return {};
-  const auto kernel = GroupFilter::open(options_.name_prefix, options_.network_namespace);
-  if (!kernel) return kernel.error();
-  if (kernel->taps().contains(tap)) return {};
-  return differs("its security groups are not asked");
+  if (!groups_.taps().contains(tap)) return {};
+  if (!bridge->second.tracked) return differs("its bridge hands nothing to the security groups");
+  const auto asked = groups_.check(tap);
+  return asked || asked.error().code != Errc::conflict ? asked : differs(asked.error().what);
 }
 
 }  // namespace virga

@@ -2,6 +2,9 @@
 
 #include <nftables/libnftables.h>
 
+#include <exception>
+
+#include "base/reflect.h"
 #include "edge/network_namespace.h"
 
 namespace virga {
@@ -40,6 +43,37 @@ Result<std::string> Nftables::list(const std::string& what, const std::string& c
   ::nft_ctx_output_set_flags(context_.get(), 0);
   if (done) return said;
   return make_error(Errc::internal, what + ": " + words.substr(0, words.find('\n')));
+}
+
+Result<Nftables::Table> Nftables::list_table(const std::string& what, const std::string& family,
+                                             const std::string& table) {
+  constexpr std::size_t kTextMax = std::size_t{64} << 20;
+  const auto said = list(what, "list table " + family + " " + table);
+  if (!said) {
+    const bool none = said.error().what.find("No such file or directory") != std::string::npos;
+    if (!none) return said.error();
+    return make_error(Errc::conflict, "there is no table " + family + " " + table);
+  }
+  const auto parsed = parse_json(*said, kTextMax);
+  if (!parsed) return wrap_error(what, parsed.error());
+  Table found;
+  try {
+    for (const auto& entry : parsed->at("nftables").as_array()) {
+      const auto& one = entry.as_object();
+      if (const auto* rule = one.if_contains("rule")) {
+        found.rules.push_back({std::string(rule->at("chain").as_string()),
+                               boost::json::serialize(rule->at("expr"))});
+      }
+      for (const char* kind : {"map", "set"}) {
+        const auto* of = one.if_contains(kind);
+        const auto* elements = of == nullptr ? nullptr : of->as_object().if_contains("elem");
+        if (elements != nullptr) found.elements += boost::json::serialize(*elements);
+      }
+    }
+  } catch (const std::exception& thrown) {
+    return make_error(Errc::internal, what + ": it is of another form: " + thrown.what());
+  }
+  return found;
 }
 
 }  // namespace virga

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 
@@ -21,6 +22,18 @@ class Nftables {
 
   /// What a command that lists says, as JSON.
   Result<std::string> list(const std::string& what, const std::string& command);
+
+  struct Rule {
+    std::string chain;
+    std::string text;  ///< JSON of its expressions
+  };
+  struct Table {
+    std::vector<Rule> rules;
+    std::string elements;  ///< JSON of what all its sets and maps hold, one after the other
+  };
+  /// What the kernel has of a table. Errors beside the others: conflict (there is none).
+  Result<Table> list_table(const std::string& what, const std::string& family,
+                           const std::string& table);
 
  private:
   struct Free {

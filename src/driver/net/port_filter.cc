@@ -8,14 +8,10 @@
 #include <cctype>
 #include <utility>
 
-#include "base/reflect.h"
 #include "driver/net/gateway.h"
 #include "model/ipv4.h"
 
 namespace virga {
-
-namespace json = boost::json;
-
 namespace {
 
 // Lines of one transaction. {0} is the table, {1} how names of devices begin; the first hook stands
@@ -106,39 +102,26 @@ Result<void> PortFilter::set(const std::string& device, const LaunchNic& nic) {
 
 Result<void> PortFilter::check(const std::string& device, const LaunchNic& nic) {
   constexpr std::size_t kRules = 7;  // of kPort
-  constexpr std::size_t kTextMax = std::size_t{64} << 20;
-  const std::string what = "read the filter of " + device;
-  const auto said = nftables_.list(what, fmt::format("list table bridge {}", table_));
-  if (!said) return make_error(Errc::conflict, "its host filters no port: " + said.error().what);
-  const auto parsed = parse_json(*said, kTextMax);
-  if (!parsed) return wrap_error(what, parsed.error());
+  const auto listed = nftables_.list_table("read the filter of " + device, "bridge", table_);
+  if (!listed) return listed.error();
   std::string mac = nic.mac;
   std::ranges::transform(mac, mac.begin(), [](unsigned char c) { return std::tolower(c); });
   const std::string address = nic.address.substr(0, nic.address.find('/'));
   std::string rules;
-  std::size_t count = 0, asked = 0;
+  std::size_t count = 0;
   bool entered = false;
-  for (const json::value& entry : parsed->at("nftables").as_array()) {
-    const json::object& one = entry.as_object();
-    if (const auto* map = one.if_contains("map")) {
-      const auto* elements = map->as_object().if_contains("elem");
-      const std::string text = elements == nullptr ? "" : json::serialize(*elements);
-      asked += text.find('"' + device + '"') != std::string::npos ? 1 : 0;
-    }
-    const auto* rule = one.if_contains("rule");
-    if (rule == nullptr) continue;
-    const auto& chain = rule->at("chain").as_string();
-    entered = entered || chain == "entry";
-    if (chain != device) continue;
+  for (const Nftables::Rule& rule : listed->rules) {
+    entered = entered || rule.chain == "entry";
+    if (rule.chain != device) continue;
     ++count;
-    rules += json::serialize(rule->at("expr"));
+    rules += rule.text;
+  }
+  if (!entered || listed->elements.find('"' + device + '"') == std::string::npos) {
+    return make_error(Errc::conflict, "the filter of " + device + " is not asked for its frames");
   }
   const auto has = [&rules](const std::string& text) {
     return rules.find('"' + text + '"') != std::string::npos;
   };
-  if (!entered || asked == 0) {
-    return make_error(Errc::conflict, "the filter of " + device + " is not asked for its frames");
-  }
   if (count == kRules && has(mac) && has(address)) return {};
   return make_error(Errc::conflict, fmt::format("the filter of {} does not hold it to {} and {}",
                                                 device, mac, address));

@@ -178,6 +178,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
   bool arrived_ = false;
   Completion<void> resume_;
 
+  bool inspect_due_ = false;  ///< nobody has found yet that its ports are kept apart
   bool isolation_checked_ = false;
   bool inspecting_ = false;
   std::string isolation_breach_;

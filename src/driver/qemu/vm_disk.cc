@@ -145,6 +145,11 @@ void QemuVm::mirror_disk(const DiskMirror& wanted, Callback<MigrationProgress> d
   }
   if (known) return copy_disk(wanted, done);
   const std::size_t disk = disk_of(launch_, wanted.volume);
+  const auto& now = launch_.disks[disk].endpoint;
+  if (!wanted.joins && now && now->device == wanted.to.device) {
+    return refuse(mirror_error(wanted.volume, Errc::conflict,
+                               "it is on " + now->device.value + " already"));
+  }
   const std::string device = device_of(disk);
   const auto found = [this, weak = weak_from_this(), wanted, disk, device,
                       done](const Result<qmp::DiskNode>& node) {

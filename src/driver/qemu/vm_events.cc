@@ -210,8 +210,8 @@ void QemuVm::tick() {
   meter_.set_running(guest_runs(), context_.loop.now());
   sample_usage();
   if (ticks_ % kTrafficTicks == 0) sample_traffic();
-  const bool look_again = arrived_ && (!isolation_checked_ || !isolation_breach_.empty());
-  if (look_again && guest_runs() && !inspecting_ && ticks_ % kInspectTicks == 0) inspect_ports(0);
+  const bool look = inspect_due_ && guest_runs() && !inspecting_;
+  if (look && ticks_ % kInspectTicks == 0) inspect_ports(0);
   trim_console(process_.folder().console());
   if (process_.qmp() == nullptr) {
     reconnect();
@@ -426,6 +426,7 @@ bool QemuVm::adopted_state(qmp::RunState state, const qmp::MigrationInfo& migrat
   postmigrate_ = state == qmp::RunState::postmigrate;
   arrived_ = incoming_ && migration.state == MigrationState::completed;
   left_send_ = false;
+  inspect_due_ = !incoming_;  // the agent of before may have found it broken, or not looked
   if (!incoming_ && under_way(migration.state)) end_left_send(migration.state);
   apply_state(state);
   learn_disks();

@@ -136,6 +136,7 @@ void QemuVm::run_arrived() {
     if (process_.qmp() != nullptr) qmp::announce_self(*process_.qmp(), [](Result<void>) {});
     learn_disks();
     changed("runs after a live migration");
+    inspect_due_ = true;
     inspect_ports(0);
     finish_resume({});
     // Nobody waits for what is written for people and for later starts.
@@ -170,6 +171,7 @@ void QemuVm::inspect_ports(std::size_t index) {
 void QemuVm::found_isolated(std::string breach) {
   const bool told = isolation_checked_ && isolation_breach_ == breach;
   isolation_checked_ = true;
+  inspect_due_ = !breach.empty();
   isolation_breach_ = std::move(breach);
   if (told) return;
   changed(isolation_breach_.empty() ? "its ports are kept apart" : isolation_breach_);

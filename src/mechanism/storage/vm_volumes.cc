@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <functional>
 #include <map>
 
 #include "mechanism/storage/device_space.h"
@@ -43,8 +42,7 @@ Result<std::vector<ServedVolume>> volumes_of(const ClusterView& view, const Vm& 
 
 HostId wanted_beside(const ClusterView& view, const Volume& volume) {
   const Vm* vm = volume.spec.local ? view.user_of(volume.id()) : nullptr;
-  if (vm == nullptr) return {};
-  return vm->status.host.empty() ? vm->spec.pinned_host : vm->status.host;
+  return vm == nullptr ? HostId() : vm->status.host;
 }
 
 bool wanted_on(const ClusterView& view, const Volume& volume, const DeviceId& device) {
@@ -60,63 +58,92 @@ bool wanted_on(const ClusterView& view, const Volume& volume, const DeviceId& de
 
 namespace {
 
-std::vector<const Volume*> local_volumes_of(const ClusterView& view, const Vm& vm) {
-  std::vector<const Volume*> found;
+using Volumes = std::vector<const Volume*>;
+
+/// In the order in which the room of storage places them.
+Volumes local_volumes_of(const ClusterView& view, const Vm& vm) {
+  Volumes found;
   for (const VmDisk& disk : vm.spec.disks) {
     if (disk.volume.empty()) continue;
     const Volume* volume = view.volumes.find(VolumeId(qualified(vm.meta.tenant, disk.volume)));
     if (volume != nullptr && volume->spec.local) found.push_back(volume);
   }
+  std::ranges::sort(found, {}, [](const Volume* one) { return one->id(); });
   return found;
 }
 
-/// Whether the devices of a host take all of them: the largest first, each where most is left.
-bool has_room_for(const ClusterView& view, const DeviceSpace& space, const HostId& host,
-                  std::vector<const Volume*> volumes) {
-  const auto size = [](const Volume* one) {
-    return std::max(one->spec.size_mib, one->status.size_mib);
-  };
-  std::map<DeviceId, Mib> left;
-  for (const auto& [id, device] : space.devices()) {
-    const bool takes = device->spec.host == host && device->status.available &&
-                       !device->spec.lost && !device->meta.deleting_at;
-    if (takes) left[id] = space.free_on(id);
-  }
-  std::erase_if(volumes, [&](const Volume* one) {
-    const Device* device =
-        one->status.legs.empty() ? nullptr : view.devices.find(one->status.legs.front().device);
-    return device != nullptr && device->spec.host == host;  // there already
-  });
-  std::ranges::sort(volumes, std::greater(), size);
-  return std::ranges::all_of(volumes, [&](const Volume* one) {
-    Mib* most = nullptr;
-    for (auto& [id, free] : left) {
-      const bool fits = space.devices().at(id)->spec.storage_class == one->spec.storage_class;
-      if (fits && free >= size(one) && (most == nullptr || free > *most)) most = &free;
+/// What the devices of one host have left.
+class HostRoom {
+ public:
+  void add(const Device& device, Mib free) { left_.push_back({&device, free}); }
+
+  /// Takes room for a volume that is not on this host yet: where the largest share is left, as the
+  /// room of storage chooses.
+  bool take(const ClusterView& view, const Volume& volume, const HostId& host) {
+    for (const VolumeLeg& leg : volume.status.legs) {
+      const Device* device = view.devices.find(leg.device);
+      if (device != nullptr && device->spec.host == host) return true;
     }
-    if (most == nullptr) return false;
-    *most -= size(one);
+    const Mib size = std::max(volume.spec.size_mib, volume.status.size_mib);
+    Left* best = nullptr;
+    double most = -1;
+    for (Left& one : left_) {
+      if (one.device->spec.storage_class != volume.spec.storage_class || one.free < size) continue;
+      const double share = static_cast<double>((one.free - size).value) /
+                           static_cast<double>(one.device->spec.capacity_mib.value);
+      if (share <= most) continue;
+      most = share;
+      best = &one;
+    }
+    if (best == nullptr) return false;
+    best->free -= size;
     return true;
-  });
+  }
+
+ private:
+  struct Left {
+    const Device* device = nullptr;
+    Mib free;
+  };
+  std::vector<Left> left_;
+};
+
+std::set<HostId> hosts_with_room(const ClusterView& view, const Vm& vm, const Volumes& volumes) {
+  const DeviceSpace space(view, vm.spec.cluster);
+  std::map<HostId, HostRoom> hosts;
+  for (const auto& [id, device] : space.devices()) {
+    const bool serves =
+        device->status.available && !device->spec.lost && !device->meta.deleting_at;
+    if (serves) hosts[device->spec.host].add(*device, space.free_on(id));
+  }
+  for (const Vm* other : view.vms_of(vm.spec.cluster)) {
+    const HostId& there = other->status.migration.destination.empty()
+                              ? other->status.host
+                              : other->status.migration.destination;
+    const auto host = other->id() == vm.id() ? hosts.end() : hosts.find(there);
+    if (host == hosts.end()) continue;
+    for (const Volume* one : local_volumes_of(view, *other)) host->second.take(view, *one, there);
+  }
+  std::set<HostId> found;
+  for (auto& [host, room] : hosts) {
+    const bool all = std::ranges::all_of(
+        volumes, [&](const Volume* one) { return room.take(view, *one, host); });
+    if (all) found.insert(host);
+  }
+  return found;
 }
 
 }  // namespace
 
 std::set<HostId> hosts_beside_volumes(const ClusterView& view, const Vm& vm, bool alive) {
+  const Volumes volumes = local_volumes_of(view, vm);
+  if (volumes.empty()) return {};
+  if (alive) return hosts_with_room(view, vm, volumes);
   std::set<HostId> found;
-  const auto volumes = local_volumes_of(view, vm);
-  if (volumes.empty()) return found;
-  if (!alive) {
-    for (const Volume* volume : volumes) {
-      for (const DeviceId& leg : volume->in_use()) {
-        if (const Device* device = view.devices.find(leg)) found.insert(device->spec.host);
-      }
+  for (const Volume* volume : volumes) {
+    for (const DeviceId& leg : volume->in_use()) {
+      if (const Device* device = view.devices.find(leg)) found.insert(device->spec.host);
     }
-    return found;
-  }
-  const DeviceSpace space(view, vm.spec.cluster);
-  for (const Host* host : view.hosts_of(vm.spec.cluster)) {
-    if (has_room_for(view, space, host->id(), volumes)) found.insert(host->id());
   }
   return found;
 }

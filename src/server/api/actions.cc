@@ -74,18 +74,18 @@ Refusal check_move(const ClusterView& view, const Vm& vm, const HostId& to) {
   }
   if (auto why = region_refusal(view, vm, *host); !why.empty())
     return refuse(Errc::denied, "host: \"" + to.value + "\" " + why);
+  if (host->spec.maintenance)
+    return refuse(Errc::conflict, "host: \"" + to.value + "\" is in maintenance");
+  if (host->status.health != HostHealth::alive) {
+    return refuse(Errc::unavailable,
+                  fmt::format("host: \"{}\" is {}", to.value, enum_name(host->status.health)));
+  }
   const bool has_local = !hosts_beside_volumes(view, vm, false).empty();
   if (has_local && !hosts_beside_volumes(view, vm, true).contains(to)) {
     return refuse(Errc::exhausted,
                   fmt::format("host: \"{}\" has no storage devices with room for the local volumes "
                               "of vm {}",
                               to.value, vm.id().value));
-  }
-  if (host->spec.maintenance)
-    return refuse(Errc::conflict, "host: \"" + to.value + "\" is in maintenance");
-  if (host->status.health != HostHealth::alive) {
-    return refuse(Errc::unavailable,
-                  fmt::format("host: \"{}\" is {}", to.value, enum_name(host->status.health)));
   }
   return std::nullopt;
 }
