@@ -134,7 +134,9 @@ class VolumesTest(DiskCase):
         def cut():
             self.cloud.lab("fail", "host-3", "--how", "link", "--network", "storage")
             return lambda: self.cloud.lab("heal")
-        self.over_in_a_live_move(0.3, cut)
+        # Later its guest is being paused, and waits for its disk: the move is called off there.
+        for wait_s in (0.3, 0.6):
+            self.over_in_a_live_move(wait_s, cut)
 
     def test_03_the_server_of_a_volume_dies_and_the_guest_waits_for_it(self):
         """R-B1 R-F2: killed under a writing guest, it is there again and no write is lost."""

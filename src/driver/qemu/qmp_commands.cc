@@ -133,12 +133,13 @@ MigrationState migration_state(std::string_view status) {
   if (status == "completed") return MigrationState::completed;
   if (status == "failed") return MigrationState::failed;
   if (status == "cancelled") return MigrationState::cancelled;
+  if (status == "cancelling") return MigrationState::cancelling;
   return MigrationState::other;
 }
 
 bool under_way(MigrationState state) {
   return state == MigrationState::active || state == MigrationState::pre_switchover ||
-         state == MigrationState::other;
+         state == MigrationState::cancelling || state == MigrationState::other;
 }
 
 void query_status(QmpClient& client, Callback<RunState> done) {
@@ -214,6 +215,10 @@ void pass_switchover(QmpClient& client, Callback<void> done) {
 
 void cancel_migration(QmpClient& client, Callback<void> done) {
   simple(client, "migrate_cancel", {}, std::move(done));
+}
+
+void free_cancelled(QmpClient& client, Callback<void> done) {
+  simple(client, "migrate-continue", {{"state", "cancelling"}}, std::move(done));
 }
 
 void yank_migration(QmpClient& client, Callback<void> done) {

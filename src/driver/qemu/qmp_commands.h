@@ -26,8 +26,17 @@ enum class RunState {
   postmigrate,
 };
 
-/// What a MIGRATION event or query-migrate says; `other` = past the switch-over point or being cancelled.
-enum class MigrationState { none, active, pre_switchover, completed, failed, cancelled, other };
+/// What a MIGRATION event or query-migrate says; `other` = past the switch-over point.
+enum class MigrationState {
+  none,
+  active,
+  pre_switchover,
+  completed,
+  failed,
+  cancelled,
+  cancelling,
+  other,
+};
 
 /// True for a migration that QEMU still works on.
 bool under_way(MigrationState state);
@@ -125,6 +134,11 @@ void query_disk_full(QmpClient& client,
 void query_disk_traffic(QmpClient& client, Callback<VmUsage> done);
 void pass_switchover(QmpClient& client, Callback<void> done);  ///< "migrate-continue"
 void cancel_migration(QmpClient& client, Callback<void> done);
+
+/// Frees a migration that is being cancelled and waits for its switch-over: QEMU 7.2 overlooks a cancel that comes
+/// between its last look and that wait (migration_maybe_pause(), migrate_fd_cancel()), and its guest would stay paused
+/// for ever. Does nothing to one that does not wait there.
+void free_cancelled(QmpClient& client, Callback<void> done);
 
 /// Breaks the migration's connection out of band, also while QEMU's main loop hangs.
 void yank_migration(QmpClient& client, Callback<void> done);

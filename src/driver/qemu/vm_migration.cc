@@ -106,6 +106,8 @@ void OutgoingMigration::polled(const qmp::MigrationInfo& info) {
   count(info);
   // Events tell the same earlier; this finds the end when one of them was lost with a connection.
   if (info.state == qmp::MigrationState::pre_switchover) reached_switchover();
+  if (info.state == qmp::MigrationState::cancelling)
+    qmp::free_cancelled(client_, [](Result<void>) {});
   if (info.state == qmp::MigrationState::failed || info.state == qmp::MigrationState::cancelled)
     failed();
 }

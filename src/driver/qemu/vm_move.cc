@@ -210,7 +210,9 @@ void QemuVm::end_left_send(qmp::MigrationState state) {
     }
   };
   left_send_cut_.set_after(kLeftSendCut, yank);
-  if (state == qmp::MigrationState::other || process_.qmp() == nullptr) return;
+  const bool decided =
+      state == qmp::MigrationState::other || state == qmp::MigrationState::cancelling;
+  if (decided || process_.qmp() == nullptr) return;
   qmp::cancel_migration(*process_.qmp(), [](Result<void>) {});
 }
 
@@ -222,6 +224,8 @@ void QemuVm::ask_left_send() {
     const bool may_be_given_up = info->state == qmp::MigrationState::active ||
                                  info->state == qmp::MigrationState::pre_switchover;
     if (may_be_given_up) return qmp::cancel_migration(*process_.qmp(), [](Result<void>) {});
+    if (info->state == qmp::MigrationState::cancelling)
+      qmp::free_cancelled(*process_.qmp(), [](Result<void>) {});
     follow_left_send(info->state);
   });
 }
