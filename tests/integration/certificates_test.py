@@ -73,7 +73,16 @@ class CertificatesTest(unittest.TestCase):
                            os.path.join(self.folder.name, f"ssd-{number}"), "--capacity-mib", "1000")
             self.cloud.cli("device", "set", f"ssd-{number}", "--copy-mib-per-second", str(RATE))
         self.cloud.build_image(os.environ["VIRGA_PACKAGES"])
-        self.cloud.apply(MANIFEST)
+        disks, _, vm = MANIFEST.rpartition("---")
+        self.cloud.apply(disks)
+        self.cloud.wait("the disk is made", lambda: any(leg["state"] == "in_sync"
+                                                        for leg in self.volume()["status"]["legs"]), 60)
+        # Holes cost a copy no time.
+        with open(os.path.join(self.folder.name, "ssd-1", "acme", "data", "volume.raw"), "r+b") as file:
+            file.seek(16 << 20)
+            for _ in range(SIZE_MIB - 16):
+                file.write(b"\x5a" * (1 << 20))
+        self.cloud.apply(vm)
         self.cloud.wait_answering([VM], 120)
         client, address = self.cloud.attach_client("acme/front", "10.50.0.250/24"), self.cloud.address(VM)
 

@@ -2,6 +2,9 @@
 
 #include <fmt/format.h>
 
+#include <string>
+#include <vector>
+
 #include "base/reflect.h"
 
 namespace virga {
@@ -31,10 +34,26 @@ HostChange judge_reporting(const Host& host, const HostEvidence& evidence) {
   return {host.id(), HostHealth::alive, FenceProof::none, "reports arrive"};
 }
 
+/// What could still prove that it runs nothing any more.
+std::string proofs_awaited(const Host& host, const HostEvidence& evidence, bool has_bmc) {
+  std::vector<std::string> proofs;
+  if (has_bmc) proofs.push_back("its management controller says that it is off");
+  if (host.status.leash_armed && !evidence.lease_over)
+    proofs.push_back("its lease ends, as its leash is armed");
+  proofs.push_back("it reports as another boot");
+  proofs.push_back("`virga host confirm-off " + host.meta.name + "`");
+  std::string text;
+  for (std::size_t index = 0; index < proofs.size(); ++index) {
+    if (index > 0) text += index + 1 == proofs.size() ? " or " : ", ";
+    text += proofs[index];
+  }
+  return text;
+}
+
 }  // namespace
 
 HostChange judge_host(const Host& host, const HostEvidence& evidence, const ClusterPolicy& policy,
-                      bool most_are_silent) {
+                      bool most_are_silent, bool has_bmc) {
   const HostHealth health = host.status.health;
   if (evidence.silence < policy.suspect_after_ms) {
     return evidence.reported ? judge_reporting(host, evidence) : unchanged(host);
@@ -60,7 +79,9 @@ HostChange judge_host(const Host& host, const HostEvidence& evidence, const Clus
   if (evidence.silence < policy.suspect_after_ms + policy.confirm_after_ms) return suspect;
   if (most_are_silent) {
     return {host.id(), HostHealth::suspect, FenceProof::none,
-            "silent together with most hosts: waits for a proof of its own (power state, lease)"};
+            "silent together with most hosts, which proves nothing: nothing of it is started "
+            "elsewhere until " +
+                proofs_awaited(host, evidence, has_bmc)};
   }
   if (evidence.observers > 0 && evidence.observers_silent < evidence.observers) {
     return {host.id(), HostHealth::suspect, FenceProof::none,
@@ -72,8 +93,14 @@ HostChange judge_host(const Host& host, const HostEvidence& evidence, const Clus
             "reports are missing and no peer can be asked: waits for its lease to end"};
   }
   return {host.id(), HostHealth::dead, FenceProof::none,
-          fmt::format("silent to the server and to all {} peers that probe it",
-                      evidence.observers)};
+          fmt::format("silent to the server and to all {} peers that probe it; its VMs start "
+                      "elsewhere when {}",
+                      evidence.observers, proofs_awaited(host, evidence, has_bmc))};
+}
+
+bool has_bmc(const ClusterView& view, const Host& host) {
+  const Machine* machine = view.machines.find(host.spec.machine);
+  return machine != nullptr && machine->spec.bmc.protocol != BmcProtocol::none;
 }
 
 bool wants_restart(const Vm& vm) {

@@ -202,7 +202,8 @@ void Planner::list_members() {
 
 void Planner::judge(const Host& host, bool most_are_silent) {
   const HostEvidence& evidence = evidence_of(host.id());
-  HostChange change = judge_host(host, evidence, policy_, most_are_silent);
+  HostChange change =
+      judge_host(host, evidence, policy_, most_are_silent, has_bmc(view_, host));
   const bool slow_observer = evidence_.observer_lag > options_.observer_lag_max;
   if (slow_observer && change.health > HostHealth::degraded && change.proof == FenceProof::none) {
     return;
@@ -230,8 +231,7 @@ void Planner::plan_fence(const Host& host, const HostChange& change) {
                    (evidence.observers == 0 || evidence.observers_silent == evidence.observers);
   if (!dead && !ask) return;
   if (!armed_ || !evidence.fence_may_begin || !host.status.operation.empty()) return;
-  const Machine* machine = view_.machines.find(host.spec.machine);
-  if (machine == nullptr || machine->spec.bmc.protocol == BmcProtocol::none) return;
+  if (!has_bmc(view_, host)) return;
   plan_.fences.push_back({host.id(), host.status.boot_id, !dead, change.reason});
 }
 

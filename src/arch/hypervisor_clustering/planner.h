@@ -22,9 +22,13 @@ ClusterPlan plan_cluster(const ClusterView& view, const ClusterId& cluster,
                          const ClusterEvidence& evidence, const ClusterOptions& options);
 
 /// What one host's condition is believed to be now, and why. Part of plan_cluster; also shown by the API.
-/// `most_are_silent`: more than half of the members, and at least two, do not report.
+/// `most_are_silent`: more than half of the members, and at least two, do not report. `has_bmc`: something can be asked
+/// for its power.
 HostChange judge_host(const Host& host, const HostEvidence& evidence, const ClusterPolicy& policy,
-                      bool most_are_silent);
+                      bool most_are_silent, bool has_bmc);
+
+/// Whether a management controller is registered with its machine.
+bool has_bmc(const ClusterView& view, const Host& host);
 
 /// Whether nothing but a new start cures its guest.
 bool wants_restart(const Vm& vm);

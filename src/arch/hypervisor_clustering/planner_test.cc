@@ -87,9 +87,28 @@ TEST_F(Planning, F_B7_F_F16_when_most_hosts_are_silent_silence_is_no_evidence) {
   ASSERT_EQ(made.host_changes.size(), 2U);
   for (const HostChange& change : made.host_changes) {
     EXPECT_EQ(change.health, HostHealth::suspect);
-    EXPECT_TRUE(contains(change.reason, "waits for a proof"));
+    EXPECT_TRUE(contains(change.reason, "nothing of it is started elsewhere until its management "
+                                        "controller says that it is off"));
   }
   for (const FenceHost& fence : made.fences) EXPECT_TRUE(fence.ask_only);
+}
+
+TEST_F(Planning, F_B7_who_waits_for_a_proof_says_for_which) {
+  three_hosts();
+  add_bmc("a");
+  silence("a", seconds(6), 2, 2);
+  edit_host("a", [](Host& host) { host.status.leash_armed = true; });
+  EXPECT_EQ(only_change(plan()).reason,
+            "silent to the server and to all 2 peers that probe it; its VMs start elsewhere when "
+            "its management controller says that it is off, its lease ends, as its leash is armed, "
+            "it reports as another boot or `virga host confirm-off a`");
+  edit_host("a", [](Host& host) {
+    host.spec.machine = MachineId();
+    host.status.leash_armed = false;
+  });
+  EXPECT_EQ(only_change(plan()).reason,
+            "silent to the server and to all 2 peers that probe it; its VMs start elsewhere when "
+            "it reports as another boot or `virga host confirm-off a`");
 }
 
 TEST_F(Planning, F_B7_F_F1_a_new_leader_awaits_most_of_its_hosts_for_half_a_lease) {

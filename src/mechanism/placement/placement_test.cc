@@ -90,9 +90,9 @@ TEST_F(Placement, F_B8_processor_time_is_promised_up_to_the_overcommit) {
 }
 
 TEST_F(Placement, A3_14_R_B4_a_host_that_is_preferred_is_taken_as_long_as_it_has_room) {
-  add_host("a");
-  add_host("b", 512);
-  add_host("c", 700);
+  for (const char* name : {"a", "b", "c"}) add_host(name);
+  add_vm("first", "b", 400);
+  add_vm("second", "c", 200);
   const VmId db = add_vm("db", "");
   PlacementQuery wanted = query(db);
   EXPECT_EQ(state().choose(wanted), HostId("a"));
