@@ -107,11 +107,22 @@ bool World::locks(const Copy& copy, CopyState state) const {
 }
 
 VolumeTruth* World::volume_of(const VolumeEndpoint& with, const HostTruth* consumer) {
-  for (HostTruth& host : hosts_) {
-    if (!storage_reachable(host) || (consumer != nullptr && !joined(*consumer, host))) continue;
+  const auto served_at = [&](HostTruth& host) -> VolumeTruth* {
+    const bool reached = consumer == nullptr || joined(*consumer, host);
+    if (!storage_reachable(host) || !reached) return nullptr;
     for (auto& [directory, device] : host.devices) {
       if (VolumeTruth* found = device.served(with)) return found;
     }
+    return nullptr;
+  };
+  // A device is on one host for ever.
+  const auto known = served_by_.find(with.device);
+  if (known != served_by_.end()) return served_at(hosts_[known->second]);
+  for (HostTruth& host : hosts_) {
+    VolumeTruth* found = served_at(host);
+    if (found == nullptr) continue;
+    served_by_[with.device] = host.index;
+    return found;
   }
   return nullptr;
 }

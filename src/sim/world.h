@@ -237,8 +237,8 @@ class World {
   std::map<VmId, StoredVm> stored_;
   std::map<ServiceId, int> demand_;
   std::set<std::pair<std::size_t, std::size_t>> cuts_;  ///< from, to
-  std::map<std::pair<VolumeId, Epoch>, std::uint64_t>
-      acknowledged_;  ///< number of the last write to the volume of this name and floor
+  std::map<std::pair<VolumeId, Epoch>, std::uint64_t> acknowledged_;  ///< last write to a volume, by name and floor
+  std::map<DeviceId, std::size_t> served_by_;  ///< index of the host
   std::uint64_t writes_ = 0;
   std::map<VmId, Duration> ran_;  ///< copies that have ended
   std::map<std::uint64_t, std::size_t> hosts_by_serial_;
