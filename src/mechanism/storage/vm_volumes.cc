@@ -125,10 +125,11 @@ std::set<HostId> hosts_with_room(const ClusterView& view, const Vm& vm, const Vo
     for (const Volume* one : local_volumes_of(view, *other)) host->second.take(view, *one, there);
   }
   std::set<HostId> found;
-  for (auto& [host, room] : hosts) {
-    const bool all = std::ranges::all_of(
-        volumes, [&](const Volume* one) { return room.take(view, *one, host); });
-    if (all) found.insert(host);
+  for (auto& host : hosts) {
+    const bool all = std::ranges::all_of(volumes, [&](const Volume* one) {
+      return host.second.take(view, *one, host.first);
+    });
+    if (all) found.insert(host.first);
   }
   return found;
 }
