@@ -14,7 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
-from cloud_case import LabCase  # noqa: E402
+from cloud_case import LabCase, fill_up  # noqa: E402
 
 VM = "acme/kept"
 MANIFEST = """
@@ -60,12 +60,7 @@ class FullStore(LabCase):
     def test_F_F13_the_server_outlives_a_full_store_and_loses_nothing(self):
         before, boot = self.cloud.vms()[VM]["status"], self.answer()["boot_id"]
         filler = os.path.join(self.store, "filler")
-        with open(filler, "wb", buffering=0) as file:
-            try:
-                while file.write(b"x" * 4096):
-                    pass
-            except OSError:
-                pass
+        fill_up(filler)
         accepted, refusal = [], ""
         end = time.monotonic() + FULL_S
         for number in range(2000):

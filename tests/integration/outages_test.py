@@ -16,7 +16,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
-from cloud_case import CloudCase, kill, manifest_of, wall_ms  # noqa: E402
+from cloud_case import CloudCase, fill_up, kill, manifest_of, wall_ms  # noqa: E402
 
 FROZEN_S = 30
 HELD_S = 8  # far longer than a server needs to notice a dead host and to switch it off
@@ -244,12 +244,7 @@ class Outages(CloudCase):
         filler = os.path.join(folder, "filler")
         self.cloud.apply(manifest_of("full"))
         host, pid = self.catch_copy(vm, lambda host: True)
-        with open(filler, "wb", buffering=0) as file:
-            try:
-                while file.write(b"x" * 4096):
-                    pass
-            except OSError:
-                pass
+        fill_up(filler)
 
         def paused():
             now = self.status(vm)

@@ -43,6 +43,16 @@ def state_of(pid):
         return ""
 
 
+def fill_up(path):
+    """Writes to a file until its file system has no byte left."""
+    with open(path, "wb", buffering=0) as file:
+        try:
+            while file.write(b"x" * 4096):
+                pass
+        except OSError:
+            pass
+
+
 def is_hypervisor(pid):
     try:
         with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
