@@ -238,7 +238,7 @@ class World {
   std::map<ServiceId, int> demand_;
   std::set<std::pair<std::size_t, std::size_t>> cuts_;  ///< from, to
   std::map<std::pair<VolumeId, Epoch>, std::uint64_t> acknowledged_;  ///< last write to a volume, by name and floor
-  std::map<DeviceId, std::size_t> served_by_;  ///< index of the host
+  std::map<DeviceId, std::size_t> served_by_;  ///< by device: the index of its host
   std::uint64_t writes_ = 0;
   std::map<VmId, Duration> ran_;  ///< copies that have ended
   std::map<std::uint64_t, std::size_t> hosts_by_serial_;
