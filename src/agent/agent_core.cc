@@ -105,6 +105,7 @@ void AgentCore::link_received(const ServerMessage& message) {
     take_policy(message.welcome->policy);
     welcomed_ = true;
     probes_.welcomed();
+    usage_.session_begins();
     report_now();
     return;
   }

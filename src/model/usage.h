@@ -34,10 +34,10 @@ BOOST_DESCRIBE_STRUCT(VmUsage, (),
                        disk_read_bytes, disk_written_bytes, disk_reads, disk_writes,
                        net_received_bytes, net_sent_bytes))
 
-/// All copies of one host, once in ten seconds, beside the heartbeats. Copies that have ended are in it until the
+/// Copies of one host, each once in ten seconds, beside the heartbeats. Copies that have ended are told of until the
 /// server says that it has kept their last figures.
 struct UsageReport {
-  std::uint64_t sequence = 0;  ///< grows in one session
+  std::uint64_t sequence = 0;  ///< grows as long as the host lives
   std::vector<VmUsage> vms;
 };
 BOOST_DESCRIBE_STRUCT(UsageReport, (), (sequence, vms))

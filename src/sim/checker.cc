@@ -59,6 +59,47 @@ void Checker::check_removal(const HostTruth& host, const Copy& copy) {
                                       copy.vm.value, host.id.value, others->size()));
 }
 
+/// A host that has lost its lease ends all that it runs, by whatever name.
+void Checker::check_end(const HostTruth& host, const Copy& copy) {
+  check_removal(host, copy);
+  if (!records_.known || copy.trouble != kOrderedStop || records_.known(copy.vm)) return;
+  if (!host.acts() || world_.loop().now() >= host.lease_until) return;
+  report("stray_ended", fmt::format("{} was ended on {} by an order, unknown to the store",
+                                    copy.vm.value, host.id.value));
+}
+
+/// A copy's process exists from now on.
+void Checker::check_begun(const HostTruth& host, const Copy& copy) {
+  check_capacity(host);
+  if (copy.epoch > records_.epoch(copy.vm) && copy.epoch > records_.decided(copy.vm)) {
+    report("unrecorded_epoch", fmt::format("{} has a copy of {} with epoch {}; stored is {}",
+                                           host.id.value, copy.vm.value, to_string(copy.epoch),
+                                           to_string(records_.epoch(copy.vm))));
+  }
+  const auto allowed = records_.regions ? records_.regions(copy.vm) : std::nullopt;
+  if (!allowed || allowed->contains(host.region)) return;
+  report("region", fmt::format("{} is on {}, which is in region \"{}\"", copy.vm.value,
+                               host.id.value, host.region));
+}
+
+/// One that a place of the volume has cut off, or whose machine stands still, writes nothing.
+void Checker::check_writers(const Copy& copy) {
+  for (const auto& [volume, disk] : copy.volumes) {
+    std::string writing;
+    int count = 0;
+    for (const std::uint64_t serial : writers_[volume]) {
+      HostTruth* host = nullptr;
+      const Copy* other = world_.find_copy(serial, &host);
+      if (other == nullptr || !host->acts() ||
+          !world_.admitted(volume, other->volumes.at(volume)))
+        continue;
+      writing += fmt::format(" {} on {}", other->vm.value, host->id.value);
+      ++count;
+    }
+    if (count > 1) report("two_writers", fmt::format("{} is written by{}", volume.value, writing));
+  }
+}
+
 void Checker::changed(WorldChange change, const HostTruth& host, const Copy* copy) {
   note_trouble(change, host, copy);
   if (change == WorldChange::power && host.acts()) {
@@ -70,22 +111,16 @@ void Checker::changed(WorldChange change, const HostTruth& host, const Copy* cop
   if (copy == nullptr || change == WorldChange::guest) return;
   History& history = histories_[copy->vm];
   std::erase(history.running, copy->serial);
+  for (const auto& [volume, disk] : copy->volumes) std::erase(writers_[volume], copy->serial);
   if (change == WorldChange::ended) {
-    check_removal(host, *copy);
+    check_end(host, *copy);
     if (copy->epoch == history.highest_run) {
       history.lost = copy->trouble != kOrderedStop && copy->state != CopyState::postmigrate;
       history.lease_until = host.lease_until;
     }
     return;
   }
-  if (change == WorldChange::spawned) {
-    check_capacity(host);
-    if (copy->epoch > records_.epoch(copy->vm) && copy->epoch > records_.decided(copy->vm)) {
-      report("unrecorded_epoch", fmt::format("{} has a copy of {} with epoch {}; stored is {}",
-                                             host.id.value, copy->vm.value, to_string(copy->epoch),
-                                             to_string(records_.epoch(copy->vm))));
-    }
-  }
+  if (change == WorldChange::spawned) check_begun(host, *copy);
   if (copy->state != CopyState::running) return;
   check_proof(host, *copy, history);
   if (const std::string volume = world_.lost_writes(*copy); !volume.empty()) {
@@ -93,7 +128,13 @@ void Checker::changed(WorldChange change, const HostTruth& host, const Copy* cop
                                      "acknowledged last",
                                      copy->vm.value, host.id.value, volume));
   }
+  const auto shared = world_.stored().find(copy->vm);
+  if (shared == world_.stored().end() || shared->second.epoch < copy->epoch) {
+    report("unshared", fmt::format("{} runs on {} with epoch {}, and no host can read so",
+                                   copy->vm.value, host.id.value, to_string(copy->epoch)));
+  }
   history.running.push_back(copy->serial);
+  for (const auto& [volume, disk] : copy->volumes) writers_[volume].push_back(copy->serial);
   copy_runs(host, *copy);
 }
 
@@ -106,6 +147,7 @@ void Checker::copy_runs(const HostTruth& host, const Copy& copy) {
                        to_string(copy.epoch), to_string(history.highest_run)));
   }
   check_places(copy.vm);
+  check_writers(copy);
   if (!history.has_run || copy.epoch >= history.highest_run) {
     history.highest_run = copy.epoch;
     history.last_host = host.index;

@@ -3,6 +3,7 @@
 #include <functional>
 #include <map>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,10 @@ struct Records {
   int cpu_overcommit_percent = 100;
   /// The other copies of a service that has ordered this VM's end; nothing = no service that lives on has.
   std::function<std::optional<std::vector<VmId>>(const VmId&)> beside = nullptr;
+  /// Whether the store knows the VM.
+  std::function<bool(const VmId&)> known = nullptr;
+  /// The only regions where the VM may be; nothing = anywhere.
+  std::function<std::optional<std::set<std::string>>(const VmId&)> regions = nullptr;
 };
 
 /// Why a copy has ended that was told to.
@@ -43,11 +48,15 @@ struct Violation {
 ///   unproven_start    a VM that was lost starts only with a recorded proof, and the proof is true;
 ///                     a copy that all its volumes have cut off starts nothing
 ///   lost_write        a copy begins to run on volumes that hold what guests wrote last
+///   two_writers       no volume is written by two copies, of the same VM or of another
+///   unshared          no copy runs whose configuration does not stand beside its disk, for every host to read
+///   region            no copy is on a host outside the regions that its tenant and its volumes allow
+///   stray_ended       nobody orders the end of a VM that the store does not know
 ///   removed_early     a service ends a copy that answers only while another answers, or has until 15 s ago
 ///   capacity          a host never holds more than it has, moves in flight included
 ///   lease             no guest runs on a host whose lease and slack have ended: 1.5 s, or what the leash leaves to a
 ///                     watchdog (LeashCore::kOverrun) and a drifting clock, where that alone is left
-/// Others report here what they watch: liveness, isolation, charged_twice, charge_gap (swarm.cc).
+/// Others report here what they watch: liveness, isolation, region of volumes, charged_twice, charge_gap (swarm.cc).
 /// Cost: O(copies of one host) a change, one timer a host.
 class Checker {
  public:
@@ -95,6 +104,9 @@ class Checker {
   void note_trouble(WorldChange change, const HostTruth& host, const Copy* copy);
   void check_removal(const HostTruth& host, const Copy& copy);
   void check_places(const VmId& vm);
+  void check_writers(const Copy& copy);
+  void check_begun(const HostTruth& host, const Copy& copy);
+  void check_end(const HostTruth& host, const Copy& copy);
   void check_proof(const HostTruth& host, const Copy& copy, const History& history);
   bool all_cut_off(const HostTruth& last, const History& history) const;
   void check_capacity(const HostTruth& host);
@@ -104,6 +116,7 @@ class Checker {
   World& world_;
   Records records_;
   std::map<VmId, History> histories_;
+  std::map<VolumeId, std::vector<std::uint64_t>> writers_;  ///< serials of copies in state running
   std::vector<char> enders_;         ///< by index of the host
   std::vector<char> lease_watched_;  ///< by index of the host
   std::vector<Violation> violations_;

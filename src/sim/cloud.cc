@@ -4,6 +4,8 @@
 
 #include "base/reflect.h"
 #include "model/keys.h"
+#include "model/tenant.h"
+#include "model/volume.h"
 
 namespace virga::sim {
 namespace {
@@ -370,7 +372,51 @@ Records Cloud::records() {
     }
     return others;
   };
+  records.known = [this](const VmId& id) { return bool(read<Vm>(keys::of(id))); };
+  records.regions = [this](const VmId& id) {
+    const auto vm = read<Vm>(keys::of(id));
+    std::vector<VolumeId> volumes;
+    for (const VmDisk& disk : vm ? vm->spec.disks : std::vector<VmDisk>()) {
+      if (!disk.volume.empty()) volumes.emplace_back(qualified(vm->meta.tenant, disk.volume));
+    }
+    return allowed_regions(id.value.substr(0, id.value.find('/')), volumes);
+  };
   return records;
+}
+
+/// What the tenant and all these volumes allow.
+std::optional<std::set<std::string>> Cloud::allowed_regions(
+    const std::string& tenant, const std::vector<VolumeId>& volumes) const {
+  std::optional<std::set<std::string>> allowed;
+  const auto only = [&allowed](const std::vector<std::string>& regions) {
+    if (regions.empty()) return;
+    std::set<std::string> both;
+    for (const std::string& region : regions) {
+      if (!allowed || allowed->contains(region)) both.insert(region);
+    }
+    allowed = std::move(both);
+  };
+  if (const auto stored = read<Tenant>(keys::of(TenantId(tenant)))) only(stored->spec.regions);
+  for (const VolumeId& id : volumes) {
+    if (const auto stored = read<Volume>(keys::of(id))) only(stored->spec.regions);
+  }
+  return allowed;
+}
+
+std::vector<std::string> Cloud::exported() {
+  std::vector<std::string> wrong;
+  for (const HostTruth& host : world_.hosts()) {
+    for (const auto& [directory, device] : host.devices) {
+      for (const auto& [volume, truth] : device.volumes) {
+        const auto allowed =
+            allowed_regions(volume.value.substr(0, volume.value.find('/')), {volume});
+        if (!allowed || allowed->contains(host.region)) continue;
+        wrong.push_back(fmt::format("volume {} lies on {}, which is in region \"{}\"",
+                                    volume.value, host.id.value, host.region));
+      }
+    }
+  }
+  return wrong;
 }
 
 /// What hosts that carry a network believe of the places of its ports and of the floating addresses

@@ -3,6 +3,8 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -139,6 +141,9 @@ class Cloud {
   /// each. There is none at any moment, whatever fails.
   std::vector<std::string> crossed();
 
+  /// Hosts that hold a volume outside the regions that its tenant and it allow; one sentence each.
+  std::vector<std::string> exported();
+
   /// Over all that ever changed, all events and the whole stored state.
   std::uint64_t state_hash();
 
@@ -164,6 +169,8 @@ class Cloud {
   void write(std::string key, Rewrite rewrite);
   std::vector<std::string> values_below(std::string_view prefix) const;
   Records records();
+  std::optional<std::set<std::string>> allowed_regions(const std::string& tenant,
+                                                       const std::vector<VolumeId>& volumes) const;
   Programs& programs(const HostTruth& host) { return *programs_[host.index]; }
   void start_agent(HostTruth& host);
   void kill_agent(HostTruth& host);

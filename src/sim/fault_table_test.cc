@@ -62,8 +62,8 @@ class Story {
     std::replace(fault.begin(), fault.end(), '-', '_');
     EXPECT_TRUE(boost::describe::enum_from_string(fault.c_str(), row.fault)) << fault_;
     EXPECT_TRUE(boost::describe::enum_from_string(bmc.c_str(), row.bmc)) << fault_;
-    row.locks = scenario_.cloud.world.image_locks;
-    row.lab = row.locks;  // nothing of a scenario
+    row.storage = storage(vm);
+    row.lab = row.storage == StorageConduct::locks;  // nothing of a scenario
     row.dead = find("host.dead", "host/" + kLost) != nullptr;
     row.ended_by = ended_by(vm);
     row.restart = restart(vm);
@@ -73,6 +73,13 @@ class Story {
   }
 
  private:
+  StorageConduct storage(const std::string& vm) const {
+    for (const ScenarioVm& one : scenario_.vms) {
+      if (one.id.value == vm && !one.volume.empty()) return StorageConduct::volumes;
+    }
+    return scenario_.cloud.world.image_locks ? StorageConduct::locks : StorageConduct::none;
+  }
+
   static bool is_restart(const Line& line, const std::string& vm) {
     return line.kind == "vm.placed" && line.subject == "vm/" + vm &&
            line.facts.contains("lost_host");
@@ -146,13 +153,13 @@ class FaultTableScenarios : public testing::Test {
   void SetUp() override { set_log_sink(drop_line); }
   void TearDown() override { set_log_sink(nullptr); }
 
-  /// The scenarios of the table by the name of their row: those whose number begins with 0 to 6.
+  /// The scenarios of the table by the name of their row: those that begin with 0 to 6, or v.
   static std::map<std::string, std::filesystem::path> files() {
     std::map<std::string, std::filesystem::path> found;
     const std::filesystem::path folder = VIRGA_SCENARIOS "/hypervisor_clustering";
     for (const auto& entry : std::filesystem::directory_iterator(folder)) {
       const std::string name = entry.path().stem().string();
-      if (name[0] < '0' || name[0] > '6') continue;
+      if ((name[0] < '0' || name[0] > '6') && name[0] != 'v') continue;
       EXPECT_TRUE(found.emplace(name.substr(3), entry.path()).second) << name;
     }
     return found;

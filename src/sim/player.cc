@@ -5,6 +5,7 @@
 
 #include "base/reflect.h"
 #include "model/keys.h"
+#include "model/tenant.h"
 
 namespace virga::sim {
 namespace {
@@ -25,6 +26,20 @@ std::string truth_of(const Cloud& cloud, const Vm& vm, const World& world) {
     if (answers != Instant{} && answers <= cloud.now()) places += " answers";
   }
   return fmt::format("truth vm {}{}\n", vm.id().value, places.empty() ? " nowhere" : places);
+}
+
+/// Whose configurations stand beside their disks, and who can read them.
+std::string truth_of_shared(const World& world) {
+  std::string readers;
+  for (const HostTruth& host : world.hosts()) {
+    if (world.storage_reachable(host)) readers += " " + host.id.value;
+  }
+  std::string lines;
+  for (const auto& [vm, stored] : world.stored()) {
+    lines += fmt::format("truth shared {} epoch {} read by{}\n", vm.value, to_string(stored.epoch),
+                         readers);
+  }
+  return lines;
 }
 
 /// A rule that the scenario says is broken must be.
@@ -141,6 +156,18 @@ void put_device(Cloud& cloud, const HostId& host) {
   });
 }
 
+void put_region(Cloud& cloud, const HostId& host, const std::string& region) {
+  cloud.world().find_host(host)->region = region;
+  cloud.edit<virga::Host>(host, [region](virga::Host& stored) { stored.spec.region = region; });
+}
+
+void put_tenant(Cloud& cloud, const std::string& tenant, const std::vector<std::string>& regions) {
+  cloud.edit<Tenant>(TenantId(tenant), [tenant, regions](Tenant& stored) {
+    stored.meta.name = tenant;
+    stored.spec.regions = regions;
+  });
+}
+
 void put_volume(Cloud& cloud, const ScenarioVm& vm) {
   const std::string tenant = vm.id.value.substr(0, vm.id.value.find('/'));
   cloud.edit<Volume>(VolumeId(qualified(tenant, vm.volume)), [vm, tenant](Volume& volume) {
@@ -220,6 +247,8 @@ Rehearsal play(const Scenario& scenario) {
   const int together = scenario.cluster_hosts > 0 ? scenario.cluster_hosts : scenario.hosts;
   found_cloud(cloud, scenario.hosts, scenario.capacity, scenario.bmcs, together);
   for (HostTruth& host : cloud.world().hosts()) host.watchdog = scenario.watchdogs;
+  for (const auto& [host, region] : scenario.regions) put_region(cloud, host, region);
+  for (const auto& [tenant, regions] : scenario.tenants) put_tenant(cloud, tenant, regions);
   for (const HostId& host : scenario.devices) {
     loop.after(kVmsComeAfter, [&cloud, &host] { put_device(cloud, host); });
   }
@@ -241,6 +270,7 @@ Rehearsal play(const Scenario& scenario) {
   for (const Vm& vm : cloud.read_all<Vm>(keys::kVm)) {
     rehearsal.journal += truth_of(cloud, vm, cloud.world());
   }
+  if (scenario.shows_shared) rehearsal.journal += truth_of_shared(cloud.world());
   for (const auto& [id, tally] : consumers.tallies()) {
     rehearsal.journal += fmt::format("truth service {} answered {} failed {}\n", id.value,
                                      tally.answered, tally.failed);

@@ -108,6 +108,8 @@ class Parser {
   Result<void> vms(const Words& words);
   Result<void> vm(const Words& words);
   Result<void> device(const Words& words);
+  Result<void> region(const Words& words);
+  Result<void> tenant(const Words& words);
   Result<void> option(const Words& words);
   Result<void> at(const Words& words);
   Result<ScenarioVm> vm_options(VmId id, const Words& words, std::size_t first);
@@ -171,6 +173,27 @@ Result<void> Parser::device(const Words& words) {
   const auto host = host_name(words[1]);
   if (!host) return host.error();
   scenario_.devices.push_back(*host);
+  return {};
+}
+
+Result<void> Parser::region(const Words& words) {
+  if (words.size() < 3) return wrong("line", words[0], "region NAME HOST...");
+  if (auto checked = check_name("region", words[1]); !checked) return checked;
+  for (std::size_t index = 2; index < words.size(); ++index) {
+    const auto host = host_name(words[index]);
+    if (!host) return host.error();
+    scenario_.regions[*host] = words[1];
+  }
+  return {};
+}
+
+Result<void> Parser::tenant(const Words& words) {
+  if (words.size() < 3) return wrong("line", words[0], "tenant NAME REGION...");
+  for (std::size_t index = 1; index < words.size(); ++index) {
+    if (auto checked = check_name(index == 1 ? "tenant" : "region", words[index]); !checked)
+      return checked;
+  }
+  scenario_.tenants[words[1]] = Words(words.begin() + 2, words.end());
   return {};
 }
 
@@ -251,10 +274,12 @@ Result<void> Parser::option(const Words& words) {
       {"image-locks", &scenario_.cloud.world.image_locks},
       {"watchdogs", &scenario_.watchdogs},
       {"bmc", &scenario_.bmcs},
-      {"codec", &scenario_.cloud.network.codec}};
+      {"codec", &scenario_.cloud.network.codec},
+      {"shared", &scenario_.shows_shared}};
   const auto found = switches.find(words[1]);
   if (found == switches.end()) {
-    return wrong("option", words[1], "image-locks, watchdogs, bmc, codec, supervisor or seed");
+    return wrong("option", words[1],
+                 "image-locks, watchdogs, bmc, codec, shared, supervisor or seed");
   }
   const auto flag = parse_switch(words[2]);
   if (!flag) return flag.error();
@@ -555,6 +580,8 @@ Result<void> Parser::line(const Words& words) {
   if (verb == "vms") return vms(words);
   if (verb == "vm") return vm(words);
   if (verb == "device") return device(words);
+  if (verb == "region") return region(words);
+  if (verb == "tenant") return tenant(words);
   if (verb == "service") return service(words);
   if (verb == "option") return option(words);
   if (verb == "at") return at(words);

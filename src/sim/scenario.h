@@ -1,6 +1,7 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <set>
 #include <string>
 #include <string_view>
@@ -47,9 +48,12 @@ struct ScenarioEvent {
 ///                                       action scale|duplicate|live_migration, any field of ServiceScaling,
 ///                                       availability_ppm, blackout_ms, response_ms: it is asked by a monitor
 ///   device host-1                       a storage device there
+///   region eu host-1 host-2             where hosts stand
+///   tenant acme eu us                   the only regions where its guests and data may be
 ///   policy lease_ms 10000               any knob of ClusterPolicy
 ///   network loss_per_million 10000      any fault of the simulated network
-///   option image-locks off              also: watchdogs, bmc, codec (on|off), supervisor (a time), seed (a number)
+///   option image-locks off              also: watchdogs, bmc, codec (on|off), supervisor (a time), seed (a number),
+///                                       shared (on: the end says whose configurations which hosts can read)
 ///   at 10s fail host-2 power            see FaultKind; then a network or a VM; then: bmc answers|silent|lies|slow
 ///   at 40s heal host-2                  or: heal all
 ///   breaks two_places                   a rule of the checker that nothing can hold here: it must be broken
@@ -71,6 +75,9 @@ struct Scenario {
   std::vector<ScenarioVm> vms;
   std::vector<HostId> devices;  ///< hosts that have one
   std::vector<ScenarioService> services;
+  std::map<HostId, std::string> regions;                    ///< of hosts that are in one
+  std::map<std::string, std::vector<std::string>> tenants;  ///< with the regions that each allows
+  bool shows_shared = false;
   std::vector<ScenarioEvent> events;
   std::set<std::string> breaks;  ///< rules that are broken, or play() reports that they are not
   Duration length{};
@@ -108,6 +115,10 @@ void put_service(Cloud& cloud, const ScenarioService& service);
 
 /// A storage device on the host, named after it.
 void put_device(Cloud& cloud, const HostId& host);
+
+/// Where the host stands, in truth and on record.
+void put_region(Cloud& cloud, const HostId& host, const std::string& region);
+void put_tenant(Cloud& cloud, const std::string& tenant, const std::vector<std::string>& regions);
 
 /// One network a cluster, with the number of the cluster's name as VNI.
 void put_network(Cloud& cloud, const ClusterId& cluster);

@@ -116,6 +116,10 @@ TEST_F(Scenarios, F_B12_wrong_scenarios_are_refused_with_line_and_remedy) {
   refused("hosts 3\nvm ../etc\n", "name");
   refused("hosts 3\nrun 99999h\n", "24h");
   refused("hosts 3\npolicy lease_ms many\n", "number");
+  refused("hosts 3\nregion eu\n", "region NAME HOST");
+  refused("hosts 3\nregion eu host-4\n", "host-4");
+  refused("hosts 3\ntenant acme\n", "tenant NAME REGION");
+  refused("hosts 3\ntenant acme e/u\n", "e/u");
   refused("hosts 3\npolicy no_such_knob 3\n", "no_such_knob");
   refused(std::string(300 << 10, ' '), "at most");
 }
@@ -135,8 +139,29 @@ class BareWorld : public testing::Test {
     launch.vm = VmId("acme/web");
     launch.epoch = {1, counter};
     launch.memory_mib = {memory};
+    run(number, launch);
+  }
+
+  void run(int number, const VmLaunch& launch) {
     Copy& copy = world.spawn(host(number), launch, CopyState::starting);
+    if (shares) world.stored()[launch.vm].epoch = launch.epoch;
     ASSERT_TRUE(world.set_state(host(number), copy, CopyState::running).ok());
+  }
+
+  /// A VM whose disk is volume acme/data of host-1, which lets it in.
+  VmLaunch on_volume(const std::string& vm, std::uint64_t counter) {
+    VmLaunch launch;
+    launch.vm = VmId(vm);
+    launch.epoch = {1, counter};
+    LaunchDisk disk;
+    disk.volume = "acme/data";
+    disk.endpoint = VolumeEndpoint();
+    disk.endpoint->device = DeviceId("host-1");
+    disk.endpoint->export_name = vm;
+    auto& attachments = host(1).devices["/device"].volumes[VolumeId("acme/data")].attachments;
+    attachments[launch.epoch] = *disk.endpoint;
+    launch.disks = {disk};
+    return launch;
   }
 
   bool broken(const std::string& rule) const {
@@ -149,13 +174,17 @@ class BareWorld : public testing::Test {
   SimLoop loop;
   World world{loop, WorldOptions{.image_locks = false}};
   std::optional<std::vector<VmId>> beside;  ///< as if a service had ordered the end of a VM
+  bool shares = true;  ///< copies write their configuration beside the disk
+  bool known = true;
+  std::optional<std::set<std::string>> regions;
   Epoch stored{1, 100};
   LostCopies lost = {{HostId("host-1"), FenceProof::agent_confirmed_stop},
                      {HostId("host-2"), FenceProof::agent_confirmed_stop}};
   Checker checker{
       world, Records{[this](const VmId&) { return stored; }, [](const VmId&) { return Epoch(); },
                      [this](const VmId&, const Epoch&) { return lost; }, 100,
-                     [this](const VmId&) { return beside; }}};
+                     [this](const VmId&) { return beside; }, [this](const VmId&) { return known; },
+                     [this](const VmId&) { return regions; }}};
 };
 
 TEST_F(BareWorld, A3_10_checker_sees_a_copy_that_is_removed_before_another_serves) {
@@ -218,6 +247,50 @@ TEST_F(BareWorld, F_B12_checker_sees_a_full_host_and_a_guest_without_a_lease) {
   EXPECT_FALSE(broken("lease"));
   loop.run_for(seconds(2));
   EXPECT_TRUE(broken("lease"));
+}
+
+TEST_F(BareWorld, A1_F2_F_B12_checker_sees_a_copy_whose_configuration_no_host_can_read) {
+  run(1, 1);
+  EXPECT_FALSE(broken("unshared"));
+  world.end_copy(host(1), VmId("acme/web"), "stopped");
+  shares = false;
+  run(2, 2);
+  EXPECT_TRUE(broken("unshared")) << "what stands there is of an older epoch";
+}
+
+TEST_F(BareWorld, R_B1_F_B12_checker_sees_a_volume_with_two_writers) {
+  run(1, on_volume("acme/web", 1));
+  EXPECT_FALSE(broken("two_writers"));
+  world.set_frozen(host(1), true);
+  run(2, on_volume("acme/other", 2));
+  EXPECT_FALSE(broken("two_writers")) << "a machine that stands still writes nothing";
+  EXPECT_FALSE(broken("two_places"));
+  world.set_frozen(host(1), false);
+  EXPECT_TRUE(broken("two_writers"));
+}
+
+TEST_F(BareWorld, R_B10_F_B12_checker_sees_a_copy_outside_its_regions) {
+  host(1).region = "eu";
+  regions = {{"eu", "kr"}};
+  run(1, 1);
+  EXPECT_FALSE(broken("region"));
+  world.end_copy(host(1), VmId("acme/web"), "stopped");
+  run(2, 2);
+  EXPECT_TRUE(broken("region")) << "a host without a region is in none of them";
+}
+
+TEST_F(BareWorld, F_B12_checker_sees_a_stray_that_is_ended_by_an_order) {
+  run(1, 1);
+  known = false;
+  world.end_copy(host(1), VmId("acme/web"), "stopped");
+  EXPECT_FALSE(broken("stray_ended")) << "its host has no lease";
+  run(1, 2);
+  checker.lease_granted(host(1), loop.now() + seconds(10));
+  world.end_copy(host(1), VmId("acme/web"), "process killed");
+  EXPECT_FALSE(broken("stray_ended"));
+  run(1, 3);
+  world.end_copy(host(1), VmId("acme/web"), "stopped");
+  EXPECT_TRUE(broken("stray_ended"));
 }
 
 TEST_F(BareWorld, F_B12_image_locks_refuse_the_second_writer) {

@@ -19,7 +19,8 @@ constexpr Duration kSettleMax = seconds(240);  // the bound of liveness
 constexpr Duration kCrossingsEvery = seconds(5);
 constexpr std::uint64_t kMeteredSeeds = 4;  // each fourth: it takes twice the time
 constexpr std::int64_t kUnheardMs = 30'000 + metering::kWindowMs;  // see metering_test.cc
-constexpr int kHostsPerDevice = 4;
+constexpr std::uint64_t kBoundSeeds = 3;  // each third: one tenant may be in one of two regions
+constexpr int kHostsPerDevice = 4;        // and in a region
 constexpr int kVmsPerVolume = 3;
 constexpr const char* kService = "shop/web";
 constexpr std::int64_t kHostMemory = 8192;
@@ -33,6 +34,7 @@ class Swarm {
  private:
   static CloudOptions cloud_options(const SwarmOptions& options);
   void found();
+  void found_regions();
   void found_service();
   void choose_faults();
   void next_fault();
@@ -109,6 +111,7 @@ Swarm::Swarm(SimLoop& loop, const SwarmOptions& options)
 
 void Swarm::found() {
   found_cloud(cloud_, options_.hosts, {{kHostCpu}, {kHostMemory}}, true, options_.cluster_hosts);
+  if (options_.faults && options_.seed % kBoundSeeds == 0) found_regions();
   std::set<ClusterId> networks;
   for (int number = 1; number <= options_.hosts; number += kHostsPerDevice) {
     loop_.after(kHostsJoin,
@@ -135,6 +138,14 @@ void Swarm::found() {
       put_vm(cloud_, vm);
     });
   }
+}
+
+void Swarm::found_regions() {
+  for (int number = 1; number <= options_.hosts; ++number) {
+    const bool abroad = (number - 1) / kHostsPerDevice % 2 != 0;
+    put_region(cloud_, HostId(fmt::format("host-{}", number)), abroad ? "us" : "eu");
+  }
+  put_tenant(cloud_, "t0", {"eu"});
 }
 
 /// Two copies and more while its consumers ask much, which they do now and then.
@@ -316,9 +327,11 @@ void Swarm::switch_on() {
   }
 }
 
-/// At no moment a frame of one network is led over another, whatever has failed.
+/// At no moment a frame of one network is led over another, nor data out of their regions, whatever
+/// has failed.
 void Swarm::look_for_crossings() {
   for (const std::string& wrong : cloud_.crossed()) cloud_.checker().report("isolation", wrong);
+  for (const std::string& wrong : cloud_.exported()) cloud_.checker().report("region", wrong);
   loop_.after(kCrossingsEvery, [this] { look_for_crossings(); });
 }
 

@@ -162,19 +162,19 @@ std::string World::lost_writes(const Copy& copy) {
   return {};
 }
 
-bool World::cut_off(const Copy& copy) const {
-  const auto admitted = [&](const VolumeId& volume, const VolumeEndpoint& with) {
+bool World::admitted(const VolumeId& volume, const DiskTruth& disk) const {
+  return std::ranges::all_of(disk.legs, [&](const VolumeEndpoint& with) {
     return std::any_of(hosts_.begin(), hosts_.end(), [&](const HostTruth& host) {
       return std::any_of(host.devices.begin(), host.devices.end(),
                          [&](const auto& device) { return device.second.knows(volume, with); });
     });
-  };
-  const auto writable = [&](const auto& one) {
-    return std::ranges::all_of(one.second.legs, [&](const VolumeEndpoint& leg) {
-      return admitted(one.first, leg);
-    });
-  };
-  return !copy.own_files && std::ranges::none_of(copy.volumes, writable);
+  });
+}
+
+bool World::cut_off(const Copy& copy) const {
+  return !copy.own_files && std::ranges::none_of(copy.volumes, [this](const auto& one) {
+    return admitted(one.first, one.second);
+  });
 }
 
 Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {

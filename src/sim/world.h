@@ -12,7 +12,7 @@
 #include "driver/bmc.h"
 #include "driver/fabric.h"
 #include "driver/hypervisor.h"
-#include "sim/disk_truth.h"
+#include "sim/copy_truth.h"
 #include "sim/sim_block_store.h"
 #include "sim/sim_load_balancer.h"
 #include "sim/sim_loop.h"
@@ -38,54 +38,6 @@ enum class BmcMode {
   slow,    ///< answers after 4 s
 };
 BOOST_DESCRIBE_ENUM(BmcMode, answers, silent, lies, slow)
-
-enum class CopyState {
-  starting,  ///< its process exists; its processors have never run
-  running,
-  incoming,     ///< waits for a live migration; has never run
-  paused,       ///< at the switch-over point of a live migration
-  postmigrate,  ///< has handed over
-};
-BOOST_DESCRIBE_ENUM(CopyState, starting, running, incoming, paused, postmigrate)
-
-/// One process of the simulated hypervisor: a copy of a VM on one host.
-struct Copy {
-  VmId vm;
-  Epoch epoch;
-  CopyState state = CopyState::starting;
-  Capacity takes;
-  int cpu_weight = 100;
-  int processes_max = 256;
-  std::uint64_t serial = 0;  ///< unique in the world
-  std::uint64_t peer = 0;    ///< incoming: serial of the source that has connected; 0 = none
-  bool received = false;     ///< incoming: the last of the state has arrived
-  bool deaf = false;         ///< ignores QMP
-  bool guest_hung = false;
-  bool panicked = false;  ///< its guest: it stands still until it is ended
-  Instant answers_at{};  ///< when its guest has booted
-  Instant hung_at{};
-  bool stopping = false;
-  std::string trouble;  ///< "guest panicked"; empty = none
-  std::map<VolumeId, DiskTruth> volumes;
-  std::map<VolumeId, Mib> disk_sizes;  ///< of volumes, as its guest has them
-  std::map<VolumeId, EqualPlace> equal_places;
-  bool own_files = true;  ///< it can write to what locks alone protect
-  std::string address;    ///< IPv4 of its first card; empty = it has none
-  int cpus = 1;
-  Instant born{};
-  Instant runs_since{};  ///< while it runs
-  Duration ran{0};       ///< before that
-
-  /// Its guest answers whoever asks, if its host acts.
-  bool answers(Instant now) const {
-    return state == CopyState::running && answers_at != Instant{} && answers_at <= now &&
-           !guest_hung && !panicked;
-  }
-
-  Duration run_time(Instant now) const {
-    return state == CopyState::running && !panicked ? ran + (now - runs_since) : ran;
-  }
-};
 
 enum class WorldChange {
   spawned,  ///< a copy's process exists
@@ -123,6 +75,8 @@ struct HostTruth {
   Instant lease_until{};  ///< until when, in true time, the last grant that its agent received allows guests
   std::function<void(WorldChange, const Copy&)>
       listener;  ///< its hypervisor driver, while its agent lives
+
+  std::string region;     ///< where it stands
 
   std::string boot_id() const { return id.value + "-boot-" + std::to_string(boots); }
   bool acts() const { return powered && !frozen; }
@@ -198,6 +152,9 @@ class World {
 
   /// A volume of it does not hold what was acknowledged last; empty = none. One that was never written holds all.
   std::string lost_writes(const Copy& copy);
+
+  /// All places of the volume have this attachment on record, so that it may write, if not at this moment.
+  bool admitted(const VolumeId& volume, const DiskTruth& disk) const;
 
   /// All that it can write has cut it off for ever: it is harmless, whether it runs or not.
   bool cut_off(const Copy& copy) const;

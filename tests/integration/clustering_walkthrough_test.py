@@ -142,7 +142,7 @@ class Clustering(LabCase):
         self.assertEqual({loss["lost"] for loss in plan["losses"]}, set(self.cloud.hosts()))
         for vm in VMS:
             loss = next(l for l in plan["losses"] if l["lost"] == self.status(vm)["host"])
-            self.assertIn(vm, [r["vm"] for r in loss["restarts"]])
+            self.assertIn((vm, "bmc_power_off"), [(r["vm"], r["proof"]) for r in loss["restarts"]])
             self.assertEqual((loss["proof"], loss["restart"]), ("bmc_power_off", "elsewhere"))
         self.assertTrue(plan["absorbed"])
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "arch/hypervisor_clustering/disk_places.h"
 #include "base/reflect.h"
 
 namespace virga {
@@ -13,89 +14,125 @@ using enum HostFault;
 using enum BmcConduct;
 using enum RestartPlace;
 using enum NewCopyMeets;
-constexpr bool kLocks = true;
-constexpr bool kNoLocks = false;
+using enum StorageConduct;
 constexpr bool kDead = true;
 constexpr bool kHeard = false;
 constexpr FenceProof kOff = FenceProof::bmc_power_off;
 constexpr FenceProof kLease = FenceProof::lease_and_leash;
+constexpr FenceProof kStorage = FenceProof::storage_revoked;
 constexpr FenceProof kAgent = FenceProof::agent_confirmed_stop;
 
 // clang-format off
 constexpr FaultRow kRows[] = {
-    // fault, BMC, locks; held for dead, proof, old copy ended by, restart, new copy meets; lab
-    {power, answers, kLocks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, true},
-    {power, answers, kNoLocks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, false},
-    {power, silent, kLocks, kDead, kLease, CopyEnd::fault, elsewhere, nothing, true},
-    {power, silent, kNoLocks, kDead, kLease, CopyEnd::fault, elsewhere, nothing, false},
-    {power, lies, kLocks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, true},
-    {power, lies, kNoLocks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, false},
-    {power, slow, kLocks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, true},
-    {power, slow, kNoLocks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, false},
-    {hang, answers, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {hang, answers, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {hang, silent, kLocks, kDead, kLease, CopyEnd::watchdog, elsewhere, nothing, true},
-    {hang, silent, kNoLocks, kDead, kLease, CopyEnd::watchdog, elsewhere, nothing, false},
-    {hang, lies, kLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, lock, true},
-    {hang, lies, kNoLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
-    {hang, slow, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {hang, slow, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {link, answers, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {link, answers, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {link, silent, kLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
-    {link, silent, kNoLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
-    {link, lies, kLocks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
-    {link, lies, kNoLocks, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
-    {link, slow, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {link, slow, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {link_out, answers, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {link_out, answers, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {link_out, silent, kLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
-    {link_out, silent, kNoLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
-    {link_out, lies, kLocks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
-    {link_out, lies, kNoLocks, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
-    {link_out, slow, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {link_out, slow, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {link_in, answers, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {link_in, answers, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {link_in, silent, kLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
-    {link_in, silent, kNoLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
-    {link_in, lies, kLocks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
-    {link_in, lies, kNoLocks, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
-    {link_in, slow, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {link_in, slow, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {agent, answers, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {agent, answers, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {agent, silent, kLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
-    {agent, silent, kNoLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
-    {agent, lies, kLocks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
-    {agent, lies, kNoLocks, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
-    {agent, slow, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {agent, slow, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {agent_stop, answers, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {agent_stop, answers, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {agent_stop, silent, kLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
-    {agent_stop, silent, kNoLocks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
-    {agent_stop, lies, kLocks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
-    {agent_stop, lies, kNoLocks, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
-    {agent_stop, slow, kLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
-    {agent_stop, slow, kNoLocks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
-    {leash, answers, kLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, true},
-    {leash, answers, kNoLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
-    {leash, silent, kLocks, kDead, kAgent, CopyEnd::watchdog, after_boot, nothing, true},
-    {leash, silent, kNoLocks, kDead, kAgent, CopyEnd::watchdog, after_boot, nothing, false},
-    {leash, lies, kLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, true},
-    {leash, lies, kNoLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
-    {leash, slow, kLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, true},
-    {leash, slow, kNoLocks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
-    {qemu, answers, kLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
-    {qemu, answers, kNoLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
-    {qemu, silent, kLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
-    {qemu, silent, kNoLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
-    {qemu, lies, kLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
-    {qemu, lies, kNoLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
-    {qemu, slow, kLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
-    {qemu, slow, kNoLocks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    // fault, BMC, storage; held for dead, proof, old copy ended by, restart, new copy meets; lab
+    {power, answers, locks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, true},
+    {power, answers, none, kDead, kOff, CopyEnd::fault, elsewhere, nothing, false},
+    {power, answers, volumes, kDead, kStorage, CopyEnd::fault, elsewhere, nothing, false},
+    {power, silent, locks, kDead, kLease, CopyEnd::fault, elsewhere, nothing, true},
+    {power, silent, none, kDead, kLease, CopyEnd::fault, elsewhere, nothing, false},
+    {power, silent, volumes, kDead, kStorage, CopyEnd::fault, elsewhere, nothing, false},
+    {power, lies, locks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, true},
+    {power, lies, none, kDead, kOff, CopyEnd::fault, elsewhere, nothing, false},
+    {power, lies, volumes, kDead, kStorage, CopyEnd::fault, elsewhere, nothing, false},
+    {power, slow, locks, kDead, kOff, CopyEnd::fault, elsewhere, nothing, true},
+    {power, slow, none, kDead, kOff, CopyEnd::fault, elsewhere, nothing, false},
+    {power, slow, volumes, kDead, kStorage, CopyEnd::fault, elsewhere, nothing, false},
+    {hang, answers, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {hang, answers, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {hang, answers, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {hang, silent, locks, kDead, kLease, CopyEnd::watchdog, elsewhere, nothing, true},
+    {hang, silent, none, kDead, kLease, CopyEnd::watchdog, elsewhere, nothing, false},
+    {hang, silent, volumes, kDead, kStorage, CopyEnd::watchdog, elsewhere, nothing, false},
+    {hang, lies, locks, kDead, kOff, CopyEnd::watchdog, elsewhere, lock, true},
+    {hang, lies, none, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
+    {hang, lies, volumes, kDead, kStorage, CopyEnd::watchdog, elsewhere, nothing, false},
+    {hang, slow, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {hang, slow, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {hang, slow, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {link, answers, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {link, answers, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {link, answers, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {link, silent, locks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
+    {link, silent, none, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
+    {link, silent, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {link, lies, locks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
+    {link, lies, none, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
+    {link, lies, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {link, slow, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {link, slow, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {link, slow, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_out, answers, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {link_out, answers, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_out, answers, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_out, silent, locks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
+    {link_out, silent, none, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
+    {link_out, silent, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {link_out, lies, locks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
+    {link_out, lies, none, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
+    {link_out, lies, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {link_out, slow, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {link_out, slow, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_out, slow, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_in, answers, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {link_in, answers, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_in, answers, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_in, silent, locks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
+    {link_in, silent, none, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
+    {link_in, silent, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {link_in, lies, locks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
+    {link_in, lies, none, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
+    {link_in, lies, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {link_in, slow, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {link_in, slow, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {link_in, slow, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent, answers, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {agent, answers, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent, answers, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent, silent, locks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
+    {agent, silent, none, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
+    {agent, silent, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {agent, lies, locks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
+    {agent, lies, none, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
+    {agent, lies, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {agent, slow, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {agent, slow, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent, slow, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent_stop, answers, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {agent_stop, answers, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent_stop, answers, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent_stop, silent, locks, kDead, kLease, CopyEnd::lease, elsewhere, nothing, true},
+    {agent_stop, silent, none, kDead, kLease, CopyEnd::lease, elsewhere, nothing, false},
+    {agent_stop, silent, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {agent_stop, lies, locks, kDead, kOff, CopyEnd::lease, elsewhere, lock, true},
+    {agent_stop, lies, none, kDead, kOff, CopyEnd::lease, elsewhere, old_copy, false},
+    {agent_stop, lies, volumes, kDead, kStorage, CopyEnd::lease, elsewhere, nothing, false},
+    {agent_stop, slow, locks, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, true},
+    {agent_stop, slow, none, kDead, kOff, CopyEnd::bmc, elsewhere, nothing, false},
+    {agent_stop, slow, volumes, kDead, kStorage, CopyEnd::bmc, elsewhere, nothing, false},
+    {leash, answers, locks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, true},
+    {leash, answers, none, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
+    {leash, answers, volumes, kDead, kStorage, CopyEnd::watchdog, elsewhere, nothing, false},
+    {leash, silent, locks, kDead, kAgent, CopyEnd::watchdog, after_boot, nothing, true},
+    {leash, silent, none, kDead, kAgent, CopyEnd::watchdog, after_boot, nothing, false},
+    {leash, silent, volumes, kDead, kStorage, CopyEnd::watchdog, elsewhere, nothing, false},
+    {leash, lies, locks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, true},
+    {leash, lies, none, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
+    {leash, lies, volumes, kDead, kStorage, CopyEnd::watchdog, elsewhere, nothing, false},
+    {leash, slow, locks, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, true},
+    {leash, slow, none, kDead, kOff, CopyEnd::watchdog, elsewhere, nothing, false},
+    {leash, slow, volumes, kDead, kStorage, CopyEnd::watchdog, elsewhere, nothing, false},
+    {qemu, answers, locks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
+    {qemu, answers, none, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    {qemu, answers, volumes, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    {qemu, silent, locks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
+    {qemu, silent, none, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    {qemu, silent, volumes, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    {qemu, lies, locks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
+    {qemu, lies, none, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    {qemu, lies, volumes, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    {qemu, slow, locks, kHeard, kAgent, CopyEnd::fault, in_place, nothing, true},
+    {qemu, slow, none, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
+    {qemu, slow, volumes, kHeard, kAgent, CopyEnd::fault, in_place, nothing, false},
 };
 // clang-format on
 
@@ -109,9 +146,11 @@ The host has a BMC, an armed leash and a watchdog. Without a BMC it fares as wit
 so it does with one that is slower than its lease. A BMC that lies about a host which nobody hears
 cannot be told from one that says the truth: then the locks of the VM's disks are what keeps the new
 copy from running beside the old one. Storage without locks together with a BMC that lies is the one
-case in which a VM runs twice, until the lease of the old copy ends (*old copy* below).
+case in which a VM runs twice, until the lease of the old copy ends (*old copy* below). A VM whose
+disks are volumes waits for neither BMC nor lease, and no lie can harm it: their storage cuts the
+old copy off and says so, whatever that still does.
 
-| fault | BMC | disk locks | host | old copy ended by | proof | VM starts | new copy meets | lab |
+| fault | BMC | disks | host | old copy ended by | proof | VM starts | new copy meets | lab |
 |---|---|---|---|---|---|---|---|---|
 )";
 
@@ -121,13 +160,17 @@ std::string words(std::string_view name) {
   return text;
 }
 
+std::string_view disks(StorageConduct storage) {
+  return storage == locks ? "files, locked" : storage == none ? "files, not locked" : "volumes";
+}
+
 /// A line for one row, or for two that differ in nothing but the locks.
 std::string line_of(const FaultRow& row, bool with_and_without_locks) {
-  const char* locks = with_and_without_locks ? "on or off" : row.locks ? "on" : "off";
+  const std::string_view storage = with_and_without_locks ? "files" : disks(row.storage);
   const char* host = row.dead ? "dead" : "alive";
-  const char* lab = !row.lab ? "" : with_and_without_locks ? "locks on" : "yes";
+  const char* lab = !row.lab ? "" : with_and_without_locks ? "locked" : "yes";
   return fmt::format("| {} | {} | {} | {} | {} | `{}` | {} | {} | {} |\n",
-                     words(enum_name(row.fault)), enum_name(row.bmc), locks, host,
+                     words(enum_name(row.fault)), enum_name(row.bmc), storage, host,
                      enum_name(row.ended_by), enum_name(row.proof), words(enum_name(row.restart)),
                      words(enum_name(row.meets)), lab);
 }
@@ -138,18 +181,27 @@ std::span<const FaultRow> fault_table() { return kRows; }
 
 // Without a BMC and without a leash that could be trusted, the host's power is one more thing that
 // nobody can know: as when the leash itself is what was lost.
-const FaultRow& row_of_loss(const Host& host, const Machine* machine) {
+const FaultRow& row_of_loss(const Host& host, const Machine* machine, StorageConduct storage) {
   const bool asked = machine != nullptr && machine->spec.bmc.protocol != BmcProtocol::none;
   const HostFault fault = asked || host.status.leash_armed ? power : leash;
   const BmcConduct bmc = asked ? answers : silent;
   return *std::find_if(std::begin(kRows), std::end(kRows), [&](const FaultRow& row) {
-    return row.fault == fault && row.bmc == bmc && row.locks;
+    return row.fault == fault && row.bmc == bmc && row.storage == storage;
   });
 }
 
+StorageConduct storage_without(const HostId& lost, const ClusterView& view, const Vm& vm) {
+  const auto places = volumes_of(view, vm);
+  if (!places || !storage_can_fence(view, vm)) return locks;
+  const auto stays = [&](const ServedVolume& place) { return place.host != lost; };
+  return each_volume(*places, stays) ? volumes : locks;
+}
+
 std::string name_of(const FaultRow& row) {
-  std::string name = fmt::format("{}-bmc-{}-locks-{}", enum_name(row.fault), enum_name(row.bmc),
-                                 row.locks ? "on" : "off");
+  std::string name = fmt::format("{}-bmc-{}-{}", enum_name(row.fault), enum_name(row.bmc),
+                                 row.storage == volumes ? "volumes"
+                                 : row.storage == locks ? "locks-on"
+                                                        : "locks-off");
   std::replace(name.begin(), name.end(), '_', '-');
   return name;
 }
@@ -160,9 +212,10 @@ std::string fault_table_markdown() {
   for (std::size_t index = 0; index < rows.size(); ++index) {
     const FaultRow& row = rows[index];
     FaultRow unlocked = row;
-    unlocked.locks = false;
+    unlocked.storage = none;
     unlocked.lab = false;
-    const bool pair = row.locks && index + 1 < rows.size() && rows[index + 1] == unlocked;
+    const bool pair =
+        row.storage == locks && index + 1 < rows.size() && rows[index + 1] == unlocked;
     text += line_of(row, pair);
     if (pair) ++index;
   }

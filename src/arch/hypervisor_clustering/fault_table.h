@@ -4,6 +4,7 @@
 #include <string>
 
 #include "model/host.h"
+#include "runtime/cluster_view.h"
 
 namespace virga {
 
@@ -29,6 +30,14 @@ enum class BmcConduct {
 };
 BOOST_DESCRIBE_ENUM(BmcConduct, answers, silent, lies, slow)
 
+/// What keeps two copies of a VM from writing to its disks.
+enum class StorageConduct {
+  locks,    ///< they are files, and the file system gives each to one hypervisor at a time
+  none,     ///< they are files, and nothing does
+  volumes,  ///< they are volumes: their storage cuts off whom it is told to, and says so
+};
+BOOST_DESCRIBE_ENUM(StorageConduct, locks, none, volumes)
+
 /// What ends the old copy of a VM.
 enum class CopyEnd {
   fault,     ///< what befell the host, at once
@@ -53,12 +62,12 @@ enum class NewCopyMeets {
 };
 BOOST_DESCRIBE_ENUM(NewCopyMeets, nothing, lock, old_copy)
 
-/// One row: fault x BMC x what storage enforces -> what is believed, what proves it, and what becomes of a VM there
+/// One row: fault x BMC x storage -> what is believed, what proves it, and what becomes of a VM there
 /// that is to run.
 struct FaultRow {
   HostFault fault = HostFault::power;
   BmcConduct bmc = BmcConduct::answers;
-  bool locks = true;   ///< storage gives each disk to one hypervisor at a time
+  StorageConduct storage = StorageConduct::locks;
   bool dead = true;    ///< the host is held for dead
   FenceProof proof = FenceProof::none;  ///< on which the VM starts again; recorded with the start
   CopyEnd ended_by = CopyEnd::fault;
@@ -69,19 +78,23 @@ struct FaultRow {
   friend bool operator==(const FaultRow&, const FaultRow&) = default;
 };
 BOOST_DESCRIBE_STRUCT(FaultRow, (),
-                      (fault, bmc, locks, dead, proof, ended_by, restart, meets, lab))
+                      (fault, bmc, storage, dead, proof, ended_by, restart, meets, lab))
 
-/// What plan_cluster() and the steps of its fences come to, as data: every fault x every BMC x locks on and off, once
-/// each. Three tests hold the room to it, row by row: the planner alone (fault_table_test.cc), a scenario of the
+/// What plan_cluster() and the steps of its fences come to, as data: every fault x every BMC x every kind of storage,
+/// once each. Three tests hold the room to it, row by row: the planner alone (fault_table_test.cc), a scenario of the
 /// simulator (sim/fault_table_test.cc), and real guests where the lab can do it (tests/integration/
 /// fault_table_test.py).
 std::span<const FaultRow> fault_table();
 
 /// The row that tells what the loss of this host's power would come to, as it is equipped now. `machine` is its bare
 /// metal; nullptr = not known.
-const FaultRow& row_of_loss(const Host& host, const Machine* machine);
+const FaultRow& row_of_loss(const Host& host, const Machine* machine,
+                            StorageConduct storage = StorageConduct::locks);
 
-/// "link-out-bmc-lies-locks-off": the row's scenario is scenarios/hypervisor_clustering/NN-NAME.scn.
+/// What guards the VM's disks when that host is lost: `volumes` if they can all cut it off without the host.
+StorageConduct storage_without(const HostId& lost, const ClusterView& view, const Vm& vm);
+
+/// "link-out-bmc-lies-locks-off", "...-volumes": the row's scenario is scenarios/hypervisor_clustering/NN-NAME.scn.
 std::string name_of(const FaultRow& row);
 
 /// The whole table for readers: docs/reference/fault-table.md.

@@ -12,10 +12,13 @@
 
 #include "arch/hypervisor_clustering/planner.h"
 #include "arch/hypervisor_clustering/test_cluster.h"
+#include "arch/hypervisor_clustering/test_volumes.h"
 #include "base/reflect.h"
 
 namespace virga {
 namespace {
+
+using test::VolumePlanning;
 
 constexpr Duration kLookEvery = milliseconds(100);
 constexpr Duration kLookFor = seconds(60);
@@ -26,13 +29,24 @@ class FaultRows : public ::testing::TestWithParam<FaultRow>, protected test::Tes
  protected:
   void set_up() {
     for (const char* name : {"a", "b", "c", "d"}) add_host(name);
-    add_vm("web", "a");
+    web_ = add_vm("web", "a");
+    if (row_.storage == StorageConduct::volumes) put_on_volume();
     add_bmc("a");
     edit_host("a", [&](Host& host) { host.status.leash_armed = row_.fault != HostFault::leash; });
-    seen_ = {row_.fault, row_.bmc, row_.locks, false};
+    seen_ = {row_.fault, row_.bmc, row_.storage, false};
     seen_.lab = row_.lab;
     seen_.ended_by = row_.ended_by;
     seen_.meets = row_.meets;
+  }
+
+  void put_on_volume() {
+    view.images.put(std::make_shared<const Image>(test::direct_image()));
+    view.devices.put(std::make_shared<const Device>(test::device_on("d")));
+    view.volumes.put(std::make_shared<const Volume>(test::ready_volume("data", "d")));
+    edit_vm(web_, [](Vm& vm) {
+      vm.spec.image = ImageId("tiny");
+      vm.spec.disks = {{"data", Mib(), "data"}};
+    });
   }
 
   /// The host is silent until its VM is placed elsewhere, or for long.
@@ -67,6 +81,14 @@ class FaultRows : public ::testing::TestWithParam<FaultRow>, protected test::Tes
       edit_vm(observed.vm, [&](Vm& vm) { vm.status.power = observed.power; });
     }
     if (!made.fences.empty() && !made.fences[0].ask_only) begin_fence();
+    for (const FenceVm& fenced : made.vm_fences) {
+      edit_vm(fenced.vm, [&](Vm& vm) {
+        vm.status.power = VmPower::stopped;
+        vm.status.host = HostId();
+        vm.status.recovering = true;
+        vm.status.lost = {{fenced.host, FenceProof::storage_revoked}};
+      });
+    }
     for (const StartVm& start : made.starts) place(start);
   }
 
@@ -106,6 +128,7 @@ class FaultRows : public ::testing::TestWithParam<FaultRow>, protected test::Tes
   }
 
   const FaultRow& row_ = GetParam();
+  VmId web_;
   FaultRow seen_;  ///< as far as a planner can tell
   Duration silence_{};
   std::optional<Duration> bmc_due_;
@@ -135,11 +158,11 @@ std::string test_name(const testing::TestParamInfo<FaultRow>& tested) {
 
 INSTANTIATE_TEST_SUITE_P(Rows, FaultRows, ::testing::ValuesIn(fault_table()), test_name);
 
-TEST(FaultTable, F_B7_has_every_fault_with_every_bmc_and_locks_on_and_off_once) {
+TEST(FaultTable, F_B7_has_every_fault_with_every_bmc_and_every_storage_once) {
   std::set<std::string> names;
   for (const FaultRow& row : fault_table()) names.insert(name_of(row));
   EXPECT_EQ(names.size(), fault_table().size());
-  EXPECT_EQ(names.size(), 9U * 4U * 2U);
+  EXPECT_EQ(names.size(), 9U * 4U * 3U);
 }
 
 /// A lie is the only way to two copies, and the lab's storage has locks.
@@ -147,10 +170,15 @@ TEST(FaultTable, F_B7_two_copies_come_of_nothing_but_a_lie_without_locks) {
   for (const FaultRow& row : fault_table()) {
     if (row.meets != NewCopyMeets::nothing) {
       EXPECT_EQ(row.bmc, BmcConduct::lies) << name_of(row);
-      EXPECT_EQ(row.meets, row.locks ? NewCopyMeets::lock : NewCopyMeets::old_copy) << name_of(row);
+      const bool locks = row.storage == StorageConduct::locks;
+      EXPECT_EQ(row.meets, locks ? NewCopyMeets::lock : NewCopyMeets::old_copy) << name_of(row);
+    }
+    if (row.storage == StorageConduct::volumes) {
+      EXPECT_EQ(row.meets, NewCopyMeets::nothing) << name_of(row);
+      EXPECT_EQ(row.proof == FenceProof::storage_revoked, row.dead) << name_of(row);
     }
     EXPECT_NE(row.proof, FenceProof::none) << name_of(row);
-    EXPECT_EQ(row.lab, row.locks) << name_of(row);
+    EXPECT_EQ(row.lab, row.storage == StorageConduct::locks) << name_of(row);
   }
 }
 
@@ -165,6 +193,16 @@ TEST(FaultTable, F_B7_the_loss_of_a_host_is_foretold_from_how_it_is_equipped) {
   machine.spec.bmc.protocol = BmcProtocol::redfish;
   EXPECT_EQ(row_of_loss(host, &machine).proof, FenceProof::bmc_power_off);
   EXPECT_EQ(row_of_loss(host, &machine).restart, RestartPlace::elsewhere);
+}
+
+TEST_F(VolumePlanning, A1_F5_F_B7_volumes_prove_the_end_of_their_vm_if_they_outlive_its_host) {
+  const VmId db = vm_with_volume("a");
+  EXPECT_EQ(storage_without(HostId("a"), view, vm(db)), StorageConduct::volumes);
+  EXPECT_EQ(row_of_loss(host("a"), nullptr, StorageConduct::volumes).proof,
+            FenceProof::storage_revoked);
+  EXPECT_EQ(storage_without(HostId("c"), view, vm(db)), StorageConduct::locks) << "lost with it";
+  edit_vm(db, [](Vm& changed) { changed.spec.disks.push_back({"logs", Mib{64}, ""}); });
+  EXPECT_EQ(storage_without(HostId("a"), view, vm(db)), StorageConduct::locks) << "a file beside";
 }
 
 TEST(FaultTable, F_B7_the_table_for_readers_is_what_the_program_holds) {

@@ -134,12 +134,8 @@ KvmVerdict judge(const KvmProbeOptions& options, const Finding& finding) {
                                  finding.failed, std::strerror(finding.number));
     return verdict;
   }
-  const double each = static_cast<double>(finding.nanoseconds) / kInstructions;
-  verdict.usable = each < options.nanoseconds_per_instruction_max;
-  verdict.reason =
-      fmt::format("KVM is {}usable: a loop took {:.1f} ns an instruction, {:.0f} ns are allowed",
-                  verdict.usable ? "" : "not ", each, options.nanoseconds_per_instruction_max);
-  return verdict;
+  return judge_kvm_loop(static_cast<double>(finding.nanoseconds) / kInstructions,
+                        options.nanoseconds_per_instruction_max);
 }
 
 /// A disk of 1 MiB (firmware boots no smaller one): writes 'K' to port 0xe9, then to 0xf4, where
@@ -153,6 +149,15 @@ std::string canary_disk() {
 }
 
 }  // namespace
+
+KvmVerdict judge_kvm_loop(double nanoseconds_per_instruction, double allowed) {
+  KvmVerdict verdict;
+  verdict.usable = nanoseconds_per_instruction < allowed;
+  verdict.reason =
+      fmt::format("KVM is {}usable: a loop took {:.1f} ns an instruction, {:.0f} ns are allowed",
+                  verdict.usable ? "" : "not ", nanoseconds_per_instruction, allowed);
+  return verdict;
+}
 
 KvmVerdict probe_kvm(const KvmProbeOptions& options) {
   KvmVerdict verdict;
@@ -228,13 +233,14 @@ Result<void> run_canary_guest(const CanaryGuest& canary) {
                                 output->out.size(), output->err));
 }
 
-KvmVerdict kvm_verdict(const std::string& cache_path, CanaryGuest canary) {
+KvmVerdict kvm_verdict(const std::string& cache_path, CanaryGuest canary,
+                       const std::function<KvmVerdict()>& probe) {
   const std::string boot_id = read_boot_id();
   if (const auto text = read_file(cache_path, 1 << 16)) {
     const auto cached = from_json_text<KvmVerdict>(*text);
     if (cached && cached->boot_id == boot_id) return *cached;
   }
-  KvmVerdict verdict = probe_kvm(KvmProbeOptions{});
+  KvmVerdict verdict = probe();
   if (verdict.usable) {
     canary.accelerator = Accelerator::kvm;
     canary.scratch = cache_path.substr(0, cache_path.rfind('/'));

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,9 @@ struct KvmProbeOptions {
 /// Blocking, at most the deadline and some milliseconds. `boot_id` of the result is empty.
 KvmVerdict probe_kvm(const KvmProbeOptions& options);
 
+/// What such a loop says that took so long for each instruction.
+KvmVerdict judge_kvm_loop(double nanoseconds_per_instruction, double allowed);
+
 /// The groups that a process without privileges needs to open the device; empty when its owner has not opened it to a
 /// group (then only a guest that keeps privileges can).
 std::vector<gid_t> kvm_groups(const std::string& device = "/dev/kvm");
@@ -45,8 +49,10 @@ struct CanaryGuest {
 /// Errors: timeout, internal.
 Result<void> run_canary_guest(const CanaryGuest& canary);
 
-/// The verdict for this boot: from `cache_path`, else found by probe and canary and stored there. The canary's
+/// The verdict for this boot: from `cache_path`, else found by `probe` and canary and stored there. The canary's
 /// accelerator and scratch are set here. Blocking.
-KvmVerdict kvm_verdict(const std::string& cache_path, CanaryGuest canary);
+KvmVerdict kvm_verdict(
+    const std::string& cache_path, CanaryGuest canary,
+    const std::function<KvmVerdict()>& probe = [] { return probe_kvm(KvmProbeOptions{}); });
 
 }  // namespace virga

@@ -287,6 +287,45 @@ TEST_F(VmFilesTest, F_B4_AGuestWithoutPrivilegesGetsTheGroupThatMayOpenKvm) {
   EXPECT_TRUE(kvm_groups(folder + "/no-kvm").empty());
 }
 
+TEST_F(VmFilesTest, F_B4_FiftyNanosecondsAnInstructionAreTooMany) {
+  const KvmProbeOptions usual;
+  const double allowed = usual.nanoseconds_per_instruction_max;
+  EXPECT_EQ(to_ms(usual.deadline), 50);
+  EXPECT_TRUE(judge_kvm_loop(0.3, allowed).usable);
+  EXPECT_TRUE(judge_kvm_loop(49.9, allowed).usable);
+  EXPECT_FALSE(judge_kvm_loop(50, allowed).usable);
+  const KvmVerdict slow = judge_kvm_loop(51, allowed);
+  EXPECT_FALSE(slow.usable);
+  EXPECT_EQ(slow.reason,
+            "KVM is not usable: a loop took 51.0 ns an instruction, 50 ns are allowed");
+}
+
+/// Programs in the place of QEMU: what the canary says and how it ends is what counts.
+TEST_F(VmFilesTest, F_B4_AFastLoopIsNotEnoughWhereTheCanaryDoesNotComeUp) {
+  const auto verdict_with = [this](const std::string& script, Duration deadline) {
+    CanaryGuest canary;
+    canary.qemu = folder + "/qemu";
+    canary.deadline = deadline;
+    EXPECT_TRUE(write_file_atomically(canary.qemu, "#!/bin/sh\n" + script, 0755).ok());
+    ::unlink((folder + "/kvm.json").c_str());
+    return kvm_verdict(folder + "/kvm.json", canary, [] { return judge_kvm_loop(1, 50); });
+  };
+  const auto refused = [&](const std::string& script, Duration deadline, const std::string& why) {
+    const KvmVerdict verdict = verdict_with(script, deadline);
+    EXPECT_FALSE(verdict.usable) << script;
+    EXPECT_NE(verdict.reason.find(why), std::string::npos) << verdict.reason;
+    EXPECT_EQ(from_json_text<KvmVerdict>(*read_file(folder + "/kvm.json"))->reason, verdict.reason);
+  };
+  refused("printf K; exit 0", seconds(20), "exit code 0");
+  refused("exit 33", seconds(20), "0 bytes said");
+  refused("echo no such accelerator >&2; exit 1", seconds(20), "no such accelerator");
+  refused("exec sleep 60", milliseconds(300), "canary guest");
+  const KvmVerdict up = verdict_with("case \"$*\" in *\"-accel kvm\"*) printf K; exit 33;; esac",
+                                     seconds(20));
+  EXPECT_TRUE(up.usable) << up.reason;
+  EXPECT_NE(up.reason.find("a canary guest came up"), std::string::npos);
+}
+
 TEST_F(VmFilesTest, F_B4_VerdictIsKeptForOneBoot) {
   const std::string path = folder + "/kvm.json";
   CanaryGuest no_guest;

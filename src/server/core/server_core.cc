@@ -468,9 +468,14 @@ boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
   bool all_absorbed = true;
   for (const HostId& host : state.members()) {
     const LossPlan plan = plan_loss(state, {host});
+    const Host& lost = *view().hosts.find(host);
+    const Machine* machine = view().machines.find(lost.spec.machine);
     json::array restarts;
     for (const auto& [vm, target] : plan.restarts) {
-      restarts.push_back({{"vm", vm.value}, {"host", target.value}});
+      const StorageConduct storage = storage_without(host, view(), *view().vms.find(vm));
+      const FenceProof proof = row_of_loss(lost, machine, storage).proof;
+      restarts.push_back(
+          {{"vm", vm.value}, {"host", target.value}, {"proof", enum_name(proof)}});
     }
     json::array stranded;
     for (const auto& [vm, refusals] : plan.stranded) {
@@ -479,8 +484,7 @@ boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
     json::array pinned;
     for (const VmId& vm : plan.pinned) pinned.emplace_back(vm.value);
     all_absorbed = all_absorbed && plan.stranded.empty();
-    const Host& lost = *view().hosts.find(host);
-    const FaultRow& row = row_of_loss(lost, view().machines.find(lost.spec.machine));
+    const FaultRow& row = row_of_loss(lost, machine);
     losses.push_back({{"lost", host.value},
                       {"proof", enum_name(row.proof)},
                       {"restart", enum_name(row.restart)},
