@@ -9,6 +9,7 @@
 
 #include "driver/contract.h"
 #include "driver/hypervisor.h"
+#include "driver/null_fabric.h"
 
 /// The promises of Hypervisor as tests. A test program makes a HypervisorLab for its implementation, includes
 /// hypervisor_contract_tests.h in one file and instantiates the suite there:
@@ -21,6 +22,9 @@ class HypervisorLab {
   virtual ~HypervisorLab() = default;
 
   virtual Hypervisor& host(int index) = 0;  ///< 0 or 1
+
+  /// What that host's ports come from and are read back by.
+  virtual NullFabric& fabric(int index) = 0;
 
   /// A small guest that runs for ever.
   virtual VmLaunch launch(const std::string& name, std::uint64_t epoch) = 0;

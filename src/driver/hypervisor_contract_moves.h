@@ -37,6 +37,30 @@ TEST_P(HypervisorContract, F_B9_LiveMigrationMovesTheGuest) {
   EXPECT_TRUE(runs(1, web.vm));
 }
 
+TEST_P(HypervisorContract, R_B3_A3_16_AGuestThatIsNotKeptApartAfterAMoveIsToldOfUntilItIs) {
+  VmLaunch web = lab->launch("web", 1), moved = lab->launch("web", 2);
+  web.nics = moved.nics = {{"acme/web-0", "acme/net", 1001, "52:54:00:00:00:01", "10.50.0.10/24"}};
+  VIRGA_OK(start(0, web));
+  const auto to = prepare(1, moved);
+  VIRGA_OK(to);
+  VIRGA_OK(send(0, web, *to));
+  VIRGA_OK(switch_over(0, web));
+  const std::string why = "port acme/web-0: it is on another bridge";
+  lab->fabric(1).isolation = make_error(Errc::conflict, why);
+  VIRGA_OK(resume(1, moved));
+  const auto told = [&](const std::string& breach) {
+    return lab->run_until(
+        [&] {
+          const auto last = lab->told(1, web.vm);
+          return last && last->isolation_checked && last->isolation_breach == breach;
+        },
+        seconds(40));
+  };
+  EXPECT_TRUE(told(why));
+  lab->fabric(1).isolation = {};
+  EXPECT_TRUE(told(""));
+}
+
 TEST_P(HypervisorContract, F_B9_CancelledSendLeavesTheGuestAtItsSource) {
   const VmLaunch web = lab->launch("web", 1);
   const VmLaunch moved = lab->launch("web", 2);

@@ -117,6 +117,14 @@ const FloatingAddress* ClusterView::floating_of(const Port& port) const {
   return found == all.end() ? nullptr : *found;
 }
 
+std::vector<const Device*> ClusterView::devices_of(const ClusterId& cluster) const {
+  std::vector<const Device*> found;
+  for (const Host* host : hosts_of(cluster)) {
+    for (const Device* device : devices.in<DevicesOnHost>(host->id())) found.push_back(device);
+  }
+  return found;
+}
+
 std::vector<const Port*> ClusterView::ports_of(const VmId& vm) const {
   std::vector<const Port*> found;
   const auto& all = ports.all();

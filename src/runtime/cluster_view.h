@@ -70,6 +70,11 @@ struct VmsOfVolume {
   }
 };
 
+struct DevicesOnHost {
+  using Key = HostId;
+  static void each(const Device& device, const auto& tell) { tell(device.spec.host); }
+};
+
 /// Those that have not ended, by their source and destination.
 struct OperationsOnHost {
   using Key = HostId;
@@ -102,7 +107,7 @@ struct ClusterView {
   Table<SecurityGroup> security_groups;
   Table<FloatingAddress, FloatingOfVm, FloatingOfService> floating_addresses;
   Table<Vm, VmsOfCluster, VmsOnHost, VmsOfVolume> vms;
-  Table<Device> devices;
+  Table<Device, DevicesOnHost> devices;
   Table<Volume, VolumesOfCluster> volumes;
   Table<Service, ServicesOfCluster> services;
   Table<ServiceLevel> levels;
@@ -125,11 +130,11 @@ struct ClusterView {
     return networks.in<NetworksOfCluster>(cluster);
   }
 
+  /// Devices of a cluster's hosts, host by host.
+  std::vector<const Device*> devices_of(const ClusterId& cluster) const;
+
   /// The VM that has this volume as a disk; nullptr = none.
-  const Vm* user_of(const VolumeId& volume) const {
-    const std::vector<const Vm*> users = vms.in<VmsOfVolume>(volume);
-    return users.empty() ? nullptr : users.front();
-  }
+  const Vm* user_of(const VolumeId& volume) const { return vms.first<VmsOfVolume>(volume); }
 
   std::vector<const Volume*> volumes_of(const ClusterId& cluster) const {
     return volumes.in<VolumesOfCluster>(cluster);

@@ -42,6 +42,14 @@ class Table {
     return found;
   }
 
+  /// The one with the lowest id; nullptr = none.
+  template <typename Group>
+  const T* first(const typename Group::Key& key) const {
+    const auto& index = *std::get<Index<Group>>(indices_).map;
+    const auto entry = index.find(key);
+    return entry == index.end() ? nullptr : entry->second->begin()->second.get();
+  }
+
   /// A table of one group alone, however many others there are. O(their number).
   template <typename Group>
   Table only(const typename Group::Key& key) const {

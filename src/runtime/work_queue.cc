@@ -6,6 +6,11 @@
 #include "base/log.h"
 
 namespace virga {
+namespace {
+
+constexpr std::size_t kRemembered = 1000;  // keys, of which most have rested for long
+
+}  // namespace
 
 WorkQueue::WorkQueue(Loop& loop, Store& store, StoreMirror& mirror, std::string name)
     : loop_(loop), store_(store), mirror_(mirror), name_(std::move(name)) {}
@@ -21,13 +26,22 @@ void WorkQueue::mark(const std::string& key) {
     round->second.again = true;
     return;
   }
-  loop_.post([this, key, alive = std::weak_ptr(alive_)] {
+  const auto begin_it = [this, key, alive = std::weak_ptr(alive_)] {
     if (!alive.expired()) begin(key);
-  });
+  };
+  const auto before = begun_.find(key);
+  const Duration rest =
+      before == begun_.end() ? Duration::zero() : before->second + kApart - loop_.now();
+  if (rest <= Duration::zero()) return loop_.post(begin_it);
+  loop_.after(rest, begin_it);
 }
 
 void WorkQueue::begin(const std::string& key) {
   ++rounds_;
+  const Instant now = loop_.now();
+  if (begun_.size() > kRemembered)
+    std::erase_if(begun_, [now](const auto& one) { return one.second + kApart <= now; });
+  begun_[key] = now;
   running_[key] = {.outstanding = 1};
   run_(key);
   finished(key);

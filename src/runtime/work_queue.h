@@ -14,10 +14,13 @@ namespace virga {
 
 /// Which keys a controller has to look at. A mark says "look again", never what to do: each key waits once, however
 /// often it was marked, and has one round at a time. A round ends when the view contains all that it has committed;
-/// what was marked meanwhile, or could not be committed, begins the next. When the store refuses a commit for want of
-/// room the next round waits for `store_full_pause`. Loop thread only. Cost: O(log keys) a mark.
+/// what was marked meanwhile, or could not be committed, begins the next. Rounds of a key begin kApart from each other
+/// at least: what is marked by each of many commits is looked at for many of them at once. When the store refuses a
+/// commit for want of room the next round waits for `store_full_pause`. Loop thread only. Cost: O(log keys) a mark.
 class WorkQueue {
  public:
+  static constexpr Duration kApart = milliseconds(10);
+
   /// Looks at a key and commits what follows from it, before it returns.
   using Run = std::function<void(const std::string& key)>;
 
@@ -59,6 +62,7 @@ class WorkQueue {
   Run run_;
   Duration store_full_pause_{0};
   std::map<std::string, Round> running_;
+  std::map<std::string, Instant> begun_;  ///< the last round of each key
   std::uint64_t rounds_ = 0;
   std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

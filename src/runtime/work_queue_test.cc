@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <string>
 #include <vector>
 
 #include "sim/sim_loop.h"
@@ -98,6 +100,26 @@ TEST_F(Queue, F_B3_F_F13_a_full_store_is_asked_again_after_a_pause) {
   const std::size_t settled = seen_.size();
   loop_.run_for(seconds(5));
   EXPECT_EQ(seen_.size(), settled);
+}
+
+TEST_F(Queue, F_B3_a_key_that_is_marked_again_and_again_has_a_round_for_many_at_once) {
+  queue_.mark("a");
+  loop_.run_for(Duration::zero());
+  EXPECT_EQ(seen_.size(), 1U) << "the first at once";
+  for (int time = 0; time < 100; ++time) {
+    queue_.mark("a");
+    queue_.mark("b" + std::to_string(time));
+    loop_.run_for(milliseconds(1));
+  }
+  loop_.run_for(seconds(1));
+  EXPECT_GE(std::ranges::count(seen_, "a"), 10);
+  EXPECT_LE(std::ranges::count(seen_, "a"), 12);
+  EXPECT_EQ(queue_.rounds() - static_cast<std::uint64_t>(std::ranges::count(seen_, "a")), 100U)
+      << "and none waits for another";
+  const std::size_t before = seen_.size();
+  queue_.mark("a");
+  loop_.run_for(Duration::zero());
+  EXPECT_EQ(seen_.size(), before + 1) << "after a rest at once again";
 }
 
 TEST_F(Queue, F_B3_who_is_not_done_asks_for_another_look) {

@@ -136,7 +136,7 @@ AgentRun::Impl::Impl(Parts parts, const SimProcess& clock)
       process_(parts_.world.loop()),
       guard_(parts_.world.loop(), parts_.leash),
       fabric_(process_, parts_.networks),
-      hypervisor_(parts_.world, parts_.migrations, parts_.host, process_, guard_),
+      hypervisor_({parts_.world, parts_.migrations, parts_.host, process_, guard_, fabric_}),
       balancers_(process_, parts_.host),
       asker_(process_, parts_.world, parts_.host, parts_.networks),
       storage_(process_, "shared storage",

@@ -411,8 +411,8 @@ std::vector<std::string> Cloud::exported() {
         const auto allowed =
             allowed_regions(volume.value.substr(0, volume.value.find('/')), {volume});
         if (!allowed || allowed->contains(host.region)) continue;
-        wrong.push_back(fmt::format("volume {} lies on {}, which is in region \"{}\"",
-                                    volume.value, host.id.value, host.region));
+        wrong.push_back(fmt::format("volume {} lies on {}, which is in region \"{}\"", volume.value,
+                                    host.id.value, host.region));
       }
     }
   }
@@ -538,6 +538,12 @@ std::vector<std::string> Cloud::unsettled() {
     }
   }
   return open;
+}
+
+std::pair<Revision, std::uint64_t> Cloud::changes() const {
+  std::uint64_t placings = 0;
+  for (const HostTruth& host : world_.hosts()) placings += networks(host).placings;
+  return {disk_->state.revision(), placings};
 }
 
 std::vector<std::string> Cloud::crossed() {

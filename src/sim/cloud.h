@@ -28,29 +28,29 @@ struct CloudOptions {
   WorldOptions world;
   NetworkOptions network;
   MemoryStoreOptions store;
-  bool metering = false;  ///< off: a message less for each host in ten seconds
+  bool metering = false;   ///< off: a message less for each host in ten seconds
   Duration supervisor{0};  ///< killed programs are started again after this; 0 = only when healed
 };
 
 enum class FaultKind {
-  power,       ///< the machine loses power
-  hang,        ///< the whole machine stands still
-  link,        ///< one of its networks is cut, both directions
-  link_out,    ///< ... what it sends is lost
-  link_in,     ///< ... what is sent to it is lost
-  agent,       ///< its agent is killed
-  agent_stop,  ///< its agent stands still
-  leash,       ///< its leash is killed
-  leash_stop,  ///< its leash stands still
-  qemu,        ///< VM processes are killed
-  deaf,        ///< VM processes ignore QMP
-  guest_hang,  ///< guests stand still
-  panic,       ///< guests panic
-  disk_full,   ///< no space below the VMs' folders
+  power,        ///< the machine loses power
+  hang,         ///< the whole machine stands still
+  link,         ///< one of its networks is cut, both directions
+  link_out,     ///< ... what it sends is lost
+  link_in,      ///< ... what is sent to it is lost
+  agent,        ///< its agent is killed
+  agent_stop,   ///< its agent stands still
+  leash,        ///< its leash is killed
+  leash_stop,   ///< its leash stands still
+  qemu,         ///< VM processes are killed
+  deaf,         ///< VM processes ignore QMP
+  guest_hang,   ///< guests stand still
+  panic,        ///< guests panic
+  disk_full,    ///< no space below the VMs' folders
   device_full,  ///< ... below its storage devices
-  starts,      ///< the next three VM starts fail
-  clock,       ///< its clock jumps forward by a minute
-  drift,       ///< its clock loses one per cent
+  starts,       ///< the next three VM starts fail
+  clock,        ///< its clock jumps forward by a minute
+  drift,        ///< its clock loses one per cent
 };
 BOOST_DESCRIBE_ENUM(FaultKind, power, hang, link, link_out, link_in, agent, agent_stop, leash,
                     leash_stop, qemu, deaf, guest_hang, panic, disk_full, device_full, starts,
@@ -136,6 +136,9 @@ class Cloud {
   /// VMs that should run and do not run in exactly one place with the epoch in force, and hosts whose networks lead to
   /// where a VM is not; one sentence each.
   std::vector<std::string> unsettled();
+
+  /// As long as this stays the same, so does what crossed() and exported() find.
+  std::pair<Revision, std::uint64_t> changes() const;
 
   /// Hosts that lead a port's frames over another network than its own, which may be another tenant's; one sentence
   /// each. There is none at any moment, whatever fails.

@@ -47,10 +47,11 @@ struct Copy {
   bool deaf = false;         ///< ignores QMP
   bool guest_hung = false;
   bool panicked = false;  ///< its guest: it stands still until it is ended
-  Instant answers_at{};  ///< when its guest has booted
+  Instant answers_at{};   ///< when its guest has booted
   Instant hung_at{};
   bool stopping = false;
   std::string trouble;  ///< "guest panicked"; empty = none
+  std::vector<LaunchNic> nics;
   std::map<VolumeId, DiskTruth> volumes;
   std::map<VolumeId, Mib> disk_sizes;  ///< of volumes, as its guest has them
   std::map<VolumeId, EqualPlace> equal_places;

@@ -95,6 +95,7 @@ void SimFabric::apply(const FabricState& state, Callback<void> done) {
 }
 
 void SimFabric::place(const FabricPlaces& places, Callback<void> done) {
+  ++there_.placings;
   for (const std::uint32_t vni : places.whole) {
     there_.places[vni].clear();
     there_.addresses[vni].clear();
@@ -133,9 +134,8 @@ void SimFabric::close_port(const LaunchNic&, Callback<void> done) {
 
 Result<void> SimFabric::check_network(const std::string& what, std::uint32_t vni) const {
   const auto& networks = there_.state.networks;
-  const bool here = std::any_of(networks.begin(), networks.end(), [vni](const Network& network) {
-    return network.spec.vni == vni;
-  });
+  const bool here = std::any_of(networks.begin(), networks.end(),
+                                [vni](const Network& network) { return network.spec.vni == vni; });
   if (here) return {};
   return make_error(Errc::not_found, fmt::format("open {} on VNI {}: the network is not on this "
                                                  "host",

@@ -74,6 +74,7 @@ struct HostNetworks {
       addresses;  ///< by VNI: address -> tunnel end
   std::map<ServiceId, BalancerLeg> legs;
   std::map<std::uint32_t, GatewayNetwork> gateways;  ///< by VNI
+  std::uint64_t placings = 0;                        ///< so often its places have changed
 };
 
 /// An agent's hold on the networks of its host, which outlive it: `there`.

@@ -32,6 +32,7 @@ class SimLab : public HypervisorLab {
   }
 
   Hypervisor& host(int index) override { return agent(index).hypervisor; }
+  NullFabric& fabric(int index) override { return agent(index).fabric; }
 
   VmLaunch launch(const std::string& name, std::uint64_t epoch) override {
     VmLaunch made;
@@ -73,7 +74,7 @@ class SimLab : public HypervisorLab {
     Agent(SimLab& lab, HostTruth& host)
         : truth(host),
           process(lab.loop_),
-          hypervisor(lab.world_, lab.migrations_, host, process, guard) {
+          hypervisor({lab.world_, lab.migrations_, host, process, guard, fabric}) {
       truth.listener = [this](WorldChange change, const Copy& copy) {
         hypervisor.copy_changed(copy, change == WorldChange::ended);
       };
@@ -90,6 +91,7 @@ class SimLab : public HypervisorLab {
     HostTruth& truth;
     SimProcess process;
     NoLeash guard;
+    NullFabric fabric{process};
     sim::SimHypervisor hypervisor;
     std::map<VmId, ObservedVm> told;
   };

@@ -14,6 +14,7 @@ constexpr Duration kResumeMax = seconds(10);
 constexpr Duration kSwitchMax = seconds(10);
 constexpr Duration kPoll = milliseconds(20);
 constexpr Duration kMirror = seconds(2);
+constexpr Duration kInspectAgain = seconds(1);
 constexpr Duration kNoHeartbeat = seconds(10);
 
 std::string on_host(const char* what, const VmId& vm, const HostTruth& host) {
@@ -22,9 +23,13 @@ std::string on_host(const char* what, const VmId& vm, const HostTruth& host) {
 
 }  // namespace
 
-SimHypervisor::SimHypervisor(World& world, Migrations& migrations, HostTruth& host, Loop& agent,
-                             ProcessGuard& guard)
-    : world_(world), migrations_(migrations), host_(host), agent_(agent), guard_(guard) {}
+SimHypervisor::SimHypervisor(const Parts& parts)
+    : world_(parts.world),
+      migrations_(parts.migrations),
+      host_(parts.host),
+      agent_(parts.agent),
+      guard_(parts.guard),
+      fabric_(parts.fabric) {}
 
 /// Completions of what the world does by itself reach this agent only while it lives, and in its
 /// own time.
@@ -49,6 +54,7 @@ void SimHypervisor::open(HypervisorSink& sink, Callback<HypervisorInfo> done) {
     for (const std::uint64_t serial : serials) migrations_.lose_owner(serial);
     for (const auto& [vm, copy] : host_.copies) {
       static_cast<void>(guard_.guard(vm.value, static_cast<int>(copy.serial)));
+      if (copy.received) inspect(vm, copy.serial, 0);
     }
     HypervisorInfo info;
     info.accelerator_reason = "simulated";
@@ -275,13 +281,39 @@ void SimHypervisor::wait_received(const VmId& vm, const Epoch& epoch, Instant un
       StoredVm& stored = world_.stored()[vm];
       stored.epoch = std::max(stored.epoch, epoch);
       if ((*copy)->answers_at == Instant{}) (*copy)->answers_at = agent_.now();
-      return done(world_.set_state(host_, **copy, CopyState::running));
+      const auto running = world_.set_state(host_, **copy, CopyState::running);
+      if (running) inspect(vm, (*copy)->serial, 0);
+      return done(running);
     }
     if (agent_.now() >= until) {
       return done(make_error(Errc::timeout, on_host("resume", vm, host_) + ": no state arrived"));
     }
     wait_received(vm, epoch, until, std::move(done));
   });
+}
+
+/// What keeps the ports of a copy that has arrived apart from others, one after the other; what is
+/// broken is looked at again.
+void SimHypervisor::inspect(const VmId& vm, std::uint64_t serial, std::size_t nic) {
+  const auto found = host_.copies.find(vm);
+  if (found == host_.copies.end() || found->second.serial != serial) return;
+  const Copy& copy = found->second;
+  if (copy.state != CopyState::running) return;
+  if (nic >= copy.nics.size()) return found_isolated(copy, "");
+  fabric_.inspect_port(copy.nics[nic], [this, vm, serial, nic](const Result<void>& held) {
+    if (held) return inspect(vm, serial, nic + 1);
+    agent_.after(kInspectAgain, [this, vm, serial] { inspect(vm, serial, 0); });
+    const auto still = host_.copies.find(vm);
+    const bool here = still != host_.copies.end() && still->second.serial == serial;
+    if (here) found_isolated(still->second, held.error().what);
+  });
+}
+
+void SimHypervisor::found_isolated(const Copy& copy, const std::string& breach) {
+  const auto [known, first] = inspected_.emplace(copy.serial, breach);
+  if (!first && known->second == breach) return;
+  known->second = breach;
+  copy_changed(copy, false);
 }
 
 void SimHypervisor::cancel_send(const VmId& vm, const Epoch& epoch, Callback<void> done) {
@@ -446,7 +478,9 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
   seen.cpu_millicores_max = copy.takes.cpu_millicores;
   seen.cpu_weight = copy.cpu_weight;
   seen.processes_max = copy.processes_max;
-  seen.isolation_checked = copy.received && copy.state == CopyState::running;
+  const auto inspected = inspected_.find(copy.serial);
+  seen.isolation_checked = inspected != inspected_.end();
+  if (seen.isolation_checked) seen.isolation_breach = inspected->second;
   for (const auto& [volume, size] : copy.disk_sizes) {
     ObservedDisk& disk = seen.disks.emplace_back(ObservedDisk{volume, size});
     const DiskTruth& used = copy.volumes.at(volume);
@@ -494,9 +528,8 @@ std::vector<VmUsage> SimHypervisor::usage() const {
 }
 
 void SimHypervisor::forget_usage(const VmId& vm, const Epoch& epoch) {
-  std::erase_if(ended_, [&](const auto& one) {
-    return one.first.vm == vm && one.first.epoch == epoch;
-  });
+  std::erase_if(ended_,
+                [&](const auto& one) { return one.first.vm == vm && one.first.epoch == epoch; });
 }
 
 Result<std::string> SimHypervisor::console_tail(const VmId& vm, std::size_t bytes_max) const {
@@ -510,6 +543,7 @@ void SimHypervisor::copy_changed(const Copy& copy, bool ended) {
   if (sink_ == nullptr) return;
   ObservedVm seen = observed(copy);
   if (ended) {
+    inspected_.erase(copy.serial);
     seen.power = VmPower::stopped;
     if (ended_.size() == kEndedUsagesMax) ended_.erase(ended_.begin());
     ended_.emplace_back(used(copy), world_.loop().now());

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "driver/fabric.h"
 #include "driver/hypervisor.h"
 #include "driver/process_guard.h"
 #include "sim/migrations.h"
@@ -14,8 +15,15 @@ namespace virga::sim {
 /// The hypervisor driver of one agent run. Its VMs are processes of the host and outlive it.
 class SimHypervisor : public Hypervisor {
  public:
-  SimHypervisor(World& world, Migrations& migrations, HostTruth& host, Loop& agent,
-                ProcessGuard& guard);
+  struct Parts {
+    World& world;
+    Migrations& migrations;
+    HostTruth& host;
+    Loop& agent;
+    ProcessGuard& guard;
+    Fabric& fabric;
+  };
+  explicit SimHypervisor(const Parts& parts);
 
   void open(HypervisorSink& sink, Callback<HypervisorInfo> done) override;
   void start(const VmLaunch& launch, Callback<void> done) override;
@@ -62,15 +70,21 @@ class SimHypervisor : public Hypervisor {
                           const DeviceId& device);
   void wait_received(const VmId& vm, const Epoch& epoch, Instant until, Callback<void> done);
   void finish_start(const VmId& vm, const Result<void>& outcome);
+  void inspect(const VmId& vm, std::uint64_t serial, std::size_t nic);
+  void found_isolated(const Copy& copy, const std::string& breach);
 
   World& world_;
   Migrations& migrations_;
   HostTruth& host_;
   Loop& agent_;
   ProcessGuard& guard_;
+  Fabric& fabric_;
   HypervisorSink* sink_ = nullptr;
   std::map<VmId, std::vector<Callback<void>>> starts_;
-  std::vector<std::pair<VmUsage, Instant>> ended_;  ///< last figures of copies that are gone, since when
+  std::map<std::uint64_t, std::string>
+      inspected_;  ///< serials of copies that have arrived here: what is broken
+  std::vector<std::pair<VmUsage, Instant>>
+      ended_;  ///< last figures of copies that are gone, since when
   std::shared_ptr<int> alive_ = std::make_shared<int>();
 };
 

@@ -20,7 +20,9 @@ constexpr Duration kCrossingsEvery = seconds(5);
 constexpr std::uint64_t kMeteredSeeds = 4;  // each fourth: it takes twice the time
 constexpr std::int64_t kUnheardMs = 30'000 + metering::kWindowMs;  // see metering_test.cc
 constexpr std::uint64_t kBoundSeeds = 3;  // each third: one tenant may be in one of two regions
-constexpr int kHostsPerDevice = 4;        // and in a region
+constexpr Duration kKeptWithin =
+    milliseconds(2 * metering::kWindowMs);  // but for a server that is away
+constexpr int kHostsPerDevice = 4;          // and in a region
 constexpr int kVmsPerVolume = 3;
 constexpr const char* kService = "shop/web";
 constexpr std::int64_t kHostMemory = 8192;
@@ -47,6 +49,8 @@ class Swarm {
   void change_service();
   void heal_all();
   void look_for_crossings();
+  void note_ends();
+  void agent_ends(const HostId& host);
   void settle_bills();
   void switch_on();
   void note(const std::string& what);
@@ -65,12 +69,16 @@ class Swarm {
   Rng rng_;
   std::vector<FaultKind> kinds_;
   std::vector<VmId> vms_;
-  std::map<VmId, std::int64_t> ended_;  ///< copies of each so far that nobody had ended
+  /// Copies of each so far of whose last use it may be that nobody has heard: they ended by
+  /// themselves, or their agent did before the server had to have kept it.
+  std::map<VmId, std::int64_t> unheard_;
+  std::map<HostId, std::vector<std::pair<VmId, Instant>>> ended_;  ///< in order, and when, by host
   bool server_faults_ = false;
   bool desires_ = false;
   bool cuts_ = false;
   bool lying_bmcs_ = false;
   Duration pause_{};
+  std::pair<Revision, std::uint64_t> looked_at_{};
   bool healing_ = false;
   SwarmOutcome outcome_;
 };
@@ -209,6 +217,7 @@ void Swarm::host_fault(FaultKind kind) {
   }
   note(fmt::format("{} {} {} bmc {}", enum_name(kind), host.id.value, enum_name(fault.wire),
                    enum_name(host.bmc)));
+  if (kind == FaultKind::agent) agent_ends(host.id);
   cloud_.apply(fault);
   loop_.after(some_time(500, 90'000), [this, &host] {
     if (healing_) return;
@@ -330,9 +339,29 @@ void Swarm::switch_on() {
 /// At no moment a frame of one network is led over another, nor data out of their regions, whatever
 /// has failed.
 void Swarm::look_for_crossings() {
-  for (const std::string& wrong : cloud_.crossed()) cloud_.checker().report("isolation", wrong);
-  for (const std::string& wrong : cloud_.exported()) cloud_.checker().report("region", wrong);
+  const auto before = std::exchange(looked_at_, cloud_.changes());
+  if (before != looked_at_) {
+    for (const std::string& wrong : cloud_.crossed()) cloud_.checker().report("isolation", wrong);
+    for (const std::string& wrong : cloud_.exported()) cloud_.checker().report("region", wrong);
+  }
   loop_.after(kCrossingsEvery, [this] { look_for_crossings(); });
+}
+
+void Swarm::note_ends() {
+  cloud_.world().observe([this](WorldChange change, const HostTruth& host, const Copy* copy) {
+    if (change == WorldChange::power && !host.powered) agent_ends(host.id);
+    if (change != WorldChange::ended) return;
+    const bool in_order = copy->trouble == kOrderedStop || copy->state == CopyState::postmigrate;
+    if (!in_order) ++unheard_[copy->vm];
+    if (in_order) ended_[host.id].emplace_back(copy->vm, loop_.now());
+  });
+}
+
+/// What it alone remembered is gone; a server that is killed as well forgets what it has heard.
+void Swarm::agent_ends(const HostId& host) {
+  for (const auto& [vm, at] : std::exchange(ended_[host], {})) {
+    if (loop_.now() - at < kKeptWithin) ++unheard_[vm];
+  }
 }
 
 /// Once everything has ended and was reported, no VM was charged more than it ran, nor less but for
@@ -353,7 +382,7 @@ void Swarm::settle_bills() {
     const std::int64_t truth = to_ms(cloud_.world().run_time(id));
     const std::string what = fmt::format("{} ran {} ms, {} are charged", id.value, truth, charged);
     if (charged > truth) cloud_.checker().report("charged_twice", what);
-    const std::int64_t least = truth - rounded - kUnheardMs * ended_[id];
+    const std::int64_t least = truth - rounded - kUnheardMs * unheard_[id];
     if (charged < least) cloud_.checker().report("charge_gap", what);
   }
 }
@@ -361,11 +390,7 @@ void Swarm::settle_bills() {
 SwarmOutcome Swarm::run() {
   const WallTime start = loop_.wall_now();
   found();
-  cloud_.world().observe([this](WorldChange change, const HostTruth&, const Copy* copy) {
-    const bool in_order = copy != nullptr && (copy->trouble == kOrderedStop ||
-                                              copy->state == CopyState::postmigrate);
-    if (change == WorldChange::ended && !in_order) ++ended_[copy->vm];
-  });
+  note_ends();
   look_for_crossings();
   if (options_.faults) found_service();
   cloud_.start();

@@ -9,9 +9,7 @@ namespace {
 
 constexpr std::size_t kWorldHostsMax = 65'536;
 
-std::size_t number_of(const HostTruth* party) {
-  return party == nullptr ? SIZE_MAX : party->index;
-}
+std::size_t number_of(const HostTruth* party) { return party == nullptr ? SIZE_MAX : party->index; }
 
 bool needs_lock(CopyState state) {
   return state == CopyState::starting || state == CopyState::running || state == CopyState::paused;
@@ -190,6 +188,7 @@ Copy& World::spawn(HostTruth& host, const VmLaunch& launch, CopyState state) {
   copy.cpus = launch.cpus;
   copy.born = loop_.now();
   copy.own_files = has_files(launch);
+  copy.nics = launch.nics;
   if (!launch.nics.empty()) {
     copy.address = launch.nics.front().address.substr(0, launch.nics.front().address.find('/'));
   }

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Losses on real guests: the server while a host dies, a frozen server, an old backup, hosts, agents, room on a disk.
+"""Losses on real guests: the server while a host dies, a frozen server, an old backup, hosts, agents, room on a disk,
+ten thousand silent clients.
 
 One cloud serves all tests. A watcher counts the processes of each VM over all hosts, as they really are.
 VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
@@ -7,8 +8,11 @@ VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's
 
 import json
 import os
+import resource
 import shutil
 import signal
+import socket
+import statistics
 import subprocess
 import sys
 import threading
@@ -19,6 +23,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(
 from cloud_case import CloudCase, fill_up, kill, manifest_of, wall_ms  # noqa: E402
 
 FROZEN_S = 30
+IDLE = 10_000
 HELD_S = 8  # far longer than a server needs to notice a dead host and to switch it off
 
 
@@ -262,6 +267,38 @@ class Outages(CloudCase):
         subprocess.run(["umount", folder], check=True, timeout=20)
         self.cloud.cli("vm", "delete", vm, text=True)
         self.cloud.wait(f"{vm} is gone", lambda: vm not in self.cloud.vms() and vm not in self.cloud.copies(), 60)
+
+    def test_F_F29_ten_thousand_connections_that_say_nothing(self):
+        """They take nothing from others: the API answers, hosts keep their leases, a VM is made and answers."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, IDLE + 200), hard))
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        server, after = self.pids()["server"], self.cloud.last_event()
+        idle = []
+        self.addCleanup(lambda: [link.close() for link in idle])
+        for _ in range(IDLE):
+            link = socket.create_connection(("127.0.0.1", self.cloud.port), timeout=10)
+            idle.append(link)
+            # One request, so that it is a client that may be silent for a minute.
+            link.sendall(b"GET /healthz HTTP/1.1\r\nHost: virga\r\n\r\n")
+        self.assertTrue(all(b" 200 " in link.recv(4096) for link in idle))
+        self.assertGreater(len(os.listdir(f"/proc/{server}/fd")), IDLE)
+        waits = []
+        for _ in range(100):
+            begun = time.monotonic()
+            self.cloud.api("GET", "vms")
+            waits.append(time.monotonic() - begun)
+        self.cloud.apply(manifest_of("beside"))
+        self.cloud.wait_answering(["acme/beside"], 60)
+        self.assertGreater(len(os.listdir(f"/proc/{server}/fd")), IDLE, "all were there until now")
+        self.assertEqual(self.events(after, "host.suspect"), [])
+        print(f"{IDLE} idle connections: GET vms median {statistics.median(waits) * 1000:.1f} ms")
+        for link in idle:
+            link.close()
+        self.cloud.wait("they are forgotten", lambda: len(os.listdir(f"/proc/{server}/fd")) < 1000, 60)
+        self.cloud.cli("vm", "stop", "acme/beside", "--wait", text=True)
+        self.cloud.cli("vm", "delete", "acme/beside", text=True)
+        self.cloud.wait("acme/beside is gone", lambda: "acme/beside" not in self.cloud.vms(), 60)
 
 
 if __name__ == "__main__":

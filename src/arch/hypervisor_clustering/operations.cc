@@ -27,6 +27,14 @@ void emit(const RecordContext& context, std::string kind, std::string text,
 
 void give_back(VmStatus& status) { status.operation = OperationId(); }
 
+/// Of a copy that has just begun, or is gone, nothing is known.
+void begin_anew(VmStatus& status, VmPower power) {
+  status.power = power;
+  status.health = VmHealth::unknown;
+  status.health_reason.clear();
+  status.isolation_breach.clear();
+}
+
 /// Nothing was under way: the guest has ended by itself, or has never begun.
 constexpr const char* kInOrder = "in_order";
 
@@ -136,10 +144,7 @@ OperationStepTable start_table(const Dependencies& on) {
   table.record_success = [](const RecordContext& context) {
     change_vm(context, [](VmStatus& status) {
       give_back(status);
-      status.power = VmPower::running;
-      status.health = VmHealth::unknown;
-      status.health_reason.clear();
-      status.isolation_breach.clear();  // of a copy that is gone
+      begin_anew(status, VmPower::running);
       status.unplaced_reason.clear();
       status.recovering = false;
       status.lost.clear();
@@ -208,10 +213,7 @@ OperationStepTable stop_table(const Dependencies& on) {
     const bool comes_back = vm != nullptr && vm->spec.power == DesiredPower::running;
     change_vm(context, [&](VmStatus& status) {
       give_back(status);
-      status.power = VmPower::stopped;
-      status.health = VmHealth::unknown;
-      status.health_reason.clear();
-      status.isolation_breach.clear();  // of a copy that is gone
+      begin_anew(status, VmPower::stopped);
       status.host = HostId();
       status.recovering = comes_back;
       if (context.operation.arguments.source.empty()) return;
@@ -313,10 +315,7 @@ OperationStepTable fence_vm_table(const Dependencies& on) {
     give_up_silent_legs(context);
     change_vm(context, [&](VmStatus& status) {
       give_back(status);
-      status.power = VmPower::stopped;
-      status.health = VmHealth::unknown;
-      status.health_reason.clear();
-      status.isolation_breach.clear();  // of a copy that is gone
+      begin_anew(status, VmPower::stopped);
       status.host = HostId();
       status.migration = VmMigration();
       status.recovering = true;

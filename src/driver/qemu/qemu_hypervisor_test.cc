@@ -1,10 +1,6 @@
 #include "driver/qemu/qemu_hypervisor.h"
 
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <linux/if_tun.h>
-#include <net/if.h>
-#include <sys/ioctl.h>
 
 #include <filesystem>
 
@@ -68,47 +64,6 @@ TEST_F(QemuHypervisorTest, F_B4_TheLimitsOfTheKernelAreThoseOfTheLaunchAndChange
   EXPECT_EQ(limit("pids.max"), "512");
   EXPECT_EQ(limit(old ? "cpu.shares" : "cpu.weight"), old ? "2048" : "200");
   EXPECT_EQ(limit(memory), std::to_string((web.memory_mib.value + 256) << 20));
-}
-
-TEST_F(QemuHypervisorTest, R_B3_A3_16_AGuestThatIsNotKeptApartAfterAMoveIsToldOfUntilItIs) {
-  VmLaunch web = lab.launch("web", 1), moved = lab.launch("web", 2);
-  web.nics = moved.nics = {{"acme/web-0", "acme/net", 1001, "52:54:00:00:00:01", "10.50.0.10/24"}};
-  for (const int host : {0, 1}) {
-    lab.fabric(host).ports = [] {  // a tap that nothing leads to
-      OpenPort made;
-      made.tap_descriptor = ::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
-      ifreq request{};
-      request.ifr_flags = IFF_TAP | IFF_NO_PI;
-      EXPECT_EQ(::ioctl(made.tap_descriptor, TUNSETIFF, &request), 0);
-      return made;
-    };
-  }
-  lab.write_root(web, boot_sectors::idle());
-  ASSERT_TRUE(start(web).ok());
-  const auto to = lab.wait<MigrationEndpoint>(
-      [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
-  ASSERT_TRUE(to.ok()) << to.error().text();
-  ASSERT_TRUE(lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
-                   lab.host(0).send(web.vm, web.epoch, *to, {}, done);
-                 }).ok());
-  ASSERT_TRUE(lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
-                   lab.host(0).switch_over(web.vm, web.epoch, done);
-                 }).ok());
-  lab.fabric(1).isolation = make_error(Errc::conflict, "port acme/web-0: it is on another bridge");
-  ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) {
-                   lab.host(1).resume(moved.vm, moved.epoch, done);
-                 }).ok());
-  const auto breach = [&](const std::string& text) {
-    return lab.run_until(
-        [&] {
-          const auto seen = lab.told(1, web.vm);
-          return seen && seen->isolation_checked && seen->isolation_breach == text;
-        },
-        seconds(40));
-  };
-  EXPECT_TRUE(breach("port acme/web-0: it is on another bridge"));
-  lab.fabric(1).isolation = {};
-  EXPECT_TRUE(breach(""));
 }
 
 TEST_F(QemuHypervisorTest, F_B4_WatchdogPausesTheGuestAndIsReported) {
@@ -274,11 +229,12 @@ TEST_F(QemuHypervisorTest, F_B9_WhatTheGuestWritesWhileItIsSentArrives) {
   ASSERT_TRUE(sent.ok()) << sent.error().text();
   EXPECT_GT(sent->passes, 2);
   ASSERT_TRUE(lab.wait<MigrationProgress>([&](Callback<MigrationProgress> done) {
-                lab.host(0).switch_over(web.vm, web.epoch, done);
-              }).ok());
-  ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) {
-                lab.host(1).resume(moved.vm, moved.epoch, done);
-              }).ok());
+                   lab.host(0).switch_over(web.vm, web.epoch, done);
+                 })
+                  .ok());
+  ASSERT_TRUE(
+      lab.wait<void>([&](Callback<void> done) { lab.host(1).resume(moved.vm, moved.epoch, done); })
+          .ok());
   EXPECT_TRUE(lab.run_until([&] { return says(1, 'c') || says(1, 'l'); }, seconds(40)));
   EXPECT_FALSE(says(1, 'l')) << "a page holds what it held before it was written last";
 }
@@ -340,11 +296,13 @@ TEST_F(QemuHypervisorTest, R_B4_R_F12_AGuestThatWritesFasterThanItIsSentIsSlowed
       EXPECT_EQ(sent.error().code, Errc::timeout) << sent.error().text();
     }
     ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) {
-                  lab.host(1).stop(moved.vm, moved.epoch, {true, seconds(5)}, done);
-                }).ok());
+                     lab.host(1).stop(moved.vm, moved.epoch, {true, seconds(5)}, done);
+                   })
+                    .ok());
     ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) {
-                  lab.host(0).cancel_send(web.vm, web.epoch, done);
-                }).ok());
+                     lab.host(0).cancel_send(web.vm, web.epoch, done);
+                   })
+                    .ok());
   }
 }
 

@@ -1,6 +1,10 @@
 #include "driver/qemu/test_lab.h"
 
+#include <fcntl.h>
 #include <fmt/format.h>
+#include <linux/if_tun.h>
+#include <net/if.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -12,6 +16,19 @@
 #include "edge/file.h"
 
 namespace virga {
+namespace {
+
+/// A port that nothing leads to.
+OpenPort unconnected_tap() {
+  OpenPort made;
+  made.tap_descriptor = ::open("/dev/net/tun", O_RDWR | O_NONBLOCK | O_CLOEXEC);
+  ifreq request{};
+  request.ifr_flags = IFF_TAP | IFF_NO_PI;
+  EXPECT_EQ(::ioctl(made.tap_descriptor, TUNSETIFF, &request), 0);
+  return made;
+}
+
+}  // namespace
 
 QemuLab::QemuLab() {
   char name[] = "/tmp/virga-qemu-XXXXXX";
@@ -61,6 +78,7 @@ void QemuLab::open(int index) {
   options.own_program = folder_ + "/virgad";
   Host& host = hosts_[index];
   host.fabric = std::make_unique<NullFabric>(loop_);
+  host.fabric->ports = unconnected_tap;
   host.hypervisor = std::make_unique<QemuHypervisor>(loop_, options, host.guard, *host.fabric);
   bool opened = false;
   host.hypervisor->open(host.sink, [&](Result<HypervisorInfo> info) {

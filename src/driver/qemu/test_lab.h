@@ -53,7 +53,7 @@ class QemuLab final : public HypervisorLab {
 
   QemuHypervisor& qemu(int index) { return *hosts_[index].hypervisor; }
   RememberingGuard& guard(int index) { return hosts_[index].guard; }
-  NullFabric& fabric(int index) { return *hosts_[index].fabric; }
+  NullFabric& fabric(int index) override { return *hosts_[index].fabric; }
   const HypervisorInfo& info(int index) const { return hosts_[index].info; }
   const std::string& why(int index) const { return hosts_[index].sink.last_why; }
   int tells(int index) const { return hosts_[index].sink.tells; }

@@ -166,7 +166,8 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
 
   std::unique_ptr<DiskMirroring> mirroring_;
   std::map<VolumeId, Mib> disk_sizes_;
-  std::map<VolumeId, std::set<DeviceId>> failing_legs_;  ///< of mirrored ones, since they are in two places
+  std::map<VolumeId, std::set<DeviceId>>
+      failing_legs_;          ///< of mirrored ones, since they are in two places
   bool keeping_leg_ = false;  ///< one is being put on one place
   std::unique_ptr<OutgoingMigration> outgoing_;
   bool left_send_ = false;  ///< a migration whose owner, an earlier agent, is gone has not ended
@@ -180,7 +181,7 @@ class QemuVm : public std::enable_shared_from_this<QemuVm> {
 
   bool inspect_due_ = false;  ///< nobody has found yet that its ports are kept apart
   bool isolation_checked_ = false;
-  bool inspecting_ = false;
+  Instant inspected_by_;  ///< by then the look that is under way has ended or counts for nothing
   std::string isolation_breach_;
   VmMeter meter_;
   VmUsage traffic_;  ///< its counters of disks and networks

@@ -210,7 +210,7 @@ void QemuVm::tick() {
   meter_.set_running(guest_runs(), context_.loop.now());
   sample_usage();
   if (ticks_ % kTrafficTicks == 0) sample_traffic();
-  const bool look = inspect_due_ && guest_runs() && !inspecting_;
+  const bool look = inspect_due_ && guest_runs() && context_.loop.now() >= inspected_by_;
   if (look && ticks_ % kInspectTicks == 0) inspect_ports(0);
   trim_console(process_.folder().console());
   if (process_.qmp() == nullptr) {

@@ -9,6 +9,7 @@ namespace {
 
 constexpr Duration kResumeDeadline = milliseconds(9500);
 constexpr Duration kRunAgainDeadline = seconds(5);
+constexpr Duration kInspectionMax = seconds(10);
 constexpr Duration kAskAgain = milliseconds(20);
 constexpr Duration kLeftSendCut = seconds(3);  ///< a peer that hangs is cut off then
 
@@ -155,14 +156,15 @@ void QemuVm::run_arrived() {
 /// Not assumed after a move: what keeps its ports apart is read back, one after the other. What is
 /// found broken is looked at again until it is mended.
 void QemuVm::inspect_ports(std::size_t index) {
-  inspecting_ = index < launch_.nics.size();
-  if (!inspecting_) return found_isolated("");
+  inspected_by_ = Instant();
+  if (index >= launch_.nics.size()) return found_isolated("");
+  inspected_by_ = context_.loop.now() + kInspectionMax;
   context_.fabric.inspect_port(
       launch_.nics[index], [weak = weak_from_this(), index](const Result<void>& held) {
         const auto self = weak.lock();
         if (self == nullptr) return;
         if (held) return self->inspect_ports(index + 1);
-        self->inspecting_ = false;
+        self->inspected_by_ = Instant();
         if (held.error().code == Errc::conflict) return self->found_isolated(held.error().what);
         log_line(LogLevel::warning, "qemu", self->launch_.vm.value + ": " + held.error().text());
       });

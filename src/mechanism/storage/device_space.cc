@@ -5,10 +5,7 @@
 namespace virga {
 
 DeviceSpace::DeviceSpace(const ClusterView& view, const ClusterId& cluster) {
-  for (const auto& [id, device] : view.devices.all()) {
-    const Host* host = view.hosts.find(device->spec.host);
-    if (host != nullptr && host->spec.cluster == cluster) devices_[id] = device.get();
-  }
+  for (const Device* device : view.devices_of(cluster)) devices_[device->id()] = device;
   for (const Volume* volume : view.volumes_of(cluster)) {
     for (const VolumeLeg& leg : volume->status.legs) {
       promise(leg.device, std::max(volume->spec.size_mib, volume->status.size_mib));

@@ -11,7 +11,7 @@ namespace virga {
 /// the larger of what it is and what it shall be, from the moment its device is chosen until its record is gone.
 /// Volumes are thin: a device whose capacity is more than it has promises more than it can hold. What is new must fit
 /// into what is really free now; that the older ones do not fill it as well is not promised by this.
-/// Built in O(devices + the cluster's volumes). Pure.
+/// Built in O(the cluster's hosts, devices and volumes). Pure.
 class DeviceSpace {
  public:
   DeviceSpace(const ClusterView& view, const ClusterId& cluster);

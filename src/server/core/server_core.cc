@@ -322,28 +322,42 @@ void ServerCore::observe_cpu(const Service& service, ServiceEvidence& evidence) 
   }
 }
 
+DeviceEvidence ServerCore::evidence_of(const Device& device, const ClusterPolicy& policy) const {
+  DeviceEvidence seen;
+  const Instant now = on_.loop.now();
+  const auto found = sessions_.hosts().find(device.spec.host);
+  const bool heard = found != sessions_.hosts().end() && found->second.reported;
+  seen.awaited = !heard && now - leads_since_ < policy.lease_ms / 2;
+  seen.silence = now - leads_since_;
+  if (found == sessions_.hosts().end()) return seen;
+  const LiveHost& live = found->second;
+  const Instant fresh = now - policy.suspect_after_ms;
+  seen.host_reports = live.session != 0 && live.reported && live.last_report_at > fresh;
+  seen.silence = now - live.last_report_at;
+  const auto& features = live.hello.features;
+  seen.can_serve = std::find(features.begin(), features.end(), "devices") != features.end();
+  for (const ObservedDevice& one : live.report.devices) {
+    if (one.device != device.id()) continue;
+    seen.listed = true;
+    seen.seen = one;
+  }
+  return seen;
+}
+
 StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
   StorageEvidence evidence;
   evidence.held = recovery_held_;
   const Cluster* stored = view().clusters.find(cluster);
   if (stored == nullptr) return evidence;
   const Instant fresh = on_.loop.now() - stored->spec.policy.suspect_after_ms;
-  for (const auto& [id, device] : view().devices.all()) {
-    DeviceEvidence& seen = evidence.devices[id];
-    const auto found = sessions_.hosts().find(device->spec.host);
-    const bool heard = found != sessions_.hosts().end() && found->second.reported;
-    seen.awaited = !heard && on_.loop.now() - leads_since_ < stored->spec.policy.lease_ms / 2;
-    seen.silence = on_.loop.now() - leads_since_;
-    if (found == sessions_.hosts().end()) continue;
-    const LiveHost& live = found->second;
-    seen.host_reports = live.session != 0 && live.reported && live.last_report_at > fresh;
-    seen.silence = on_.loop.now() - live.last_report_at;
-    const auto& features = live.hello.features;
-    seen.can_serve = std::find(features.begin(), features.end(), "devices") != features.end();
-    for (const ObservedDevice& one : live.report.devices) {
-      if (one.device != id) continue;
-      seen.listed = true;
-      seen.seen = one;
+  for (const Device* device : view().devices_of(cluster)) {
+    evidence.devices[device->id()] = evidence_of(*device, stored->spec.policy);
+  }
+  for (const Volume* volume : view().volumes_of(cluster)) {
+    for (const VolumeLeg& leg : volume->status.legs) {  // also where no host is any more
+      const Device* device = view().devices.find(leg.device);
+      if (device == nullptr || evidence.devices.contains(leg.device)) continue;
+      evidence.devices[leg.device] = evidence_of(*device, stored->spec.policy);
     }
   }
   for (const Host* host : view().hosts_of(cluster)) {
@@ -474,8 +488,7 @@ boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
     for (const auto& [vm, target] : plan.restarts) {
       const StorageConduct storage = storage_without(host, view(), *view().vms.find(vm));
       const FenceProof proof = row_of_loss(lost, machine, storage).proof;
-      restarts.push_back(
-          {{"vm", vm.value}, {"host", target.value}, {"proof", enum_name(proof)}});
+      restarts.push_back({{"vm", vm.value}, {"host", target.value}, {"proof", enum_name(proof)}});
     }
     json::array stranded;
     for (const auto& [vm, refusals] : plan.stranded) {

@@ -74,6 +74,7 @@ class ServerCore {
   void mark(const ClusterId& cluster);
 
   ClusterEvidence observe(const ClusterId& cluster) const;
+  DeviceEvidence evidence_of(const Device& device, const ClusterPolicy& policy) const;
   StorageEvidence observe_storage(const ClusterId& cluster) const;
   ServiceEvidence observe_services(const ClusterId& cluster) const;
   void count_refusals(const ObservedDevice& device,
