@@ -57,7 +57,9 @@ void UsageReporter::tell() {
 
 void UsageReporter::kept(const UsageKept& kept) {
   for (auto next = ended_.begin(); next != ended_.end();) {
-    const bool over = next->second != 0 && next->second <= kept.sequence;
+    std::uint64_t& told = next->second;
+    if (told < kept.since) told = 0;
+    const bool over = told != 0 && told <= kept.sequence;
     if (over) hypervisor_.forget_usage(next->first.first, next->first.second);
     next = over ? ended_.erase(next) : std::next(next);
   }

@@ -95,6 +95,22 @@ TEST(UsageReporter, R_B8_what_a_lost_session_was_told_is_told_and_kept_anew) {
   EXPECT_TRUE(host.hypervisor.copies.empty());
 }
 
+TEST(UsageReporter, R_B8_what_the_server_missed_is_told_again_though_it_kept_what_came_after) {
+  Reporting host;
+  for (int number = 0; number < 100; ++number) host.hypervisor.add(number, true);
+  host.loop.run_for(UsageReporter::kEvery + UsageReporter::kPause);
+  ASSERT_EQ(host.sent.size(), 2U);
+  const std::uint64_t second = host.sent[1].sequence;
+  host.reporter.kept({second, second});
+  EXPECT_EQ(host.hypervisor.copies.size(), 64U) << "those of the first message";
+  host.reporter.kept({second, host.sent[0].sequence});
+  EXPECT_EQ(host.hypervisor.copies.size(), 64U) << "they have to be told anew";
+  host.loop.run_for(UsageReporter::kEvery);
+  ASSERT_EQ(host.sent.size(), 3U);
+  host.keep();
+  EXPECT_TRUE(host.hypervisor.copies.empty());
+}
+
 TEST(UsageReporter, R_B8_what_was_kept_of_an_earlier_run_is_none_of_this_ones) {
   Reporting host;
   host.loop.run_for(seconds(65));

@@ -42,10 +42,12 @@ struct UsageReport {
 };
 BOOST_DESCRIBE_STRUCT(UsageReport, (), (sequence, vms))
 
-/// The server's answer: reports up to this one are stored for good.
+/// The server's answer: reports from `since` up to this one are stored for good. What was told before `since`, the
+/// server may have missed.
 struct UsageKept {
   std::uint64_t sequence = 0;
+  std::uint64_t since = 0;  ///< absent from servers of before
 };
-BOOST_DESCRIBE_STRUCT(UsageKept, (), (sequence))
+BOOST_DESCRIBE_STRUCT(UsageKept, (), (sequence, since))
 
 }  // namespace virga

@@ -49,7 +49,8 @@ struct Violation {
 ///                     a copy that all its volumes have cut off starts nothing
 ///   lost_write        a copy begins to run on volumes that hold what guests wrote last
 ///   two_writers       no volume is written by two copies, of the same VM or of another
-///   unshared          no copy runs whose configuration does not stand beside its disk, for every host to read
+///   unshared          no copy runs whose configuration does not stand beside its disk; in the simulator its driver
+///                     writes it, so that what could break this is that it is erased or older
 ///   region            no copy is on a host outside the regions that its tenant and its volumes allow
 ///   stray_ended       nobody orders the end of a VM that the store does not know
 ///   removed_early     a service ends a copy that answers only while another answers, or has until 15 s ago

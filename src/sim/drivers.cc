@@ -125,7 +125,9 @@ void SimFabric::open_port(const LaunchNic& nic, Callback<OpenPort> done) {
 }
 
 void SimFabric::inspect_port(const LaunchNic& nic, Callback<void> done) {
-  answer(agent_, std::move(done), check_network("inspect port " + nic.port, nic.vni));
+  const auto there = check_network("inspect port " + nic.port, nic.vni);
+  answer<void>(agent_, std::move(done),
+               there ? there : make_error(Errc::conflict, there.error().what));
 }
 
 void SimFabric::close_port(const LaunchNic&, Callback<void> done) {

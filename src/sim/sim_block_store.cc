@@ -39,9 +39,8 @@ const VolumeTruth* DeviceTruth::admit(const VolumeEndpoint& with, std::int64_t e
   for (const auto& [id, truth] : volumes) {
     if (truth.hangs || end > to_bytes(truth.size_mib).value) continue;
     for (const auto& [epoch, at] : truth.exports) {
-      const bool same = at.address == with.address && at.port == with.port &&
-                        at.export_name == with.export_name && at.user == with.user &&
-                        at.key == with.key;
+      const bool same = at.port == with.port && at.export_name == with.export_name &&
+                        at.address == with.address && at.user == with.user && at.key == with.key;
       if (same) return &truth;
     }
   }

@@ -298,11 +298,16 @@ void SimHypervisor::inspect(const VmId& vm, std::uint64_t serial, std::size_t ni
   const auto found = host_.copies.find(vm);
   if (found == host_.copies.end() || found->second.serial != serial) return;
   const Copy& copy = found->second;
-  if (copy.state != CopyState::running) return;
+  const auto again = [this, vm, serial] { inspect(vm, serial, 0); };
+  if (copy.state != CopyState::running) {
+    if (copy.state == CopyState::paused) agent_.after(kInspectAgain, again);
+    return;
+  }
   if (nic >= copy.nics.size()) return found_isolated(copy, "");
-  fabric_.inspect_port(copy.nics[nic], [this, vm, serial, nic](const Result<void>& held) {
+  fabric_.inspect_port(copy.nics[nic], [this, vm, serial, nic, again](const Result<void>& held) {
     if (held) return inspect(vm, serial, nic + 1);
-    agent_.after(kInspectAgain, [this, vm, serial] { inspect(vm, serial, 0); });
+    agent_.after(kInspectAgain, again);
+    if (held.error().code != Errc::conflict) return;
     const auto still = host_.copies.find(vm);
     const bool here = still != host_.copies.end() && still->second.serial == serial;
     if (here) found_isolated(still->second, held.error().what);

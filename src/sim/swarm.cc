@@ -351,7 +351,9 @@ void Swarm::note_ends() {
   cloud_.world().observe([this](WorldChange change, const HostTruth& host, const Copy* copy) {
     if (change == WorldChange::power && !host.powered) agent_ends(host.id);
     if (change != WorldChange::ended) return;
-    const bool in_order = copy->trouble == kOrderedStop || copy->state == CopyState::postmigrate;
+    // Without its agent nobody has measured it to its end.
+    const bool in_order =
+        host.listener && (copy->trouble == kOrderedStop || copy->state == CopyState::postmigrate);
     if (!in_order) ++unheard_[copy->vm];
     if (in_order) ended_[host.id].emplace_back(copy->vm, loop_.now());
   });

@@ -193,7 +193,11 @@ const FaultRow& row_of_loss(const Host& host, const Machine* machine, StorageCon
 StorageConduct storage_without(const HostId& lost, const ClusterView& view, const Vm& vm) {
   const auto places = volumes_of(view, vm);
   if (!places || !storage_can_fence(view, vm)) return locks;
-  const auto stays = [&](const ServedVolume& place) { return place.host != lost; };
+  const auto stays = [&](const ServedVolume& place) {
+    const Device* device = view.devices.find(place.device);
+    return place.host != lost && device != nullptr && device->status.available &&
+           !device->spec.lost;
+  };
   return each_volume(*places, stays) ? volumes : locks;
 }
 

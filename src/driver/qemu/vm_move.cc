@@ -159,15 +159,15 @@ void QemuVm::inspect_ports(std::size_t index) {
   inspected_by_ = Instant();
   if (index >= launch_.nics.size()) return found_isolated("");
   inspected_by_ = context_.loop.now() + kInspectionMax;
-  context_.fabric.inspect_port(
-      launch_.nics[index], [weak = weak_from_this(), index](const Result<void>& held) {
-        const auto self = weak.lock();
-        if (self == nullptr) return;
-        if (held) return self->inspect_ports(index + 1);
-        self->inspected_by_ = Instant();
-        if (held.error().code == Errc::conflict) return self->found_isolated(held.error().what);
-        log_line(LogLevel::warning, "qemu", self->launch_.vm.value + ": " + held.error().text());
-      });
+  context_.fabric.inspect_port(launch_.nics[index], [weak = weak_from_this(), index,
+                                                     by = inspected_by_](const Result<void>& held) {
+    const auto self = weak.lock();
+    if (self == nullptr || self->inspected_by_ != by) return;  // another look has begun
+    if (held) return self->inspect_ports(index + 1);
+    self->inspected_by_ = Instant();
+    if (held.error().code == Errc::conflict) return self->found_isolated(held.error().what);
+    log_line(LogLevel::warning, "qemu", self->launch_.vm.value + ": " + held.error().text());
+  });
 }
 
 void QemuVm::found_isolated(std::string breach) {

@@ -458,11 +458,11 @@ void AgentSessions::tell_gateways(const HostId& host, const FabricGateways& gate
   } while (next != gateways.members.end());
 }
 
-void AgentSessions::tell_usage_kept(const HostId& host, std::uint64_t sequence) {
+void AgentSessions::tell_usage_kept(const HostId& host, const UsageKept& kept) {
   const LiveHost* live = find(host);
   if (live == nullptr || live->session == 0) return;
   ServerMessage message;
-  message.usage_kept = UsageKept{sequence};
+  message.usage_kept = kept;
   links_.send(live->session, message);
 }
 

@@ -91,7 +91,7 @@ class AgentSessions final : public HostCommands {
 
   /// Told of what guests have used; without it nobody is.
   void set_usage_sink(UsageSink sink) { usage_ = std::move(sink); }
-  void tell_usage_kept(const HostId& host, std::uint64_t sequence);
+  void tell_usage_kept(const HostId& host, const UsageKept& kept);
 
   /// The key that authenticates the probes of a cluster's hosts; each has its own.
   void set_probe_keys(std::function<std::string(const ClusterId&)> key_of) {

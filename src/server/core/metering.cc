@@ -63,7 +63,9 @@ void Metering::take(const HostId& host, const UsageReport& usage) {
     if (slash == std::string::npos) continue;
     meter_->add_vm(host, vm.vm.value.substr(0, slash), vm, now_ms);
   }
-  taken_[host] = usage.sequence;
+  UsageKept& taken = taken_[host];
+  if (usage.sequence != taken.sequence + 1) taken.since = usage.sequence;
+  taken.sequence = usage.sequence;
 }
 
 void Metering::look_at_hosts(std::int64_t now_ms) {
@@ -144,7 +146,7 @@ void Metering::kept(const Result<void>& outcome, const Sequences& told) {
   if (!meter_) return;  // begun again meanwhile
   if (!outcome) return begin_again(outcome.error().text());
   keeping_ = false;
-  for (const auto& [host, sequence] : told) sessions_.tell_usage_kept(host, sequence);
+  for (const auto& [host, kept] : told) sessions_.tell_usage_kept(host, kept);
   keep_next();
 }
 

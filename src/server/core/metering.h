@@ -25,7 +25,7 @@ class Metering {
       3;  ///< windows while the disk is stuck; then it begins again
 
  private:
-  using Sequences = std::map<HostId, std::uint64_t>;
+  using Sequences = std::map<HostId, UsageKept>;
 
   void load();
   void tick();
@@ -43,7 +43,7 @@ class Metering {
   const StoreMirror& mirror_;
   AgentSessions& sessions_;
   std::optional<metering::Meter> meter_;
-  Sequences taken_;             ///< the newest report of each host that is in the meter
+  Sequences taken_;             ///< reports of each host that are in the meter, without a gap
   std::deque<Sequences> over_;  ///< `taken_` at the end of each window that waits
   bool keeping_ = false;
   Timer timer_;
