@@ -280,7 +280,8 @@ class Outages(CloudCase):
         self.addCleanup(lambda: [link.close() for link in idle])
         for _ in range(IDLE):
             idle.append(socket.create_connection(("127.0.0.1", self.cloud.port), timeout=10))
-        self.speak(idle)
+            self.ask_health(idle[-1])  # who says nothing at all is a client for 10 s only
+        self.hear(idle)
         self.assertGreater(len(os.listdir(f"/proc/{server}/fd")), IDLE)
         waits = []
         for _ in range(100):
@@ -288,7 +289,9 @@ class Outages(CloudCase):
             self.cloud.api("GET", "vms")
             waits.append(time.monotonic() - begun)
         print(f"{IDLE} idle connections: GET vms median {statistics.median(waits) * 1000:.1f} ms")
-        self.speak(idle)
+        for link in idle:
+            self.ask_health(link)
+        self.hear(idle)
         self.addCleanup(self.cloud.cli, "vm", "delete", "acme/beside", check=False)
         self.cloud.apply(manifest_of("beside"))
         self.cloud.wait_answering(["acme/beside"], 45)
@@ -301,11 +304,13 @@ class Outages(CloudCase):
         self.cloud.cli("vm", "delete", "acme/beside", text=True)
         self.cloud.wait("acme/beside is gone", lambda: "acme/beside" not in self.cloud.vms(), 60)
 
-    def speak(self, links):
-        """One request of each: from then on it is a client that may be silent for a minute."""
-        for link in links:
-            link.sendall(b"GET /healthz HTTP/1.1\r\nHost: virga\r\n\r\n")
-        self.assertTrue(all(b" 200 " in link.recv(4096) for link in links))
+    def ask_health(self, link):
+        """After its answer it is a client that may be silent for a minute."""
+        link.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    def hear(self, links):
+        refused = [answer for answer in (link.recv(4096) for link in links) if b" 200 " not in answer]
+        self.assertEqual((len(refused), refused[:1]), (0, []))
 
 
 if __name__ == "__main__":
