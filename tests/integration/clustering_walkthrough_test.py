@@ -208,7 +208,7 @@ class Clustering(LabCase):
         self.assertGreater(facts["transferred_bytes"], 1 << 20)
         moves = self.cloud.api("GET", "operations?correlation=emptied-9")["items"]
         self.assertEqual({(o["kind"], o["state"], o["subject"]) for o in moves},
-                         {("migrate_vm", "succeeded", subject) for subject in there})
+                         {("migrate_vm", "succeeded", subject) for subject in there}, [o["error"] for o in moves])
         self.cloud.cli("host", "activate", before["host"])
 
     def test_10_A1_09_F_B8_a_failing_host_that_lives_is_evacuated_alive(self):

@@ -209,22 +209,36 @@ void AgentSessions::each_stored(const std::function<void(const LiveHost&)>& look
 void AgentSessions::report(const HostId& host, LiveHost& live, HostReport report) {
   read_stored(host, live);
   if (live.cluster == nullptr) return;
-  // Held: an answer below may make the view, and so these, newer.
+  // Held: an answer below may make the view, and so this, newer.
   const std::shared_ptr<const Host> stored = live.stored;
-  const std::shared_ptr<const Cluster> cluster = live.cluster;
   const bool changed = !live.reported || differs(live.report, report);
   live.reported = true;
   live.last_report_at = loop_.now();
   live.report = std::move(report);
-  if (lease_allowed(*stored)) {
-    const Duration lease = cluster->spec.policy.lease_ms;
-    live.lease_end = std::max(live.lease_end, loop_.now() + lease);
-    ServerMessage grant;
-    grant.grant = LeaseGrant{live.report.sent_at_ms, lease};
-    links_.send(live.session, grant);
-  }
+  grant(live);
   if (live.report.leash_armed != stored->status.leash_armed) record_hello(host);
   if (changed && changed_) changed_(host);
+}
+
+void AgentSessions::grant(LiveHost& live) {
+  live.lease_refused = !lease_allowed(*live.stored);
+  if (live.lease_refused) return;
+  const Duration lease = live.cluster->spec.policy.lease_ms;
+  live.lease_end = std::max(live.lease_end, loop_.now() + lease);
+  ServerMessage message;
+  message.grant = LeaseGrant{live.report.sent_at_ms, lease};
+  links_.send(live.session, message);
+}
+
+void AgentSessions::changed(const std::vector<Change>& changes) {
+  for (const Change& one : changes) {
+    if (!one.entry.key.starts_with(keys::kHost)) continue;
+    const HostId host(one.entry.key.substr(keys::kHost.size()));
+    LiveHost* live = find(host);
+    if (live == nullptr || live->session == 0 || !live->lease_refused) continue;
+    read_stored(host, *live);
+    if (live->cluster != nullptr) grant(*live);
+  }
 }
 
 void AgentSessions::result(SessionId session, CommandResult result) {
@@ -533,8 +547,8 @@ bool differs(const RealSpace& left, const RealSpace& right) {
 bool differs(const ObservedDevice& left, const ObservedDevice& right) {
   if (differs(left.space, right.space)) return true;
   if (left.device != right.device || left.directory != right.directory || left.open != right.open ||
-      left.failing != right.failing || left.copies != right.copies ||
-      left.images != right.images || left.volumes.size() != right.volumes.size()) {
+      left.failing != right.failing || left.copies != right.copies || left.images != right.images ||
+      left.volumes.size() != right.volumes.size()) {
     return true;
   }
   for (std::size_t index = 0; index < left.volumes.size(); ++index) {

@@ -37,6 +37,7 @@ struct LiveHost {
   std::shared_ptr<const Cluster> cluster;
 
   Instant lease_end;           ///< never before the host's own
+  bool lease_refused = false;  ///< to its last report
   std::size_t state_sent = 0;  ///< fingerprint of the cluster state that it was told last
   Hello hello;                 ///< of the last session
   HostReport report;
@@ -75,6 +76,9 @@ class AgentSessions final : public HostCommands {
 
   const std::map<HostId, LiveHost>& hosts() const { return hosts_; }
   LiveHost* find(const HostId& host);
+
+  /// A host that may have a lease again gets it for its last report: what is placed there next must find one.
+  void changed(const std::vector<Change>& changes);
 
   /// Calls `look` for each host that is stored with its cluster, in order of id.
   void each_stored(const std::function<void(const LiveHost&)>& look);
@@ -120,6 +124,7 @@ class AgentSessions final : public HostCommands {
   void read_stored(const HostId& host, LiveHost& live) const;
   void report(const HostId& host, LiveHost& live, HostReport report);
   bool lease_allowed(const Host& stored) const;
+  void grant(LiveHost& live);
   void result(SessionId session, CommandResult result);
   void drop_pending(SessionId session);
   void spread_soon(const ClusterId& cluster);

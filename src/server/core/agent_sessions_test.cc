@@ -49,6 +49,7 @@ class Sessions : public ::testing::Test, public HostLinks {
     if (message.command) last_command_ = message.command->id;
     if (message.refusal) refusals_.push_back(message.refusal->text);
     if (message.groups) groups_.push_back(*message.groups);
+    if (message.grant) grants_.push_back(message.grant->report_sent_at_ms);
     if (message.gateways) gateways_.push_back(*message.gateways);
     if (!message.cluster) return;
     ++states_;
@@ -89,6 +90,7 @@ class Sessions : public ::testing::Test, public HostLinks {
   AgentSessions sessions_;
   int states_ = 0;
   std::vector<FabricGroups> groups_;
+  std::vector<std::int64_t> grants_;  ///< for reports of these moments
   std::vector<FabricGateways> gateways_;
   std::uint64_t last_command_ = 0;
   std::vector<std::string> refusals_;
@@ -110,6 +112,33 @@ TEST_F(Sessions, F_B6_F_F1_hosts_that_come_back_together_are_told_of_each_other_
   for (const auto& [session, members] : members_) {
     EXPECT_EQ(members, static_cast<std::size_t>(kHosts)) << session;
   }
+}
+
+TEST_F(Sessions, F_B6_a_host_that_is_let_in_again_has_its_lease_before_anything_is_placed_on_it) {
+  mirror_.listen([this](const std::vector<Change>& changes) { sessions_.changed(changes); });
+  const auto judge = [this](HostHealth health) {
+    Host host = *mirror_.view().hosts.find(HostId(name(0)));
+    host.status.health = health;
+    put(host);
+    loop_.run_for(milliseconds(10));
+  };
+  const auto report = [this](std::int64_t sent_at_ms) {
+    AgentMessage message;
+    message.report = HostReport();
+    message.report->sent_at_ms = sent_at_ms;
+    sessions_.received(1, std::move(message));
+  };
+  hello(0);
+  loop_.run_for(milliseconds(10));
+  judge(HostHealth::fenced);
+  report(7000);
+  EXPECT_TRUE(grants_.empty());
+  judge(HostHealth::alive);
+  EXPECT_EQ(grants_, std::vector<std::int64_t>{7000}) << "at once, not with its next report";
+  judge(HostHealth::degraded);
+  EXPECT_EQ(grants_.size(), 1U) << "once";
+  report(8000);
+  EXPECT_EQ(grants_.size(), 2U);
 }
 
 TEST_F(Sessions, F_B9_the_caller_of_a_long_command_is_told_how_far_it_is_until_it_ends) {

@@ -133,6 +133,7 @@ void ServerCore::lead(const Callback<void>& ready) {
       return key.starts_with(keys::kNetwork) || key.starts_with(keys::kCluster) ||
              (key.starts_with(keys::kHost) && one.removed);
     });
+    sessions_.changed(changes);
     if (known_to_hosts) sessions_.spread_now();
     tell_networks(changes);
     perimeter_.changed(changes);
