@@ -403,6 +403,11 @@ std::optional<std::set<std::string>> Cloud::allowed_regions(
   return allowed;
 }
 
+bool Cloud::may_be_on(const VmId& vm, const HostId& host) {
+  const auto allowed = records().regions(vm);
+  return !allowed || allowed->contains(world_.find_host(host)->region);
+}
+
 std::vector<std::string> Cloud::exported() {
   std::vector<std::string> wrong;
   for (const HostTruth& host : world_.hosts()) {

@@ -144,6 +144,9 @@ class Cloud {
   /// each. There is none at any moment, whatever fails.
   std::vector<std::string> crossed();
 
+  /// Whether the regions of its tenant and its volumes allow it.
+  bool may_be_on(const VmId& vm, const HostId& host);
+
   /// Hosts that hold a volume outside the regions that its tenant and it allow; one sentence each.
   std::vector<std::string> exported();
 

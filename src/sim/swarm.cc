@@ -275,6 +275,7 @@ void Swarm::desire() {
           vm.spec.power == DesiredPower::running ? DesiredPower::stopped : DesiredPower::running;
     });
   } else if (choice <= 2) {
+    if (!cloud_.may_be_on(id, host)) return;  // the API refuses it
     note("move " + id.value + " to " + host.value);
     cloud_.edit<Vm>(id, [host](Vm& vm) { vm.spec.move_to = host; });
   } else {
