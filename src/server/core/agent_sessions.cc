@@ -134,6 +134,7 @@ void AgentSessions::hello(SessionId session, const Hello& message) {
   const bool known = already != hosts_.end();
   LiveHost& live = hosts_[message.host];
   if (!known) live.lease_end = loop_.now();
+  live.lease_refused = false;  // a report of before may be of another boot's clock
   live.session = session;
   live.hello = message;
   live.reported = false;

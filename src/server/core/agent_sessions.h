@@ -37,7 +37,7 @@ struct LiveHost {
   std::shared_ptr<const Cluster> cluster;
 
   Instant lease_end;           ///< never before the host's own
-  bool lease_refused = false;  ///< to its last report
+  bool lease_refused = false;  ///< to its last report of this session
   std::size_t state_sent = 0;  ///< fingerprint of the cluster state that it was told last
   Hello hello;                 ///< of the last session
   HostReport report;

@@ -139,6 +139,11 @@ TEST_F(Sessions, F_B6_a_host_that_is_let_in_again_has_its_lease_before_anything_
   EXPECT_EQ(grants_.size(), 1U) << "once";
   report(8000);
   EXPECT_EQ(grants_.size(), 2U);
+  judge(HostHealth::fenced);
+  report(9000);
+  hello(0);
+  judge(HostHealth::alive);
+  EXPECT_EQ(grants_.size(), 2U) << "what an earlier session said is no ground for a lease";
 }
 
 TEST_F(Sessions, F_B9_the_caller_of_a_long_command_is_told_how_far_it_is_until_it_ends) {
