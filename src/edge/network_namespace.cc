@@ -2,11 +2,14 @@
 
 #include <fcntl.h>
 #include <sched.h>
+#include <sys/file.h>
 #include <sys/mount.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "base/check.h"
 #include "edge/file.h"
@@ -45,8 +48,25 @@ Result<Descriptor> make_network_namespace() {
   return made;
 }
 
+Result<Descriptor> lock_namespace_folder(const std::string& folder) {
+  constexpr auto kPause = std::chrono::milliseconds(2);
+  constexpr int kTriesMax = 5'000;
+  const std::string above = std::filesystem::path(folder).parent_path().string();
+  Descriptor lock(::open(above.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!lock.valid()) return errno_error("open " + above, errno);
+  for (int tried = 0; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; ++tried) {
+    if (errno != EWOULDBLOCK) return errno_error("lock " + above, errno);
+    if (tried == kTriesMax)
+      return make_error(Errc::timeout, "lock " + above + ": another process holds it for 10 s");
+    std::this_thread::sleep_for(kPause);
+  }
+  return lock;
+}
+
 void drop_unused_namespace_folder(const std::string& folder) {
+  const auto lock = lock_namespace_folder(folder);
   std::error_code failed;
+  if (!lock) return;
   if (!std::filesystem::is_empty(folder, failed) || failed) return;
   // Not lazily: a name that appears meanwhile is a mount below, and keeps the folder's.
   if (::umount2(folder.c_str(), UMOUNT_NOFOLLOW) == 0) ::rmdir(folder.c_str());

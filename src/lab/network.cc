@@ -124,6 +124,12 @@ Result<void> ip_batch(const std::string& name_space, const Lines& lines) {
   return done ? done : wrap_error("\"" + joined(lines).substr(0, 400) + "\"", done.error());
 }
 
+/// ip_batch() in the root namespace, for lines that name new ones.
+Result<void> ip_batch_of_names(const Lines& lines) {
+  const auto lock = lock_namespace_folder(kNamespaceFolder);
+  return lock ? ip_batch("", lines) : lock.error();
+}
+
 std::string bridge_line(const std::string& name) {
   return "link add " + name + " type bridge stp_state 0 forward_delay 0 mcast_snooping 0";
 }
@@ -197,8 +203,7 @@ Result<std::string> LabNetwork::free_prefix(const std::set<std::string>& others)
 
 Result<void> LabNetwork::create() {
   const std::string sw = plan_.switch_namespace();
-  auto done = ip_batch(
-      "",
+  auto done = ip_batch_of_names(
       {"netns add " + sw, "netns add " + plan_.bmc_namespace(),
        "netns add " + plan_.client_namespace(),
        "link add " + plan_.server_link() + " type veth peer name server netns " + sw,
@@ -220,11 +225,10 @@ Result<void> LabNetwork::create() {
   lines.push_back("link add client-out type veth peer name out0 netns " + plan_.client_namespace());
   for (auto& line : port_lines("client-out", "outside")) lines.push_back(line);
   if (done = ip_batch(sw, lines); !done) return done;
-  done = ip_batch(plan_.client_namespace(),
-                  {"link set lo up", "addr add " + plan_.client_address() + "/24 dev ten0",
-                   "link set ten0 up",
-                   "addr add " + plan_.client_outside_address() + "/24 dev out0",
-                   "link set out0 up"});
+  done = ip_batch(
+      plan_.client_namespace(),
+      {"link set lo up", "addr add " + plan_.client_address() + "/24 dev ten0", "link set ten0 up",
+       "addr add " + plan_.client_outside_address() + "/24 dev out0", "link set out0 up"});
   if (!done) return done;
   lines = {"link set lo up", "link set bmc0 up"};
   for (int index = 1; index <= plan_.hosts; ++index) {
@@ -235,7 +239,6 @@ Result<void> LabNetwork::create() {
 
 Result<void> LabNetwork::plug_host(int index) {
   const std::string host = plan_.host_namespace(index);
-  Lines root{"netns add " + host};
   Lines at_switch;
   Lines inside{"link set lo up"};
   const std::map<LabNetworkName, std::string> addresses{
@@ -254,7 +257,7 @@ Result<void> LabNetwork::plug_host(int index) {
     inside.push_back("addr add " + addresses.at(network) + "/24 dev " + device);
     inside.push_back("link set " + device + " up");
   }
-  auto done = ip_batch("", root);
+  auto done = ip_batch_of_names({"netns add " + host});
   if (done) done = ip_batch(plan_.switch_namespace(), at_switch);
   return done ? ip_batch(host, inside) : done;
 }

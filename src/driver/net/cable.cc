@@ -49,7 +49,10 @@ Result<void> share_folder(const std::string& folder) {
 Result<Descriptor> ensure_network_namespace(const std::string& path) {
   auto present = open_named(path);
   if (present || present.error().code != Errc::not_found) return present;
-  if (auto shared = share_folder(path.substr(0, path.rfind('/'))); !shared) return shared.error();
+  const std::string folder = path.substr(0, path.rfind('/'));
+  const auto lock = lock_namespace_folder(folder);
+  if (!lock) return lock.error();
+  if (auto shared = share_folder(folder); !shared) return shared.error();
   const Descriptor name(::open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0444));
   if (!name.valid()) return errno_error("make " + path, errno);
   auto made = make_network_namespace();
@@ -128,15 +131,15 @@ Result<std::multimap<int, DeviceAddress>> device_addresses(NetlinkSocket& socket
   std::multimap<int, DeviceAddress> present;
   ifaddrmsg all{};
   all.ifa_family = AF_INET;
-  const auto answer = socket.list(NetlinkMessage(RTM_GETADDR, 0).header(all), [&](std::string_view
-                                                                                      body) {
-    ifaddrmsg seen{};
-    body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
-    const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
-    present.emplace(
-        static_cast<int>(seen.ifa_index),
-        DeviceAddress{attribute_number<std::uint32_t>(attributes, IFA_LOCAL), seen.ifa_prefixlen});
-  });
+  const auto answer =
+      socket.list(NetlinkMessage(RTM_GETADDR, 0).header(all), [&](std::string_view body) {
+        ifaddrmsg seen{};
+        body.copy(reinterpret_cast<char*>(&seen), sizeof seen);
+        const auto attributes = parse_attributes(body.substr(std::min(body.size(), sizeof seen)));
+        present.emplace(static_cast<int>(seen.ifa_index),
+                        DeviceAddress{attribute_number<std::uint32_t>(attributes, IFA_LOCAL),
+                                      seen.ifa_prefixlen});
+      });
   if (auto done = answer.as_result("list the addresses of network devices"); !done)
     return done.error();
   return present;
