@@ -106,6 +106,18 @@ function(virga_tests name folder)
   add_dependencies(tests_${ARG_LABEL} ${name})
 endfunction()
 
+# All benchmark programs: no part of `all`, built by scripts/test so that they stay true, run by scripts/bench.
+add_custom_target(benches)
+
+# virga_bench(NAME SOURCES file... DEPENDS target...)
+function(virga_bench name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPENDS" ${ARGN})
+  add_executable(${name} EXCLUDE_FROM_ALL ${ARG_SOURCES})
+  target_link_libraries(${name} PRIVATE ${ARG_DEPENDS})
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR}/tests)
+  add_dependencies(benches ${name})
+endfunction()
+
 # virga_program(NAME SOURCE target...)
 function(virga_program name source)
   add_executable(${name} ${PROJECT_SOURCE_DIR}/src/${source})

@@ -12,7 +12,7 @@ constexpr std::size_t kBranches = 4;
 constexpr std::size_t kStaleMin = 1024;
 constexpr int kSpanBits = 22;  // of nanoseconds: 4.2 ms
 constexpr std::int64_t kSpans = 4096;
-constexpr std::size_t kSpanKept = 128;  // entries whose memory stays for the span's next turn
+constexpr std::size_t kSpanKept = 8192;  // entries whose memory stays for another span
 
 }  // namespace
 
@@ -145,8 +145,8 @@ void SimLoop::Heap::order() {
   }
 }
 
-void SimLoop::Heap::take(const std::vector<Entry>& entries) {
-  entries_ = entries;
+void SimLoop::Heap::take(std::vector<Entry>& entries) {
+  entries_.swap(entries);
   order();
 }
 
@@ -156,7 +156,12 @@ void SimLoop::push(const Entry& entry) {
   const std::int64_t span = span_of(entry.when);
   if (span <= span_) return near_.push(entry);
   if (span >= span_ + kSpans) return far_.push(entry);
-  ring_[static_cast<std::size_t>(span % kSpans)].push_back(entry);
+  auto& waiting = ring_[static_cast<std::size_t>(span % kSpans)];
+  if (waiting.capacity() == 0 && !spare_.empty()) {
+    waiting.swap(spare_.back());
+    spare_.pop_back();
+  }
+  waiting.push_back(entry);
   ++in_ring_;
 }
 
@@ -183,7 +188,8 @@ void SimLoop::next_span() {
     for (const Entry& entry : due) near_.push(entry);
   }
   due.clear();
-  if (due.capacity() > kSpanKept) due = std::vector<Entry>();
+  if (due.capacity() > kSpanKept) due.shrink_to_fit();
+  if (due.capacity() > 0) spare_.emplace_back().swap(due);
 }
 
 void SimLoop::drop_stale() {

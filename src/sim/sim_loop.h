@@ -100,8 +100,8 @@ class SimLoop : public Loop {
     const Entry& top() const { return entries_.front(); }
     void push(const Entry& entry);
     void pop();
-    /// Takes a copy of all of `entries`, in any order. Only while this heap is empty.
-    void take(const std::vector<Entry>& entries);
+    /// Takes all of `entries`, in any order, and leaves it empty. Only while this heap is empty.
+    void take(std::vector<Entry>& entries);
     template <typename Unwanted>
     void erase_if(Unwanted unwanted) {
       std::erase_if(entries_, unwanted);
@@ -138,6 +138,7 @@ class SimLoop : public Loop {
   // What waits is parted by when it is due: now or in the present span of 4 ms, in a later span within the ring, after.
   Heap near_;
   std::vector<std::vector<Entry>> ring_;
+  std::vector<std::vector<Entry>> spare_;  ///< empty, their memory warm: for the next spans
   Heap far_;
   std::int64_t span_;  ///< the present one
   std::size_t in_ring_ = 0;

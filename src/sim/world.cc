@@ -27,7 +27,7 @@ Capacity HostTruth::used() const {
 }
 
 HostTruth& World::add_host(const HostId& id, Capacity capacity) {
-  VIRGA_CHECK(hosts_.size() < kWorldHostsMax && by_id_.count(id) == 0);
+  VIRGA_CHECK(hosts_.size() < kWorldHostsMax && !by_id_.contains(id.value));
   const std::size_t index = hosts_.size();
   HostTruth& host = hosts_.emplace_back();
   host.id = id;
@@ -36,12 +36,12 @@ HostTruth& World::add_host(const HostId& id, Capacity capacity) {
       fmt::format("10.{}.{}.{}", 64 + index / 65'025, index / 255 % 255, index % 255 + 1);
   host.group = loop_.add_group();
   host.capacity = capacity;
-  by_id_[id] = index;
+  by_id_[id.value] = index;
   return host;
 }
 
 HostTruth* World::find_host(const HostId& id) {
-  const auto found = by_id_.find(id);
+  const auto found = by_id_.find(id.value);
   return found == by_id_.end() ? nullptr : &hosts_[found->second];
 }
 
@@ -114,12 +114,12 @@ VolumeTruth* World::volume_of(const VolumeEndpoint& with, const HostTruth* consu
     return nullptr;
   };
   // A device is on one host for ever.
-  const auto known = served_by_.find(with.device);
+  const auto known = served_by_.find(with.device.value);
   if (known != served_by_.end()) return served_at(hosts_[known->second]);
   for (HostTruth& host : hosts_) {
     VolumeTruth* found = served_at(host);
     if (found == nullptr) continue;
-    served_by_[with.device] = host.index;
+    served_by_[with.device.value] = host.index;
     return found;
   }
   return nullptr;
@@ -162,10 +162,13 @@ std::string World::lost_writes(const Copy& copy) {
 
 bool World::admitted(const VolumeId& volume, const DiskTruth& disk) const {
   return std::ranges::all_of(disk.legs, [&](const VolumeEndpoint& with) {
-    return std::any_of(hosts_.begin(), hosts_.end(), [&](const HostTruth& host) {
+    const auto knows = [&](const HostTruth& host) {
       return std::any_of(host.devices.begin(), host.devices.end(),
                          [&](const auto& device) { return device.second.knows(volume, with); });
-    });
+    };
+    const auto known = served_by_.find(with.device.value);
+    if (known != served_by_.end()) return knows(hosts_[known->second]);
+    return std::any_of(hosts_.begin(), hosts_.end(), knows);
   });
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "driver/bmc.h"
@@ -72,11 +73,12 @@ struct HostTruth {
   std::map<ServiceId, BalancerTruth> balancers;
   std::map<ServiceId, BalancerLeg> balancer_legs;  ///< that its disk remembers
   std::map<VmId, Epoch> seen;  ///< highest epoch per VM since this boot, survives its agent
-  Instant lease_until{};  ///< until when, in true time, the last grant that its agent received allows guests
+  Instant
+      lease_until{};  ///< until when, in true time, the last grant that its agent received allows guests
   std::function<void(WorldChange, const Copy&)>
       listener;  ///< its hypervisor driver, while its agent lives
 
-  std::string region;     ///< where it stands
+  std::string region;  ///< where it stands
 
   std::string boot_id() const { return id.value + "-boot-" + std::to_string(boots); }
   bool acts() const { return powered && !frozen; }
@@ -190,12 +192,14 @@ class World {
   SimLoop& loop_;
   WorldOptions options_;
   std::deque<HostTruth> hosts_;
-  std::map<HostId, std::size_t> by_id_;
+  std::unordered_map<std::string, std::size_t> by_id_;
   std::map<VmId, StoredVm> stored_;
   std::map<ServiceId, int> demand_;
   std::set<std::pair<std::size_t, std::size_t>> cuts_;  ///< from, to
-  std::map<std::pair<VolumeId, Epoch>, std::uint64_t> acknowledged_;  ///< last write to a volume, by name and floor
-  std::map<DeviceId, std::size_t> served_by_;  ///< by device: the index of its host
+  std::map<std::pair<VolumeId, Epoch>, std::uint64_t>
+      acknowledged_;  ///< last write to a volume, by name and floor
+  std::unordered_map<std::string, std::size_t>
+      served_by_;  ///< by the name of a device: the index of its host
   std::uint64_t writes_ = 0;
   std::map<VmId, Duration> ran_;  ///< copies that have ended
   std::map<std::uint64_t, std::size_t> hosts_by_serial_;

@@ -69,7 +69,7 @@ class Agent final : public AgentLink, public PeerLink {
         std::vector<PeerView> peers, std::uint64_t seed)
       : guard_(parts.loop, parts.watch),
         fabric_(parts.loop, networks_),
-        hypervisor_(parts.world, parts.migrations, parts.truth, parts.loop, guard_),
+        hypervisor_({parts.world, parts.migrations, parts.truth, parts.loop, guard_, fabric_}),
         peers_(std::move(peers)),
         connection_(parts.loop, std::move(link), seed),
         core_(dependencies(parts), options(host)) {
@@ -100,8 +100,14 @@ class Agent final : public AgentLink, public PeerLink {
  private:
   AgentDependencies dependencies(const Parts& parts) {
     sim::HostTruth& truth = parts.truth;
-    return {parts.loop, hypervisor_, fabric_, guard_, *this, *this,
-            [&truth] { return truth.used(); }, [] { return std::string(); }};
+    return {parts.loop,
+            hypervisor_,
+            fabric_,
+            guard_,
+            *this,
+            *this,
+            [&truth] { return truth.used(); },
+            [] { return std::string(); }};
   }
 
   static AgentOptions options(const Host& host) {
@@ -164,8 +170,7 @@ class Agents::Impl {
     if (!authority) return authority.error();
     for (int number = 0; number < options_.size.hosts(); ++number) {
       const Host host = make_host(options_.size, number);
-      auto identity =
-          authority->issue({"agent:" + host.meta.name, {}, {host.status.address}});
+      auto identity = authority->issue({"agent:" + host.meta.name, {}, {host.status.address}});
       if (!identity) return identity.error();
       identities_.push_back(std::move(*identity));
     }
