@@ -17,7 +17,7 @@ inline constexpr std::string_view kWatchdogExpired = "watchdog expired";
 struct ObservedDisk {
   VolumeId volume;
   Mib size_mib;
-  std::vector<DeviceId> legs{};     ///< of a mirrored one: the places that are written
+  std::vector<DeviceId> legs{};     ///< the places that are written; empty = its agent does not say
   std::vector<DeviceId> failing{};  ///< of these: which did not take what was written
   DeviceId copied_to{};             ///< a copy to it is under way, or has ended and nobody has said how to go on
 

@@ -491,9 +491,9 @@ ObservedVm SimHypervisor::observed(const Copy& copy) const {
     const DiskTruth& used = copy.volumes.at(volume);
     const auto equal = copy.equal_places.find(volume);
     if (equal != copy.equal_places.end()) disk.copied_to = equal->second.to.device;
-    if (!used.mirrored) continue;
     for (const VolumeEndpoint& leg : used.legs) disk.legs.push_back(leg.device);
-    if (copy.state == CopyState::running) disk.failing = world_.failing_legs(host_, used);
+    if (used.mirrored && copy.state == CopyState::running)
+      disk.failing = world_.failing_legs(host_, used);
   }
   return seen;
 }

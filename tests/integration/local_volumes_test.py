@@ -127,7 +127,23 @@ class LocalVolumes(LabCase):
         self.assert_whole(before)
         self.cloud.cli("host", "activate", source, text=True)
 
-    def test_4_where_there_is_no_room_for_them_it_is_not_moved(self):
+    def test_4_they_are_found_where_they_went_after_the_state_that_is_restored(self):
+        """R-B4 F-F11: the guest's host says where it writes; a later move takes them from there."""
+        before, source = self.answer(), self.host()
+        self.cloud.cli("backup", "old")
+        self.cloud.cli("--wait", "vm", "migrate", VM)
+        there = [{"device": self.device(), "state": "in_sync"}]
+        self.assertNotEqual(self.host(), source)
+        self.cloud.restore("old")
+        self.cloud.wait("both are found", lambda: self.legs() == {"data": there, "log": there}, 60)
+        self.assert_beside()
+        self.assert_whole(before)
+        self.cloud.cli("--wait", "vm", "migrate", VM)
+        self.assertEqual(self.host(), source)
+        self.assert_beside()
+        self.assert_whole(before)
+
+    def test_5_where_there_is_no_room_for_them_it_is_not_moved(self):
         """R-B4: the devices of the other host cannot hold both."""
         device = "near-1" if self.device() == "near-2" else "near-2"
         self.cloud.cli("device", "set", device, "--capacity-mib", "100", text=True)

@@ -9,7 +9,6 @@ VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import statistics
@@ -193,7 +192,7 @@ class Outages(CloudCase):
         after = self.cloud.last_event()
         dark = before[lost]["host"]
         self.watch()
-        self.restore("old", dark)
+        self.cloud.restore("old", lambda: self.cloud.lab("fail", dark, "--how", "power"))
         self.cloud.wait(f"{moved} is adopted", lambda: self.events(after, "vm.adopted", f"vm/{moved}"), 60)
         self.stays("nothing is started or switched off while a host has not reported",
                    lambda: not self.events(after, "vm.placed") and not self.fences())
@@ -210,22 +209,6 @@ class Outages(CloudCase):
     def fences(self):
         return [o for o in self.cloud.cli("operation", "list")
                 if o["kind"] == "fence_host" and o["state"] in ("running", "undoing")]
-
-    def restore(self, name, dark):
-        """As an operator would: verify, stop the server, put the restored store in place, start; one host is dark."""
-        folder = os.path.join(self.cloud.data, "server")
-        backup = os.path.join(folder, "backups", name + ".db")
-        self.cloud.cli("restore", backup, "--verify")
-        self.cloud.lab("fail", "server", "--how", "power", "--hold")
-        self.cloud.wait("the server has ended", lambda: not self.pids()["server"], 30)
-        self.cloud.lab("fail", dark, "--how", "power")
-        aside = os.path.join(self.cloud.data, "aside")
-        os.mkdir(aside)
-        for end in ("", "-wal", "-shm"):
-            if os.path.exists(os.path.join(folder, "state.db" + end)):
-                shutil.move(os.path.join(folder, "state.db" + end), aside)
-        self.cloud.cli("restore", backup, "--to", os.path.join(folder, "state.db"))
-        self.cloud.lab("heal", "server")
 
     def stays(self, what, condition):
         end = time.monotonic() + HELD_S

@@ -175,6 +175,22 @@ class Cloud:
             file.write(manifest)
         return self.cli("apply", "-f", path, text=True)
 
+    def restore(self, name, while_down=lambda: None):
+        """A backup, as an operator would: verify, stop the server, put the restored store in place, start."""
+        folder = os.path.join(self.data, "server")
+        backup = os.path.join(folder, "backups", name + ".db")
+        self.cli("restore", backup, "--verify")
+        self.lab("fail", "server", "--how", "power", "--hold")
+        self.wait("the server has ended", lambda: not self.lab("status")["server_pid"], 30)
+        while_down()
+        aside = os.path.join(self.data, "aside")
+        os.mkdir(aside)
+        for file in ("state.db", "state.db-wal", "state.db-shm"):
+            if os.path.exists(os.path.join(folder, file)):
+                shutil.move(os.path.join(folder, file), aside)
+        self.cli("restore", backup, "--to", os.path.join(folder, "state.db"))
+        self.lab("heal", "server")
+
     def attach_client(self, network, address):
         made = self.lab("client", network, "--address", address)
         enter = self.lab("status")["enter"]

@@ -203,9 +203,10 @@ bool StorageController::place(Transaction& transaction, const PlaceVolume& place
   transaction.put(changed);
   transaction.put(*device);  // so that nobody else gives the same room away
   guard_regions(transaction, *stored, device->spec.host);
-  Event told = told_of(changed, !moves                   ? "volume.placed"
-                                : stored->spec.mirrored ? "volume.is_mirrored"
-                                                        : "volume.moves",
+  Event told = told_of(changed,
+                       !moves                  ? "volume.placed"
+                       : stored->spec.mirrored ? "volume.is_mirrored"
+                                               : "volume.moves",
                        placement.reason);
   told.facts["device"] = placement.device.value;
   event(transaction, std::move(told));
@@ -214,9 +215,12 @@ bool StorageController::place(Transaction& transaction, const PlaceVolume& place
 
 bool StorageController::change_leg(Transaction& transaction, const LegChange& change) {
   const Volume* stored = mirror_.view().volumes.find(change.volume);
-  if (stored == nullptr || stored->status.legs.size() < 2) return false;
+  if (stored == nullptr) return false;
   Volume changed = *stored;
   const bool alone = change.state == LegState::in_sync;
+  const bool known = std::ranges::count(stored->status.legs, change.device, &VolumeLeg::device) > 0;
+  if (known ? stored->status.legs.size() < 2 : !alone || stored->spec.mirrored) return false;
+  if (!known) changed.status.legs.push_back({change.device, LegState::creating});
   for (const DeviceId& other : stored->in_use()) {
     if (alone) set_leg(changed.status, other, LegState::behind);
   }
@@ -237,10 +241,13 @@ bool StorageController::change_leg(Transaction& transaction, const LegChange& ch
                       ? "its place on " + change.device.value + " is lost with the device"
                       : "nothing of it is on " + change.device.value + " any more"));
   } else if (lost_one || alone) {
-    Event told = told_of(changed, "volume.degraded",
+    const bool mirrored = stored->spec.mirrored;
+    Event told = told_of(changed, mirrored ? "volume.degraded" : "volume.found",
                          fmt::format("it goes on {} its place on {}: {}",
-                                     alone ? "with nothing but" : "without", change.device.value,
-                                     change.reason),
+                                     !mirrored ? "from"
+                                     : alone   ? "with nothing but"
+                                               : "without",
+                                     change.device.value, change.reason),
                          Severity::warning);
     told.facts["device"] = change.device.value;
     event(transaction, std::move(told));

@@ -89,6 +89,7 @@ class Planner {
   std::string failure_of(const Volume& volume, const VolumeLeg& leg) const;
   bool is_written(const Volume& volume, const DeviceId& leg) const;
   bool believe_guest(const Volume& volume);
+  bool find_elsewhere(const Volume& volume);
   bool give_up_leg(const Volume& volume);
   bool give_up(const Volume& volume, const VolumeLeg& leg, std::string why);
   bool grows(const Volume& volume, const ObservedVolume& seen);
@@ -165,13 +166,14 @@ void Planner::judge(const Device& device) {
   const Mib rate = evidence.seen.copy_mib_per_second_max;
   const bool as_asked = rate == Mib() || rate == device.spec.copy_mib_per_second_max;
   if ((available && as_asked) || !askable || !room_in(plan_.serves)) return;
-  plan_.serves.push_back({device.id(), device.spec.host, device.spec.directory,
-                          device.spec.copy_mib_per_second_max});
+  plan_.serves.push_back(
+      {device.id(), device.spec.host, device.spec.directory, device.spec.copy_mib_per_second_max});
 }
 
 void Planner::decide(const Volume& volume) {
   const auto& legs = volume.status.legs;
   lacks_.clear();
+  if (!volume.spec.mirrored && !legs.empty() && find_elsewhere(volume)) return;
   if (volume.spec.mirrored && (believe_guest(volume) || give_up_leg(volume))) return;
   if (legs.size() > 1 && decide_others(volume)) return;
   if (volume.spec.mirrored && begin_mirror(volume)) return;
@@ -328,6 +330,29 @@ bool Planner::believe_guest(const Volume& volume) {
   if (!room_in(plan_.leg_changes)) return true;
   plan_.leg_changes.push_back({volume.id(), leg->device, LegState::in_sync, false,
                                "its guest writes there and to none that counts"});
+  return true;
+}
+
+/// The same of one that is not mirrored. A report may be older than the end of a move: that its
+/// place has nothing of it any more says that the move ended elsewhere.
+bool Planner::find_elsewhere(const Volume& volume) {
+  const auto written = evidence_.written_legs.find(volume.id());
+  if (written == evidence_.written_legs.end() || written->second.size() != 1) return false;
+  const DeviceId& now = volume.status.legs.front().device;
+  const DeviceId& there = written->second.front();
+  const auto has = [&](const DeviceId& device) {
+    const ObservedVolume* seen = observed(device, volume.id());
+    return seen != nullptr && seen->floor == volume.status.floor;
+  };
+  const bool is_there =
+      there != now && serves(there) && has(there) && space_.devices().contains(there);
+  const bool may = is_there && serves(now) && !has(now) && !evidence_of(now).awaited &&
+                   volume.ready() && !is_busy(volume) && !evidence_.held;
+  if (!may) return false;
+  if (!room_in(plan_.leg_changes)) return true;
+  plan_.leg_changes.push_back(
+      {volume.id(), there, LegState::in_sync, false,
+       "its guest writes there, and " + now.value + " has nothing of it any more"});
   return true;
 }
 
@@ -504,8 +529,7 @@ bool Planner::begin_move(const Volume& volume) {
                    !is_busy(volume) && !evidence_of(leg.device).awaited;
   // After a restore of an older state it may be elsewhere already, and its guest writes there.
   const ObservedVolume* seen = observed(leg.device, volume.id());
-  const bool is_there =
-      serves(leg.device) && seen != nullptr && seen->floor == volume.status.floor;
+  const bool is_there = serves(leg.device) && seen != nullptr && seen->floor == volume.status.floor;
   if (!may || !is_there) return false;
   const auto target = target_of(volume, lacks_);
   if (!target || evidence_of(*target).awaited) return false;
@@ -526,9 +550,9 @@ bool Planner::begin_move(const Volume& volume) {
   }
   if (!room_in(plan_.placements)) return true;
   space_.promise(wanted, std::max(volume.spec.size_mib, volume.status.size_mib));
-  plan_.placements.push_back({volume.id(), wanted, volume.status.floor,
-                              volume.spec.local ? "its VM is there: it follows"
-                                                : "it shall be there: it moves"});
+  plan_.placements.push_back(
+      {volume.id(), wanted, volume.status.floor,
+       volume.spec.local ? "its VM is there: it follows" : "it shall be there: it moves"});
   return true;
 }
 
@@ -536,9 +560,8 @@ bool Planner::begin_move(const Volume& volume) {
 bool Planner::is_lost(const Volume& volume, const VolumeLeg& leg) const {
   if (leg.state == LegState::in_sync || !volume.ready()) return false;
   const DeviceEvidence& evidence = evidence_of(leg.device);
-  return is_gone(leg.device) ||
-         (!evidence.awaited && !evidence.host_reports &&
-          evidence.silence >= options_.leg_lost_after);
+  return is_gone(leg.device) || (!evidence.awaited && !evidence.host_reports &&
+                                 evidence.silence >= options_.leg_lost_after);
 }
 
 /// True when that is all for this round.
@@ -548,8 +571,8 @@ bool Planner::decide_second(const Volume& volume, const VolumeLeg& leg) {
   const Device* device = view_.devices.find(leg.device);
   const bool forbidden = leg.state != LegState::in_sync && device != nullptr &&
                          !region_refusal(view_, volume, *device).empty();
-  const bool wanted = !volume.meta.deleting_at && !forbidden &&
-                      (mirror || wanted_on(view_, volume, leg.device));
+  const bool wanted =
+      !volume.meta.deleting_at && !forbidden && (mirror || wanted_on(view_, volume, leg.device));
   if (!wanted || leg.state == LegState::leaving) return end_second(volume, leg);
   if (!serves(leg.device)) return false;
   const ObservedVolume* seen = observed(leg.device, volume.id());

@@ -387,6 +387,48 @@ TEST_F(LocalVolumeTest, F_F11_R_B4_AfterARestoreNothingIsCopiedOverWhatItsGuestW
   EXPECT_EQ(made.volume_changes[0].reason, "its device d1 does not have it any more");
 }
 
+TEST_F(LocalVolumeTest, F_F11_R_B4_AfterARestoreThePlaceCountsWhereItsGuestWrites) {
+  evidence.devices[DeviceId("d1")].seen.volumes.clear();
+  seen_on_second({{1, 9}});
+  put(user(moved, "h2", {1, 9}));
+  const auto found = [this] {
+    const StoragePlan made = plan();
+    return made.leg_changes.size() == 1 && made.leg_changes[0].device == DeviceId("d2") &&
+           made.leg_changes[0].state == LegState::in_sync;
+  };
+  EXPECT_FALSE(found()) << "nobody says that it is more than a copy";
+  evidence.written_legs[moved.id()] = {DeviceId("d2")};
+  EXPECT_TRUE(found());
+  evidence.held = true;
+  EXPECT_FALSE(found());
+  evidence.held = false;
+  Vm busy = user(moved, "h2", {1, 9});
+  busy.status.operation = OperationId("op-1");
+  put(busy);
+  EXPECT_FALSE(found()) << "its operation knows better";
+  put(user(moved, "h2", {1, 9}));
+  evidence.devices[DeviceId("d2")].seen.volumes[0].floor = {1, 1};
+  EXPECT_FALSE(found()) << "another volume of the name";
+  evidence.devices[DeviceId("d2")].seen.volumes[0].floor = moved.status.floor;
+  evidence.devices[DeviceId("d1")].host_reports = false;
+  EXPECT_FALSE(found()) << "the report may be older than its way back to d1";
+  evidence.devices[DeviceId("d1")].host_reports = true;
+  EXPECT_TRUE(found());
+  see(moved, {{1, 9}});
+  EXPECT_FALSE(found()) << "it is where it is said to be";
+}
+
+TEST_F(LocalVolumeTest, F_F11_R_B4_AMoveThatEndedAfterTheStateThatIsRestoredHasEnded) {
+  second(LegState::behind);
+  evidence.devices[DeviceId("d1")].seen.volumes.clear();
+  seen_on_second({{1, 9}});
+  put(user(moved, "h2", {1, 9}));
+  evidence.written_legs[moved.id()] = {DeviceId("d2")};
+  ASSERT_EQ(plan().leg_changes.size(), 1U);
+  EXPECT_EQ(plan().leg_changes[0].device, DeviceId("d2"));
+  EXPECT_EQ(plan().leg_changes[0].state, LegState::in_sync);
+}
+
 TEST_F(LocalVolumeTest, R_B1_APlaceThatCannotBeErasedYetIsNamed) {
   moved.status.legs = {{DeviceId("d1"), LegState::in_sync}, {DeviceId("d2"), LegState::leaving}};
   put(moved);

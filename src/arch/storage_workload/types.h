@@ -85,7 +85,7 @@ struct VolumeChange {
   std::optional<WallTime> taken_at{};
 };
 
-/// What becomes of one place of a volume that has several.
+/// What becomes of one place of a volume that has several, or that it turns out to have.
 struct LegChange {
   VolumeId volume;
   DeviceId device;

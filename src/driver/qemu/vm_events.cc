@@ -166,7 +166,7 @@ ObservedDisk QemuVm::observed_disk(const VolumeId& volume, Mib size) const {
   const auto& mirror = process_.record().mirror;
   if (mirror && mirror->volume == volume.value) seen.copied_to = mirror->to.device;
   const auto disk = std::ranges::find(launch_.disks, volume.value, &LaunchDisk::volume);
-  if (disk == launch_.disks.end() || !disk->mirrored) return seen;
+  if (disk == launch_.disks.end()) return seen;
   for (const auto& place : {disk->endpoint, disk->second}) {
     if (place) seen.legs.push_back(place->device);
   }
