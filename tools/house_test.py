@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Tests of the house's own checks: each rule finds what it should and lets the usual pass."""
 
+import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -253,6 +256,134 @@ class Purity(unittest.TestCase):
         banned = purity.read_table("clock  clock_gettime\nclock  std::chrono::_V2::*::now*\nfiles  fopen*\n")
         symbols = ["std::chrono::_V2::steady_clock::now()", "fopen64", "memcpy", "virga::free_capacity()"]
         self.assertEqual([kind for kind, _ in purity.impure(symbols, banned)], ["clock", "files"])
+
+
+class Figures(unittest.TestCase):
+    """scripts/bench, scripts/soak and tools/figures as they are, in a tree whose programs only print."""
+
+    PROMISES = "cat_speed >= 4 MB\ndog_time_p95 <= 9 ms  # and why\nsim_10000_hosts_one_hour <= 900 s soak\n"
+    # Commands that the scripts call: they note or say what the test asks for, and build nothing.
+    COMMANDS = {"cmake": ":", "apt-get": "exit 1", "git": 'cat "$TREE/head"',
+                "timeout": 'case $1 in --*) shift;; esac; echo "$*" >>"$TREE/limits"; shift; exec "$@"'}
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory(prefix="virga")
+        self.addCleanup(folder.cleanup)
+        self.top = pathlib.Path(folder.name)
+        real = pathlib.Path(__file__).resolve().parent.parent
+        for path in ("scripts/bench", "scripts/soak", "scripts/common.sh", "tools/figures"):
+            (self.top / path).parent.mkdir(exist_ok=True)
+            shutil.copy(real / path, self.top / path)
+        self.program("scripts/setup", ":")
+        for name, body in self.COMMANDS.items():
+            self.program("commands/" + name, body)
+        (self.top / "tools/promises.txt").write_text(self.PROMISES)
+        (self.top / "head").write_text("first\n")
+        self.prints("cat_bench", "cat_speed 5.5 MB")
+        self.prints("dog_bench", "dog_time_p95 8 ms", "dog_count 3 dogs")
+
+    def program(self, path, body):
+        path = self.top / path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+
+    def prints(self, name, *lines):
+        self.program("tests/bench/" + name, "\n".join(f"echo '{line}'" for line in lines))
+
+    def run_script(self, *command):
+        path = f"{self.top}/commands:{os.environ['PATH']}"
+        run = subprocess.run([self.top / command[0], *command[1:]], capture_output=True, text=True, timeout=60,
+                             env=os.environ | {"PATH": path, "TREE": str(self.top)})
+        return run.returncode, run.stdout + run.stderr
+
+    def record(self):
+        return json.loads((self.top / "build/bench/figures.json").read_text())
+
+    def test_F_B1_figures_belong_to_the_run_that_printed_them(self):
+        code, said = self.run_script("scripts/bench")
+        self.assertEqual(code, 0, said)
+        self.assertEqual({f["name"]: f["value"] for f in self.record()["figures"]},
+                         {"cat_speed": 5.5, "dog_time_p95": 8, "dog_count": 3})
+        self.assertEqual(self.record()["commit"], "first")
+        (self.top / "head").write_text("second\n")
+        code, said = self.run_script("scripts/bench", "cat")
+        self.assertEqual(code, 0, said)
+        self.assertEqual((self.record()["commit"], [f["name"] for f in self.record()["figures"]]),
+                         ("second", ["cat_speed"]))
+        self.assertNotIn("dog_time_p95", said)
+
+    def test_F_B1_the_commit_is_what_was_built_not_what_is_there_at_the_end(self):
+        self.program("tests/bench/cat_bench", 'echo second >"$TREE/head"; echo cat_speed 5 MB')
+        code, said = self.run_script("scripts/bench", "cat")
+        self.assertEqual((code, self.record()["commit"]), (0, "first"), said)
+
+    def test_F_B1_figures_of_google_benchmark_are_those_of_this_run(self):
+        row = '{"benchmarks": [{"name": "Run", "real_time": 1.5, "time_unit": "ns"}]}'
+        self.program("tests/bench/bird_bench", f"echo '{row}' >\"${{1#--benchmark_out=}}\"")
+        self.run_script("scripts/bench", "bird")
+        self.assertEqual([f["name"] for f in self.record()["figures"]], ["bird_bench:Run"])
+        self.prints("bird_bench", "no figure; benchmark_out")
+        self.assertEqual(self.run_script("scripts/bench", "bird")[0], 1)
+        self.assertEqual(self.record()["figures"], [])
+
+    def test_F_B1_a_broken_promise_fails(self):
+        self.prints("dog_bench", "dog_time_p95 9.5 ms")
+        code, said = self.run_script("scripts/bench", "dog")
+        self.assertEqual(code, 1, said)
+        self.assertRegex(said, "dog_time_p95 .* NOT KEPT")
+
+    def test_F_B1_a_run_of_all_answers_every_promise_but_those_of_soak(self):
+        for line in ("dog_time_p99 8 ms", "dog_time_p95 8 s", "dog_time_p95 nan ms"):
+            self.prints("dog_bench", line, "dog_count 3 dogs")
+            code, said = self.run_script("scripts/bench")
+            self.assertEqual(code, 1, said)
+            self.assertRegex(said, "dog_time_p95 +NOT ANSWERED")
+            self.assertNotIn("sim_10000", said)
+            code, said = self.run_script("scripts/bench", "dog")
+            self.assertEqual(code, 0, said)
+
+    def test_F_B1_what_a_program_says_it_did_not_measure_is_no_failure(self):
+        self.prints("dog_bench", "dog_time_p95 not measured: no dog")
+        code, said = self.run_script("scripts/bench")
+        self.assertEqual(code, 0, said)
+        self.assertRegex(said, "dog_time_p95 +not measured +no dog")
+        self.assertEqual(self.record()["not_measured"], {"dog_time_p95": "no dog"})
+
+    def test_F_B1_promises_are_well_formed(self):
+        tools = pathlib.Path(__file__).resolve().parent
+        log = self.top / "x.log"
+        log.write_text("cat_speed 5 MB\n")
+        run = subprocess.run([tools / "figures", log], capture_output=True, text=True, check=False)
+        self.assertEqual(run.returncode, 0, run.stderr)
+        for line in ("cat_speed 4 MB", "cat_speed => 4 MB", "cat_speed >= 4 MB soap", "cat_speed >= 4"):
+            (self.top / "tools/promises.txt").write_text("\n" + line + "\n")
+            code, said = self.run_script("tools/figures", log)
+            self.assertEqual(code, 1, said)
+            self.assertIn("promises.txt:2: '" + line, said)
+
+    def soak_sim(self, *lines):
+        """The exit code of scripts/soak sim whose program prints these lines, and what it noted last."""
+        self.prints("sim_bench", *lines)
+        code, said = self.run_script("scripts/soak", "sim")
+        return code, (self.top / "build/soak/results.tsv").read_text().strip().split("\n")[-1].split("\t"), said
+
+    def test_F_B1_the_long_simulation_has_forty_minutes(self):
+        self.assertEqual(self.soak_sim("sim_10000_hosts_one_hour 800.0 s")[0], 0)
+        limits = [line.split() for line in (self.top / "limits").read_text().split("\n")]
+        limit = [int(words[0]) for words in limits if words[1:2] == ["tests/bench/sim_bench"]]
+        self.assertEqual(len(limit), 1)
+        self.assertTrue(2300 < limit[0] <= 2400, limit)
+
+    def test_F_B1_the_long_simulation_is_compared_with_its_promise(self):
+        code, noted, said = self.soak_sim("sim_10000_hosts_one_hour 899.0 s", "load average 1.0")
+        self.assertEqual((code, noted[1:3], noted[4]), (0, ["first", "sim"], "ok"), said)
+        code, noted, said = self.soak_sim("sim_10000_hosts_one_hour 1203.4 s", "load average 1.0")
+        self.assertEqual(code, 1, said)
+        self.assertIn("sim_10000_hosts_one_hour 1203.4 s", noted[3])
+        self.assertEqual(noted[4], "missed: 1 figures, 1 promises not kept, 0 not answered")
+        code, noted, said = self.soak_sim("sim_9999_hosts_one_hour 1.0 s")
+        self.assertEqual((code, noted[4]), (1, "missed: 1 figures, 0 promises not kept, 1 not answered"), said)
 
 
 if __name__ == "__main__":

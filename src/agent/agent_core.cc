@@ -46,11 +46,9 @@ void AgentCore::start(Callback<void> ready) {
     if (alive.expired()) return;
     if (!info) return ready(wrap_error("open the hypervisor", info.error()));
     options_.hello.hypervisor = *info;
-    // Guests adopted from before this process began run on a lease that it has not seen: it ends,
-    // at the latest,
-    // one lease after the last report that the former agent can have sent.
-    // That keeps them alive here; it admits no start and moves no guard, whose own deadline is the
-    // true one.
+    // Guests adopted from before this process began run on a lease that it has not seen: the guard
+    // above them knows its end, or else it comes after the usual time. That keeps them alive here;
+    // it admits no start and moves no guard.
     lease_end_ = on_.loop.now() + policy_.lease_ms;
     watch_lease();
     heartbeat_due_ = on_.loop.now();
@@ -136,6 +134,7 @@ void AgentCore::watch_lease() {
 }
 
 void AgentCore::lease_ended() {
+  if (!lease_known_) lease_end_ = std::max(lease_end_, on_.guard.held_until());
   if (on_.loop.now() < lease_end_) return watch_lease();
   for (const ObservedVm& vm : on_.hypervisor.observe()) {
     log_line(
@@ -384,8 +383,7 @@ void AgentCore::stop_vm(const Command& command) {
                         if (alive.expired()) return;
                         if (!done) return reply(id, done.error());
                         CommandResult answer;
-                        answer.in_order =
-                            never_began || (asked && on_.loop.now() < killed_at);
+                        answer.in_order = never_began || (asked && on_.loop.now() < killed_at);
                         reply(id, std::move(answer));
                       });
 }

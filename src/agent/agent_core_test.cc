@@ -15,9 +15,9 @@ using test::FakeHypervisor;
 using test::FakeLink;
 
 struct Agent {
-  explicit Agent(SimLoop& world, const std::string& name = "a") : Agent(world, options(name)) {}
+  explicit Agent(Loop& world, const std::string& name = "a") : Agent(world, options(name)) {}
 
-  Agent(SimLoop& world, AgentOptions with)
+  Agent(Loop& world, AgentOptions with)
       : loop(world),
         core({world, hypervisor, fabric, guard, link, link, [] { return Capacity(); },
               [] { return std::string(); }},
@@ -74,7 +74,7 @@ struct Agent {
 
   std::int64_t now_ms() const { return to_ms(loop.now().time_since_epoch()); }
 
-  SimLoop& loop;
+  Loop& loop;
   FakeHypervisor hypervisor;
   NullFabric fabric{loop};
   FakeGuard guard;
@@ -324,6 +324,20 @@ TEST(AgentCore, F_B6_F_F2_a_restarted_agent_starts_nothing_and_moves_no_guard_un
   EXPECT_EQ(agent.hypervisor.copies.size(), 1U);
 }
 
+TEST(AgentCore, F_B6_F_F2_a_restarted_agent_keeps_guests_until_the_end_that_their_guard_knows) {
+  SimLoop loop;
+  loop.run_for(seconds(100));
+  Agent agent(loop);
+  agent.hypervisor.copies[VmId("acme/web")].vm = VmId("acme/web");
+  agent.guard.deadline = loop.now() + seconds(60);
+  loop.run_for(seconds(59));
+  EXPECT_EQ(agent.hypervisor.copies.size(), 1U) << "the server is away, as it was when it was told";
+  agent.start_vm("acme/db");
+  EXPECT_EQ(agent.hypervisor.copies.size(), 1U) << "what it keeps alive admits nothing";
+  loop.run_for(seconds(2));
+  EXPECT_TRUE(agent.hypervisor.copies.empty());
+}
+
 TEST(AgentCore, F_B6_a_report_with_what_runs_goes_out_before_each_answer) {
   SimLoop loop;
   Agent agent(loop);
@@ -443,6 +457,46 @@ TEST(AgentCore, F_B7_a_shorter_patience_counts_from_when_it_is_known) {
   EXPECT_FALSE(silent()) << "nobody could have answered yet within the new patience";
   loop.run_for(seconds(2));
   EXPECT_TRUE(silent()) << "the next beat comes after the new heartbeat";
+}
+
+TEST(AgentCore, F_B7_an_agent_that_was_held_up_does_not_call_its_peers_silent) {
+  // One is frozen for 3 s, the other runs on: neither hears its peer in that time.
+  for (const bool held_up : {true, false}) {
+    SimLoop loop;
+    SimProcess process(loop);
+    Agent a(process, "a");
+    a.welcome();
+    a.join({"a", "b"});
+    loop.run_for(milliseconds(1000));
+    const auto asked = decode_probe(a.link.datagrams.back().second, "key", digest);
+    const std::uint64_t sequence = asked.value_or(PeerProbe()).sequence;
+    const PeerProbe answer{HostId("b"), HostId("a"), true, sequence, "boot-b", Capacity()};
+    a.receive(encode_probe(answer, "key", digest));
+    a.link.sent.clear();
+    const auto reports = [&] {
+      std::vector<HostReport> sent;
+      for (const AgentMessage& message : std::exchange(a.link.sent, {})) {
+        if (message.report) sent.push_back(*message.report);
+      }
+      return sent;
+    };
+    if (held_up) process.freeze();
+    loop.run_for(milliseconds(3000));
+    if (held_up) {
+      EXPECT_TRUE(reports().empty());
+      process.thaw();
+      loop.run_for(milliseconds(1));
+    }
+    const std::vector<HostReport> told = reports();
+    ASSERT_FALSE(told.empty());
+    const HostReport& one = held_up ? told.front() : told.back();
+    ASSERT_EQ(one.peers.size(), 1U);
+    EXPECT_EQ(one.peers[0].health, held_up ? PeerHealth::alive : PeerHealth::silent);
+    EXPECT_EQ(one.loop_lag_ms, held_up ? milliseconds(2000) : milliseconds(0));
+    loop.run_for(milliseconds(2000));
+    EXPECT_EQ(reports().back().peers.at(0).health, PeerHealth::silent)
+        << "it still does not answer";
+  }
 }
 
 TEST(AgentCore, R_B3_security_groups_in_parts_are_kept_together_and_not_over_a_lost_link) {

@@ -99,6 +99,7 @@ class FakeGuard : public ProcessGuard {
   Result<void> guard(const std::string&, int) override { return {}; }
   void release(const std::string&) override {}
   void extend(Instant until, Duration) override { deadline = until; }
+  Instant held_until() const override { return deadline; }
   bool armed() const override { return true; }
   Instant deadline;
 };

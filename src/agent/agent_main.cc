@@ -56,6 +56,8 @@ struct AgentArguments {
   std::string outside_device;
   std::vector<std::string> resolvers;
   bool unlimited = false;
+  std::string guest_users;
+  GuestUsers users;  ///< chosen by it
   DeclaredCapacity declared;
   std::string run_directory;
   std::string health_file;
@@ -221,8 +223,8 @@ std::unique_ptr<GatewayServer> Agent::make_gateway(const std::string& directory,
 WayOutOptions Agent::way_out() const {
   WayOutOptions options;
   options.device = arguments_.outside_device;
-  options.closed = networks_of(
-      {arguments_.address, arguments_.tenant_address, arguments_.storage_address});
+  options.closed =
+      networks_of({arguments_.address, arguments_.tenant_address, arguments_.storage_address});
   options.resolvers = arguments_.resolvers;
   if (!options.resolvers.empty()) return options;
   const auto text = read_file("/etc/resolv.conf", 64 << 10);
@@ -263,9 +265,15 @@ Result<void> Agent::open_drivers() {
   options.migration_address = arguments_.address;
   options.encrypt_migrations = !arguments_.plain_migrations;
   options.cgroup_base = arguments_.cgroup_base;
+  options.users = arguments_.users;
   if (arguments_.unlimited) {
     options.cgroups = false;
-    options.user_first = 0;
+    options.users = {0, 1};
+  } else if (options.users.count == 1) {
+    log_line(LogLevel::warning, "agent",
+             fmt::format("all guests are user {}: the user namespace of this process has too few "
+                         "others; name those that it has by --guest-users",
+                         options.users.first));
   }
   hypervisor_ = std::make_unique<QemuHypervisor>(loop_, options, guard_, *fabric_);
   return {};
@@ -360,6 +368,10 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
                  "name server that these guests ask, IPv4; default: those of /etc/resolv.conf");
   app.add_flag("--unlimited", arguments.unlimited,
                "guests run without control groups and as this user: for who may make neither");
+  app.add_option("--guest-users", arguments.guest_users,
+                 "FIRST-LAST, ids of this machine's users that guests alone are, each VM another; "
+                 "default: 70000-74095, or 65534 for all where these are not mapped")
+      ->excludes("--unlimited");
   app.add_option("--cpu-millicores", arguments.declared.cpu_millicores,
                  "what this host offers; default: as its control group or the machine");
   app.add_option("--memory-mib", arguments.declared.memory_mib, "likewise");
@@ -389,6 +401,13 @@ int agent_main(int argc, char** argv) {
                  arguments.server.c_str());
     return 2;
   }
+  const auto uid_map = read_file("/proc/self/uid_map", 64 << 10);
+  const auto users = choose_guest_users(arguments.guest_users, uid_map ? *uid_map : "");
+  if (!users) {
+    std::fprintf(stderr, "virgad agent: --guest-users: %s\n", users.error().text().c_str());
+    return 2;
+  }
+  arguments.users = *users;
   if (arguments.run_directory.empty()) arguments.run_directory = arguments.data + "/run";
   if (arguments.health_file.empty()) arguments.health_file = arguments.data + "/degraded";
   set_log_level(log_level_of(arguments.log_level).value_or(LogLevel::info));

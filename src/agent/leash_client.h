@@ -34,7 +34,7 @@ class LeashClient final : public ProcessGuard {
 
   /// What the leash said that it holds; after a restart of the agent, what the former one had guarded.
   const std::vector<std::string>& held() const { return last_reply_.held; }
-  Instant deadline() const { return Instant(Duration(last_reply_.deadline_ns)); }
+  Instant held_until() const override { return Instant(Duration(last_reply_.deadline_ns)); }
 
  private:
   void tick();

@@ -134,7 +134,7 @@ TEST_F(Leash, F_F2_a_new_agent_gets_back_what_the_former_one_had_guarded) {
   LeashClient second(loop_, socket_path());
   ASSERT_TRUE(until([&] { return second.armed(); }));
   EXPECT_EQ(second.held(), (std::vector<std::string>{"acme/shop", "acme/web"}));
-  EXPECT_GT(second.deadline(), deadline);
+  EXPECT_GT(second.held_until(), deadline);
   shop.end(SIGKILL);
   ASSERT_TRUE(until([&] { return second.held().size() == 1; }));
   EXPECT_TRUE(web.running());
@@ -249,7 +249,7 @@ TEST_F(Leash, F_B6_feeds_the_watchdog_and_disarms_it_when_nothing_is_held) {
   EXPECT_FALSE(client.watchdog_armed()) << "nobody has said how long a lease is";
   const Instant soon = in(seconds(6));
   client.extend(soon, seconds(6));
-  ASSERT_TRUE(until([&] { return client.deadline() == soon; }));
+  ASSERT_TRUE(until([&] { return client.held_until() == soon; }));
   EXPECT_FALSE(client.watchdog_armed()) << "10 s are too slow for a lease of 6";
   client.extend(in(seconds(10)), seconds(10));
   ASSERT_TRUE(until([&] { return client.watchdog_armed(); }));

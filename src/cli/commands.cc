@@ -564,6 +564,7 @@ void add_other_commands(std::vector<Command>& all) {
                  "make a store from a backup; the server must not run on it",
                  {{"name", "BACKUP", Takes::one, true, true},
                   option("to", "the new store's file"),
+                  option("above", "highest incarnation that hosts have seen, in a new place"),
                   flag("verify", "read it whole and change nothing")},
                  restore_backup_file});
   all.push_back({"",

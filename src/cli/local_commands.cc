@@ -2,12 +2,15 @@
 
 #include <unistd.h>
 
+#include <algorithm>
+#include <charconv>
 #include <filesystem>
 
 #include "base/reflect.h"
 #include "cli/client.h"
 #include "cli/handlers.h"
 #include "cli/output.h"
+#include "edge/file.h"
 #include "image/image_build.h"
 #include "runtime/journal_audit.h"
 #include "store/backup.h"
@@ -27,6 +30,31 @@ std::string program_folder() {
 
 void print_value(Session& session, const json::value& value) {
   session.out(session.format == Format::json ? pretty_json(value) : yaml_text(value));
+}
+
+Result<std::uint64_t> incarnation_of(const std::string& field, const std::string& text) {
+  std::uint64_t incarnation = 0;
+  const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), incarnation);
+  if (code == std::errc() && end == text.data() + text.size()) return incarnation;
+  return make_error(Errc::invalid, field + ": \"" + text +
+                                       "\" is no number; the highest incarnation that hosts have "
+                                       "seen is in `incarnation` of their agents' data folders");
+}
+
+/// What was restored to this file before counts as well: hosts follow nothing older.
+Result<BackupInfo> restore_above_all(const std::string& from, const std::string& to,
+                                     const std::string& said) {
+  const std::string note = to + ".incarnation";
+  const auto text = read_file(note, 64);
+  if (!text && text.error().code != Errc::not_found) return text.error();
+  const auto last = incarnation_of(note, text ? *text : "0");
+  if (!last) return last.error();
+  const auto above = incarnation_of("--above", said);
+  if (!above) return above.error();
+  auto info = restore_backup(from, to, std::max(*above, *last));
+  if (!info) return info;
+  const auto noted = write_file_atomically(note, std::to_string(info->incarnation), 0600);
+  return noted ? info : wrap_error("restored, but the next restore needs --above", noted.error());
 }
 
 }  // namespace
@@ -49,7 +77,8 @@ int restore_backup_file(Session& session, const Invocation& invocation) {
                 make_error(Errc::invalid,
                            "--to: name the new store's file, or give --verify to check only"));
   }
-  const auto info = verify ? verify_backup(from) : restore_backup(from, to);
+  const auto info =
+      verify ? verify_backup(from) : restore_above_all(from, to, invocation.text("above", "0"));
   if (!info.ok()) return fail(session, info.error());
   print_value(session, json::object{{"schema", info->schema},
                                     {"revision", info->revision},
@@ -94,9 +123,8 @@ int build_image(Session& session, const Invocation& invocation) {
   const auto manifest = build_tiny_image(options);
   if (!manifest.ok()) return fail(session, manifest.error());
   print_value(session, to_json(*manifest));
-  session.err(
-      "next: virga image create tiny --folder " + options.output_folder +
-      ", when it lies in the shared directory\n");
+  session.err("next: virga image create tiny --folder " + options.output_folder +
+              ", when it lies in the shared directory\n");
   return 0;
 }
 

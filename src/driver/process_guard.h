@@ -22,6 +22,9 @@ class ProcessGuard {
   /// it is moved each time while the server answers.
   virtual void extend(Instant deadline, Duration lease) = 0;
 
+  /// The deadline that is in force, also of an agent before this one; Instant() = it has not been said yet.
+  virtual Instant held_until() const { return {}; }
+
   /// True while the leash has confirmed, within the last 2 s, that it lives and holds what was guarded.
   virtual bool armed() const = 0;
 

@@ -1,8 +1,10 @@
 #include "edge/message_socket.h"
 
 #include <gtest/gtest.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 
+#include "agent/protocol.h"
 #include "edge/http_test_support.h"
 
 namespace virga {
@@ -193,6 +195,49 @@ TEST_F(SocketTest, F_B6_a_flood_of_messages_waits_in_the_peer_and_loses_none) {
     EXPECT_TRUE((*opened)->send(std::string(10'000, 'x')).ok());
   run();
   EXPECT_EQ(messages, 500);
+}
+
+/// TCP_USER_TIMEOUT of this process's own sockets: of the one that was connected to the port, and
+/// of the one that was accepted there.
+struct UserTimeouts {
+  Duration connected{}, accepted{};
+};
+
+UserTimeouts user_timeouts(std::uint16_t port) {
+  UserTimeouts found;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/fd")) {
+    const int socket = std::stoi(entry.path().filename().string());
+    sockaddr_in here{}, there{};
+    socklen_t size_here = sizeof here, size_there = sizeof there;
+    int timeout = 0;
+    socklen_t size = sizeof timeout;
+    if (::getsockname(socket, reinterpret_cast<sockaddr*>(&here), &size_here) != 0) continue;
+    if (::getpeername(socket, reinterpret_cast<sockaddr*>(&there), &size_there) != 0) continue;
+    if (::getsockopt(socket, IPPROTO_TCP, TCP_USER_TIMEOUT, &timeout, &size) != 0) continue;
+    if (ntohs(there.sin_port) == port) found.connected = milliseconds(timeout);
+    if (ntohs(here.sin_port) == port) found.accepted = milliseconds(timeout);
+  }
+  return found;
+}
+
+TEST_F(SocketTest, F_B6_both_ends_of_a_link_end_with_data_that_nobody_acknowledges) {
+  // What is not said is the agents' link's; each end keeps to its own.
+  for (const auto& [there, here] :
+       {std::pair(kLinkUserTimeout, kLinkUserTimeout), std::pair(seconds(3), seconds(4))}) {
+    std::shared_ptr<MessageSocket> served;
+    HttpServerOptions options = mutual_tls();
+    HttpCall call{.url = {}, .tls = identity("agent")};
+    if (there != kLinkUserTimeout) options.user_timeout = there;
+    if (here != kLinkUserTimeout) call.user_timeout = here;
+    start(options, echo(served));
+    call.url = url("wss", "/agent");
+    const auto opened = open(call);
+    ASSERT_TRUE(opened.ok()) << opened.error().text();
+    const UserTimeouts kept = user_timeouts(server_->port());
+    EXPECT_EQ(kept.connected, here);
+    EXPECT_EQ(kept.accepted, there) << "Linux hands it down from the socket that listens";
+    server_.reset();
+  }
 }
 
 void expect_cut_is_noticed(AsioLoop& loop, const std::function<void()>& cut,

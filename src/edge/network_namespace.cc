@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -21,6 +22,9 @@ constexpr const char* kOwn = "/proc/thread-self/ns/net";
 
 /// A thread that stayed there would do all its later work in the wrong network.
 void go_home(const Descriptor& home) { VIRGA_CHECK(::setns(home.get(), CLONE_NEWNET) == 0); }
+
+/// Beside the folder, for root alone: nobody else can hold it up.
+std::string lock_of(const std::string& folder) { return folder + ".lock"; }
 
 }  // namespace
 
@@ -50,26 +54,31 @@ Result<Descriptor> make_network_namespace() {
 
 Result<Descriptor> lock_namespace_folder(const std::string& folder) {
   constexpr auto kPause = std::chrono::milliseconds(2);
-  constexpr int kTriesMax = 5'000;
-  const std::string above = std::filesystem::path(folder).parent_path().string();
-  Descriptor lock(::open(above.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!lock.valid()) return errno_error("open " + above, errno);
-  for (int tried = 0; ::flock(lock.get(), LOCK_EX | LOCK_NB) != 0; ++tried) {
-    if (errno != EWOULDBLOCK) return errno_error("lock " + above, errno);
-    if (tried == kTriesMax)
-      return make_error(Errc::timeout, "lock " + above + ": another process holds it for 10 s");
-    std::this_thread::sleep_for(kPause);
+  constexpr int kTriesMax = 500;
+  const std::string path = lock_of(folder);
+  for (int tried = 0; tried < kTriesMax; ++tried) {
+    constexpr int kHow = O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW;
+    Descriptor lock(::open(path.c_str(), kHow, 0600));
+    if (!lock.valid()) return errno_error("open " + path, errno);
+    struct stat found {};
+    if (::flock(lock.get(), LOCK_EX | LOCK_NB) != 0) {
+      std::this_thread::sleep_for(kPause);
+    } else if (::fstat(lock.get(), &found) == 0 && found.st_nlink > 0) {
+      return lock;
+    }
+    // Else its former holder has removed the file: the next one counts.
   }
-  return lock;
+  return make_error(Errc::timeout, "lock " + path + ": another process holds it for 1 s");
 }
 
 void drop_unused_namespace_folder(const std::string& folder) {
   const auto lock = lock_namespace_folder(folder);
   std::error_code failed;
   if (!lock) return;
-  if (!std::filesystem::is_empty(folder, failed) || failed) return;
+  const bool unused = std::filesystem::is_empty(folder, failed) && !failed;
   // Not lazily: a name that appears meanwhile is a mount below, and keeps the folder's.
-  if (::umount2(folder.c_str(), UMOUNT_NOFOLLOW) == 0) ::rmdir(folder.c_str());
+  if (unused && ::umount2(folder.c_str(), UMOUNT_NOFOLLOW) == 0) ::rmdir(folder.c_str());
+  ::unlink(lock_of(folder).c_str());  // last: who comes then locks another file
 }
 
 }  // namespace virga

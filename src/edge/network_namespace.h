@@ -16,7 +16,7 @@ Result<void> in_network_namespace(int network_namespace, const std::function<voi
 Result<Descriptor> make_network_namespace();
 
 /// Held while a name is made in `folder`, and while the folder is dropped, so that it is not taken from under a new
-/// name; ended by closing. It is the folder above that is locked: that one stays. Waits 10 s at most.
+/// name; ended by closing. A file beside it, `folder`.lock, which goes when the folder is dropped. Waits 1 s at most.
 /// Errors: not_found, denied, timeout. Blocks the thread.
 Result<Descriptor> lock_namespace_folder(const std::string& folder);
 

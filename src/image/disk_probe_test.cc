@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -91,11 +92,33 @@ TEST_F(DiskProbe, F_B5_StartsFewProcessesAndLeavesNone) {
   EXPECT_EQ(perl(program), many) << "those of before went with the first of them";
 }
 
+TEST_F(DiskProbe, F_B5_GetsNoMoreMemoryThanItIsAllowed) {
+  // mmap of private memory: of half a gibibyte, and of two.
+  EXPECT_EQ(perl("for my $bytes (1 << 29, 1 << 31) {"
+                 "  print syscall(9, 0, $bytes, 3, 0x22, -1, 0) == -1 ? \"$! \" : 'got ';"
+                 "}"),
+            "got Cannot allocate memory ");
+}
+
+TEST_F(DiskProbe, F_B5_HasTheLimitsThatAreSaid) {
+  // getrlimit: the soft and the hard ones.
+  const auto limit = [this](int resource) {
+    return perl(
+        fmt::format("my $limit = \"\\0\" x 16; syscall(97, {}, $limit) == 0 or die;"
+                    "print join(' ', unpack('QQ', $limit));",
+                    resource));
+  };
+  EXPECT_EQ(limit(RLIMIT_CPU), "30 30") << "seconds of processor time";
+  EXPECT_EQ(limit(RLIMIT_AS), "1073741824 1073741824");
+  EXPECT_EQ(limit(RLIMIT_NPROC), "64 64");
+}
+
 TEST_F(DiskProbe, F_B5_AnImageThatNamesAnotherFileShowsNothingOfIt) {
   ASSERT_TRUE(write_file_atomically(folder_ + "/secret", std::string(1 << 20, 's')).ok());
   ProcessOptions options;
-  options.arguments = {"/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b",
-                       folder_ + "/secret", folder_ + "/a.qcow2"};
+  options.arguments = {
+      "/usr/bin/qemu-img", "create", "-q", "-f", "qcow2", "-F", "raw", "-b", folder_ + "/secret",
+      folder_ + "/a.qcow2"};
   const auto made = run_process(options, seconds(30));
   ASSERT_TRUE(made.ok() && made->exit.code == 0);
   const auto ended = run_disk_probe(

@@ -9,6 +9,9 @@
 
 namespace virga {
 
+/// The longest lease that a policy may name.
+inline constexpr Duration kLeaseMax = seconds(600);
+
 /// How a cluster notices, fences and recovers. Each knob: default and range in check_cluster.
 struct ClusterPolicy {
   Duration heartbeat_ms = milliseconds(1000);  ///< between reports of one host
@@ -36,14 +39,22 @@ struct ClusterSpec {
 };
 BOOST_DESCRIBE_STRUCT(ClusterSpec, (), (policy, shared_directory, floating_ranges))
 
+struct ClusterStatus {
+  /// The longest lease that a host may still hold: when the policy has become shorter, that of before for as long as
+  /// it lasts. 0 = the policy's.
+  Duration lease_ms{0};
+};
+BOOST_DESCRIBE_STRUCT(ClusterStatus, (), (lease_ms))
+
 /// Hosts that share storage, networks and a failover policy. meta.tenant set = only that tenant's VMs.
 struct Cluster {
   Meta meta;
   ClusterSpec spec;
+  ClusterStatus status;
 
   ClusterId id() const { return ClusterId(meta.name); }
 };
-BOOST_DESCRIBE_STRUCT(Cluster, (), (meta, spec))
+BOOST_DESCRIBE_STRUCT(Cluster, (), (meta, spec, status))
 
 // Read and written in one translation unit (model/json.cc): reflection is dear to compile.
 extern template json::value to_json<Cluster>(const Cluster&);

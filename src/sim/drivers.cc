@@ -69,6 +69,11 @@ void GuardClient::release(const std::string& name) {
   tell([name](Leash& there) { there.core().release(name); });
 }
 
+Instant GuardClient::held_until() const {
+  Leash* leash = leash_();
+  return leash == nullptr ? Instant() : leash->core().deadline();
+}
+
 void GuardClient::extend(Instant deadline, Duration) {
   if (deadline <= deadline_) return;
   deadline_ = deadline;

@@ -47,6 +47,7 @@ class GuardClient : public ProcessGuard {
   Result<void> guard(const std::string& name, int pidfd) override;
   void release(const std::string& name) override;
   void extend(Instant deadline, Duration lease) override;
+  Instant held_until() const override;
   bool armed() const override;
 
   /// A new leash runs: hands everything over again.

@@ -400,6 +400,10 @@ Result<void> SimHypervisor::mirrored(const VmId& vm, const Epoch& epoch, const D
   if (from == (*copy)->volumes.end() || (*copy)->state != CopyState::running || (*copy)->deaf) {
     return make_error(Errc::conflict, on_host("mirror a disk of", vm, host_) + ": it does not run");
   }
+  if (!mirror.joins && from->second.legs.front().device == mirror.to.device) {
+    return make_error(Errc::conflict, on_host("mirror a disk of", vm, host_) + ": it is on " +
+                                          mirror.to.device.value + " already");
+  }
   VolumeTruth* source = world_.volume_of(from->second.legs.front(), &host_);
   VolumeTruth* target = world_.volume_of(mirror.to, &host_);
   if (source == nullptr || target == nullptr || !world_.storage_reachable(host_)) {

@@ -12,7 +12,7 @@ constexpr std::size_t kBranches = 4;
 constexpr std::size_t kStaleMin = 1024;
 constexpr int kSpanBits = 22;  // of nanoseconds: 4.2 ms
 constexpr std::int64_t kSpans = 4096;
-constexpr std::size_t kSpanKept = 8192;  // entries whose memory stays for another span
+constexpr std::size_t kSpanKept = 1024;  // entries whose memory stays for another span
 
 }  // namespace
 

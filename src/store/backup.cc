@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <charconv>
 #include <filesystem>
 
@@ -62,9 +63,10 @@ Result<BackupInfo> inspect(Database& database, const std::string& path) {
 }
 
 /// One transaction: the cloud's next life, which believes nothing of the time after the backup.
-Result<void> begin_incarnation(Database& database) {
+Result<void> begin_incarnation(Database& database, std::uint64_t above) {
   const auto before = read_incarnation(database);
   if (!before) return before.error();
+  const std::uint64_t next = std::max(*before, above) + 1;
   if (auto begun = database.run("BEGIN IMMEDIATE"); !begun) return begun;
   const std::string raise = fmt::format(
       "UPDATE state SET value = value + {0} WHERE name = 'revision';"
@@ -75,15 +77,15 @@ Result<void> begin_incarnation(Database& database) {
       " SELECT '{1}', CAST('{2}' AS BLOB), value, value FROM state WHERE name = 'revision'"
       " ON CONFLICT (key) DO UPDATE SET value = excluded.value, modified = excluded.modified;"
       "COMMIT",
-      kRestoreRevisionStep, kIncarnationKey, *before + 1);
+      kRestoreRevisionStep * (next - *before), kIncarnationKey, next);
   return database.run(raise);
 }
 
-Result<BackupInfo> prepare_restored(const std::string& path) {
+Result<BackupInfo> prepare_restored(const std::string& path, std::uint64_t above) {
   auto database = Database::open(path, Database::Mode::read_write);
   if (!database) return database.error();
   if (auto done = sqlite::migrate(*database, store_file_kind()); !done) return done.error();
-  if (auto done = begin_incarnation(*database); !done) return done.error();
+  if (auto done = begin_incarnation(*database, above); !done) return done.error();
   return inspect(*database, path);
 }
 
@@ -99,7 +101,8 @@ Result<BackupInfo> verify_backup(const std::string& path) {
   return info;
 }
 
-Result<BackupInfo> restore_backup(const std::string& from, const std::string& to) {
+Result<BackupInfo> restore_backup(const std::string& from, const std::string& to,
+                                  std::uint64_t above) {
   const std::string tried = "restore " + from + " to " + to;
   const auto lock = sqlite::FileLock::take(to);
   if (!lock) return wrap_error(tried, lock.error());
@@ -110,7 +113,8 @@ Result<BackupInfo> restore_backup(const std::string& from, const std::string& to
   const std::string fresh = to + ".restored";
   sqlite::remove_file(fresh);
   auto done = sqlite::copy_database(*source, fresh);
-  Result<BackupInfo> info = done.ok() ? prepare_restored(fresh) : Result<BackupInfo>(done.error());
+  Result<BackupInfo> info =
+      done.ok() ? prepare_restored(fresh, above) : Result<BackupInfo>(done.error());
   if (info.ok()) done = sqlite::publish_file(fresh, to);
   if (info.ok() && !done) info = done.error();
   if (info.ok()) return info;

@@ -10,8 +10,9 @@ namespace virga {
 /// The key whose decimal value counts how often this cloud's store was restored; the server creates it with 1.
 inline constexpr const char* kIncarnationKey = "meta/incarnation";
 
-/// Restoring raises the revision by this much, so that no revision that was handed out after the backup was taken
-/// comes again with another meaning. Source: etcdutl snapshot restore --bump-revision, etcd-io/etcd#15381.
+/// Restoring raises the revision by this much for each incarnation that it raises, so that no revision that was handed
+/// out after the backup was taken comes again with another meaning. Source: etcdutl snapshot restore --bump-revision,
+/// etcd-io/etcd#15381.
 inline constexpr Revision kRestoreRevisionStep = 1'000'000'000;
 
 struct BackupInfo {
@@ -27,9 +28,11 @@ struct BackupInfo {
 Result<BackupInfo> verify_backup(const std::string& path);
 
 /// Makes the store's file `to` from a backup that passes verify_backup: brings its schema up to date, raises
-/// meta/incarnation by one (1 if absent), raises the revision and forgets the history. `to` appears whole or not at
-/// all. Returns what the new file holds. Blocks.
+/// meta/incarnation above its own and `above`, that of the last life of this cloud, whose hosts follow nothing older;
+/// raises the revision and forgets the history. `to` appears whole or not at all. Returns what the new file holds.
+/// Blocks.
 /// Errors: conflict (`to` exists, or a process has it open), and those of verify_backup.
-Result<BackupInfo> restore_backup(const std::string& from, const std::string& to);
+Result<BackupInfo> restore_backup(const std::string& from, const std::string& to,
+                                  std::uint64_t above = 0);
 
 }  // namespace virga

@@ -123,6 +123,21 @@ TEST_F(BackupTest, F_F11_ARestoreBeginsANewIncarnationThatNoOldRevisionFits) {
   ASSERT_TRUE(loop.run_until([&] { return compacted != 0; }));
 }
 
+TEST_F(BackupTest, F_F11_ARestoreBeginsAboveTheLastLifeThatItIsToldOf) {
+  const std::string old = folder.file("old.db");
+  {
+    const auto store = must_open();
+    ASSERT_TRUE(commit(*store, {set(kIncarnationKey, "1")}).ok());
+    ASSERT_TRUE(backup(*store, old).ok());
+  }
+  const auto first = restore_backup(old, folder.file("first.db"));
+  const auto second = restore_backup(old, folder.file("second.db"), first->incarnation);
+  EXPECT_EQ(first->incarnation, 2u);
+  EXPECT_EQ(second->incarnation, 3u);
+  EXPECT_GE(second->revision, first->revision + kRestoreRevisionStep)
+      << "what the first life did comes not again with another meaning";
+}
+
 TEST_F(BackupTest, F_B2_ARestoreOfABadBackupLeavesNothing) {
   const std::string bad = folder.file("bad.db");
   write_all(bad, std::string(8'192, 'x'));

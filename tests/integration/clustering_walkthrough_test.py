@@ -145,6 +145,7 @@ class Clustering(LabCase):
             self.assertIn((vm, "bmc_power_off"), [(r["vm"], r["proof"]) for r in loss["restarts"]])
             self.assertEqual((loss["proof"], loss["restart"]), ("bmc_power_off", "elsewhere"))
         self.assertTrue(plan["absorbed"])
+        self.assertEqual((plan["failures_tolerated"], plan["ha_armed"]), (1, True))
 
     def test_07_A1_F1_A1_F4_A1_F5_A1_06_power_loss_fence_by_bmc_and_restart_elsewhere(self):
         on = {}

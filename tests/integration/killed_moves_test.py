@@ -21,7 +21,8 @@ TRIES_MAX = 16
 SEND_STEP = 1         # of a move: 0 prepare, 1 send, 2 switch, 3 clean
 CONNECTED_S = (0.02, 0.04, 0.08, 0.16)  # from the begin of the send until the destination's agent has the connection
 HELD_S = 1.5          # far below the lease
-VICTIMS = ("server", "source agent", "destination agent", "source leash", "source qemu", "destination qemu")
+VICTIMS = ("server", "source agent", "destination agent", "source leash", "source qemu", "destination leash",
+           "destination qemu")
 
 
 class Moves(CloudCase):

@@ -183,8 +183,7 @@ class Cloud:
         self.lab("fail", "server", "--how", "power", "--hold")
         self.wait("the server has ended", lambda: not self.lab("status")["server_pid"], 30)
         while_down()
-        aside = os.path.join(self.data, "aside")
-        os.mkdir(aside)
+        aside = tempfile.mkdtemp(prefix="aside-", dir=self.data)
         for file in ("state.db", "state.db-wal", "state.db-shm"):
             if os.path.exists(os.path.join(folder, file)):
                 shutil.move(os.path.join(folder, file), aside)

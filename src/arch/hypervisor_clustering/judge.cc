@@ -103,6 +103,12 @@ bool has_bmc(const ClusterView& view, const Host& host) {
   return machine != nullptr && machine->spec.bmc.protocol != BmcProtocol::none;
 }
 
+bool is_let_go(const ClusterView& view, const Host& host, const HostEvidence& evidence) {
+  if (!host.spec.maintenance || !evidence.vms.empty()) return false;
+  return view.vms_on(host.id()).empty() && view.operations_on(host.id()).empty() &&
+         view.devices.in<DevicesOnHost>(host.id()).empty();
+}
+
 bool wants_restart(const Vm& vm) {
   return vm.status.health == VmHealth::failing &&
          (vm.status.health_reason.starts_with(kGuestPanicked) ||

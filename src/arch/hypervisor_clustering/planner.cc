@@ -154,7 +154,7 @@ class Planner {
   std::map<HostId, Millicores> unclaimed_;  ///< promised to copies that do not have it yet
   std::map<HostId, int> starts_;
   std::map<HostId, int> moves_;
-  std::map<HostId, int> copies_;           ///< of disks of its VMs to other devices
+  std::map<HostId, int> copies_;          ///< of disks of its VMs to other devices
   std::set<HostId> takes_local_volumes_;  ///< by this plan's own moves
   std::vector<Waiting> waiting_;
   std::set<VmId> decided_;
@@ -181,8 +181,9 @@ void Planner::judge_hosts() {
   int silent = 0;
   int counted = 0;
   for (const Host* host : hosts) {
-    if (host->status.health == HostHealth::unknown && !evidence_of(host->id()).reported) continue;
-    if (host->status.health == HostHealth::fenced) continue;
+    const HostEvidence& evidence = evidence_of(host->id());
+    if (host->status.health == HostHealth::unknown && !evidence.reported) continue;
+    if (host->status.health == HostHealth::fenced || is_let_go(view_, *host, evidence)) continue;
     ++counted;
     if (!reports(host->id())) ++silent;
   }
@@ -202,8 +203,7 @@ void Planner::list_members() {
 
 void Planner::judge(const Host& host, bool most_are_silent) {
   const HostEvidence& evidence = evidence_of(host.id());
-  HostChange change =
-      judge_host(host, evidence, policy_, most_are_silent, has_bmc(view_, host));
+  HostChange change = judge_host(host, evidence, policy_, most_are_silent, has_bmc(view_, host));
   const bool slow_observer = evidence_.observer_lag > options_.observer_lag_max;
   if (slow_observer && change.health > HostHealth::degraded && change.proof == FenceProof::none) {
     return;
@@ -231,7 +231,7 @@ void Planner::plan_fence(const Host& host, const HostChange& change) {
                    (evidence.observers == 0 || evidence.observers_silent == evidence.observers);
   if (!dead && !ask) return;
   if (!armed_ || !evidence.fence_may_begin || !host.status.operation.empty()) return;
-  if (!has_bmc(view_, host)) return;
+  if (!has_bmc(view_, host) || is_let_go(view_, host, evidence)) return;
   plan_.fences.push_back({host.id(), host.status.boot_id, !dead, change.reason});
 }
 
@@ -763,10 +763,9 @@ bool Planner::place(const Waiting& waiting) {
   if (!reports(*target) || starts_[*target] >= policy_.starts_per_host) return false;
   ++starts_[*target];
   state().add(*waiting.vm, *target);
-  plan_.starts.push_back({waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.lost,
-                          waiting.recovery,
-                          fmt::format("{}; {} {}", waiting.reason, target->value, why),
-                          std::move(kept)});
+  plan_.starts.push_back(
+      {waiting.vm->id(), *target, next_epoch(view_, *waiting.vm), waiting.lost, waiting.recovery,
+       fmt::format("{}; {} {}", waiting.reason, target->value, why), std::move(kept)});
   return true;
 }
 

@@ -30,6 +30,9 @@ HostChange judge_host(const Host& host, const HostEvidence& evidence, const Clus
 /// Whether a management controller is registered with its machine.
 bool has_bmc(const ClusterView& view, const Host& host);
 
+/// In maintenance, and nothing needs it any more: its silence is no failure. It may be off, or be taken away.
+bool is_let_go(const ClusterView& view, const Host& host, const HostEvidence& evidence);
+
 /// Whether nothing but a new start cures its guest.
 bool wants_restart(const Vm& vm);
 

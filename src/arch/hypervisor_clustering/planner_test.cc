@@ -87,8 +87,9 @@ TEST_F(Planning, F_B7_F_F16_when_most_hosts_are_silent_silence_is_no_evidence) {
   ASSERT_EQ(made.host_changes.size(), 2U);
   for (const HostChange& change : made.host_changes) {
     EXPECT_EQ(change.health, HostHealth::suspect);
-    EXPECT_TRUE(contains(change.reason, "nothing of it is started elsewhere until its management "
-                                        "controller says that it is off"));
+    EXPECT_TRUE(contains(change.reason,
+                         "nothing of it is started elsewhere until its management "
+                         "controller says that it is off"));
   }
   for (const FenceHost& fence : made.fences) EXPECT_TRUE(fence.ask_only);
 }
@@ -210,6 +211,23 @@ TEST_F(Planning, F_B8_a_dead_host_with_a_bmc_is_switched_off) {
   EXPECT_EQ(made.fences[0].boot_id, "boot-a");
   EXPECT_FALSE(made.fences[0].ask_only);
   EXPECT_TRUE(made.starts.empty());
+}
+
+TEST_F(Planning, F_B8_a_host_that_was_let_go_may_be_off_and_counts_for_nothing) {
+  three_hosts();
+  add_bmc("a");
+  silence("a", seconds(3), 2, 2);
+  edit_host("a", [](Host& host) { host.spec.maintenance = true; });
+  EXPECT_TRUE(plan().fences.empty());
+  const VmId web = add_vm("web", "a");
+  EXPECT_EQ(plan().fences.size(), 1U) << "it was not emptied yet";
+  edit_vm(web, [](Vm& vm) { vm.status.host = HostId("b"); });
+  EXPECT_EQ(plan().fences.size(), 1U) << "something ran there when it was last heard";
+  seen("a").vms.clear();
+  silence("b", seconds(3), 1, 1);
+  for (const HostChange& change : plan().host_changes) {
+    EXPECT_EQ(change.health, HostHealth::dead) << change.host.value << " " << change.reason;
+  }
 }
 
 TEST_F(Planning, F_B8_nothing_is_switched_off_without_bmc_or_while_one_try_runs_or_was_just_made) {

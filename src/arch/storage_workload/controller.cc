@@ -220,7 +220,12 @@ bool StorageController::change_leg(Transaction& transaction, const LegChange& ch
   const bool alone = change.state == LegState::in_sync;
   const bool known = std::ranges::count(stored->status.legs, change.device, &VolumeLeg::device) > 0;
   if (known ? stored->status.legs.size() < 2 : !alone || stored->spec.mirrored) return false;
-  if (!known) changed.status.legs.push_back({change.device, LegState::creating});
+  if (!known) {
+    const Device* device = mirror_.view().devices.find(change.device);
+    if (device == nullptr || device->meta.deleting_at) return false;
+    changed.status.legs.push_back({change.device, LegState::creating});
+    transaction.put(*device);  // so that nobody gives its room away, or deletes it
+  }
   for (const DeviceId& other : stored->in_use()) {
     if (alone) set_leg(changed.status, other, LegState::behind);
   }

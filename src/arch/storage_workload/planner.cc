@@ -32,7 +32,9 @@ class Planner {
       if (copied && !volume->status.legs.empty()) copied_.insert(source_of(*volume));
     }
     for (const Volume* volume : view_.volumes_of(cluster_)) decide(*volume);
-    if (!evidence_.held) plan_.releases = evidence_.strangers;
+    for (const auto& [device, host] : evidence_.strangers) {
+      if (!evidence_.held && !is_used(device)) plan_.releases.emplace_back(device, host);
+    }
     return std::move(plan_);
   }
 
@@ -87,7 +89,9 @@ class Planner {
   bool begin_move(const Volume& volume);
   bool begin_mirror(const Volume& volume);
   std::string failure_of(const Volume& volume, const VolumeLeg& leg) const;
+  bool is_used(const DeviceId& device) const;
   bool is_written(const Volume& volume, const DeviceId& leg) const;
+  bool is_written_elsewhere(const Volume& volume) const;
   bool believe_guest(const Volume& volume);
   bool find_elsewhere(const Volume& volume);
   bool give_up_leg(const Volume& volume);
@@ -320,6 +324,23 @@ bool Planner::is_written(const Volume& volume, const DeviceId& leg) const {
   return written != evidence_.written_legs.end() && std::ranges::count(written->second, leg) > 0;
 }
 
+bool Planner::is_used(const DeviceId& device) const {
+  const auto is_it = [&](const auto& one) { return one.second == device; };
+  const auto has_it = [&](const auto& one) { return std::ranges::count(one.second, device) > 0; };
+  return std::ranges::any_of(evidence_.written_ahead, is_it) ||
+         std::ranges::any_of(evidence_.written_legs, has_it);
+}
+
+/// After a restore: by a copy that the store may not even know yet, and not where it counts.
+bool Planner::is_written_elsewhere(const Volume& volume) const {
+  const auto ahead = evidence_.written_ahead.lower_bound({volume.id(), DeviceId()});
+  const bool is_ahead = ahead != evidence_.written_ahead.end() && ahead->first == volume.id();
+  const auto written = evidence_.written_legs.find(volume.id());
+  const auto counts = [&](const DeviceId& leg) { return is_written(volume, leg); };
+  return is_ahead ||
+         (written != evidence_.written_legs.end() && std::ranges::none_of(volume.in_use(), counts));
+}
+
 /// After a restore of an older state the place that its guest writes to may not count; what it
 /// holds is what was acknowledged.
 bool Planner::believe_guest(const Volume& volume) {
@@ -334,25 +355,27 @@ bool Planner::believe_guest(const Volume& volume) {
 }
 
 /// The same of one that is not mirrored. A report may be older than the end of a move: that its
-/// place has nothing of it any more says that the move ended elsewhere.
+/// guest is not let in at its place, which may be gone or old, says that the move ended elsewhere.
 bool Planner::find_elsewhere(const Volume& volume) {
   const auto written = evidence_.written_legs.find(volume.id());
   if (written == evidence_.written_legs.end() || written->second.size() != 1) return false;
   const DeviceId& now = volume.status.legs.front().device;
   const DeviceId& there = written->second.front();
-  const auto has = [&](const DeviceId& device) {
+  const Vm* vm = view_.user_of(volume.id());
+  const auto lets_in = [&](const DeviceId& device) {
     const ObservedVolume* seen = observed(device, volume.id());
-    return seen != nullptr && seen->floor == volume.status.floor;
+    return vm != nullptr && seen != nullptr && seen->floor == volume.status.floor &&
+           std::ranges::count(seen->epochs, vm->status.epoch) > 0;
   };
   const bool is_there =
-      there != now && serves(there) && has(there) && space_.devices().contains(there);
-  const bool may = is_there && serves(now) && !has(now) && !evidence_of(now).awaited &&
+      there != now && serves(there) && lets_in(there) && space_.devices().contains(there);
+  const bool may = is_there && serves(now) && !lets_in(now) && !evidence_of(now).awaited &&
                    volume.ready() && !is_busy(volume) && !evidence_.held;
   if (!may) return false;
   if (!room_in(plan_.leg_changes)) return true;
   plan_.leg_changes.push_back(
       {volume.id(), there, LegState::in_sync, false,
-       "its guest writes there, and " + now.value + " has nothing of it any more"});
+       "its guest writes there, and " + now.value + " does not let it in any more"});
   return true;
 }
 
@@ -415,7 +438,8 @@ void Planner::decide_placed(const Volume& volume, const VolumeLeg& leg) {
   if (volume.meta.deleting_at) return decide_deleting(volume, seen);
   if (seen == nullptr && leg.state == LegState::in_sync) {
     return note(volume, leg.state, volume.status.size_mib,
-                "its device " + leg.device.value + " does not have it any more", true);
+                "its device " + leg.device.value + " does not have it any more",
+                !is_written_elsewhere(volume));
   }
   if (seen == nullptr) return make(volume);
   if (!seen->whole()) return follow_filling(volume, *seen);
@@ -614,6 +638,11 @@ bool Planner::cannot_join(const Volume& volume, const ObservedVolume& seen) cons
 
 /// Nobody reads there any more: whoever is let in still is not, and it is erased.
 bool Planner::end_second(const Volume& volume, const VolumeLeg& leg) {
+  const bool is_ahead = evidence_.written_ahead.contains({volume.id(), leg.device});
+  if (is_ahead || (is_written(volume, leg.device) && is_written_elsewhere(volume))) {
+    lacks_ = "its guest writes to its place on " + leg.device.value + ", which does not count";
+    return false;
+  }
   if (leg.state != LegState::leaving) return change_second(volume, leg, LegState::leaving);
   if (is_gone(leg.device)) {
     return change_second(volume, leg, LegState::leaving, true);

@@ -416,6 +416,37 @@ TEST_F(LocalVolumeTest, F_F11_R_B4_AfterARestoreThePlaceCountsWhereItsGuestWrite
   EXPECT_TRUE(found());
   see(moved, {{1, 9}});
   EXPECT_FALSE(found()) << "it is where it is said to be";
+  evidence.devices[DeviceId("d1")].seen.volumes[0].epochs = {{1, 4}};
+  EXPECT_TRUE(found()) << "what lies there is old: nobody who runs is let in";
+}
+
+TEST_F(LocalVolumeTest, F_F11_R_B4_APlaceThatAGuestWritesToIsNotErasedThoughItDoesNotCount) {
+  second(LegState::leaving);  // as it was when it had once been moved the other way
+  seen_on_second({{1, 9}});
+  put(user(moved, "h1", {1, 9}));
+  ASSERT_FALSE(plan().work.empty()) << "else this proves nothing";
+  const auto spared = [this] {
+    const StoragePlan made = plan();
+    return made.work.empty() && made.leg_changes.empty();
+  };
+  evidence.devices[DeviceId("d1")].host_reports = false;  // so that d2 cannot be believed yet
+  evidence.written_legs[moved.id()] = {DeviceId("d2")};
+  EXPECT_TRUE(spared());
+  second(LegState::behind);
+  EXPECT_TRUE(spared());
+  evidence.written_legs.clear();
+  evidence.written_ahead = {{moved.id(), DeviceId("d2")}};
+  EXPECT_TRUE(spared()) << "by a copy that is adopted in a moment";
+}
+
+TEST_F(LocalVolumeTest, F_F11_ADeviceThatIsNotRegisteredIsLeftWithWhoWritesToIt) {
+  evidence.strangers = {{DeviceId("d9"), HostId("h1")}};
+  EXPECT_EQ(plan().releases.size(), 1U);
+  evidence.written_ahead = {{moved.id(), DeviceId("d9")}};
+  EXPECT_TRUE(plan().releases.empty());
+  evidence.written_ahead.clear();
+  evidence.written_legs[moved.id()] = {DeviceId("d9")};
+  EXPECT_TRUE(plan().releases.empty());
 }
 
 TEST_F(LocalVolumeTest, F_F11_R_B4_AMoveThatEndedAfterTheStateThatIsRestoredHasEnded) {

@@ -32,8 +32,10 @@ struct StorageEvidence {
   std::set<std::pair<VmId, Epoch>> copies;   ///< of VMs with volumes, that hosts report now
   /// Of mirrored volumes: places that did not take what a guest wrote, by the word of its host.
   std::set<std::pair<VolumeId, DeviceId>> failing_legs;
-  /// Of mirrored volumes: the places that the copy in force writes to, by the word of its host.
+  /// The places that the copy in force writes to, by the word of its host.
   std::map<VolumeId, std::vector<DeviceId>> written_legs;
+  /// Those that copies write to which the store does not know yet, after a restore: of a newer epoch, or of no VM.
+  std::set<std::pair<VolumeId, DeviceId>> written_ahead;
   std::set<VolumeId> resting;                ///< a command is under way or failed a moment ago
   std::map<VolumeId, std::string> failures;  ///< of the last command; gone when one succeeds
 };

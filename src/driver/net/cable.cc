@@ -52,6 +52,7 @@ Result<Descriptor> ensure_network_namespace(const std::string& path) {
   const std::string folder = path.substr(0, path.rfind('/'));
   const auto lock = lock_namespace_folder(folder);
   if (!lock) return lock.error();
+  if (present = open_named(path); present) return present;  // somebody was faster
   if (auto shared = share_folder(folder); !shared) return shared.error();
   const Descriptor name(::open(path.c_str(), O_RDONLY | O_CREAT | O_CLOEXEC, 0444));
   if (!name.valid()) return errno_error("make " + path, errno);

@@ -4,8 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <charconv>
 #include <csignal>
 #include <filesystem>
+#include <limits>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -68,7 +71,7 @@ Result<std::shared_ptr<HypervisorInfo>> find_info(const QemuOptions& options) {
   if (auto made = make_folders(options.run_directory, 0711); !made) return made.error();
   CanaryGuest canary;
   canary.qemu = options.program;
-  if (options.user_first != 0) canary.as = {options.user_first, options.group, {}};
+  if (options.users.first != 0) canary.as = {options.users.first, options.group, {}};
   const KvmVerdict verdict = kvm_verdict(options.run_directory + "/kvm.json", canary);
   auto info = std::make_shared<HypervisorInfo>();
   info->accelerator = verdict.usable ? Accelerator::kvm : Accelerator::tcg;
@@ -95,22 +98,74 @@ std::vector<VmId> recorded_vms(const std::string& run_directory) {
   return vms;
 }
 
-/// An agent that died between the birth of a process and its record left one that has never run.
-void end_unrecorded(const Cgroups* cgroups, const VmId& vm) {
-  if (cgroups == nullptr) return;
-  for (const std::string& path : cgroups->procs_files(vm.value)) {
+std::vector<pid_t> processes_of(const Cgroups& cgroups, const VmId& vm) {
+  std::vector<pid_t> found;
+  for (const std::string& path : cgroups.procs_files(vm.value)) {
     const auto text = read_file(path);
     if (!text) continue;
     std::istringstream pids(*text);
-    for (pid_t pid = 0; pids >> pid;) {
-      log_line(LogLevel::warning, "qemu",
-               fmt::format("{}: ended process {}, which no record names", vm.value, pid));
-      ::kill(pid, SIGKILL);
-    }
+    for (pid_t pid = 0; pids >> pid;) found.push_back(pid);
+  }
+  return found;
+}
+
+/// An agent that died between the birth of a process and its record left one that has never run.
+void end_unrecorded(const Cgroups* cgroups, const VmId& vm) {
+  if (cgroups == nullptr) return;
+  for (const pid_t pid : processes_of(*cgroups, vm)) {
+    log_line(LogLevel::warning, "qemu",
+             fmt::format("{}: ended process {}, which no record names", vm.value, pid));
+    ::kill(pid, SIGKILL);
   }
 }
 
+/// Nothing unless it is a range of ids that can be guests' alone.
+std::optional<GuestUsers> users_of(const std::string& range) {
+  constexpr std::uint32_t kPeople = 1000;         // below are services of the system
+  constexpr std::uint32_t kOthersFirst = 65'000;  // of disk probes, `nobody`, 16 bits of -1
+  constexpr std::uint32_t kOthersLast = 65'535;
+  std::uint32_t first = 0;
+  std::uint32_t last = 0;
+  const char* const end = range.data() + range.size();
+  const auto begun = std::from_chars(range.data(), end, first);
+  if (begun.ec != std::errc() || begun.ptr == end || *begun.ptr != '-') return std::nullopt;
+  const auto ended = std::from_chars(begun.ptr + 1, end, last);
+  if (ended.ec != std::errc() || ended.ptr != end) return std::nullopt;
+  // The largest number is no id: who becomes it stays root.
+  if (first < kPeople || last <= first || last == std::numeric_limits<std::uint32_t>::max()) {
+    return std::nullopt;
+  }
+  if (first <= kOthersLast && last >= kOthersFirst) return std::nullopt;
+  return GuestUsers{first, last - first + 1};
+}
+
+bool are_mapped(const GuestUsers& users, const std::string& uid_map) {
+  const std::uint64_t end = std::uint64_t{users.first} + users.count;
+  std::istringstream lines(uid_map);
+  for (std::uint64_t inside = 0, outside = 0, count = 0; lines >> inside >> outside >> count;) {
+    if (users.first >= inside && end <= inside + count) return true;
+  }
+  return uid_map.empty();
+}
+
 }  // namespace
+
+Result<GuestUsers> choose_guest_users(const std::string& range, const std::string& uid_map) {
+  constexpr GuestUsers kShared{65'534, 1};
+  const auto users = range.empty() ? GuestUsers() : users_of(range);
+  if (!users) {
+    return make_error(Errc::invalid,
+                      fmt::format("\"{}\": right is FIRST-LAST, at least two user ids from 1000 on "
+                                  "without 65000 to 65535, as 70000-74095",
+                                  range));
+  }
+  if (are_mapped(*users, uid_map)) return *users;
+  if (range.empty()) return kShared;
+  return make_error(Errc::invalid,
+                    fmt::format("\"{}\": the user namespace of this process has not all of them; "
+                                "right is a part of what its /proc/self/uid_map maps",
+                                range));
+}
 
 QemuHypervisor::QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard& guard,
                                Fabric& fabric)
@@ -154,7 +209,7 @@ void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info,
   // Counts the VMs that are being asked, and one for this function itself.
   auto left = std::make_shared<int>(1);
   auto unknown = std::make_shared<std::optional<Error>>();
-  auto one_done = [this, left, unknown, info, done = std::move(done)] {
+  auto one_done = [this, left, unknown, info, done] {
     if (--*left > 0) return;
     if (*unknown) return done(**unknown);
     ticker_.set_after(kTick, [this] { tick(); });
@@ -167,6 +222,10 @@ void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info,
     if (!epoch) return done(wrap_error("adopt " + id.value, epoch.error()));
     epochs_[id] = *epoch;
     const auto record = read_launch_record(*folder);
+    const bool damaged = !record && record.error().code != Errc::not_found;
+    const bool may_run =
+        context_.cgroups == nullptr || !processes_of(*context_.cgroups, id).empty();
+    if (damaged && may_run) return done(wrap_error("adopt " + id.value, record.error()));
     if (!record || record->ended) {
       end_unrecorded(context_.cgroups.get(), id);
       continue;
@@ -182,9 +241,11 @@ void QemuHypervisor::adopt_all(std::shared_ptr<HypervisorInfo> info,
       if (ended) {
         log_line(LogLevel::info, "qemu", adopted.error().text());
         vms_.erase(id);
+        users_.erase(id);
       }
       one_done();
     });
+    users_[id] = vm->user();
   }
   loop_.post(one_done);
 }
@@ -255,15 +316,20 @@ Result<std::shared_ptr<QemuVm>> QemuHypervisor::find(const VmId& vm, const Epoch
                                 to_string(epoch)));
 }
 
-std::uint32_t QemuHypervisor::pick_user() const {
-  if (options_.user_first == 0) return 0;
+/// In turn: relays of a VM that is gone may live a moment longer than it.
+Result<std::uint32_t> QemuHypervisor::pick_user() {
+  const auto& [first, count] = options_.users;
+  if (first == 0 || count == 1) return first;
   std::set<std::uint32_t> taken;
-  for (const auto& [id, vm] : vms_) taken.insert(vm->user());
-  for (int index = 0; index < options_.user_count; ++index) {
-    const std::uint32_t user = options_.user_first + static_cast<std::uint32_t>(index);
+  for (const auto& [id, user] : users_) taken.insert(user);
+  for (std::uint32_t tried = 0; tried < count; ++tried) {
+    const std::uint32_t user = first + users_picked_++ % count;
     if (!taken.contains(user)) return user;
   }
-  return options_.user_first;
+  return make_error(Errc::exhausted,
+                    fmt::format("each of the {} users of guests, {} to {}, has a VM on this host; "
+                                "right is a larger range (--guest-users)",
+                                count, first, first + count - 1));
 }
 
 void QemuHypervisor::begin(const VmLaunch& launch, bool incoming, Callback<void> done) {
@@ -277,10 +343,15 @@ void QemuHypervisor::begin(const VmLaunch& launch, bool incoming, Callback<void>
   if (auto admitted = admit_new(launch); !admitted) {
     return answer<void>(loop_, std::move(done), admitted);
   }
-  const std::uint32_t user = pick_user();
+  const auto user = pick_user();
+  if (!user) {
+    return answer<void>(loop_, std::move(done),
+                        wrap_error("start " + launch.vm.value, user.error()));
+  }
   auto vm = make_vm(*folder, launch);
   vms_[launch.vm] = vm;
-  vm->start(incoming, user, std::move(done));
+  users_[launch.vm] = *user;
+  vm->start(incoming, *user, std::move(done));
 }
 
 void QemuHypervisor::start(const VmLaunch& launch, Callback<void> done) {
@@ -421,6 +492,7 @@ std::vector<ObservedVm> QemuHypervisor::observe() const {
 }
 
 void QemuHypervisor::ended(const VmId& vm) {
+  users_.erase(vm);
   const auto found = vms_.find(vm);
   if (found == vms_.end()) return;
   VmUsage last = found->second->used();
@@ -442,9 +514,8 @@ std::vector<VmUsage> QemuHypervisor::usage() const {
 }
 
 void QemuHypervisor::forget_usage(const VmId& vm, const Epoch& epoch) {
-  std::erase_if(ended_, [&](const auto& one) {
-    return one.first.vm == vm && one.first.epoch == epoch;
-  });
+  std::erase_if(ended_,
+                [&](const auto& one) { return one.first.vm == vm && one.first.epoch == epoch; });
 }
 
 Result<std::string> QemuHypervisor::console_tail(const VmId& vm, std::size_t bytes_max) const {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -9,11 +10,19 @@
 
 namespace virga {
 
+/// Who VMs are. `range` is an operator's word, "70000-74095"; empty = as GuestUsers says, or user 65534 for all where
+/// the user namespace of this process has not all of those. `uid_map`: text of /proc/self/uid_map; empty = the kernel
+/// has no such namespaces. Errors: invalid (no range, ids of others, ids that are not mapped in one piece). Pure.
+Result<GuestUsers> choose_guest_users(const std::string& range, const std::string& uid_map);
+
 /// Hypervisor on QEMU processes of this host, spoken to by QMP.
 ///
 /// What it must not forget lies in files below `run_directory`: the record of each process, so that a restarted
 /// agent finds it again, and the highest epoch per VM. A start with an epoch whose guest has run here, or that was
 /// stopped, is refused with `conflict`: a late repetition must not bring a VM back to life.
+///
+/// Each VM is a user of its own from the order to start it until its process is gone, also for the next agent: a guest
+/// that breaks out into its QEMU can neither signal nor trace another's. A start without a free user is `exhausted`.
 class QemuHypervisor final : public Hypervisor {
  public:
   QemuHypervisor(AsioLoop& loop, QemuOptions options, ProcessGuard& guard, Fabric& fabric);
@@ -57,7 +66,7 @@ class QemuHypervisor final : public Hypervisor {
   Result<std::shared_ptr<QemuVm>> find(const VmId& vm, const Epoch& epoch) const;
   std::shared_ptr<QemuVm> make_vm(const VmFolder& folder, const VmLaunch& launch);
   void begin(const VmLaunch& launch, bool incoming, Callback<void> done);
-  std::uint32_t pick_user() const;
+  Result<std::uint32_t> pick_user();
   void ended(const VmId& vm);
 
   AsioLoop& loop_;
@@ -71,6 +80,8 @@ class QemuHypervisor final : public Hypervisor {
   HypervisorSink* sink_ = nullptr;
   std::map<VmId, EpochRecord> epochs_;
   std::map<VmId, std::shared_ptr<QemuVm>> vms_;
+  std::map<VmId, std::uint32_t> users_;  ///< of `vms_`, also of those whose process is yet to come
+  std::uint32_t users_picked_ = 0;
   std::vector<std::pair<VmUsage, Instant>> ended_;  ///< last figures of copies that are gone, since when
   Timer ticker_;
   std::shared_ptr<int> alive_ = std::make_shared<int>(0);

@@ -2,12 +2,20 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
 #include <filesystem>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
 
 #include "base/reflect.h"
 #include "driver/qemu/boot_sectors.h"
 #include "driver/qemu/kvm_probe.h"
 #include "driver/qemu/test_lab.h"
+#include "driver/qemu/vm_files.h"
 #include "edge/file.h"
 
 namespace virga {
@@ -34,8 +42,16 @@ class QemuHypervisorTest : public testing::Test {
         },
         seconds(40));
   }
-  std::string process_file(const char* name) {
-    return *read_file("/proc/" + std::to_string(lab.pid(0, VmId("acme/web"))) + "/" + name);
+  std::string process_file(const char* name, const VmId& vm = VmId("acme/web"), int host = 0) {
+    return *read_file("/proc/" + std::to_string(lab.pid(host, vm)) + "/" + name);
+  }
+  /// By the kernel; 0 where the real, the effective, the saved and that of files are not one.
+  std::uint32_t user_of(const VmId& vm, int host = 0) {
+    const std::string status = process_file("status", vm, host);
+    unsigned ids[4] = {};
+    const std::string line = status.substr(std::min(status.find("Uid:\t"), status.size()));
+    std::sscanf(line.c_str(), "Uid:\t%u\t%u\t%u\t%u", &ids[0], &ids[1], &ids[2], &ids[3]);
+    return std::set<unsigned>(ids, ids + 4).size() == 1 ? ids[0] : 0;
   }
 
   QemuLab lab;
@@ -141,12 +157,122 @@ TEST_F(QemuHypervisorTest, F_F13_FullDiskUnderAVmPausesItUntilThereIsRoom) {
 TEST_F(QemuHypervisorTest, F_B4_ProcessHasNoPrivilegesAndIsInItsGroup) {
   const VmLaunch web = boot(boot_sectors::idle());
   const std::string status = process_file("status");
-  EXPECT_NE(status.find("Uid:\t65534\t65534\t65534\t65534"), std::string::npos) << status;
+  EXPECT_EQ(user_of(web.vm), GuestUsers().first) << status;
   EXPECT_NE(status.find("CapEff:\t0000000000000000"), std::string::npos);
   EXPECT_NE(status.find("NoNewPrivs:\t1"), std::string::npos);
   EXPECT_NE(status.find("Seccomp:\t2"), std::string::npos);
   EXPECT_NE(process_file("cgroup").find("/virga/acme/web\n"), std::string::npos);
   EXPECT_EQ(lab.guard(0).guarded.count(web.vm.value), 1U);
+}
+
+TEST_F(QemuHypervisorTest, F_B4_EachVmIsAUserOfItsOwnAlsoForTheNextAgent) {
+  std::vector<VmLaunch> launches = {lab.launch("web", 1), lab.launch("db", 1)};
+  int left = 2;  // at once: the second gets its user before the first has a process
+  for (const VmLaunch& launch : launches) {
+    lab.host(0).start(launch, [&left](Result<void> started) {
+      EXPECT_TRUE(started.ok()) << started.error().text();
+      --left;
+    });
+  }
+  ASSERT_TRUE(lab.run_until([&] { return left == 0; }, seconds(40)));
+  const std::uint32_t before = user_of(launches[0].vm);
+  lab.restart_agent(0);
+  launches.push_back(lab.launch("mail", 1));
+  ASSERT_TRUE(start(launches.back()).ok());
+  std::set<std::uint32_t> users;
+  for (const VmLaunch& launch : launches) users.insert(user_of(launch.vm));
+  EXPECT_EQ(user_of(launches[0].vm), before);
+  EXPECT_EQ(users.size(), 3U);
+  EXPECT_GE(*users.begin(), GuestUsers().first);
+  EXPECT_LT(*users.rbegin(), GuestUsers().first + GuestUsers().count);
+}
+
+TEST_F(QemuHypervisorTest, F_B4_F_F2_ADamagedRecordIsNotTakenForAGuestThatNeverRan) {
+  const VmLaunch web = lab.launch("web", 1);
+  ASSERT_TRUE(start(web).ok());
+  const std::string record = vm_folder(lab.run(0), web.vm)->record();
+  const std::string whole = *read_file(record);
+  ASSERT_TRUE(replace_file(record, whole.substr(0, whole.size() / 2), 0600).ok());
+  QemuOptions options;
+  options.shared_directory = lab.shared();
+  options.run_directory = lab.run(0);
+  options.cgroups = false;
+  RememberingGuard guard;
+  NullFabric fabric(lab.loop());
+  struct : HypervisorSink {
+    void vm_changed(const ObservedVm&, const std::string&) override {}
+  } sink;
+  QemuHypervisor next(lab.loop(), options, guard, fabric);
+  const auto opened =
+      lab.wait<HypervisorInfo>([&](Callback<HypervisorInfo> done) { next.open(sink, done); });
+  ASSERT_FALSE(opened.ok()) << "it would be reported as not there, and started elsewhere";
+  EXPECT_NE(opened.error().text().find("acme/web"), std::string::npos) << opened.error().text();
+  ASSERT_TRUE(replace_file(record, whole, 0600).ok());
+  EXPECT_NE(lab.pid(0, web.vm), 0) << "it goes on";
+  lab.restart_agent(0);
+  EXPECT_TRUE(lab.guard(0).guarded.contains("acme/web"));
+}
+
+TEST_F(QemuHypervisorTest, F_B4_AHostWithoutAFreeUserSaysSoUntilOneIsFree) {
+  QemuOptions options;
+  options.shared_directory = lab.shared();
+  options.run_directory = lab.shared() + "-run";
+  options.users = {70'000, 2};
+  options.cgroups = false;
+  RememberingGuard guard;
+  NullFabric fabric(lab.loop());
+  QemuHypervisor host(lab.loop(), options, guard, fabric);
+  std::map<std::string, Error> refused;
+  std::vector<VmLaunch> launches;
+  for (const char* name : {"one", "two", "three"}) {
+    launches.push_back(lab.launch(name, 1));
+    launches.back().disks = {{"root", launches.back().directory + "/none.raw", "", Mib{0}}};
+  }
+  for (const VmLaunch& launch : launches) {
+    host.start(launch, [&refused, launch](Result<void> started) {
+      ASSERT_FALSE(started.ok());
+      refused[launch.vm.value] = started.error();
+    });
+  }
+  ASSERT_TRUE(lab.run_until([&] { return refused.size() == 3; }, seconds(20)));
+  EXPECT_EQ(refused["acme/one"].code, Errc::not_found) << refused["acme/one"].text();
+  EXPECT_EQ(refused["acme/two"].code, Errc::not_found) << refused["acme/two"].text();
+  const Error& third = refused["acme/three"];
+  EXPECT_EQ(third.code, Errc::exhausted) << third.text();
+  EXPECT_NE(third.text().find("2 users of guests, 70000 to 70001,"), std::string::npos)
+      << third.text();
+  const auto again =
+      lab.wait<void>([&](Callback<void> done) { host.start(launches[2], std::move(done)); });
+  EXPECT_EQ(again.error().code, Errc::not_found) << "the others gave theirs back";
+}
+
+TEST(GuestUsersTest, F_B4_ARangeIsTakenAsItIsOrRefusedWithWhatIsRight) {
+  const std::string whole = "         0          0 4294967295\n";
+  const std::string container = "0 100000 65536\n";
+  const auto range_of = [](const std::string& text, const std::string& uid_map) {
+    const auto users = choose_guest_users(text, uid_map);
+    if (!users) return users.error().text();
+    return std::to_string(users->first) + "+" + std::to_string(users->count);
+  };
+  EXPECT_EQ(range_of("", whole), "70000+4096");
+  EXPECT_EQ(range_of("", ""), "70000+4096") << "a kernel without user namespaces";
+  EXPECT_EQ(range_of("", container), "65534+1") << "all that is there";
+  EXPECT_EQ(range_of("", "0 1000 1\n1 100000 99999\n"), "70000+4096");
+  EXPECT_EQ(range_of("20000-20001", container), "20000+2");
+  EXPECT_EQ(range_of("4294967000-4294967294", whole), "4294967000+295");
+  EXPECT_NE(range_of("70000-70009", container).find("\"70000-70009\": the user namespace"),
+            std::string::npos);
+  for (const char* wrong :
+       {"70000", "70000-", "-70000", "70000-70000", "70001-70000", "999-2000", "0-9", "60000-65000",
+        "65535-70000", "65100-65200", "70000-4294967295", "70000-99999999999", "70000-70009x",
+        " 70000-70009", "70000 - 70009", "x"}) {
+    const auto users = choose_guest_users(wrong, whole);
+    ASSERT_FALSE(users.ok()) << wrong;
+    EXPECT_EQ(users.error().code, Errc::invalid);
+    EXPECT_NE(users.error().text().find("\"" + std::string(wrong) + "\": right is FIRST-LAST"),
+              std::string::npos)
+        << users.error().text();
+  }
 }
 
 TEST_F(QemuHypervisorTest, F_B4_FiguresOfARunningGuestAreReported) {
@@ -217,9 +343,12 @@ TEST_F(QemuHypervisorTest, F_B9_WhatTheGuestWritesWhileItIsSentArrives) {
     return said.ok() && ("\n" + *said).find({'\n', letter, '\n'}) != std::string::npos;
   };
   ASSERT_TRUE(lab.run_until([&] { return says(0, 'w'); }, seconds(40)));
+  const VmLaunch other = lab.launch("other", 1);  // has there the user that it has here
+  ASSERT_TRUE(lab.wait<void>([&](Callback<void> done) { lab.host(1).start(other, done); }).ok());
   const auto to = lab.wait<MigrationEndpoint>(
       [&](Callback<MigrationEndpoint> done) { lab.host(1).prepare_incoming(moved, done); });
   ASSERT_TRUE(to.ok()) << to.error().text();
+  EXPECT_NE(user_of(web.vm, 0), user_of(web.vm, 1));
   MigrationLimits
       slow;  // the guest writes more than this link carries: several passes until it only reads
   slow.bytes_per_second_max = 2 << 20;
@@ -320,7 +449,7 @@ TEST_F(QemuHypervisorTest, F_B4_HostSaysWhatItCanDo) {
 TEST_F(QemuHypervisorTest, F_B4_CanaryGuestComesUp) {
   CanaryGuest canary;
   canary.scratch = lab.run(0);
-  canary.as = {65534, 65534, {}};  // as guests are started
+  canary.as = {GuestUsers().first, 65534, {}};  // as guests are started
   canary.deadline = seconds(40);
   const auto up = run_canary_guest(canary);
   EXPECT_TRUE(up.ok()) << (up.ok() ? "" : up.error().text());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -19,6 +20,12 @@ enum class MemoryKind {
   memfd,
 };
 
+/// User ids of this machine that are nobody else's: of people and services neither, nor of Virga's own (disk_probe.h).
+struct GuestUsers {
+  std::uint32_t first = 70'000;  ///< 0 = privileges are kept
+  std::uint32_t count = 4096;    ///< each VM of this host has one of its own; 1 = all share it
+};
+
 struct QemuOptions {
   std::string program = "/usr/bin/qemu-system-x86_64";
   std::string image_program = "/usr/bin/qemu-img";
@@ -28,12 +35,11 @@ struct QemuOptions {
   std::string shared_directory;                 ///< of the cluster: "/srv/virga"
   std::string migration_address = "127.0.0.1";  ///< IPv4; a port is chosen per migration
   std::string
-      cgroup_base;  ///< group of the host below which "virga" is made; empty = the root group
-  bool cgroups = true;               ///< false: VMs run without limits
-  bool cgroups_required = true;      ///< false: where no group can be made, VMs run without limits
-  std::uint32_t user_first = 65534;  ///< VMs get users from here on; 0 = privileges are kept
-  int user_count = 1;                ///< more than one: each VM of this host gets its own
-  std::uint32_t group = 65534;
+      cgroup_base;      ///< group of the host below which "virga" is made; empty = the root group
+  bool cgroups = true;  ///< false: VMs run without limits
+  bool cgroups_required = true;  ///< false: where no group can be made, VMs run without limits
+  GuestUsers users;
+  std::uint32_t group = 65534;     ///< of all VMs; has no files
   bool encrypt_migrations = true;  ///< of those that arrive here: docs/adr/0035
   MemoryKind memory = MemoryKind::anonymous;
   Mib overhead_mib{256};  ///< of QEMU itself, on top of the guest's memory: docs/adr/0014

@@ -137,6 +137,34 @@ TEST_F(Resources, F_B11_an_idempotency_key_gets_its_first_answer_again_for_a_day
   EXPECT_EQ(count_keys(std::string(keys::kIdempotency)), 0U);
 }
 
+TEST_F(Resources, F_B11_two_requests_with_one_idempotency_key_at_once_make_one_resource) {
+  make_house();
+  // Both look for the key before either has stored it.
+  const auto both = [this](const std::string& key, const std::string& one, const std::string& two) {
+    const Headers headers{{"idempotency-key", key}};
+    const auto first = start("POST", "/v1/vms", one, headers);
+    const auto second = start("POST", "/v1/vms", two, headers);
+    EXPECT_TRUE(
+        loop.run_until_true([&] { return first->answers + second->answers == 2; }, seconds(10)));
+    loop.run_for(milliseconds(5));
+    return std::pair(first->response, second->response);
+  };
+  const auto [first, second] = both("order-78", vm_body("web"), vm_body("web"));
+  EXPECT_EQ(first.status, 202) << first.body;
+  EXPECT_EQ(second.status, 202) << second.body;
+  EXPECT_EQ(first.body, second.body);
+  EXPECT_EQ(
+      first.headers.count("idempotency-replayed") + second.headers.count("idempotency-replayed"),
+      1U);
+  EXPECT_EQ(count_keys(std::string(keys::kVm)), 1U);
+
+  // Of two with different names it is the key alone that admits one.
+  const auto [left, right] = both("order-79", vm_body("left"), vm_body("right"));
+  EXPECT_EQ((std::set{left.status, right.status}), (std::set{202, 409})) << left.body << right.body;
+  EXPECT_EQ(count_keys(std::string(keys::kVm)), 2U);
+  EXPECT_EQ(count_keys(std::string(keys::kIdempotency)), 2U);
+}
+
 TEST_F(Resources, F_B11_pages_of_one_list_are_of_one_revision) {
   make_house();
   for (int i = 0; i < 7; ++i) {

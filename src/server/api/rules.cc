@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <set>
 
 #include "mechanism/network/addresses.h"
@@ -85,7 +86,9 @@ Result<const Cluster*> fitting_cluster(const ClusterView& view, const std::strin
 
 Refusal apply_rules(const RuleContext& context, const Cluster* before, Cluster& after) {
   if (auto sound = check_cluster(after.spec); !sound.ok()) return Problem{sound.error(), {}, 0};
+  after.status.lease_ms = std::max(after.status.lease_ms, after.spec.policy.lease_ms);
   if (before == nullptr) return std::nullopt;
+  after.status.lease_ms = std::max(after.status.lease_ms, before->spec.policy.lease_ms);
   if (auto refused = check_floating(context.view, after)) return refused;
   const bool used = !context.view.hosts_of(after.id()).empty();
   if (used && before->spec.shared_directory != after.spec.shared_directory) {
@@ -284,8 +287,8 @@ std::vector<Reason> users_of(const ClusterView& view, const Network& network) {
   for (const auto& [id, port] : view.ports.all()) {
     if (port->spec.network != network.id()) continue;
     const bool frontend = !port->spec.service.empty();
-    users.add(name_of(*port), frontend ? "of service " + port->spec.service.value
-                                       : "of vm " + port->spec.vm.value);
+    users.add(name_of(*port),
+              frontend ? "of service " + port->spec.service.value : "of vm " + port->spec.vm.value);
   }
   return users.take();
 }

@@ -185,7 +185,7 @@ const std::map<std::string, Range>& ranges() {
       {"image.file_bytes", {"file_bytes", 1, kMibMax << 20, "bytes"}},
       {"cluster.policy.heartbeat_ms", {"policy.heartbeat_ms", 50, 60'000, "milliseconds"}},
       {"cluster.policy.lease_ms",
-       {"policy.lease_ms", to_ms(kLinkUserTimeout) + 1'000, 600'000, "milliseconds"}},
+       {"policy.lease_ms", to_ms(kLinkUserTimeout) + 1'000, to_ms(kLeaseMax), "milliseconds"}},
       // Longer than what the leash leaves to a watchdog after the end of a lease.
       {"cluster.policy.grace_ms",
        {"policy.grace_ms", to_ms(LeashCore::kOverrun) + 500, 60'000, "milliseconds"}},

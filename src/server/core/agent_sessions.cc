@@ -29,20 +29,23 @@ bool has(const std::vector<std::string>& features, std::string_view name) {
 AgentSessions::AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links)
     : loop_(loop), store_(store), mirror_(mirror), links_(links) {}
 
-void AgentSessions::start(Listener changed, Listener greeted, EventSink events) {
+void AgentSessions::start(Listener changed, Listener greeted, EventSink events, bool restored) {
   changed_ = std::move(changed);
   greeted_ = std::move(greeted);
   events_ = std::move(events);
   leads_since_ = loop_.now();
   // Above those of the server before: an upload that is late is not taken for another command's.
   commands_ = static_cast<std::uint64_t>(loop_.wall_now().unix_ms) << 10U;
-  // A new leader honours every lease that its predecessor may have granted.
+  // A new leader honours every lease that its predecessor may have granted; of a life that a
+  // restored state knows nothing of, the longest that there is.
   for (const auto& [id, host] : mirror_.view().hosts.all()) {
     const Cluster* cluster = mirror_.view().clusters.find(host->spec.cluster);
     LiveHost& live = hosts_[id];
     live.last_report_at = leads_since_;
-    live.lease_end = leads_since_ + (cluster == nullptr ? ClusterPolicy().lease_ms
-                                                        : cluster->spec.policy.lease_ms);
+    const Duration longest =
+        cluster == nullptr ? ClusterPolicy().lease_ms
+                           : std::max(cluster->spec.policy.lease_ms, cluster->status.lease_ms);
+    live.lease_end = leads_since_ + (restored ? kLeaseMax : longest);
   }
 }
 

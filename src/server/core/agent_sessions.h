@@ -58,8 +58,9 @@ class AgentSessions final : public HostCommands {
 
   AgentSessions(Loop& loop, Store& store, StoreMirror& mirror, HostLinks& links);
 
-  /// `greeted`: a host has (re)connected and was told of its cluster.
-  void start(Listener changed, Listener greeted, EventSink events);
+  /// `greeted`: a host has (re)connected and was told of its cluster. `restored`: the state is an old one, leases may
+  /// have been granted that it knows nothing of.
+  void start(Listener changed, Listener greeted, EventSink events, bool restored = false);
 
   /// A connection whose certificate names `peer_name` ("agent:host-1"); empty in the simulator = not checked.
   void opened(SessionId session, std::string peer_name);

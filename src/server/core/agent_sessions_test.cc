@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "server/core/lease_bounds.h"
 #include "sim/sim_loop.h"
 #include "store/memory_store.h"
 
@@ -97,6 +98,49 @@ class Sessions : public ::testing::Test, public HostLinks {
   std::set<SessionId> closed_;
   std::map<SessionId, std::size_t> members_;
 };
+
+TEST_F(Sessions, F_B6_F_F1_a_new_leader_honours_the_longest_lease_that_a_host_may_hold) {
+  const auto honoured = [this](bool restored) {
+    AgentSessions next(loop_, store_, mirror_, *this);
+    next.start([](const HostId&) {}, [](const HostId&) {}, [](const Event&) {}, restored);
+    return next.hosts().at(HostId(name(0))).lease_end - loop_.now();
+  };
+  EXPECT_EQ(honoured(false), seconds(10));
+  Cluster cluster = *mirror_.view().clusters.find(ClusterId("c1"));
+  cluster.status.lease_ms = seconds(60);  // granted before the policy became shorter
+  put(cluster);
+  loop_.run_for(milliseconds(100));
+  EXPECT_EQ(honoured(false), seconds(60));
+  EXPECT_EQ(honoured(true), kLeaseMax) << "of the time after a backup nothing is known";
+}
+
+TEST_F(Sessions, F_B6_F_F1_a_longer_lease_is_forgotten_when_it_has_ended_under_one_leader) {
+  LeaseBounds bounds(loop_, store_, mirror_);
+  const auto stored = [this] { return *mirror_.view().clusters.find(ClusterId("c1")); };
+  const auto pass = [&](Duration span) {
+    for (Duration passed{0}; passed < span; passed += seconds(1)) {
+      bounds.tick();
+      loop_.run_for(seconds(1));
+    }
+  };
+  const auto shorten = [&](Duration longest, Duration policy) {
+    Cluster cluster = stored();
+    cluster.status.lease_ms = longest;
+    cluster.spec.policy.lease_ms = policy;
+    put(cluster);
+    loop_.run_for(milliseconds(100));
+  };
+  shorten(seconds(60), seconds(10));
+  pass(seconds(58));
+  EXPECT_EQ(stored().status.lease_ms, seconds(60));
+  shorten(seconds(60), seconds(50));  // and grants of that may still be on their way
+  pass(seconds(2));
+  shorten(seconds(60), seconds(10));
+  pass(seconds(58));
+  EXPECT_EQ(stored().status.lease_ms, seconds(60));
+  pass(seconds(5));
+  EXPECT_EQ(stored().status.lease_ms, seconds(10));
+}
 
 TEST_F(Sessions, F_B6_F_F1_hosts_that_come_back_together_are_told_of_each_other_at_a_bounded_rate) {
   const Instant begin = loop_.now();

@@ -59,6 +59,7 @@ ServerCore::ServerCore(ServerDependencies dependencies, ServerOptions options)
       storage_(on_.loop, on_.store, mirror_, sessions_, names_),
       services_(on_.loop, on_.store, mirror_, sessions_, names_),
       calendar_(on_.loop, on_.store, mirror_, names_),
+      lease_bounds_(on_.loop, on_.store, mirror_),
       monitoring_(on_.loop, on_.store, mirror_, sessions_, names_),
       pump_(on_.loop, on_.store, mirror_, on_.journal),
       tick_timer_(on_.loop) {}
@@ -125,7 +126,7 @@ void ServerCore::lead(const Callback<void>& ready) {
         gateways_.connected(host);
         monitoring_.connected(host);
       },
-      [this](Event event) { journal_event(std::move(event)); });
+      [this](Event event) { journal_event(std::move(event)); }, recovery_held_);
   // Before the controller's listener, so that networks travel ahead of the VMs that need them.
   mirror_.listen([this](const std::vector<Change>& changes) {
     const bool known_to_hosts = std::any_of(changes.begin(), changes.end(), [](const Change& one) {
@@ -195,6 +196,7 @@ void ServerCore::tick() {
   monitoring_.tick();
   regions_.tick(tick_began_);
   services_.tick();
+  lease_bounds_.tick();
   if (!recovery_held_) calendar_.tick();
   sessions_.each_stored([this](const LiveHost& live) {
     if (needs_attention(live)) mark(live.cluster->id());
@@ -345,6 +347,24 @@ DeviceEvidence ServerCore::evidence_of(const Device& device, const ClusterPolicy
   return seen;
 }
 
+namespace {
+
+/// Which places a copy writes to, by the word of its host. `vm`: as it is stored, if it is.
+void note_written(const Vm* vm, const ObservedVm& copy, StorageEvidence& evidence) {
+  const bool in_force = vm != nullptr && vm->status.epoch == copy.epoch;
+  const bool ahead = !copy.incoming && (vm == nullptr || vm->status.epoch < copy.epoch);
+  for (const ObservedDisk& disk : copy.disks) {
+    for (const DeviceId& leg : disk.legs) {
+      if (ahead) evidence.written_ahead.emplace(disk.volume, leg);
+    }
+    if (!in_force || disk.legs.empty()) continue;
+    evidence.written_legs.emplace(disk.volume, disk.legs);
+    for (const DeviceId& leg : disk.failing) evidence.failing_legs.emplace(disk.volume, leg);
+  }
+}
+
+}  // namespace
+
 StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
   StorageEvidence evidence;
   evidence.held = recovery_held_;
@@ -373,12 +393,7 @@ StorageEvidence ServerCore::observe_storage(const ClusterId& cluster) const {
     for (const ObservedVm& copy : found->second.report.vms) {
       const Vm* vm = view().vms.find(copy.vm);
       if (vm == nullptr) evidence.strays.insert(copy.epoch);
-      const bool in_force = vm != nullptr && vm->status.epoch == copy.epoch;
-      for (const ObservedDisk& disk : copy.disks) {
-        if (!in_force || disk.legs.empty()) continue;
-        evidence.written_legs.emplace(disk.volume, disk.legs);
-        for (const DeviceId& leg : disk.failing) evidence.failing_legs.emplace(disk.volume, leg);
-      }
+      note_written(vm, copy, evidence);
       if (vm != nullptr && !vm->spec.disks.empty()) evidence.copies.insert({copy.vm, copy.epoch});
     }
   }
@@ -477,7 +492,24 @@ Result<HostId> ServerCore::foretell_start(const Vm& vm) const {
   return make_error(Errc::unavailable, "nothing is started at present; see `virga cluster get`");
 }
 
+/// Several losses at once that strand a VM, as many as the policy tolerates; empty = none do.
+json::object ServerCore::stranding_losses(const PlacementState& state,
+                                          const Cluster& cluster) const {
+  ClusterView without_vms = view();
+  without_vms.vms = {};
+  const PlacementState nobody(without_vms, cluster.id());
+  const auto broken = broken_reserve(nobody, state, cluster.spec.policy.failures_tolerated);
+  if (!broken) return {};
+  json::array lost;
+  for (const HostId& host : broken->lost) lost.emplace_back(host.value);
+  json::array stranded;
+  for (const auto& [vm, refusals] : broken->stranded) stranded.emplace_back(vm.value);
+  return {{"lost", std::move(lost)}, {"stranded", std::move(stranded)}};
+}
+
 boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
+  const Cluster* stored = view().clusters.find(cluster);
+  if (stored == nullptr) return {};
   PlacementState state(view(), cluster);
   json::array losses;
   bool all_absorbed = true;
@@ -506,7 +538,16 @@ boost::json::object ServerCore::whatif(const ClusterId& cluster) const {
                       {"stranded", std::move(stranded)},
                       {"pinned", std::move(pinned)}});
   }
-  return {{"cluster", cluster.value}, {"absorbed", all_absorbed}, {"losses", std::move(losses)}};
+  const ClusterPolicy& policy = stored->spec.policy;
+  json::object several =
+      policy.failures_tolerated > 1 ? stranding_losses(state, *stored) : json::object();
+  json::object answer{{"cluster", cluster.value},
+                      {"failures_tolerated", policy.failures_tolerated},
+                      {"absorbed", all_absorbed && several.empty()},
+                      {"ha_armed", policy.ha_armed && !recovery_held_},
+                      {"losses", std::move(losses)}};
+  if (!several.empty()) answer["stranding"] = std::move(several);
+  return answer;
 }
 
 }  // namespace virga

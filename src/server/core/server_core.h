@@ -13,6 +13,7 @@
 #include "server/core/agent_sessions.h"
 #include "server/core/gateways.h"
 #include "server/core/host_calendar.h"
+#include "server/core/lease_bounds.h"
 #include "server/core/metering.h"
 #include "server/core/monitoring.h"
 #include "server/core/overlay.h"
@@ -63,7 +64,8 @@ class ServerCore {
   /// Where the planner would start a VM that is not stored. Errors: exhausted, with one reason a host.
   Result<HostId> foretell_start(const Vm& vm) const;
 
-  /// The exact plan for the loss of each single host of a cluster, or who would be stranded and why.
+  /// The exact plan for the loss of each single host of a cluster, or who would be stranded and why; whether the loss
+  /// of any one, and of as many as the policy tolerates, strands nobody (`absorbed`; else, of several, `stranding`).
   boost::json::object whatif(const ClusterId& cluster) const;
 
   /// A restored state neither fences nor restarts until every host has reported or an operator calls this.
@@ -82,6 +84,7 @@ class ServerCore {
   std::set<VmId> cut_off_vms(const ClusterId& cluster) const;
 
  private:
+  boost::json::object stranding_losses(const PlacementState& state, const Cluster& cluster) const;
   void observe_cpu(const Service& service, ServiceEvidence& evidence) const;
   void load_meta(Callback<void> ready);
   void found_meta(std::optional<KeyValue> incarnation, std::optional<KeyValue> served,
@@ -112,6 +115,7 @@ class ServerCore {
   StorageController storage_;
   ServiceController services_;
   HostCalendar calendar_;
+  LeaseBounds lease_bounds_;
   Monitoring monitoring_;
   JournalPump pump_;
   Timer tick_timer_;
