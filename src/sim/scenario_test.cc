@@ -71,7 +71,7 @@ TEST_F(Scenarios, F_B12_the_other_scenarios_play_as_written) {
 
 TEST_F(Scenarios, A3_05_A3_10_R_B5_R_B6_services_play_as_written) { EXPECT_EQ(play_all("sr-"), 8); }
 
-TEST_F(Scenarios, R_B2_storage_plays_as_written) { EXPECT_EQ(play_all("st-"), 13); }
+TEST_F(Scenarios, R_B2_storage_plays_as_written) { EXPECT_EQ(play_all("st-"), 14); }
 
 TEST_F(Scenarios, A1_F1_A1_F2_A1_F3_A1_F4_A1_F5_walk_throughs_play_as_written) {
   EXPECT_EQ(play_all("A1-F"), 5);
