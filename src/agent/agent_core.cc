@@ -204,6 +204,7 @@ HostReport AgentCore::make_report(std::vector<ObservedVm> vms) {
   report.vms = std::move(vms);
   report.used = on_.used();
   report.degraded = on_.degraded();
+  probe_.degraded = report.degraded;  // for peers, from now on
   report.leash_armed = on_.guard.watchdog_armed();
   report.loop_lag_ms = loop_lag_;
   report.fabric_version = on_.fabric.version();
@@ -212,11 +213,17 @@ HostReport AgentCore::make_report(std::vector<ObservedVm> vms) {
   report.probes = probes_.observe();
   report.peers.reserve(watched_.size());
   for (const std::size_t index : watched_) {
-    const Peer& peer = peers_[index];
-    report.peers.push_back({peer.member.host, peer.silent ? PeerHealth::silent : PeerHealth::alive,
-                            on_.loop.now() - peer.heard_at, peer.boot_id, peer.free});
+    report.peers.push_back(view_of(peers_[index]));
   }
   return report;
+}
+
+PeerView AgentCore::view_of(const Peer& peer) const {
+  const PeerHealth health = !peer.asked   ? PeerHealth::unknown
+                            : peer.silent ? PeerHealth::silent
+                                          : PeerHealth::alive;
+  return {peer.member.host, health,         on_.loop.now() - peer.heard_at, peer.boot_id, peer.free,
+          peer.degraded,    peer.lease_left};
 }
 
 void AgentCore::vm_changed(const ObservedVm& now, const std::string& why) {
@@ -561,6 +568,7 @@ void AgentCore::send_probe(const ClusterMember& to, bool answer, std::uint64_t s
   probe_.answer = answer;
   probe_.sequence = sequence;
   probe_.free = *free_;
+  probe_.lease_ms_left = lease_valid() ? lease_end_ - on_.loop.now() : Duration(0);
   on_.peers.send(to, probe_, probe_key_);
 }
 
@@ -580,6 +588,8 @@ void AgentCore::peer_received(const PeerProbe& probe) {
   peer->silent = false;
   peer->boot_id = probe.boot_id;
   peer->free = probe.free;
+  peer->degraded = probe.degraded;
+  peer->lease_left = probe.lease_ms_left;
   if (was_silent) report_now();
 }
 
@@ -600,13 +610,7 @@ boost::json::object AgentCore::local_status() const {
   status["connected"] = welcomed_;
   status["lease_ms_left"] = lease_valid() ? to_ms(lease_end_ - on_.loop.now()) : 0;
   boost::json::array peers;
-  for (const Peer& peer : peers_) {
-    const PeerHealth health = !peer.asked   ? PeerHealth::unknown
-                              : peer.silent ? PeerHealth::silent
-                                            : PeerHealth::alive;
-    peers.push_back(to_json(PeerView{peer.member.host, health, on_.loop.now() - peer.heard_at,
-                                     peer.boot_id, peer.free}));
-  }
+  for (const Peer& peer : peers_) peers.push_back(to_json(view_of(peer)));
   status["peers"] = std::move(peers);
   boost::json::array vms;
   for (const ObservedVm& vm : on_.hypervisor.observe()) vms.push_back(to_json(vm));

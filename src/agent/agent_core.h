@@ -106,7 +106,10 @@ class AgentCore final : public HypervisorSink {
     bool silent = false;
     std::string boot_id;
     Capacity free;
+    std::string degraded;
+    Duration lease_left{0};
   };
+  PeerView view_of(const Peer& peer) const;
 
   void heartbeat();
   void send_usage(UsageReport usage);

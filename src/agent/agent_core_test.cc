@@ -20,7 +20,7 @@ struct Agent {
   Agent(Loop& world, AgentOptions with)
       : loop(world),
         core({world, hypervisor, fabric, guard, link, link, [] { return Capacity(); },
-              [] { return std::string(); }},
+              [this] { return failing; }},
              std::move(with)) {
     core.start([](Result<void>) {});
     core.link_opened();
@@ -79,6 +79,7 @@ struct Agent {
   NullFabric fabric{loop};
   FakeGuard guard;
   FakeLink link;
+  std::string failing;  ///< on this host
   AgentCore core;
 };
 
@@ -372,7 +373,9 @@ TEST(AgentCore, A1_02_A1_14_peers_answer_one_another_and_silence_is_reported) {
   for (Agent* agent : {&a, &b}) {
     agent->welcome();
     agent->join({"a", "b"});
+    agent->grant(agent->now_ms());
   }
+  b.failing = "its disk";
   loop.run_for(milliseconds(1000));
   ASSERT_FALSE(a.link.datagrams.empty());
   b.link.datagrams.clear();
@@ -388,6 +391,8 @@ TEST(AgentCore, A1_02_A1_14_peers_answer_one_another_and_silence_is_reported) {
   };
   EXPECT_EQ(last_view().health, PeerHealth::alive);
   EXPECT_EQ(last_view().boot_id, "boot-b");
+  EXPECT_EQ(last_view().degraded, "its disk");
+  EXPECT_EQ(last_view().lease_ms_left, seconds(9));
   loop.run_for(milliseconds(3000));
   EXPECT_EQ(last_view().health, PeerHealth::silent);
   a.receive(b.link.datagrams.back().second);

@@ -4,7 +4,8 @@
 
 namespace virga {
 
-BOOST_DESCRIBE_STRUCT(PeerProbe, (), (from, to, answer, sequence, boot_id, free))
+BOOST_DESCRIBE_STRUCT(PeerProbe, (),
+                      (from, to, answer, sequence, boot_id, free, degraded, lease_ms_left))
 
 namespace {
 

@@ -16,6 +16,8 @@ struct PeerProbe {
   std::uint64_t sequence = 0;
   std::string boot_id;
   Capacity free;
+  std::string degraded{};  ///< what is failing on the host; empty = nothing
+  Duration lease_ms_left{0};
 };
 
 /// Keyed digest of probe datagrams (HMAC-SHA-256).

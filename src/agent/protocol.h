@@ -24,8 +24,8 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits", "user_data",   "upload",    "places", "security_groups",
-          "devices",       "mirror_disk", "balancers", "probes", "gateways",
+  return {"change_limits",   "user_data",          "upload",    "places", "security_groups",
+          "devices",         "mirror_disk",        "balancers", "probes", "gateways",
           "migration_relay", "floating_addresses", "keep_leg"};
 }
 
@@ -66,11 +66,14 @@ BOOST_DESCRIBE_ENUM(PeerHealth, unknown, alive, silent)
 struct PeerView {
   HostId host;
   PeerHealth health = PeerHealth::unknown;
-  Duration silent_ms{0};  ///< since its last answer
-  std::string boot_id;    ///< in that answer
-  Capacity free;          ///< what it said of itself
+  Duration silent_ms{0};      ///< since its last answer
+  std::string boot_id;        ///< in that answer
+  Capacity free;              ///< what it said of itself
+  std::string degraded{};     ///< the same: what is failing there; empty = nothing
+  Duration lease_ms_left{0};  ///< the same: for how long it may run guests without the server
 };
-BOOST_DESCRIBE_STRUCT(PeerView, (), (host, health, silent_ms, boot_id, free))
+BOOST_DESCRIBE_STRUCT(PeerView, (),
+                      (host, health, silent_ms, boot_id, free, degraded, lease_ms_left))
 
 /// What really runs, once a heartbeat and at once when something changed.
 struct HostReport {

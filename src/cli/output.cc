@@ -264,6 +264,8 @@ const Columns& columns_of_records() {
         {"SILENT_MS", "silent_ms"},
         {"FREE_MILLICORES", "free.cpu_millicores"},
         {"FREE_MIB", "free.memory_mib"},
+        {"LEASE_MS", "lease_ms_left"},
+        {"DEGRADED", "degraded", true},
         {"BOOT", "boot_id", true}}}
   };
   return kColumns;

@@ -91,6 +91,7 @@ class Clustering(LabCase):
             self.assertEqual({p["health"] for p in peers}, {"alive"}, seen)
             self.assertEqual(len(peers), 2)
             self.assertTrue(all(p["boot_id"] and p["free"]["memory_mib"] > 0 for p in peers), seen)
+            self.assertTrue(all(0 < p["lease_ms_left"] <= 10_000 and not p["degraded"] for p in peers), seen)
         self.assertEqual({self.status(vm)["health"] for vm in VMS}, {"healthy"})
 
     def test_03_A1_11_F_B9_a_guest_moves_alive_and_keeps_its_connections(self):

@@ -1,39 +1,26 @@
 #!/usr/bin/env python3
 """The fault table on real guests: what befalls a host x what its BMC does -> the proof by which its VMs start anew.
 
-The rows are those of src/arch/hypervisor_clustering/fault_table.cc that the lab can do, as `virgad sim --fault-table`
-prints them; VIRGA_FAULT_ROWS names those to go through, "agent/silent qemu/slow", if it is not all. One cloud serves
-all rows. VIRGA_FAULT_PART=N/M goes through every M-th row from the N-th on, in a cloud of its own, for parts that run
-side by side. A watcher counts the processes of each VM over all hosts, as they really are.
+The rows are those of src/arch/hypervisor_clustering/fault_table.cc with files that the lab can do, as `virgad sim
+--fault-table` prints them; VIRGA_FAULT_ROWS names those to go through, "agent/silent qemu/slow", if it is not all. One
+cloud serves all rows. VIRGA_FAULT_PART=N/M goes through every M-th row from the N-th on, in a cloud of its own, for
+parts that run side by side. A watcher counts the processes of each VM over all hosts, as they really are.
 VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages.
 """
 
-import json
 import os
-import signal
-import subprocess
 import sys
 import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
-from cloud_case import CloudCase, kill  # noqa: E402
+from cloud_case import CloudCase  # noqa: E402
+from fault_rows import heal, name_of, rows_of_the_lab, strike  # noqa: E402
 
 LATE_S = 7  # of a lease of 10 s: the watchdog takes 10 s from when it was fed last
 
 ONLY = os.environ.get("VIRGA_FAULT_ROWS", "").split()  # names as "agent/silent"; none = all
 PART, PARTS = (int(number) for number in os.environ.get("VIRGA_FAULT_PART", "1/1").split("/"))
-
-
-def rows_of_the_lab():
-    program = os.path.join(os.environ["VIRGA_BUILD"], "bin", "virgad")
-    listed = subprocess.run([program, "sim", "--fault-table"], capture_output=True, text=True, check=True, timeout=20)
-    rows = [json.loads(line) for line in listed.stdout.splitlines()]
-    return [row for row in rows if row["lab"]]
-
-
-def name_of(row):
-    return row["fault"] + "/" + row["bmc"]
 
 
 class FaultTable(CloudCase):
@@ -45,32 +32,12 @@ class FaultTable(CloudCase):
             return now if now["epoch"] != before["epoch"] and now["health"] == "healthy" else None
         return self.cloud.wait(f"{vm} runs again", restarted, 120)
 
-    def strike(self, host, row):
-        """Brings the row's fault about; from then on its BMC does as the row says."""
-        words = ["--how", row["fault"].replace("_", "-"), "--bmc", row["bmc"]]
-        if row["fault"].startswith("link"):
-            words += ["--network", "management"]
-        elif row["fault"] in ("agent", "leash"):
-            words += ["--hold"]
-        elif row["fault"] == "agent_stop":
-            words[1] = "none"
-        self.cloud.lab("fail", host, *words)
-        if row["fault"] == "agent_stop":
-            agent = self.pids()[host + ".agent"]
-            kill(agent, signal.SIGSTOP)
-            return agent
-        return None
-
-    def heal(self, agent):
-        kill(agent, signal.SIGCONT)
-        self.cloud.lab("heal")
-
     def go_through(self, row):
         vm = self.vms[0]
         before, after = self.status(vm), self.cloud.last_event()
         host, needs_boot = before["host"], row["restart"] == "after_boot"
         watcher = self.watch()
-        agent = self.strike(host, row)
+        agent = strike(self.cloud, host, row)
         try:
             if needs_boot:
                 self.wait_unproven(vm, host, after)
@@ -78,12 +45,12 @@ class FaultTable(CloudCase):
                 self.wait_restarted(vm, before)
             self.assert_ended_by(row, host)
             if needs_boot:
-                self.heal(agent)
+                heal(self.cloud, agent)
             now = self.wait_restarted(vm, before)
             self.assert_ended_as(row, vm, host, now, after)
             self.assert_copies(row, vm, watcher.stop())
         finally:
-            self.heal(agent)
+            heal(self.cloud, agent)
         self.settle()  # also: the guest answers, no disk had two writers
 
     def wait_unproven(self, vm, host, after):
@@ -118,7 +85,7 @@ class FaultTable(CloudCase):
         before, after = self.status(vm), self.cloud.last_event()
         host = before["host"]
         watcher = self.watch()
-        agent = self.strike(host, {"fault": "agent_stop", "bmc": "silent"})
+        agent = strike(self.cloud, host, {"fault": "agent_stop", "bmc": "silent"})
         try:
             time.sleep(LATE_S)
             self.cloud.lab("fail", host, "--how", "leash", "--hold")
@@ -128,11 +95,11 @@ class FaultTable(CloudCase):
             self.assert_ended_as(row, vm, host, now, after)
             self.assert_copies(row, vm, watcher.stop())
         finally:
-            self.heal(agent)
+            heal(self.cloud, agent)
         self.settle()
 
     def test_F_B7_F_F3_F_F4_F_F9_F_F14_each_row_ends_with_its_proof_and_one_copy(self):
-        rows = rows_of_the_lab()[PART - 1::PARTS]
+        rows = rows_of_the_lab("locks")[PART - 1::PARTS]
         names = {name_of(row) for row in rows}
         self.assertTrue(names)
         self.assertLessEqual(set(ONLY), names, "VIRGA_FAULT_ROWS")

@@ -265,6 +265,8 @@ ClusterEvidence ServerCore::observe(const ClusterId& cluster) const {
     const auto found = sessions_.hosts().find(host->id());
     if (found == sessions_.hosts().end() || !found->second.reported) continue;
     if (now - found->second.last_report_at >= policy.suspect_after_ms) continue;
+    // A slow observer suspects itself, not those whose answers it was too late to hear.
+    if (found->second.report.loop_lag_ms > options_.controller.planner.observer_lag_max) continue;
     for (const PeerView& peer : found->second.report.peers) {
       const auto watched = evidence.hosts.find(peer.host);
       if (watched == evidence.hosts.end() || peer.health == PeerHealth::unknown) continue;

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+"""The fault table on a real guest whose disk is a volume: storage proves the end of the old copy, whatever that does.
+
+The rows are those of src/arch/hypervisor_clustering/fault_table.cc with volumes that the lab can do; VIRGA_FAULT_ROWS
+names those to go through, "hang/silent link/lies", if it is not all. host-3 has the device and, in maintenance, no
+guests. VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the guest's packages.
+"""
+
+import os
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
+from cloud import Cloud  # noqa: E402
+from cloud_case import DiskCase  # noqa: E402
+from fault_rows import heal, name_of, rows_of_the_lab, strike  # noqa: E402
+
+ONLY = os.environ.get("VIRGA_FAULT_ROWS", "").split()
+VM = DiskCase.VM
+MANIFEST = """
+kind: network
+meta: {{name: front, tenant: acme}}
+spec: {{cluster: lab, subnet: 10.50.0.0/24}}
+---
+kind: device
+meta: {{name: ssd}}
+spec: {{host: host-3, directory: {directory}, capacity_mib: 200}}
+---
+kind: volume
+meta: {{name: data, tenant: acme}}
+spec: {{cluster: lab, size_mib: 64}}
+---
+kind: vm
+meta: {{name: db, tenant: acme}}
+spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume: data}}], nics: [{{network: front}}]}}
+"""
+
+
+class FaultTableOfVolumes(DiskCase):
+    @classmethod
+    def make_cloud(cls):
+        return Cloud(os.environ["VIRGA_BUILD"], "tablevol")
+
+    @classmethod
+    def furnish(cls):
+        cls.cloud.wait_hosts(3, 90)
+        cls.cloud.cli("host", "maintenance", "host-3")
+        directory = os.path.join(cls.cloud.data, "device")
+        cls.bring_in(MANIFEST.format(directory=directory), [VM], os.environ["VIRGA_PACKAGES"])
+
+    def go_through(self, row):
+        acknowledged, before, after = self.answer()["disk_sequence"], self.status(), self.cloud.last_event()
+        host = before["host"]
+        agent = strike(self.cloud, host, row)
+        try:
+            placed = self.cloud.wait_event(after, ["vm.placed"], f"vm/{VM}", 60)
+            self.assertEqual((placed["facts"]["lost_host"], placed["facts"]["proof"]), (host, row["proof"]),
+                             self.cloud.tail(30))
+            self.cloud.wait("it runs again", lambda: self.status()["epoch"] != before["epoch"]
+                            and self.status()["health"] == "healthy", 120)
+            self.assertNotEqual(self.status()["host"], host)
+            self.assert_writes_on(acknowledged)
+        finally:
+            heal(self.cloud, agent)
+        self.cloud.wait_hosts(3, 120)
+        self.cloud.wait("no copy is left but that in force",
+                        lambda: list(self.cloud.copies().get(VM, {})) == [self.status()["host"]], 60)
+        self.assert_writes_on(acknowledged)
+
+    def test_F_B7_F_F3_F_F9_F_F14_each_row_of_volumes_ends_by_the_word_of_storage(self):
+        rows = rows_of_the_lab("volumes")
+        self.assertTrue(rows)
+        self.assertLessEqual(set(ONLY), {name_of(row) for row in rows}, "VIRGA_FAULT_ROWS")
+        for row in rows:
+            if ONLY and name_of(row) not in ONLY:
+                continue
+            began = time.monotonic()
+            with self.subTest(row=name_of(row)):
+                self.go_through(row)
+            print(f"{name_of(row)}: {time.monotonic() - began:.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    unittest.main(verbosity=2)
