@@ -205,6 +205,9 @@ HostReport AgentCore::make_report(std::vector<ObservedVm> vms) {
   report.used = on_.used();
   report.degraded = on_.degraded();
   probe_.degraded = report.degraded;  // for peers, from now on
+  // Of an agent that has just begun: what the one before it may have had.
+  const Instant until = std::max(lease_end_, on_.guard.held_until());
+  report.lease_ms_left = std::max(until - on_.loop.now(), Duration(0));
   report.leash_armed = on_.guard.watchdog_armed();
   report.loop_lag_ms = loop_lag_;
   report.fabric_version = on_.fabric.version();

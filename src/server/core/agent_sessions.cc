@@ -45,7 +45,7 @@ void AgentSessions::start(Listener changed, Listener greeted, EventSink events, 
     const Duration longest =
         cluster == nullptr ? ClusterPolicy().lease_ms
                            : std::max(cluster->spec.policy.lease_ms, cluster->status.lease_ms);
-    live.lease_end = leads_since_ + (restored ? kLeaseMax : longest);
+    live.lease_end = live.earlier_end = leads_since_ + (restored ? kLeaseMax : longest);
   }
 }
 
@@ -219,6 +219,9 @@ void AgentSessions::report(const HostId& host, LiveHost& live, HostReport report
   live.reported = true;
   live.last_report_at = loop_.now();
   live.report = std::move(report);
+  // Whoever led before says nothing in this session: what the host has of it, it has already.
+  if (live.report.lease_ms_left) live.earlier_end = loop_.now() + *live.report.lease_ms_left;
+  live.lease_end = std::max(live.granted_end, live.earlier_end);
   grant(live);
   if (live.report.leash_armed != stored->status.leash_armed) record_hello(host);
   if (changed && changed_) changed_(host);
@@ -228,7 +231,8 @@ void AgentSessions::grant(LiveHost& live) {
   live.lease_refused = !lease_allowed(*live.stored);
   if (live.lease_refused) return;
   const Duration lease = live.cluster->spec.policy.lease_ms;
-  live.lease_end = std::max(live.lease_end, loop_.now() + lease);
+  live.granted_end = std::max(live.granted_end, loop_.now() + lease);
+  live.lease_end = std::max(live.granted_end, live.earlier_end);
   ServerMessage message;
   message.grant = LeaseGrant{live.report.sent_at_ms, lease};
   links_.send(live.session, message);

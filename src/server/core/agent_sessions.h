@@ -36,7 +36,9 @@ struct LiveHost {
   std::shared_ptr<const Host> stored;
   std::shared_ptr<const Cluster> cluster;
 
-  Instant lease_end;           ///< never before the host's own
+  Instant lease_end;           ///< never before the host's own: the later of the next two
+  Instant granted_end;         ///< of all that this leader has granted
+  Instant earlier_end;         ///< of what others may have granted: the longest, or what the host says of itself
   bool lease_refused = false;  ///< to its last report of this session
   std::size_t state_sent = 0;  ///< fingerprint of the cluster state that it was told last
   Hello hello;                 ///< of the last session

@@ -114,6 +114,35 @@ TEST_F(Sessions, F_B6_F_F1_a_new_leader_honours_the_longest_lease_that_a_host_ma
   EXPECT_EQ(honoured(true), kLeaseMax) << "of the time after a backup nothing is known";
 }
 
+TEST_F(Sessions, F_B6_F_F1_what_a_host_says_of_its_lease_counts_and_what_is_granted_besides) {
+  AgentSessions next(loop_, store_, mirror_, *this);
+  next.set_probe_keys([](const ClusterId& id) { return id.value; });
+  next.start([](const HostId&) {}, [](const HostId&) {}, [](const Event&) {}, true);
+  const HostId host(name(0));
+  const auto left = [&] { return next.find(host)->lease_end - loop_.now(); };
+  next.opened(1, "agent:" + host.value);
+  const auto say = [&](std::optional<Duration> lease) {
+    AgentMessage message;
+    message.report = HostReport();
+    message.report->lease_ms_left = lease;
+    next.received(1, std::move(message));
+  };
+  AgentMessage hello;
+  hello.hello = Hello();
+  hello.hello->host = host;
+  next.received(1, std::move(hello));
+  say(std::nullopt);
+  EXPECT_EQ(left(), kLeaseMax) << "an agent of before";
+  say(seconds(40));
+  EXPECT_EQ(left(), seconds(40));
+  loop_.run_for(seconds(35));
+  say(seconds(5));
+  EXPECT_EQ(left(), seconds(10)) << "it has just been granted";
+  loop_.run_for(seconds(4));
+  say(seconds(1));
+  EXPECT_EQ(left(), seconds(10));
+}
+
 TEST_F(Sessions, F_B6_F_F1_a_longer_lease_is_forgotten_when_it_has_ended_under_one_leader) {
   LeaseBounds bounds(loop_, store_, mirror_);
   const auto stored = [this] { return *mirror_.view().clusters.find(ClusterId("c1")); };
