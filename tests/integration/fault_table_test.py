@@ -15,11 +15,10 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud_case import CloudCase  # noqa: E402
-from fault_rows import heal, name_of, rows_of_the_lab, strike  # noqa: E402
+from fault_rows import go_through, heal, rows_of_the_lab, strike  # noqa: E402
 
 LATE_S = 7  # of a lease of 10 s: the watchdog takes 10 s from when it was fed last
 
-ONLY = os.environ.get("VIRGA_FAULT_ROWS", "").split()  # names as "agent/silent"; none = all
 PART, PARTS = (int(number) for number in os.environ.get("VIRGA_FAULT_PART", "1/1").split("/"))
 
 
@@ -99,17 +98,7 @@ class FaultTable(CloudCase):
         self.settle()
 
     def test_F_B7_F_F3_F_F4_F_F9_F_F14_each_row_ends_with_its_proof_and_one_copy(self):
-        rows = rows_of_the_lab("locks")[PART - 1::PARTS]
-        names = {name_of(row) for row in rows}
-        self.assertTrue(names)
-        self.assertLessEqual(set(ONLY), names, "VIRGA_FAULT_ROWS")
-        for row in rows:
-            if ONLY and name_of(row) not in ONLY:
-                continue
-            began = time.monotonic()
-            with self.subTest(row=name_of(row)):
-                self.go_through(row)
-            print(f"{name_of(row)}: {time.monotonic() - began:.1f} s", flush=True)
+        go_through(self, rows_of_the_lab("locks")[PART - 1::PARTS])
 
 
 if __name__ == "__main__":

@@ -8,46 +8,20 @@ guests. VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the gues
 
 import os
 import sys
-import time
 import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
-from cloud_case import DiskCase  # noqa: E402
-from fault_rows import heal, name_of, rows_of_the_lab, strike  # noqa: E402
+from cloud_case import VolumeCase  # noqa: E402
+from fault_rows import go_through, heal, rows_of_the_lab, strike  # noqa: E402
 
-ONLY = os.environ.get("VIRGA_FAULT_ROWS", "").split()
-VM = DiskCase.VM
-MANIFEST = """
-kind: network
-meta: {{name: front, tenant: acme}}
-spec: {{cluster: lab, subnet: 10.50.0.0/24}}
----
-kind: device
-meta: {{name: ssd}}
-spec: {{host: host-3, directory: {directory}, capacity_mib: 200}}
----
-kind: volume
-meta: {{name: data, tenant: acme}}
-spec: {{cluster: lab, size_mib: 64}}
----
-kind: vm
-meta: {{name: db, tenant: acme}}
-spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume: data}}], nics: [{{network: front}}]}}
-"""
+VM = VolumeCase.VM
 
 
-class FaultTableOfVolumes(DiskCase):
+class FaultTableOfVolumes(VolumeCase):
     @classmethod
     def make_cloud(cls):
         return Cloud(os.environ["VIRGA_BUILD"], "tablevol")
-
-    @classmethod
-    def furnish(cls):
-        cls.cloud.wait_hosts(3, 90)
-        cls.cloud.cli("host", "maintenance", "host-3")
-        directory = os.path.join(cls.cloud.data, "device")
-        cls.bring_in(MANIFEST.format(directory=directory), [VM], os.environ["VIRGA_PACKAGES"])
 
     def go_through(self, row):
         acknowledged, before, after = self.answer()["disk_sequence"], self.status(), self.cloud.last_event()
@@ -69,16 +43,7 @@ class FaultTableOfVolumes(DiskCase):
         self.assert_writes_on(acknowledged)
 
     def test_F_B7_F_F3_F_F9_F_F14_each_row_of_volumes_ends_by_the_word_of_storage(self):
-        rows = rows_of_the_lab("volumes")
-        self.assertTrue(rows)
-        self.assertLessEqual(set(ONLY), {name_of(row) for row in rows}, "VIRGA_FAULT_ROWS")
-        for row in rows:
-            if ONLY and name_of(row) not in ONLY:
-                continue
-            began = time.monotonic()
-            with self.subTest(row=name_of(row)):
-                self.go_through(row)
-            print(f"{name_of(row)}: {time.monotonic() - began:.1f} s", flush=True)
+        go_through(self, rows_of_the_lab("volumes"))
 
 
 if __name__ == "__main__":

@@ -18,39 +18,15 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "tools"))
 from cloud import Cloud  # noqa: E402
-from cloud_case import DiskCase, kill, state_of  # noqa: E402
+from cloud_case import VolumeCase, kill, state_of  # noqa: E402
 
-VM = DiskCase.VM
-MANIFEST = """
-kind: network
-meta: {{name: front, tenant: acme}}
-spec: {{cluster: lab, subnet: 10.50.0.0/24}}
----
-kind: device
-meta: {{name: ssd}}
-spec: {{host: host-3, directory: {directory}, capacity_mib: 1000}}
----
-kind: volume
-meta: {{name: data, tenant: acme}}
-spec: {{cluster: lab, size_mib: 64}}
----
-kind: vm
-meta: {{name: db, tenant: acme}}
-spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume: data}}], nics: [{{network: front}}]}}
-"""
+VM = VolumeCase.VM
 
 
-class VolumesTest(DiskCase):
+class VolumesTest(VolumeCase):
     @classmethod
     def make_cloud(cls):
         return Cloud(os.environ["VIRGA_BUILD"], "vol")
-
-    @classmethod
-    def furnish(cls):
-        cls.cloud.wait_hosts(3, 90)
-        cls.cloud.cli("host", "maintenance", "host-3")
-        cls.directory = os.path.join(cls.cloud.data, "device")
-        cls.bring_in(MANIFEST.format(directory=cls.directory), [VM], os.environ["VIRGA_PACKAGES"])
 
     def volume(self):
         return next(v for v in self.cloud.cli("volume", "list") if v["meta"]["name"] == "data")

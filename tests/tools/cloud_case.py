@@ -182,6 +182,35 @@ class DiskCase(LabCase):
                         lambda: self.answer()["disk_sequence"] > answer["disk_sequence"], 60)
 
 
+class VolumeCase(DiskCase):
+    """The volume's device is on host-3, which has no guests: it is in maintenance."""
+
+    MANIFEST = """
+kind: network
+meta: {{name: front, tenant: acme}}
+spec: {{cluster: lab, subnet: 10.50.0.0/24}}
+---
+kind: device
+meta: {{name: ssd}}
+spec: {{host: host-3, directory: {directory}, capacity_mib: 1000}}
+---
+kind: volume
+meta: {{name: data, tenant: acme}}
+spec: {{cluster: lab, size_mib: 64}}
+---
+kind: vm
+meta: {{name: db, tenant: acme}}
+spec: {{cluster: lab, image: tiny, memory_mib: 128, disks: [{{name: data, volume: data}}], nics: [{{network: front}}]}}
+"""
+
+    @classmethod
+    def furnish(cls):
+        cls.cloud.wait_hosts(3, 90)
+        cls.cloud.cli("host", "maintenance", "host-3")
+        cls.directory = os.path.join(cls.cloud.data, "device")
+        cls.bring_in(cls.MANIFEST.format(directory=cls.directory), [cls.VM], os.environ["VIRGA_PACKAGES"])
+
+
 class CloudCase(LabCase):
     """Three guests; settle() is the state from which each test starts and to which it returns."""
 

@@ -4,8 +4,11 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 from cloud_case import kill
+
+ONLY = os.environ.get("VIRGA_FAULT_ROWS", "").split()  # names as "agent/silent"; none = all
 
 
 def rows_of_the_lab(*storage):
@@ -40,3 +43,17 @@ def strike(cloud, host, row):
 def heal(cloud, agent):
     kill(agent, signal.SIGCONT)
     cloud.lab("heal")
+
+
+def go_through(case, rows):
+    """Each of the rows, or of those that are asked for, by case.go_through(row)."""
+    names = {name_of(row) for row in rows}
+    case.assertTrue(names)
+    case.assertLessEqual(set(ONLY), names, "VIRGA_FAULT_ROWS")
+    for row in rows:
+        if ONLY and name_of(row) not in ONLY:
+            continue
+        began = time.monotonic()
+        with case.subTest(row=name_of(row)):
+            case.go_through(row)
+        print(f"{name_of(row)}: {time.monotonic() - began:.1f} s", flush=True)
