@@ -363,14 +363,18 @@ void AgentCore::note_refused(const Command& command) {
   refused_.insert({command.vm, command.epoch});
 }
 
-void AgentCore::start_vm(const Command& command) {
+bool AgentCore::may_launch(const Command& command) {
   if (!command.launch) {
-    return reply(command.id, make_error(Errc::invalid, "launch: is missing"));
+    reply(command.id, make_error(Errc::invalid, "launch: is missing"));
+    return false;
   }
-  if (!lease_valid()) {
-    note_refused(command);
-    return reply(command.id, make_error(Errc::unavailable, "this host holds no valid lease"));
-  }
+  if (lease_valid()) return true;
+  reply(command.id, make_error(Errc::unavailable, "this host holds no valid lease"));
+  return false;
+}
+
+void AgentCore::start_vm(const Command& command) {
+  if (!may_launch(command)) return note_refused(command);
   begins(command);
   on_.guard.extend(lease_end_, policy_.lease_ms);
   on_.hypervisor.start(*command.launch, reply_to(command.id));
@@ -458,11 +462,7 @@ void AgentCore::send_vm(const Command& command) {
 bool AgentCore::execute_migration(const Command& command) {
   switch (command.kind) {
     case CommandKind::prepare_incoming:
-      if (!command.launch || !lease_valid()) {
-        reply(command.id,
-              make_error(Errc::unavailable, "no launch, or no valid lease on this host"));
-        return true;
-      }
+      if (!may_launch(command)) return true;
       begins(command);
       on_.hypervisor.prepare_incoming(
           *command.launch, [this, id = command.id,

@@ -127,6 +127,8 @@ class AgentCore final : public HypervisorSink {
   void execute(const Command& command);
   void begins(const Command& command);
   void note_refused(const Command& command);
+  /// Answers the command when not.
+  bool may_launch(const Command& command);
   void start_vm(const Command& command);
   bool execute_migration(const Command& command);
   void stop_vm(const Command& command);

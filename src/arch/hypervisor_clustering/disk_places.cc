@@ -29,6 +29,30 @@ std::optional<SettleDisk> settlement_of(const Volume& volume, const ObservedDisk
   return SettleDisk{{}, {}, disk.volume, *kept, DiskSettlement::keep_leg};
 }
 
+std::optional<SettleDisk> settlement_of(const ClusterView& view, const ObservedVm& copy) {
+  std::optional<SettleDisk> first;
+  for (const ObservedDisk& disk : copy.disks) {
+    const Volume* volume = view.volumes.find(disk.volume);
+    const auto settlement = volume == nullptr ? std::nullopt : settlement_of(*volume, disk);
+    // As long as one disk is being copied no other one can be put on one place.
+    if (settlement && (!first || !disk.copied_to.empty())) first = settlement;
+  }
+  return first;
+}
+
+const ObservedDisk* astray_disk(const ClusterView& view, const ObservedVm* copy) {
+  if (copy == nullptr) return nullptr;
+  const auto is_astray = [&](const ObservedDisk& disk) {
+    const Volume* volume = view.volumes.find(disk.volume);
+    if (volume == nullptr || disk.legs.empty()) return false;
+    return std::ranges::none_of(volume->in_use(), [&](const DeviceId& used) {
+      return used == disk.copied_to || std::ranges::count(disk.legs, used) > 0;
+    });
+  };
+  const auto disk = std::ranges::find_if(copy->disks, is_astray);
+  return disk == copy->disks.end() ? nullptr : &*disk;
+}
+
 const ObservedDisk* failing_disk(const ObservedVm& copy) {
   const auto fails = [](const ObservedDisk& disk) { return !disk.failing.empty(); };
   const auto disk = std::ranges::find_if(copy.disks, fails);

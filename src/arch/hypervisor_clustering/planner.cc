@@ -241,7 +241,7 @@ void Planner::fence_by_storage(const Vm& vm, const Host& host) {
   if (vm.spec.restart_priority == RestartPriority::none || !storage_can_fence(view_, vm)) return;
   if (evidence_.fences_resting.contains(vm.id()) || !room_for(plan_.vm_fences.size())) return;
   const auto volumes = volumes_of(view_, vm);
-  if (!volumes) return;
+  if (!volumes || astray_disk(view_, copy_of(vm)) != nullptr) return;
   const auto answers = [&](const ServedVolume& one) {
     return one.host != host.id() && reports(one.host);
   };
@@ -408,6 +408,7 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
   if (host == nullptr) return;
   if (host->status.health == HostHealth::fenced) return recover(vm, *host);
   if (!reports(host->id())) return fence_by_storage(vm, *host);
+  if (astray_disk(view_, copy) != nullptr) return;  // its volume says what stands in the way
   const bool runs = vm.status.power == VmPower::running;
   const bool may_stop = !evidence_.stops_resting.contains(vm.id());
   if (evidence_.cut_off.contains(vm.id()) && armed_ && may_stop) {
@@ -436,6 +437,7 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
     return;
   }
   if (copy != nullptr && (settle_disks(vm, *copy) || failing_disk(*copy) != nullptr)) return;
+  if (evidence_.recovery_held) return;
   const std::size_t moves = plan_.moves.size();
   const bool stays = !leave(vm, *host);
   if (copy == nullptr || plan_.moves.size() != moves) return;
@@ -445,18 +447,12 @@ void Planner::decide_running(const Vm& vm, const ObservedVm* copy) {
 
 /// The guest waits for it, or will at its next write. True when it comes first.
 bool Planner::settle_disks(const Vm& vm, const ObservedVm& copy) {
-  std::optional<SettleDisk> first;
-  for (const ObservedDisk& disk : copy.disks) {
-    const Volume* volume = view_.volumes.find(disk.volume);
-    const auto settlement = volume == nullptr ? std::nullopt : settlement_of(*volume, disk);
-    // As long as one disk is being copied no other one can be put on one place.
-    if (settlement && (!first || !disk.copied_to.empty())) first = settlement;
-  }
-  if (!first) return false;
+  auto settlement = settlement_of(view_, copy);
+  if (!settlement) return false;
   if (!evidence_.disks_resting.contains(vm.id()) && room_for(plan_.settlements.size())) {
-    first->vm = vm.id();
-    first->host = vm.status.host;
-    plan_.settlements.push_back(*first);
+    settlement->vm = vm.id();
+    settlement->host = vm.status.host;
+    plan_.settlements.push_back(*settlement);
   }
   return true;
 }

@@ -38,6 +38,37 @@ TEST_F(VolumePlanning, R_B2_NothingIsProvenByStorageThatCannotCutOffAll) {
   EXPECT_TRUE(plan().vm_fences.empty()) << "its storage does not answer";
 }
 
+TEST_F(VolumePlanning, R_B2_F_F11_NothingGoesByPlacesThatTheGuestDoesNotWriteTo) {
+  const VmId db = vm_with_volume("a");
+  const auto writes_to = [this](const char* device) {
+    evidence.hosts[HostId("a")].vms.front().disks = {
+        {VolumeId("acme/data"), Mib{64}, {DeviceId(device)}, {}}};
+  };
+  edit_host("a", [](Host& host) { host.spec.maintenance = true; });
+  writes_to("disk-c");
+  EXPECT_EQ(plan().moves.size(), 1U);
+  writes_to("disk-b");  // as after a restore of a backup that is older than its move
+  EXPECT_TRUE(plan().moves.empty());
+  evidence.cut_off.insert(db);
+  EXPECT_TRUE(plan().stops.empty()) << "the place that has cut it off is not the one it writes to";
+  edit_vm(db, [](Vm& vm) { vm.spec.restart = true; });
+  EXPECT_TRUE(plan().stops.empty()) << "it would start with what the other place holds";
+  const std::vector<ObservedVm> last_seen = evidence.hosts[HostId("a")].vms;
+  kill("a");
+  evidence.hosts[HostId("a")].vms = last_seen;
+  EXPECT_TRUE(plan().vm_fences.empty()) << "and what that one revokes proves nothing";
+  writes_to("disk-c");
+  EXPECT_EQ(plan().vm_fences.size(), 1U);
+}
+
+TEST_F(VolumePlanning, F_F11_WhileARestoredServerListensNothingMoves) {
+  vm_with_volume("a");
+  edit_host("a", [](Host& host) { host.spec.maintenance = true; });
+  ASSERT_EQ(plan().moves.size(), 1U);
+  evidence.recovery_held = true;
+  EXPECT_TRUE(plan().moves.empty());
+}
+
 TEST_F(VolumePlanning, R_B2_R_B4_AMoveWhoseSourceIsDeadIsFencedAtBothEnds) {
   const VmId db = vm_with_volume("a");
   OperationArguments move;

@@ -23,8 +23,10 @@ bool counts_on_its_host(const Vm& vm) {
          (vm.status.power != VmPower::stopped || !vm.status.operation.empty());
 }
 
+/// A host has an operation while it is fenced: it may be back and still lose its power any moment.
 bool takes_guests(const Host& host) {
-  return host.status.health == HostHealth::alive && !host.spec.maintenance;
+  return host.status.health == HostHealth::alive && !host.spec.maintenance &&
+         host.status.operation.empty();
 }
 
 }  // namespace
@@ -228,6 +230,7 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   if (member.excluded) return "is taken out";
   if (!takes_guests(host)) {
     if (host.spec.maintenance) return "is in maintenance";
+    if (host.status.health == HostHealth::alive) return "may still be switched off";
     return fmt::format("is {}", enum_name(host.status.health));
   }
   if (!tenant_.empty() && tenant_ != vm.meta.tenant) {

@@ -184,6 +184,8 @@ TEST_F(Placement, F_B8_F_B11_each_refusal_names_its_constraint) {
   EXPECT_EQ(why_not(web, "d"), "has 2 millicores to promise, 1000 are needed");
   EXPECT_EQ(why_not(web, "e"), "carries another VM of group db");
   EXPECT_EQ(why_not(web, "f"), "");
+  edit_host(HostId("f"), [](Host& host) { host.status.operation = OperationId("fence"); });
+  EXPECT_EQ(why_not(web, "f"), "may still be switched off");
 }
 
 TEST_F(Placement, F_B8_groups_of_two_tenants_with_the_same_word_do_not_meet) {

@@ -188,10 +188,10 @@ void AgentSessions::record_hello(const HostId& id) {
                 });
 }
 
+/// One that is back keeps its lease, and so its guests, while a controller is still asked to switch
+/// it off: that may never answer, and what it says is believed only of a host that nobody hears.
 bool AgentSessions::lease_allowed(const Host& stored) const {
-  const bool being_fenced = !stored.status.operation.empty();
-  return !being_fenced && stored.status.health != HostHealth::dead &&
-         stored.status.health != HostHealth::fenced;
+  return stored.status.health != HostHealth::dead && stored.status.health != HostHealth::fenced;
 }
 
 /// Looking a host up costs more than taking its report: done once for each state of the store.

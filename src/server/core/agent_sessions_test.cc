@@ -217,6 +217,12 @@ TEST_F(Sessions, F_B6_a_host_that_is_let_in_again_has_its_lease_before_anything_
   hello(0);
   judge(HostHealth::alive);
   EXPECT_EQ(grants_.size(), 2U) << "what an earlier session said is no ground for a lease";
+  Host fenced = *mirror_.view().hosts.find(HostId(name(0)));
+  fenced.status.operation = OperationId("fence");
+  put(fenced);
+  loop_.run_for(milliseconds(10));
+  report(10000);
+  EXPECT_EQ(grants_.size(), 3U) << "it is back, and a controller that is still asked may be silent";
 }
 
 TEST_F(Sessions, F_B9_the_caller_of_a_long_command_is_told_how_far_it_is_until_it_ends) {
