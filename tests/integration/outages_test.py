@@ -180,6 +180,24 @@ class Outages(CloudCase):
         self.heal_and_settle()
         self.assertEqual(max(watcher.stop().most.values()), 1, watcher.history)
 
+    def test_F_B6_F_F9_a_host_that_is_back_while_it_may_still_be_switched_off_keeps_its_guests(self):
+        vm = self.vms[2]
+        before, boot, after = self.status(vm), self.answer(vm)["boot_id"], self.cloud.last_event()
+        host, agent = before["host"], self.pids()[before["host"] + ".agent"]
+        self.cloud.lab("fail", host, "--how", "none", "--bmc", "silent")
+        kill(agent, signal.SIGSTOP)
+        try:
+            self.cloud.wait(f"{host} is taken for dead", lambda: self.events(after, "host.dead", f"host/{host}"), 8)
+        finally:
+            kill(agent, signal.SIGCONT)
+        self.cloud.wait(f"{host} is back", lambda: self.cloud.hosts()[host]["status"]["health"] == "alive", 10)
+        # Its controller has not answered yet; when its time is over, the lease of before would be as well.
+        self.cloud.wait("the controller's time is over",
+                        lambda: self.events(after, "host.fence_failed", f"host/{host}"), 30)
+        self.assertEqual(self.answer(vm)["boot_id"], boot, "its guest ran on all the time")
+        self.assertEqual(self.status(vm)["epoch"], before["epoch"])
+        self.heal_and_settle()
+
     def test_F_F11_an_old_backup_is_restored_under_running_vms(self):
         moved, rests, lost = self.vms
         self.cloud.cli("backup", "old")
