@@ -16,6 +16,7 @@
 #include "agent/balancer_folders.h"
 #include "agent/directory_look.h"
 #include "agent/gateway_folders.h"
+#include "agent/host_devices.h"
 #include "agent/host_facts.h"
 #include "agent/leash_client.h"
 #include "agent/membership.h"
@@ -55,6 +56,8 @@ struct AgentArguments {
   std::string namespaces = "vg-";
   std::string outside_device;
   std::vector<std::string> resolvers;
+  std::vector<std::string> host_devices;
+  std::vector<OfferedDevice> offered;  ///< found by them
   bool unlimited = false;
   std::string guest_users;
   GuestUsers users;  ///< chosen by it
@@ -174,6 +177,7 @@ Hello Agent::hello() const {
   hello.tenant_address = arguments_.tenant_address;
   hello.probe_port = peers_.port();
   hello.capacity = facts_.capacity();
+  for (const OfferedDevice& one : arguments_.offered) hello.host_devices.push_back(one.device);
   return hello;
 }
 
@@ -266,6 +270,8 @@ Result<void> Agent::open_drivers() {
   options.encrypt_migrations = !arguments_.plain_migrations;
   options.cgroup_base = arguments_.cgroup_base;
   options.users = arguments_.users;
+  for (const OfferedDevice& one : arguments_.offered)
+    options.host_devices[one.device.name] = one.path;
   if (arguments_.unlimited) {
     options.cgroups = false;
     options.users = {0, 1};
@@ -366,6 +372,9 @@ void add_options(CLI::App& app, AgentArguments& arguments) {
                  "do not");
   app.add_option("--resolver", arguments.resolvers,
                  "name server that these guests ask, IPv4; default: those of /etc/resolv.conf");
+  app.add_option("--host-device", arguments.host_devices,
+                 "NAME=/dev/...: a block or character device of this host that a VM which is "
+                 "pinned to it may hold; may be repeated");
   app.add_flag("--unlimited", arguments.unlimited,
                "guests run without control groups and as this user: for who may make neither");
   app.add_option("--guest-users", arguments.guest_users,
@@ -408,6 +417,12 @@ int agent_main(int argc, char** argv) {
     return 2;
   }
   arguments.users = *users;
+  auto offered = offer_devices(arguments.host_devices);
+  if (!offered) {
+    std::fprintf(stderr, "virgad agent: %s\n", offered.error().text().c_str());
+    return 2;
+  }
+  arguments.offered = std::move(*offered);
   if (arguments.run_directory.empty()) arguments.run_directory = arguments.data + "/run";
   if (arguments.health_file.empty()) arguments.health_file = arguments.data + "/degraded";
   set_log_level(log_level_of(arguments.log_level).value_or(LogLevel::info));

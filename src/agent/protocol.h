@@ -24,9 +24,9 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits",   "user_data",          "upload",    "places", "security_groups",
-          "devices",         "mirror_disk",        "balancers", "probes", "gateways",
-          "migration_relay", "floating_addresses", "keep_leg"};
+  return {"change_limits",   "user_data",          "upload",    "places",      "security_groups",
+          "devices",         "mirror_disk",        "balancers", "probes",      "gateways",
+          "migration_relay", "floating_addresses", "keep_leg",  "host_devices"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".
@@ -54,10 +54,11 @@ struct Hello {
   std::uint16_t probe_port = 0;  ///< UDP port of peer probes
   Capacity capacity;
   HypervisorInfo hypervisor;
+  std::vector<HostDevice> host_devices{};
 };
 BOOST_DESCRIBE_STRUCT(Hello, (),
                       (protocol, features, host, boot_id, session_id, agent_version, address,
-                       tenant_address, probe_port, capacity, hypervisor))
+                       tenant_address, probe_port, capacity, hypervisor, host_devices))
 
 enum class PeerHealth { unknown, alive, silent };
 BOOST_DESCRIBE_ENUM(PeerHealth, unknown, alive, silent)

@@ -336,6 +336,7 @@ void add_vm_commands(std::vector<Command>& all) {
                      many("security-group", "a security group of all its NICs"),
                      option("apart", "word: VMs with the same word avoid one another's host"),
                      option("pin", "may run on this host only"),
+                     many("host-device", "a device that this host offers; it then moves nowhere"),
                      many("parameter", "NAME=VALUE for the guest"),
                      option("user-data", "file for cloud-init in a disk image"),
                      many("label", "NAME=VALUE"), flag("stopped", "do not start it")}),

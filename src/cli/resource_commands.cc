@@ -456,6 +456,8 @@ int create_vm(Session& session, const Invocation& invocation) {
   for (const std::string& volume : invocation.all("volume"))
     disks.push_back(json::object{{"name", volume}, {"volume", volume}});
   if (!disks.empty()) spec["disks"] = disks;
+  const auto devices = invocation.all("host-device");
+  if (!devices.empty()) spec["host_devices"] = json::array(devices.begin(), devices.end());
   auto parameters = read_pairs(invocation, "parameter");
   if (!parameters.ok()) return fail(session, parameters.error());
   if (!parameters->empty()) spec["parameters"] = *parameters;

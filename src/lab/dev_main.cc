@@ -39,6 +39,12 @@ std::string check_instance(const std::string& name) {
   return good ? "" : "an instance has 1 to 8 of a-z and 0-9, because link names are made of it";
 }
 
+std::string check_host_device(const std::string& word) {
+  const std::size_t colon = word.find(':');
+  const bool good = word.starts_with("host-") && word.find('=', colon) != std::string::npos;
+  return good ? "" : "HOST:NAME=/dev/... is right";
+}
+
 void add_options(CLI::App& app, DevOptions& options) {
   LabOptions& lab = options.lab;
   app.add_option("--hosts", lab.hosts, "number of hosts")
@@ -61,6 +67,10 @@ void add_options(CLI::App& app, DevOptions& options) {
   app.add_option("--watchdog-s", lab.watchdog_s, "watchdog of a host; 0 = hosts have none")
       ->check(CLI::Range(0, 600))
       ->capture_default_str();
+  app.add_option("--host-device", lab.host_devices,
+                 "HOST:NAME=/dev/...: a device of this machine that the host offers to its guests; "
+                 "may be repeated")
+      ->check(check_host_device);
   app.add_option("--log-level", lab.log_level, "of server and agents: debug, info, warning, error")
       ->check(CLI::IsMember({"debug", "info", "warning", "error"}))
       ->capture_default_str();

@@ -119,6 +119,8 @@ Result<void> LabHost::power_on() {
     leash_.give_up();
     finish_power_off();
   }
+  // Else its processes are still dying: it is switched on when they are gone.
+  on_again_ = plugged_ && read_power_switch(runtime("power")) == MachinePower::off;
   if (plugged_) return {};
   waiting_.cancel();
   if (auto thawed = processes_->thaw(); !thawed) return thawed;
@@ -178,6 +180,11 @@ ProcessOptions LabHost::agent_program() const {
                      plan.host_namespace(index_) + "-",
                      "--log-level",
                      options_.log_level};
+  for (const std::string& device : options_.host_devices) {
+    const std::string mine = name_ + ":";
+    if (!device.starts_with(mine)) continue;
+    agent.arguments.insert(agent.arguments.end(), {"--host-device", device.substr(mine.size())});
+  }
   if (options_.rights == LabRights::whole_machine) {
     agent.arguments.insert(agent.arguments.end(), {"--cgroup-base", cgroup()});
   } else {
@@ -214,6 +221,7 @@ Result<void> LabHost::start_programs() {
 }
 
 void LabHost::power_off(Callback<void> done) {
+  on_again_ = false;
   if (auto off = write_power_switch(runtime("power"), MachinePower::off); !off) {
     return loop_.post([done, error = off.error()] { done(error); });
   }
@@ -261,7 +269,8 @@ void LabHost::powered_off_by_bmc() {
   agent_.give_up();
   leash_.give_up();
   if (!processes_->list().empty()) processes_->kill_all();
-  wait_until_empty(kLooksMax, [](Result<void> done) {
+  wait_until_empty(kLooksMax, [this](Result<void> done) {
+    if (done && std::exchange(on_again_, false)) done = power_on();
     if (!done) log_line(LogLevel::error, "lab", done.error().text());
   });
 }

@@ -74,6 +74,7 @@ class LabHost {
   Descriptor bmc_namespace_;
   bool plugged_ = false;
   bool frozen_ = false;
+  bool on_again_ = false;  ///< healed while its BMC was switching it off
   Timer waiting_;
 };
 

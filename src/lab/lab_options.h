@@ -1,6 +1,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "lab/cgroup.h"
 #include "lab/lab_protocol.h"
@@ -25,6 +26,7 @@ struct LabOptions {
   std::string server_program;  ///< what runs as server and agent: own_program, or a test's stand-in
   std::string agent_program;
   LabRights rights = LabRights::whole_machine;
+  std::vector<std::string> host_devices;  ///< "HOST:NAME=/dev/..." each
   std::string log_level = "info";  ///< of server and agents
   int api_descriptor = -1;  ///< a socket that listens outside the lab's namespaces; -1 = none
   std::string enter;        ///< command that runs a program inside them; empty = there are none

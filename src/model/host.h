@@ -93,6 +93,19 @@ BOOST_DESCRIBE_STRUCT(LostCopy, (), (host, proof))
 using LostCopies = std::vector<LostCopy>;
 void remember(LostCopies& lost, LostCopy copy);
 
+enum class HostDeviceKind { block, character };
+BOOST_DESCRIBE_ENUM(HostDeviceKind, block, character)
+
+/// A device of a host that its operator offers to guests, by a name of the host's own.
+struct HostDevice {
+  std::string name;
+  HostDeviceKind kind = HostDeviceKind::block;
+  Bytes size{};  ///< of a block device, when the agent began
+
+  friend bool operator==(const HostDevice&, const HostDevice&) = default;
+};
+BOOST_DESCRIBE_STRUCT(HostDevice, (), (name, kind, size))
+
 struct HostStatus {
   HostHealth health = HostHealth::unknown;
   std::string health_reason;
@@ -103,6 +116,7 @@ struct HostStatus {
   Capacity capacity;
   HypervisorInfo hypervisor;
   bool leads_outside = false;  ///< guests of networks with `gateway: nat` and floating addresses
+  std::vector<HostDevice> host_devices{};  ///< in order of name
   bool leash_armed = false;  ///< at the last report: what stops its VMs if the agent cannot
   FenceProof fence_proof = FenceProof::none;  ///< with health fenced
   OperationId operation;                      ///< the running operation on the host itself
@@ -111,8 +125,8 @@ struct HostStatus {
 };
 BOOST_DESCRIBE_STRUCT(HostStatus, (),
                       (health, health_reason, boot_id, address, tenant_address, agent_version,
-                       capacity, hypervisor, leads_outside, leash_armed, fence_proof, operation,
-                       window_open, window_maintenance))
+                       capacity, hypervisor, leads_outside, host_devices, leash_armed, fence_proof,
+                       operation, window_open, window_maintenance))
 
 struct Host {
   Meta meta;

@@ -94,6 +94,7 @@ struct VmLaunch {
   std::optional<LaunchImage> image;  ///< nothing: registered before this was asked for, not checked
   std::vector<LaunchDisk> disks;
   std::vector<LaunchNic> nics;
+  std::vector<std::string> host_devices{};  ///< names that this host's agent knows
   std::optional<LaunchSeed> seed;  ///< of images that boot from a root disk
   std::map<std::string, std::string> parameters;
   Duration downtime_ms_max = milliseconds(300);
@@ -102,7 +103,7 @@ struct VmLaunch {
 BOOST_DESCRIBE_STRUCT(VmLaunch, (),
                       (vm, epoch, identity, cpus, cpu_millicores, cpu_weight, processes_max,
                        memory_mib, directory, kernel, initrd, command_line, image, disks, nics,
-                       seed, parameters, downtime_ms_max, correlation))
+                       host_devices, seed, parameters, downtime_ms_max, correlation))
 
 // Read and written in one translation unit (model/json.cc): reflection is dear to compile.
 extern template json::value to_json<VmLaunch>(const VmLaunch&);

@@ -47,6 +47,8 @@ struct VmSpec {
   HostId pinned_host;               ///< may run nowhere else; empty = anywhere in the cluster
   HostId move_to;          ///< operator's command: move alive to this host; cleared when decided
   bool direct_io = false;  ///< holds a device of its host: locked to it, never moved alive
+  std::vector<std::string>
+      host_devices{};  ///< those that it holds, at most kHostDevicesMax; as direct_io
   Duration downtime_ms_max = milliseconds(300);   ///< budget of a live migration's pause
   int throttle_percent_max = 80;  ///< of its time, for a move; see MigrationLimits
   std::map<std::string, std::string> parameters;  ///< handed to the guest (name=value)
@@ -58,8 +60,15 @@ struct VmSpec {
 BOOST_DESCRIBE_STRUCT(VmSpec, (),
                       (cluster, image, cpus, cpu_millicores, cpu_weight, processes_max, memory_mib,
                        disks, nics, power, restart_priority, anti_affinity_group, pinned_host,
-                       move_to, restart, direct_io, downtime_ms_max, throttle_percent_max,
-                       parameters, user_data, service))
+                       move_to, restart, direct_io, host_devices, downtime_ms_max,
+                       throttle_percent_max, parameters, user_data, service))
+
+inline constexpr std::size_t kHostDevicesMax = 4;
+
+/// It is locked to its host: what it holds there can neither be copied nor be in two places.
+inline bool holds_host_device(const VmSpec& spec) {
+  return spec.direct_io || !spec.host_devices.empty();
+}
 
 /// What the hypervisor last said about the copy with the epoch in force.
 enum class VmPower { stopped, starting, running, paused, stopping };

@@ -263,6 +263,17 @@ class LabTest(unittest.TestCase):
         until("the watchdog has fired", lambda: not alive(guest))
         until("nothing of it is left", lambda: not processes("host-1"))
 
+    def test_F_B10_a_host_that_is_healed_while_it_is_switched_off_comes_back(self):
+        self.lab.wait_for_guest("host-1")
+        before = status("host-1")["boot_id"]
+        with open(f"/dev/shm/virga-lab-{INSTANCE}/host-1/power", "w", encoding="utf-8") as switch:
+            switch.write("off\n")  # as its BMC does, before it ends the processes and says so
+        ask(kind="heal", host="host-1")
+        ask(kind="powered_off", host="host-1")
+        until("host-1 has booted again", lambda: status("host-1")["boot_id"] != before and status("host-1")["powered"])
+        self.lab.wait_for_guest("host-1")
+        self.assertEqual(self.redfish(1), "On")
+
     def test_F_B10_links_are_cut_and_mended(self):
         prefix = status("host-1")["address"].rsplit(".", 2)[0]
         h1, storage, management = f"vg-{INSTANCE}-h1", f"{prefix}.1.12", f"{prefix}.0.12"

@@ -88,6 +88,7 @@ Result<VmLaunch> resolve_launch(const ClusterView& view, const Vm& vm, const Epo
   launch.directory = "vms/" + vm.id().value;
   launch.parameters = vm.spec.parameters;
   launch.downtime_ms_max = vm.spec.downtime_ms_max;
+  launch.host_devices = vm.spec.host_devices;
   const Image* image = view.images.find(vm.spec.image);
   if (image == nullptr) {
     return make_error(Errc::not_found, fmt::format("vm {}: image {} does not exist",

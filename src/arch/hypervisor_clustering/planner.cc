@@ -155,6 +155,7 @@ class Planner {
   std::map<HostId, int> starts_;
   std::map<HostId, int> moves_;
   std::map<HostId, int> copies_;          ///< of disks of its VMs to other devices
+  std::set<HostId> may_lose_power_;
   std::set<HostId> takes_local_volumes_;  ///< by this plan's own moves
   std::vector<Waiting> waiting_;
   std::set<VmId> decided_;
@@ -197,7 +198,10 @@ void Planner::list_members() {
   const std::vector<const Host*> hosts = view_.hosts_of(cluster_);
   std::vector<Member> members;
   members.reserve(hosts.size());
-  for (const Host* host : hosts) members.push_back({host, &evidence_of(host->id())});
+  for (const Host* host : hosts) {
+    members.push_back({host, &evidence_of(host->id())});
+    if (may_lose_power(*host)) may_lose_power_.insert(host->id());
+  }
   members_ = std::move(members);
 }
 
@@ -557,13 +561,14 @@ PlacementQuery Planner::query_for(const Vm& vm, bool live) const {
   PlacementQuery query{&vm, live, {}, {}};
   const auto failed = evidence_.failed_lately.find(vm.id());
   if (failed != evidence_.failed_lately.end()) query.avoid = failed->second;
+  query.avoid.insert(may_lose_power_.begin(), may_lose_power_.end());
   return query;
 }
 
 void Planner::move_away(const Vm& vm, const std::string& reason) {
   if (evidence_.moves_resting.contains(vm.id()) || !room_for(plan_.moves.size())) return;
   PlacementQuery query = query_for(vm, true);
-  if (vm.spec.direct_io) {
+  if (holds_host_device(vm.spec)) {
     return leave_unplaced({&vm, LostCopies(), reason, false},
                           "it uses a device of its host directly and cannot move alive", {});
   }
@@ -591,7 +596,7 @@ void Planner::move_to(const Vm& vm, const HostId& destination, const std::string
     return leave_unplaced({&vm, LostCopies(), reason, false}, "cannot move to " + destination.value,
                           {refusal});
   }
-  if (!reports(destination) || vm.spec.direct_io) return;
+  if (!reports(destination) || holds_host_device(vm.spec)) return;
   ++moves_[vm.status.host];
   ++moves_[destination];
   state().add(vm, destination);

@@ -555,13 +555,15 @@ TEST_F(Planning, A1_09_F_B8_a_degraded_host_that_lives_is_evacuated_alive) {
 TEST_F(Planning, F_B8_A3_23_a_vm_with_direct_io_never_moves_alive) {
   three_hosts();
   const VmId web = add_vm("web", "a");
-  edit_vm(web, [](Vm& vm) { vm.spec.direct_io = true; });
   edit_host("a", [](Host& host) { host.spec.maintenance = true; });
-  const ClusterPlan made = plan();
-  EXPECT_TRUE(made.moves.empty());
-  ASSERT_EQ(made.unplaced.size(), 1U);
-  EXPECT_TRUE(contains(made.unplaced[0].reason, "directly"));
-  EXPECT_TRUE(made.unplaced[0].lost.empty());
+  for (const bool offered : {false, true}) {
+    edit_vm(web, [&](Vm& vm) { vm.spec.direct_io = !offered; });
+    if (offered) edit_vm(web, [](Vm& vm) { vm.spec.host_devices = {"scratch"}; });
+    const ClusterPlan made = plan();
+    EXPECT_TRUE(made.moves.empty());
+    ASSERT_EQ(made.unplaced.size(), 1U);
+    EXPECT_TRUE(contains(made.unplaced[0].reason, "directly") && made.unplaced[0].lost.empty());
+  }
 }
 
 TEST_F(Planning, F_B4_a_live_move_never_crosses_a_difference_of_processor_or_machine_type) {

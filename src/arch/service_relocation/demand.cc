@@ -80,7 +80,7 @@ bool ServiceRound::relieve(const Demand& demand) {
                        vm.status.health != VmHealth::unknown &&
                        at->status.health == HostHealth::alive;
   if (!settled) return false;
-  if (vm.spec.direct_io) {
+  if (holds_host_device(vm.spec)) {
     note_ = copy->vm.value + " uses a device of " + at->id().value + " directly: it stays there";
     return false;
   }

@@ -42,7 +42,7 @@ void ServiceRound::obey() {
   const Host* source = host_of(id);
   if (copy == nullptr || copy->state != ServiceCopyState::serving || source == nullptr)
     return refuse(id.value, id.value + " is no copy of it that serves");
-  if (view_.vms.find(id)->spec.direct_io) {
+  if (holds_host_device(view_.vms.find(id)->spec)) {
     return refuse(id.value, id.value + " uses a device of " + source->id().value +
                                 " directly: it is locked to that host");
   }
@@ -73,7 +73,7 @@ void ServiceRound::leave_maintenance() {
       continue;
     }
     const std::string cause = host->id().value + " goes into maintenance";
-    if (view_.vms.find(copy.vm)->spec.direct_io) {
+    if (holds_host_device(view_.vms.find(copy.vm)->spec)) {
       copy.released = true;
       refuse(copy.vm.value, cause + ", but " + copy.vm.value +
                                 " uses a device of it directly: it is locked to that host");

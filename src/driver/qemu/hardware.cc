@@ -17,6 +17,8 @@ constexpr int kEntropySlot = 0x3;
 constexpr int kFirstDiskSlot = 0x8;
 constexpr int kFirstNicSlot = 0x10;
 constexpr int kSeedSlot = 0x18;  // above all disks: guests name them in this order
+constexpr int kFirstHostDeviceSlot = 0x19;
+constexpr int kFirstHostDevicePort = 3;  // on the bus of serial ports
 
 // Offloads depend on what a back end can do, and guests keep what they negotiated: off, so that
 // every back end can take over from every other.
@@ -248,6 +250,28 @@ void add_seed(Arguments& arguments, InheritedDescriptor seed) {
                 kSeedSlot);
 }
 
+void add_host_device(Arguments& arguments, const HostDeviceHere& device, int index) {
+  add_set(arguments, device.descriptor);
+  if (!device.block) {
+    arguments.add("-chardev", "serial,id=host-device{},path={}", index,
+                  set_path(device.descriptor));
+    arguments.add("-device",
+                  "virtserialport,bus=ports.0,nr={0},id=port-host-device{1},"
+                  "chardev=host-device{1},name=virga.{2}",
+                  kFirstHostDevicePort + index, index, device.name);
+    return;
+  }
+  add_block_node(arguments, {{"driver", "host_device"},
+                             {"node-name", fmt::format("host-device{}", index)},
+                             {"filename", set_path(device.descriptor)},
+                             {"locking", "on"},
+                             {"discard", "unmap"}});
+  arguments.add("-device",
+                "virtio-blk-pci,id=host-device{0}-device,drive=host-device{0},bus=pcie.0,"
+                "addr={1:#x},serial={2},werror=stop,rerror=stop,num-queues=1",
+                index, kFirstHostDeviceSlot + index, device.name.substr(0, 20));
+}
+
 void add_nic(Arguments& arguments, const NicDevice& nic, int index) {
   std::visit(Overloaded{[&](const TapNic& tap) {
                           arguments.add("-netdev", "tap,id=net{},fd={},vhost=off", index,
@@ -291,6 +315,8 @@ Result<void> check(const Hardware& hardware) {
   };
   if (hardware.disks.size() > kDisksMax) return too_many("disks", hardware.disks.size(), kDisksMax);
   if (hardware.nics.size() > kNicsMax) return too_many("NICs", hardware.nics.size(), kNicsMax);
+  if (hardware.host_devices.size() > kHostDevicesMax)
+    return too_many("host devices", hardware.host_devices.size(), kHostDevicesMax);
   if (hardware.cpus < 1 || hardware.cpus > 64 || hardware.memory_mib.value < 1) {
     return make_error(Errc::invalid,
                       fmt::format("VM {} has {} processors and {} MiB; 1 to 64 and at least 1 "
@@ -312,6 +338,9 @@ Result<void> check(const Hardware& hardware) {
       return make_error(Errc::invalid, "disk " + disk.name + " has no file");
     }
   }
+  for (const HostDeviceHere& device : hardware.host_devices) {
+    if (auto fine = check_word("host device", device.name); !fine) return fine;
+  }
   for (const NicDevice& nic : hardware.nics) {
     if (auto fine = check_word("MAC address", nic.mac); !fine) return fine;
   }
@@ -330,6 +359,9 @@ Result<std::vector<std::string>> command_line(const Hardware& hardware) {
     add_disk(arguments, hardware.disks[index], static_cast<int>(index));
   }
   if (hardware.seed.number >= 0) add_seed(arguments, hardware.seed);
+  for (std::size_t index = 0; index < hardware.host_devices.size(); ++index) {
+    add_host_device(arguments, hardware.host_devices[index], static_cast<int>(index));
+  }
   for (std::size_t index = 0; index < hardware.nics.size(); ++index) {
     add_nic(arguments, hardware.nics[index], static_cast<int>(index));
   }

@@ -87,6 +87,13 @@ struct NicDevice {
   NicBackend backend;
 };
 
+/// A device of the host. A block device is a disk behind all others, a character device a port "virga.NAME".
+struct HostDeviceHere {
+  std::string name;
+  InheritedDescriptor descriptor;
+  bool block = false;
+};
+
 /// Kernel that is booted without a boot loader.
 struct DirectBoot {
   InheritedDescriptor kernel;
@@ -103,6 +110,7 @@ struct Hardware {
   Mib memory_mib;
   std::vector<DiskDevice> disks;  ///< at most 8
   std::vector<NicDevice> nics;    ///< at most 8
+  std::vector<HostDeviceHere> host_devices;  ///< at most kHostDevicesMax
   InheritedDescriptor seed;       ///< ISO 9660, read-only; -1 = none
   bool direct_boot = false;
   DirectBoot boot;

@@ -189,16 +189,40 @@ TEST(HardwareTest, F_B4_AddressesOfDevicesAreFixedAndDifferent) {
     full.disks.push_back({"d" + std::to_string(index), FileDisk{{{{30 + index}, "raw"}}}});
     full.nics.push_back({"52:54:00:00:00:1" + std::to_string(index), 1450, TapNic{{40 + index}}});
   }
+  for (int index = 0; index < 4; ++index)
+    full.host_devices.push_back({"h" + std::to_string(index), {50 + index}, true});
   std::vector<std::string> addresses;
   for (const std::string& device : devices_of(full)) {
     const std::size_t at = device.find("addr=");
     if (at != std::string::npos) addresses.push_back(device.substr(at, device.find(',', at) - at));
   }
-  EXPECT_EQ(addresses.size(), 19U);
+  EXPECT_EQ(addresses.size(), 23U);
   std::sort(addresses.begin(), addresses.end());
   EXPECT_EQ(std::unique(addresses.begin(), addresses.end()), addresses.end());
+  Hardware more = full;
+  more.host_devices.push_back({"h4", {60}, true});
+  EXPECT_EQ(command_line(more).error().code, Errc::invalid);
   full.nics.push_back(full.nics.back());
   EXPECT_EQ(command_line(full).error().code, Errc::invalid);
+}
+
+TEST(HardwareTest, A3_23_R_B5_DevicesOfTheHostAreADiskBehindAllOthersAndAPortWithItsName) {
+  Hardware hardware = small_vm();
+  hardware.host_devices = {{"scratch", {50}, true}, {"modem", {51}, false}};
+  const auto arguments = command_line(hardware);
+  ASSERT_TRUE(arguments.ok());
+  std::string text;
+  for (const std::string& one : *arguments) text += one + "\n";
+  for (const char* part :
+       {"{\"driver\":\"host_device\",\"node-name\":\"host-device0\",\"filename\":"
+        "\"/dev/fdset/50\",\"locking\":\"on\",\"discard\":\"unmap\"}",
+        "virtio-blk-pci,id=host-device0-device,drive=host-device0,bus=pcie.0,addr=0x19,"
+        "serial=scratch,werror=stop,rerror=stop,num-queues=1",
+        "serial,id=host-device1,path=/dev/fdset/51",
+        "virtserialport,bus=ports.0,nr=4,id=port-host-device1,chardev=host-device1,"
+        "name=virga.modem"}) {
+    EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+  }
 }
 
 TEST(HardwareTest, F_F24_WordsThatQemuWouldMisreadAreRefused) {

@@ -302,6 +302,13 @@ Result<void> QemuHypervisor::admit_new(const VmLaunch& launch) {
                     "needs a new epoch",
                     launch.vm.value, to_string(launch.epoch)));
   }
+  for (const auto& [id, vm] : vms_) {
+    for (const std::string& name : launch.host_devices) {
+      if (id == launch.vm || std::ranges::count(vm->launch().host_devices, name) == 0) continue;
+      return make_error(Errc::conflict, fmt::format("{}: host device {} is held by {}",
+                                                    launch.vm.value, name, id.value));
+    }
+  }
   return remember(launch.vm, {launch.epoch, false});
 }
 

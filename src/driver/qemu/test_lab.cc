@@ -75,6 +75,7 @@ void QemuLab::open(int index) {
   options.shared_directory = shared();
   options.cgroup_base = group(index);
   options.encrypt_migrations = encrypt_migrations;
+  options.host_devices = host_devices;
   options.own_program = folder_ + "/virgad";
   Host& host = hosts_[index];
   host.fabric = std::make_unique<NullFabric>(loop_);

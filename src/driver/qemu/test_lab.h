@@ -64,6 +64,7 @@ class QemuLab final : public HypervisorLab {
 
   /// Of an agent that is started from now on.
   bool encrypt_migrations = true;
+  std::map<std::string, std::string> host_devices;
 
   /// A file of the VM's control group, whichever hierarchy has it: "pids.max". Empty = there is none.
   std::string group_file(int index, const VmId& vm, const std::string& file) const;

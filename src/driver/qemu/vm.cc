@@ -41,8 +41,9 @@ void QemuVm::start(bool incoming, std::uint32_t user, Callback<void> done) {
 }
 
 void QemuVm::open_files_as(std::uint32_t user) {
-  const FileRequest request{launch_, context_.options.shared_directory,
-                            context_.options.image_program, !incoming_, &context_.image_checks};
+  const QemuOptions& options = context_.options;
+  const FileRequest request{launch_,    options.shared_directory, options.image_program,
+                            !incoming_, options.host_devices,     &context_.image_checks};
   context_.worker.run<std::shared_ptr<OpenFiles>>(
       [request]() -> Result<std::shared_ptr<OpenFiles>> {
         auto files = open_files(request);

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -39,6 +40,7 @@ struct QemuOptions {
   bool cgroups = true;  ///< false: VMs run without limits
   bool cgroups_required = true;  ///< false: where no group can be made, VMs run without limits
   GuestUsers users;
+  std::map<std::string, std::string> host_devices;  ///< that guests may hold: name to path
   std::uint32_t group = 65534;     ///< of all VMs; has no files
   bool encrypt_migrations = true;  ///< of those that arrive here: docs/adr/0035
   MemoryKind memory = MemoryKind::anonymous;

@@ -149,6 +149,27 @@ Result<std::vector<OpenDiskFile>> open_chain(const FileRequest& request, const L
   return chain;
 }
 
+Result<OpenHostDevice> open_host_device(const FileRequest& request, const std::string& name) {
+  const auto offered = request.host_devices.find(name);
+  if (offered == request.host_devices.end()) {
+    return make_error(Errc::not_found, "host device " + name + ": this host offers none of the " +
+                                           "name; `virgad agent --host-device " + name + "=...`");
+  }
+  const std::string& path = offered->second;
+  struct stat seen {};
+  if (::stat(path.c_str(), &seen) != 0) return errno_error("host device " + name, errno);
+  if (!S_ISBLK(seen.st_mode) && !S_ISCHR(seen.st_mode)) {
+    return make_error(Errc::invalid, "host device " + name + ": " + path + " is no device");
+  }
+  OpenHostDevice made{name, {}, S_ISBLK(seen.st_mode)};
+  const int exclusive = made.block ? O_EXCL : O_NOCTTY;
+  made.descriptor = Descriptor(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | exclusive));
+  if (made.descriptor.valid()) return made;
+  if (errno == EBUSY)
+    return make_error(Errc::conflict, "host device " + name + ": the host itself uses " + path);
+  return errno_error(fmt::format("host device {}: open {}", name, path), errno);
+}
+
 /// What of the image this start is the first to use.
 std::vector<std::string> used_first(const FileRequest& request) {
   const VmLaunch& launch = request.launch;
@@ -268,6 +289,11 @@ Result<OpenFiles> open_files(const FileRequest& request) {
     auto chain = open_chain(request, disk);
     if (!chain) return chain.error();
     files.disks.push_back(std::move(*chain));
+  }
+  for (const std::string& name : launch.host_devices) {
+    auto device = open_host_device(request, name);
+    if (!device) return device.error();
+    files.host_devices.push_back(std::move(*device));
   }
   if (!launch.kernel.empty()) {
     auto kernel = open_below(request.shared_directory, launch.kernel, O_RDONLY);

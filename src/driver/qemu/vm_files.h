@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -66,6 +67,12 @@ struct OpenDiskFile {
   std::string format;
 };
 
+struct OpenHostDevice {
+  std::string name;
+  Descriptor descriptor;
+  bool block = false;  ///< else a character device
+};
+
 /// A VM's files on shared storage, open.
 struct OpenFiles {
   std::vector<std::vector<OpenDiskFile>>
@@ -73,6 +80,7 @@ struct OpenFiles {
   Descriptor kernel;
   Descriptor initrd;
   Descriptor seed;  ///< read-only ISO 9660
+  std::vector<OpenHostDevice> host_devices;
   /// Not empty: the image's files, of which nobody knows that they are right. Nothing else was opened or made: check
   /// these against launch.image, then ask again.
   std::vector<Descriptor> unchecked;
@@ -83,14 +91,17 @@ struct FileRequest {
   std::string shared_directory;
   std::string image_program;  ///< qemu-img
   bool create = true;  ///< make missing disks, write seed and vm.json; else all must be there
+  std::map<std::string, std::string> host_devices{};  ///< that this host offers: name to path
   const ImageChecks* image_checks = nullptr;  ///< nullptr: images are taken as they are
 };
 
 /// A kernel that is to be booted, and a disk that a new one is based on, are first given back as `unchecked` unless
 /// they are known; disks of a VM that has run stand on what was checked when they were made: a recovery reads no whole
 /// image. Blocking, at most 15 s of helper programs. Disk formats follow from the names: ".qcow2", all others raw.
-/// Errors: fenced (vm.json tells of a newer epoch), exhausted (no space), not_found (a file is missing, incoming),
-/// invalid (an image that cannot be used; a path that leaves the shared directory).
+/// A block device that the host itself uses, mounted or otherwise, is not taken.
+/// Errors: fenced (vm.json tells of a newer epoch), exhausted (no space), not_found (a file is missing, incoming; a
+/// host device that is not offered), conflict (a host device is in use), invalid (an image that cannot be used; a path
+/// that leaves the shared directory; what is offered is no device).
 Result<OpenFiles> open_files(const FileRequest& request);
 
 /// Removes the VM's disks, its configuration and its folder on shared storage; what is not there counts as removed, and

@@ -29,7 +29,7 @@ class VmFilesTest : public testing::Test {
   ~VmFilesTest() override { std::filesystem::remove_all(folder); }
 
   Result<OpenFiles> open(bool create = true) {
-    return open_files({launch, folder + "/shared", "/usr/bin/qemu-img", create, &checks});
+    return open_files({launch, folder + "/shared", "/usr/bin/qemu-img", create, {}, &checks});
   }
   std::string image_info(const std::string& path) {
     ProcessOptions options;

@@ -182,6 +182,10 @@ Result<void> VmProcess::add_files(const OpenFiles& files, Inherited& inherited) 
     }
     inherited.hardware.disks.push_back({launch.disks[index].name, std::move(disk)});
   }
+  for (const OpenHostDevice& device : files.host_devices) {
+    inherited.hardware.host_devices.push_back(
+        {device.name, inherited.lend(device.descriptor.get()), device.block});
+  }
   if (files.seed.valid()) inherited.hardware.seed = inherited.lend(files.seed.get());
   if (!files.kernel.valid()) return {};
   inherited.hardware.direct_boot = true;

@@ -23,10 +23,17 @@ bool counts_on_its_host(const Vm& vm) {
          (vm.status.power != VmPower::stopped || !vm.status.operation.empty());
 }
 
-/// A host has an operation while it is fenced: it may be back and still lose its power any moment.
 bool takes_guests(const Host& host) {
-  return host.status.health == HostHealth::alive && !host.spec.maintenance &&
-         host.status.operation.empty();
+  return host.status.health == HostHealth::alive && !host.spec.maintenance;
+}
+
+std::string device_refusal(const Vm& vm, const Host& host) {
+  for (const std::string& wanted : vm.spec.host_devices) {
+    const auto& offered = host.status.host_devices;
+    if (std::ranges::find(offered, wanted, &HostDevice::name) == offered.end())
+      return "offers no host device " + wanted;
+  }
+  return {};
 }
 
 }  // namespace
@@ -230,7 +237,6 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   if (member.excluded) return "is taken out";
   if (!takes_guests(host)) {
     if (host.spec.maintenance) return "is in maintenance";
-    if (host.status.health == HostHealth::alive) return "may still be switched off";
     return fmt::format("is {}", enum_name(host.status.health));
   }
   if (!tenant_.empty() && tenant_ != vm.meta.tenant) {
@@ -239,7 +245,9 @@ std::string PlacementState::refusal(const Member& member, const PlacementQuery& 
   if (!vm.spec.pinned_host.empty() && vm.spec.pinned_host != host.id()) {
     return fmt::format("the VM is pinned to {}", vm.spec.pinned_host.value);
   }
+  if (auto reason = device_refusal(vm, host); !reason.empty()) return reason;
   if (query.live && vm.status.host == host.id()) return "runs there now";
+  if (query.live && may_lose_power(host)) return "may still be switched off";
   if (!host.status.leads_outside && view_->floating_addresses.count<FloatingOfVm>(vm.id()) > 0)
     return "has no way out (--outside-device) for the VM's floating address";
   if (auto reason = region_refusal(*view_, vm, host); !reason.empty()) return reason;

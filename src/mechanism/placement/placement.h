@@ -14,6 +14,10 @@ namespace virga {
 /// What one VM takes from a host: its memory with the hypervisor's own part, its processor quota.
 Capacity demand_of(const Vm& vm);
 
+/// It has an operation while it is fenced: it may be back, and its controller may still switch it off. Nothing that
+/// runs is moved there; who places what does not run avoids it.
+inline bool may_lose_power(const Host& host) { return !host.status.operation.empty(); }
+
 /// Why a host cannot take a VM.
 struct Refusal {
   HostId host;
@@ -26,7 +30,7 @@ std::string text_of(const std::vector<Refusal>& refusals);
 struct PlacementQuery {
   const Vm* vm = nullptr;
   bool live = false;  ///< a running guest moves: same processor, no older QEMU, not where it is
-  std::set<HostId> avoid;  ///< hosts that failed it lately; used only when nothing else is left
+  std::set<HostId> avoid;  ///< failed it lately, or may lose power; used when nothing else is left
   std::set<HostId> prefer{};  ///< used before all others, the one with the most room first
 };
 

@@ -185,7 +185,18 @@ TEST_F(Placement, F_B8_F_B11_each_refusal_names_its_constraint) {
   EXPECT_EQ(why_not(web, "e"), "carries another VM of group db");
   EXPECT_EQ(why_not(web, "f"), "");
   edit_host(HostId("f"), [](Host& host) { host.status.operation = OperationId("fence"); });
-  EXPECT_EQ(why_not(web, "f"), "may still be switched off");
+  EXPECT_EQ(why_not(web, "f"), "");
+  EXPECT_EQ(why_not(web, "f", true), "may still be switched off");
+}
+
+TEST_F(Placement, A3_23_R_B5_a_vm_goes_where_the_device_is_that_it_holds) {
+  add_host("a");
+  add_host("b");
+  const VmId web = add_vm("web", "");
+  edit_vm(web, [](Vm& changed) { changed.spec.host_devices = {"scratch"}; });
+  EXPECT_EQ(why_not(web, "a"), "offers no host device scratch");
+  edit_host(HostId("b"), [](Host& host) { host.status.host_devices = {{"scratch"}}; });
+  EXPECT_EQ(why_not(web, "b"), "");
 }
 
 TEST_F(Placement, F_B8_groups_of_two_tenants_with_the_same_word_do_not_meet) {

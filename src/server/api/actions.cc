@@ -101,9 +101,10 @@ void migrate_vm(const EnginePtr& engine, const CallPtr& call, const json::object
   }
   change_one<Vm>(
       engine, call, [engine, wanted](const ClusterView& view, Vm& vm, Event& event) -> Refusal {
-        if (vm.spec.direct_io) {
+        if (holds_host_device(vm.spec)) {
+          const std::string field = vm.spec.direct_io ? "spec.direct_io" : "spec.host_devices";
           return problem(Errc::unsupported,
-                         "spec.direct_io: the VM holds a device of its host and cannot move alive");
+                         field + ": the VM holds a device of its host and cannot move alive");
         }
         if (!vm.spec.pinned_host.empty()) {
           return problem(Errc::conflict, "spec.pinned_host: the VM may run on \"" +

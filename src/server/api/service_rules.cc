@@ -194,7 +194,7 @@ Refusal check_relocation(const ClusterView& view, const Service& service, Reloca
                                order.copy.substr(0, 80), service.id().value),
                    copies);
   }
-  if (vm->spec.direct_io) {
+  if (holds_host_device(vm->spec)) {
     return problem(Errc::unsupported,
                    fmt::format("spec.vm.direct_io: {} holds a device of {}: it is locked to that "
                                "host",

@@ -103,6 +103,19 @@ Result<void> check_disks(const std::vector<VmDisk>& disks) {
   return {};
 }
 
+Result<void> check_host_devices(const VmSpec& spec) {
+  std::set<std::string> names{"root"};
+  for (const VmDisk& disk : spec.disks) names.insert(disk.name);
+  for (std::size_t i = 0; i < spec.host_devices.size(); ++i) {
+    const std::string field = fmt::format("spec.host_devices[{}]", i);
+    const std::string& name = spec.host_devices[i];
+    if (auto named = check_name(field, name); !named.ok()) return named;
+    if (!names.insert(name).second)
+      return wrong(field, name, "a disk or another device of this VM has that name");
+  }
+  return {};
+}
+
 Result<void> check_parameters(const std::map<std::string, std::string>& parameters) {
   constexpr std::size_t kParametersMax = 32;
   if (parameters.size() > kParametersMax) {
@@ -132,13 +145,14 @@ Result<void> check_user_data(const std::string& text) {
 
 constexpr std::int64_t kMibMax = 64LL << 20;  // 64 TiB
 
+/// `vm.processes_max`: QEMU ends when it gets no thread: 64 processors, 64 for its disks and a few
+/// of its own.
 const std::map<std::string, Range>& ranges() {
   static const std::map<std::string, Range> kTable = {
       {"vm.cpus", {"cpus", 1, 64, "processors"}},
       {"vm.cpu_millicores",
        {"cpu_millicores", 0, 64'000, "thousandths of a core (0 = cpus * 1000)"}},
       {"vm.cpu_weight", {"cpu_weight", 1, 10'000, "shares"}},
-      // QEMU ends when it gets no thread: 64 processors, 64 for its disks and a few of its own.
       {"vm.processes_max", {"processes_max", 160, 32'768, "threads and processes"}},
       {"vm.memory_mib", {"memory_mib", 32, 4 << 20, "MiB"}},
       {"vm.downtime_ms_max", {"downtime_ms_max", 10, 10'000, "milliseconds"}},
@@ -146,6 +160,7 @@ const std::map<std::string, Range>& ranges() {
       {"vm.disks", {"disks", 0, 8, "disks"}},
       {"vm.disks.size_mib", {"disks.size_mib", 1, kMibMax, "MiB"}},
       {"vm.nics", {"nics", 0, 8, "NICs"}},
+      {"vm.host_devices", {"host_devices", 0, kHostDevicesMax, "devices of its host"}},
       {"device.capacity_mib", {"capacity_mib", 1, 1LL << 34, "MiB"}},
       {"device.copy_mib_per_second_max", {"copy_mib_per_second_max", 8, 1 << 20, "MiB/s"}},
       {"volume.size_mib", {"size_mib", 1, kMibMax, "MiB"}},
@@ -605,6 +620,7 @@ Result<void> check_vm(const VmSpec& spec) {
            in("throttle_percent_max", spec.throttle_percent_max),
            in("disks", static_cast<std::int64_t>(spec.disks.size())),
            in("nics", static_cast<std::int64_t>(spec.nics.size())),
+           in("host_devices", static_cast<std::int64_t>(spec.host_devices.size())),
            check_optional_name("spec.anti_affinity_group", spec.anti_affinity_group),
            check_optional_name("spec.pinned_host", spec.pinned_host.value),
            check_optional_name("spec.move_to", spec.move_to.value)});
@@ -618,6 +634,7 @@ Result<void> check_vm(const VmSpec& spec) {
                  fmt::format("{} processors use at most {}", spec.cpus, spec.cpus * 1000LL));
   }
   if (auto disks = check_disks(spec.disks); !disks.ok()) return disks;
+  if (auto devices = check_host_devices(spec); !devices.ok()) return devices;
   if (auto data = check_user_data(spec.user_data); !data.ok()) return data;
   return check_parameters(spec.parameters);
 }

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "mechanism/network/addresses.h"
 #include "mechanism/placement/placement.h"
 #include "server/api/rules.h"
@@ -41,6 +43,9 @@ Refusal check_while_running(const Vm& before, const Vm& after) {
   };
   if (before.spec.cpus != after.spec.cpus) return running("spec.cpus");
   if (before.spec.memory_mib != after.spec.memory_mib) return running("spec.memory_mib");
+  if (before.spec.host_devices != after.spec.host_devices) return running("spec.host_devices");
+  if (holds_host_device(before.spec) && before.spec.pinned_host != after.spec.pinned_host)
+    return running("spec.pinned_host");
   return std::nullopt;
 }
 
@@ -103,10 +108,10 @@ Refusal check_image_of(const ClusterView& view, const Vm& vm) {
 
 Refusal check_pin(const ClusterView& view, const Vm& vm) {
   const HostId& pinned = vm.spec.pinned_host;
-  if (pinned.empty() && vm.spec.direct_io) {
+  if (pinned.empty() && holds_host_device(vm.spec)) {
     return problem(Errc::invalid,
-                   "spec.pinned_host: is empty; a VM with direct_io is locked to the host whose "
-                   "device it holds: name that host");
+                   "spec.pinned_host: is empty; a VM with host_devices or direct_io is locked to "
+                   "the host whose device it holds: name that host");
   }
   if (pinned.empty()) return std::nullopt;
   const Host* host = view.hosts.find(pinned);
@@ -119,6 +124,45 @@ Refusal check_pin(const ClusterView& view, const Vm& vm) {
                  fmt::format("spec.pinned_host: \"{}\" is no host of cluster \"{}\"", pinned.value,
                              vm.spec.cluster.value),
                  members);
+}
+
+const Vm* holder_of(const ClusterView& view, const Vm& vm, const std::string& device) {
+  for (const Vm* other : view.vms_of(vm.spec.cluster)) {
+    const bool there = other->spec.pinned_host == vm.spec.pinned_host && other->id() != vm.id();
+    if (there && std::ranges::count(other->spec.host_devices, device) > 0) return other;
+  }
+  return nullptr;
+}
+
+/// Who holds a device keeps it while it is stopped, too. What it has already is not asked for
+/// again: a host that does not offer it any more says so when the VM is to start.
+Refusal check_host_devices(const ClusterView& view, const Vm* before, const Vm& vm) {
+  const Host* host = view.hosts.find(vm.spec.pinned_host);
+  if (host == nullptr) return std::nullopt;
+  const bool moved = before == nullptr || before->spec.pinned_host != vm.spec.pinned_host;
+  for (std::size_t i = 0; i < vm.spec.host_devices.size(); ++i) {
+    const std::string& name = vm.spec.host_devices[i];
+    if (!moved && std::ranges::count(before->spec.host_devices, name) > 0) continue;
+    const auto& offered = host->status.host_devices;
+    if (std::ranges::find(offered, name, &HostDevice::name) == offered.end()) {
+      std::vector<Reason> those;
+      for (const HostDevice& one : offered) those.push_back({"device " + one.name, "is offered"});
+      return problem(Errc::not_found,
+                     fmt::format("spec.host_devices[{}]: host \"{}\" offers no device \"{}\": its "
+                                 "agent does, with `--host-device {}=/dev/...`",
+                                 i, host->meta.name, name, name),
+                     those);
+    }
+    if (const Vm* holder = holder_of(view, vm, name)) {
+      // Whose it is, another tenant is not told.
+      const bool own = holder->meta.tenant == vm.meta.tenant;
+      return problem(
+          Errc::conflict,
+          fmt::format("spec.host_devices[{}]: \"{}\" of host \"{}\" is held by {}", i, name,
+                      host->meta.name, own ? "vm " + holder->id().value : "another tenant's VM"));
+    }
+  }
+  return std::nullopt;
 }
 
 /// Groups that a NIC begins to have are there.
@@ -270,7 +314,8 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
       if (auto refused = check_fits_image(*image, after)) return refused;
     }
     if (auto refused = check_quota(view, *before, after)) return refused;
-    return check_pin(view, after);
+    if (auto refused = check_pin(view, after)) return refused;
+    return check_host_devices(view, before, after);
   }
   if (auto refused = check_image_of(view, after)) return refused;
   for (std::size_t i = 0; i < after.spec.nics.size(); ++i) {
@@ -293,7 +338,8 @@ Refusal apply_rules(const RuleContext& context, const Vm* before, Vm& after) {
   }
   if (auto refused = check_volumes_of(view, after)) return refused;
   if (auto refused = check_groups(view, nullptr, after)) return refused;
-  return check_pin(view, after);
+  if (auto refused = check_pin(view, after)) return refused;
+  return check_host_devices(view, nullptr, after);
 }
 
 Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& after,

@@ -61,6 +61,36 @@ TEST_F(Vms, A3_23_a_vm_with_direct_io_is_locked_to_its_host) {
   EXPECT_NE(move.body.find("cannot move alive"), std::string::npos) << move.body;
 }
 
+TEST_F(Vms, A3_23_R_B5_a_device_of_a_host_is_held_by_one_vm_that_is_pinned_there) {
+  make_house();
+  Host host;
+  host.meta.name = "host-1";
+  host.spec.cluster = ClusterId("lab");
+  host.status.host_devices = {{"scratch", HostDeviceKind::block, Bytes{1 << 20}}};
+  put(host, keys::of(host.id()));
+  const auto make = [this](const char* name, const std::string& more) {
+    return call("POST", "/v1/vms", vm_body(name, more));
+  };
+  const std::string pinned = R"(,"pinned_host":"host-1","host_devices":)";
+  const auto loose = make("one", R"(,"host_devices":["scratch"])");
+  EXPECT_EQ(loose.status, 400);
+  EXPECT_NE(loose.body.find("spec.pinned_host: is empty"), std::string::npos) << loose.body;
+  const auto unknown = make("one", pinned + R"(["modem"])");
+  EXPECT_EQ(unknown.status, 404);
+  EXPECT_NE(unknown.body.find("--host-device modem="), std::string::npos) << unknown.body;
+  EXPECT_NE(unknown.body.find("device scratch"), std::string::npos) << "what there is";
+  EXPECT_EQ(make("one", pinned + R"(["scratch","scratch"])").status, 400);
+  EXPECT_EQ(make("one", pinned + R"(["../sda"])").status, 400);
+  EXPECT_EQ(make("one", pinned + R"(["a","b","c","d","e"])").status, 400);
+  ASSERT_EQ(make("one", pinned + R"(["scratch"])").status, 202);
+  const auto second = make("two", pinned + R"(["scratch"])");
+  EXPECT_EQ(second.status, 409);
+  EXPECT_NE(second.body.find("held by vm acme/one"), std::string::npos) << second.body;
+  const auto move = call("POST", "/v1/vms/acme/one/migrate", R"({"host":"host-2"})");
+  EXPECT_EQ(move.status, 501);
+  EXPECT_NE(move.body.find("cannot move alive"), std::string::npos) << move.body;
+}
+
 TEST_F(Vms, F_B11_the_lowest_free_address_is_taken_also_after_a_removal) {
   make_house();
   for (int i = 0; i < 4; ++i)

@@ -168,6 +168,7 @@ void AgentSessions::record_hello(const HostId& id) {
   changed.status.agent_version = live.hello.agent_version;
   changed.status.capacity = live.hello.capacity;
   changed.status.hypervisor = live.hello.hypervisor;
+  changed.status.host_devices = live.hello.host_devices;
   changed.status.leads_outside = has(live.hello.features, "floating_addresses");
   changed.status.leash_armed = live.reported ? live.report.leash_armed : stored->status.leash_armed;
   if (to_json(changed.status) == to_json(stored->status)) return;
@@ -324,6 +325,7 @@ std::vector<std::string_view> features_for(const Command& command) {
   const VmLaunch& launch = *command.launch;
   const auto on_volume = [](const LaunchDisk& disk) { return !disk.volume.empty(); };
   const auto guarded = [](const LaunchNic& nic) { return nic.guarded; };
+  if (!launch.host_devices.empty()) wanted.push_back("host_devices");
   if (starts && launch.seed && !launch.seed->user_data.empty()) wanted.push_back("user_data");
   if (std::ranges::any_of(launch.disks, on_volume)) wanted.push_back("devices");
   if (std::ranges::any_of(launch.disks, &LaunchDisk::mirrored)) wanted.push_back("keep_leg");
