@@ -24,9 +24,9 @@ constexpr int kProtocolVersionMin = 1;
 /// What an agent of this version can do beyond its protocol's first: kinds of commands and fields of launches that came
 /// later.
 inline std::vector<std::string> agent_features() {
-  return {"change_limits",   "user_data",          "upload",    "places",      "security_groups",
-          "devices",         "mirror_disk",        "balancers", "probes",      "gateways",
-          "migration_relay", "floating_addresses", "keep_leg",  "host_devices"};
+  return {"change_limits",   "user_data",          "upload",    "places",       "security_groups",
+          "devices",         "mirror_disk",        "balancers", "probes",       "gateways",
+          "migration_relay", "floating_addresses", "keep_leg",  "host_devices", "tls_probes"};
 }
 
 /// An agent's certificate is made out to this and its host: "agent:host-1".

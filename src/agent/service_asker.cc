@@ -3,17 +3,27 @@
 #include <fmt/format.h>
 
 #include "edge/http.h"
+#include "edge/tls.h"
 
 namespace virga {
 
 void NetworkAsker::ask(const ServiceProbe& probe, std::shared_ptr<const int> from,
                        Callback<Duration> done) {
   HttpCall call;
-  call.url = fmt::format("http://{}:{}{}", probe.address, probe.port, probe.path);
+  const bool tls = !probe.trusted.empty();
+  call.url =
+      fmt::format("{}://{}:{}{}", tls ? "https" : "http", probe.address, probe.port, probe.path);
   call.deadline = probe.timeout_ms;
   call.network_namespace = std::move(from);
   if (probe.protocol == BalancerProtocol::tcp)
     return tcp_call(loop_, std::move(call), kStands, std::move(done));
+  if (tls) {
+    // Consumers come by a name that the service is known by, not by its address.
+    auto name = name_of(probe.trusted);
+    if (!name) return loop_.post([done = std::move(done), why = name.error()] { done(why); });
+    call.tls.trusted = probe.trusted;
+    call.server_name = *std::move(name);
+  }
   const auto judge = [this, began = loop_.now(), most = probe.status_max,
                       done = std::move(done)](const Result<HttpResponse>& response) {
     if (!response) return done(response.error());

@@ -25,12 +25,13 @@ struct ServiceProbe {
   int status_max = 399;  ///< http: 200 to this is an answer
   Duration every_ms = seconds(1);
   Duration timeout_ms = seconds(1);
+  std::string trusted{};  ///< http: PEM of the certificate that is shown there; empty = without TLS
 
   friend bool operator==(const ServiceProbe&, const ServiceProbe&) = default;
 };
 BOOST_DESCRIBE_STRUCT(ServiceProbe, (),
                       (service, leg, address, port, protocol, path, status_max, every_ms,
-                       timeout_ms))
+                       timeout_ms, trusted))
 
 /// All services that a host asks; sent by the server, replaced as a whole.
 struct ServiceProbeList {

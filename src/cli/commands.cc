@@ -394,6 +394,7 @@ void add_service_commands(std::vector<Command>& all) {
         option("guest-port", "that its guests listen on; default 80"),
         option("address", "that consumers connect to; default: the server picks"),
         option("protocol", "tcp or http; default tcp"),
+        option("certificate", "PEM file of certificate, chain and key: TLS ends at the balancer"),
         option("check", "how copies are looked at: tcp or http; default tcp"),
         option("check-path", "http: what is asked for; default /"),
         option("relocation", "duplicate or live_migration; default duplicate"),
@@ -418,6 +419,18 @@ void add_service_commands(std::vector<Command>& all) {
                   option("mode", "duplicate or live_migration; default: as its policy says"),
                   option("for-ms", "it comes back then; default: it stays")},
                  relocate_service});
+  all.push_back({"service",
+                 "certificate",
+                 "show consumers another certificate; what is under way goes on with the old one",
+                 {name_argument(true), option("file", "PEM: certificate, chain, private key"),
+                  flag("none", "without TLS from now on")},
+                 set_certificate});
+  all.push_back({"service",
+                 "weigh",
+                 "change the share of new requests that one copy gets; its replacement inherits it",
+                 {name_argument(true), option("copy", "name of its VM", true),
+                  option("weight", "1 to 256, compared with the others'; at first 100", true)},
+                 weigh_copy});
   all.push_back({"service",
                  "scale",
                  "change how many copies it has",

@@ -24,6 +24,8 @@ int grow_volume(Session& session, const Invocation& invocation);
 int move_volume(Session& session, const Invocation& invocation);
 int create_service(Session& session, const Invocation& invocation);
 int relocate_service(Session& session, const Invocation& invocation);
+int weigh_copy(Session& session, const Invocation& invocation);
+int set_certificate(Session& session, const Invocation& invocation);
 int scale_service(Session& session, const Invocation& invocation);
 int set_objective(Session& session, const Invocation& invocation);
 int show_level(Session& session, const Invocation& invocation);

@@ -44,6 +44,17 @@ Result<json::object> read_template(const Invocation& invocation) {
   return vm;
 }
 
+/// Of the file that an option names. Errors: what reading files gives.
+Result<void> put_certificate(const Invocation& invocation, const char* option,
+                             json::object& frontend) {
+  if (!invocation.has(option)) return {};
+  auto text = read_file(invocation.text(option), 32 << 10);
+  if (!text.ok()) return wrap_error("--" + std::string(option), text.error());
+  frontend["tls"] = true;
+  frontend["certificate"] = *std::move(text);
+  return {};
+}
+
 /// "99.95" -> 999500. Errors: invalid.
 Result<std::int64_t> read_percent(const std::string& text) {
   constexpr std::int64_t kWhole = 100;
@@ -99,11 +110,34 @@ int create_service(Session& session, const Invocation& invocation) {
   if (put.ok()) {
     put = put_numbers(invocation, policy, {{"drain-ms", "drain_ms"}, {"answer-ms", "answer_ms"}});
   }
+  if (put.ok()) put = put_certificate(invocation, "certificate", frontend);
   if (!put.ok()) return fail(session, put.error());
   if (!frontend.empty()) spec["frontend"] = frontend;
   if (!check.empty()) spec["check"] = check;
   if (!policy.empty()) spec["policy"] = policy;
   return create(session, invocation, "services", spec);
+}
+
+int set_certificate(Session& session, const Invocation& invocation) {
+  json::object frontend;
+  if (invocation.has("file") == invocation.has("none")) {
+    return fail(session, make_error(Errc::invalid, "name a --file, or --none: one of the two"));
+  }
+  if (invocation.has("none")) frontend["tls"] = false;
+  if (auto put = put_certificate(invocation, "file", frontend); !put.ok())
+    return fail(session, put.error());
+  return change_spec(session, invocation, json::object{{"frontend", std::move(frontend)}});
+}
+
+int weigh_copy(Session& session, const Invocation& invocation) {
+  json::object order;
+  put_text(invocation, "copy", order, "copy");
+  if (auto put = put_number(invocation, "weight", order, "weight"); !put.ok())
+    return fail(session, put.error());
+  const auto answer =
+      request(session, "POST", resource_target("services", invocation.text("name")) + "/weigh",
+              json::value(order));
+  return answer.ok() ? show_one(session, "services", answer->body) : fail(session, answer.error());
 }
 
 int relocate_service(Session& session, const Invocation& invocation) {

@@ -11,6 +11,8 @@
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
 
+#include <arpa/inet.h>
+
 #include <array>
 #include <cstdio>
 
@@ -272,6 +274,47 @@ Result<CertificateLife> life_of(const std::string& pem) {
     return make_error(Errc::invalid, "read a certificate: " + openssl_reason());
   }
   return life_of(*parsed);
+}
+
+namespace {
+
+std::string text_of(const ASN1_STRING* text) {
+  return {reinterpret_cast<const char*>(::ASN1_STRING_get0_data(text)),
+          static_cast<std::size_t>(::ASN1_STRING_length(text))};
+}
+
+/// Empty = the certificate names none of that kind.
+std::string alternative_name(const X509* certificate, int kind) {
+  const Names names(static_cast<GENERAL_NAMES*>(
+      ::X509_get_ext_d2i(certificate, NID_subject_alt_name, nullptr, nullptr)));
+  for (int index = 0; index < sk_GENERAL_NAME_num(names.get()); ++index) {
+    const GENERAL_NAME* name = sk_GENERAL_NAME_value(names.get(), index);
+    if (name->type != kind) continue;
+    if (kind == GEN_DNS) return text_of(name->d.dNSName);
+    const std::string bytes = text_of(name->d.iPAddress);
+    std::array<char, INET6_ADDRSTRLEN> address{};
+    const int family = bytes.size() == sizeof(in_addr) ? AF_INET : AF_INET6;
+    if (::inet_ntop(family, bytes.data(), address.data(), address.size())) return address.data();
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<std::string> name_of(const std::string& pem) {
+  const Certificate parsed = parse_certificate(pem);
+  if (parsed == nullptr) {
+    return make_error(Errc::invalid, "read a certificate: " + openssl_reason());
+  }
+  std::string name = alternative_name(parsed.get(), GEN_DNS);
+  if (name.starts_with("*.")) return "any" + name.substr(1);
+  if (name.empty()) name = alternative_name(parsed.get(), GEN_IPADD);
+  if (!name.empty()) return name;
+  const X509_NAME* subject = ::X509_get_subject_name(parsed.get());
+  const int at = ::X509_NAME_get_index_by_NID(subject, NID_commonName, -1);
+  if (at >= 0) name = text_of(::X509_NAME_ENTRY_get_data(::X509_NAME_get_entry(subject, at)));
+  if (!name.empty()) return name;
+  return make_error(Errc::invalid, "read a certificate: it is made out to no name");
 }
 
 Result<CertificateLife> life_of(const x509_st& certificate) {

@@ -29,6 +29,10 @@ struct CertificateLife {
 Result<CertificateLife> life_of(const std::string& pem);
 Result<CertificateLife> life_of(const x509_st& certificate);
 
+/// A name that the first certificate in `pem` is made out to: the first DNS name ("*" is filled in), else the first
+/// address, else its common name. Errors: invalid (there is none).
+Result<std::string> name_of(const std::string& pem);
+
 struct CertificateRequest {
   std::string common_name;  ///< "agent:host-1", "server"
   std::vector<std::string> dns_names;

@@ -59,6 +59,8 @@ Result<void> use_trusted(SSL_CTX* context, const std::string& pem, TlsSide side)
     ::X509_STORE_add_cert(::SSL_CTX_get_cert_store(context), next.get());
     if (side == TlsSide::server) ::SSL_CTX_add_client_CA(context, next.get());
   }
+  // One that is named is trusted itself, also where another authority has issued it.
+  ::X509_STORE_set_flags(::SSL_CTX_get_cert_store(context), X509_V_FLAG_PARTIAL_CHAIN);
   if (count == 0) return wrong("the trusted authorities are no PEM certificates");
   ::ERR_clear_error();
   return {};

@@ -74,6 +74,21 @@ TEST(Tls, R_F13_a_certificate_says_from_when_to_when_it_is_good) {
   EXPECT_EQ(life_of("none").error().code, Errc::invalid);
 }
 
+TEST(Tls, R_B6_R_B9_a_certificate_says_for_which_name_it_may_be_shown) {
+  const Folder folder;
+  const auto authority = CertificateAuthority::open(folder.path);
+  ASSERT_TRUE(authority.ok());
+  const auto named = [&](const CertificateRequest& request) {
+    const auto name = name_of(authority->issue(request)->certificate);
+    return name ? *name : name.error().text();
+  };
+  EXPECT_EQ(named({"shop", {"shop.example", "www.shop.example"}, {"10.0.0.1"}}), "shop.example");
+  EXPECT_EQ(named({"shop", {"*.shop.example"}, {}}), "any.shop.example");
+  EXPECT_EQ(named({"shop", {}, {"10.0.0.1"}}), "10.0.0.1");
+  EXPECT_EQ(named({"shop", {}, {}}), "shop");
+  EXPECT_EQ(name_of("none").error().code, Errc::invalid);
+}
+
 TEST(Tls, F_B6_damaged_files_are_named_and_never_overwritten) {
   const Folder folder;
   ASSERT_TRUE(CertificateAuthority::open(folder.path).ok());

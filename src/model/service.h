@@ -39,8 +39,11 @@ struct ServiceFrontend {
   int port = 80;        ///< never changes
   BalancerProtocol protocol = BalancerProtocol::tcp;
   int copy_connections_max = 0;  ///< of one copy: more wait at the balancer; 0 = no limit
+  bool tls = false;              ///< ends at the balancer, which shows `certificate`
+  std::string certificate{};  ///< PEM: certificate, chain, private key. Secret: read, it is empty
 };
-BOOST_DESCRIBE_STRUCT(ServiceFrontend, (), (address, port, protocol, copy_connections_max))
+BOOST_DESCRIBE_STRUCT(ServiceFrontend, (),
+                      (address, port, protocol, copy_connections_max, tls, certificate))
 
 enum class RelocationMode {
   duplicate,       ///< a new copy answers first, then the original drains and goes
@@ -91,6 +94,13 @@ struct RelocationOrder {
 };
 BOOST_DESCRIBE_STRUCT(RelocationOrder, (), (copy, host, mode, for_ms))
 
+/// Operator's command: what share of new requests a copy gets.
+struct WeightOrder {
+  std::string copy;  ///< name of its VM
+  int weight = 100;  ///< see ServiceCopy
+};
+BOOST_DESCRIBE_STRUCT(WeightOrder, (), (copy, weight))
+
 struct ServiceSpec {
   ClusterId cluster;
   ServiceTemplate vm;
@@ -101,10 +111,11 @@ struct ServiceSpec {
   ServiceScaling scaling;
   ServiceObjective objective;
   std::optional<RelocationOrder> relocate;  ///< cleared when decided
+  std::optional<WeightOrder> weigh{};       ///< the same
 };
 BOOST_DESCRIBE_STRUCT(ServiceSpec, (),
-                      (cluster, vm, replicas, frontend, check, policy, scaling, objective,
-                       relocate))
+                      (cluster, vm, replicas, frontend, check, policy, scaling, objective, relocate,
+                       weigh))
 
 enum class ServiceCopyState {
   starting,  ///< has not been seen healthy by the balancer yet; gets no requests
@@ -122,10 +133,11 @@ struct ServiceCopy {
   Duration away_ms{0};  ///< not before it has served so long
   std::optional<RelocationMode> home_by;  ///< as it went; empty: as its policy says
   bool released = false;  ///< no duplicate answered in time: it may be moved alive
+  int weight = 100;       ///< 1..256: its share of new requests, compared with the other copies
 
   friend bool operator==(const ServiceCopy&, const ServiceCopy&) = default;
 };
-BOOST_DESCRIBE_STRUCT(ServiceCopy, (), (vm, state, since, home, away_ms, home_by, released))
+BOOST_DESCRIBE_STRUCT(ServiceCopy, (), (vm, state, since, home, away_ms, home_by, released, weight))
 
 /// What is under way: at most one a service.
 struct ServiceRelocation {

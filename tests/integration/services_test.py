@@ -7,8 +7,12 @@ VIRGA_PACKAGES a folder for the guest's packages.
 
 import contextlib
 import glob
+import json
 import os
+import subprocess
 import sys
+import tempfile
+import threading
 import time
 import unittest
 
@@ -87,6 +91,78 @@ class ServicesTest(LabCase):
         for _ in range(20):
             names.add(self.cloud.http(self.client, self.address)["name"])
         self.assertEqual(len(names), 2, names)
+
+    def test_01_w_a_copy_gets_the_share_of_requests_that_was_asked_for(self):
+        """R-B6: weights 10 to 100 of two copies; and back."""
+        heavy, light = self.copies()
+
+        def share(count):
+            names = [self.cloud.http(self.client, self.address)["name"] for _ in range(count)]
+            return sum(f"acme/{name}" == light for name in names) / count
+        self.cloud.cli("service", "weigh", SERVICE, "--copy", light.partition("/")[2], "--weight", "10")
+        self.cloud.wait("its weight is in force", lambda: share(22) < 0.3, 30)
+        self.assertAlmostEqual(share(110), 1 / 11, delta=0.05)
+        self.cloud.cli("service", "weigh", SERVICE, "--copy", light.partition("/")[2], "--weight", "100")
+        self.cloud.wait("both have the same again", lambda: abs(share(20) - 0.5) < 0.2, 30)
+        self.assertEqual([copy["weight"] for copy in self.service()["status"]["copies"]], [100, 100])
+        self.assertNotEqual(heavy, light)
+
+    def make_certificate(self, number):
+        """A self-signed one of shop.example: (file for consumers, file for the service)."""
+        folder = tempfile.mkdtemp(dir=self.cloud.data)
+        key, shown, both = (os.path.join(folder, name) for name in ("key.pem", "certificate.pem", "both.pem"))
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+                        "-keyout", key, "-out", shown, "-days", "2", "-subj", "/CN=shop", "-set_serial", str(number),
+                        "-addext", "subjectAltName=DNS:shop.example"], check=True, capture_output=True, timeout=30)
+        with open(both, "w", encoding="utf-8") as file:
+            for part in (shown, key):
+                with open(part, encoding="utf-8") as text:
+                    file.write(text.read())
+        return shown, both
+
+    def test_01_t_tls_ends_at_the_balancer_and_its_certificate_is_renewed_under_requests(self):
+        """R-B6 R-B9: consumers check the certificate, so does the service's monitor; its renewal fails no request."""
+        first, first_pem = self.make_certificate(101)
+        second, second_pem = self.make_certificate(102)
+        self.cloud.cli("service", "create", "acme/shop", "--image", "tiny", "--network", "front", "--replicas", "1",
+                       "--port", "443", "--guest-port", "80", "--protocol", "http", "--check", "http",
+                       "--certificate", first_pem)
+        self.assertNotIn("BEGIN", json.dumps(self.cloud.api("GET", "services/acme/shop")))
+        self.cloud.cli("service", "objective", "acme/shop", "--availability", "99.9")
+        address = self.cloud.api("GET", "ports/acme/shop-frontend")["spec"]["address"].partition("/")[0]
+
+        def get(url, *more):
+            done = subprocess.run([*self.cloud.enter, "ip", "netns", "exec", self.client, "curl", "-sS", "-m", "3",
+                                   "--resolve", f"shop.example:443:{address}", *more, url],
+                                  capture_output=True, text=True, timeout=10, check=False)
+            return done.stdout if done.returncode == 0 else ""
+        secure = "https://shop.example/"
+        self.cloud.wait("it answers by TLS", lambda: "shop-c1" in get(secure, "--cacert", first), 120)
+        self.assertEqual(get(secure, "--cacert", second), "", "another certificate is refused by the consumer")
+        self.assertNotIn("shop-c1", get(f"http://{address}:443/"), "nothing is told without TLS")
+        failed = []
+        stop = threading.Event()
+
+        def consume():
+            while not stop.is_set():
+                if not any("shop-c1" in get(secure, "--cacert", shown) for shown in (first, second)):
+                    failed.append(time.time())
+        consumer = threading.Thread(target=consume)
+        consumer.start()
+        try:
+            time.sleep(1)
+            self.cloud.cli("service", "certificate", "acme/shop", "--file", second_pem)
+            self.cloud.wait("the new one is shown", lambda: "shop-c1" in get(secure, "--cacert", second), 30)
+            time.sleep(1)
+        finally:
+            stop.set()
+            consumer.join()
+        self.assertEqual(failed, [])
+        level = self.cloud.wait("its monitor has asked", lambda: (
+            lambda seen: seen["asked"] > 5 and seen)(self.cloud.cli("service", "level", "acme/shop")), 60)
+        self.assertEqual((level["failed"], level["failing"]), (0, ""), level)
+        self.cloud.cli("service", "delete", "acme/shop", text=True)
+        self.cloud.wait("it is gone", lambda: "acme/shop-c1" not in self.cloud.vms(), 60)
 
     def test_02_a_copy_is_relocated_by_command_and_no_request_fails(self):
         """A3-03 A3-06 A3-09 A3-10 A3-20: duplicated at the destination, redirected, drained, retired."""

@@ -211,6 +211,7 @@ bool ServiceController::take_step(Transaction& transaction, const ServiceStep& s
     Service changed = *stored;
     changed.status = step.status;
     if (step.order_decided) changed.spec.relocate.reset();
+    if (step.weight_decided) changed.spec.weigh.reset();
     if (step.create && !add_vm(transaction, changed, *step.create)) return false;
     change_vms(transaction, step);
     transaction.put(changed);

@@ -52,11 +52,17 @@ HostId ServicePlaces::choose_balancer(const Service& service, const HostId& othe
   return best;
 }
 
+bool ServicePlaces::can_monitor(const Service& service, const HostId& id) const {
+  const BalancerHostEvidence& evidence = evidence_of(id);
+  return evidence.can_probe && (evidence.can_probe_tls || !service.spec.frontend.tls);
+}
+
 bool ServicePlaces::may_monitor(const Service& service, const HostId& id) const {
   const Host* host = view_.hosts.find(id);
   const BalancerHostEvidence& evidence = evidence_of(id);
   return host != nullptr && host->spec.cluster == service.spec.cluster && evidence.reports &&
-         evidence.can_probe && host->status.health == HostHealth::alive && !host->spec.maintenance;
+         can_monitor(service, id) && host->status.health == HostHealth::alive &&
+         !host->spec.maintenance;
 }
 
 HostId ServicePlaces::choose_monitor(const Service& service, const HostId& balancer,

@@ -108,6 +108,7 @@ BalancerSpec balancer_of(const ClusterView& view, const Service& service) {
   frontend.port = spec.frontend.port;
   frontend.protocol = spec.frontend.protocol;
   frontend.pool = kServicePool;
+  if (spec.frontend.tls) frontend.certificate = spec.frontend.certificate;
   made.frontends.push_back(std::move(frontend));
   BalancerPool pool;
   pool.name = kServicePool;
@@ -120,6 +121,7 @@ BalancerSpec balancer_of(const ClusterView& view, const Service& service) {
     server.name = server_name(copy.vm);
     server.address = address.substr(0, address.find('/'));
     server.port = spec.vm.port;
+    server.weight = copy.weight;
     server.connections_max = spec.frontend.copy_connections_max;
     server.state = copy.state == ServiceCopyState::serving ? BalancerServerState::ready
                                                            : BalancerServerState::drain;

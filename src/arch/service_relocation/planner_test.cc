@@ -312,6 +312,45 @@ TEST_F(ServicePlannerTest, A3_22_R_B9_AgentsThatCannotAskAreNotChosen) {
   EXPECT_TRUE(web().status.available);
 }
 
+TEST_F(ServicePlannerTest, R_B6_ACopyHasTheShareThatWasAskedForAndSoHasItsReplacement) {
+  settle();
+  const auto weight_of = [&](const std::string& name) {
+    const BalancerSpec spec = balancer_of(view, web());
+    for (const BalancerServer& server : spec.pools[0].servers)
+      if (server.name == name) return server.weight;
+    return 0;
+  };
+  EXPECT_EQ(weight_of("web-c1"), 100);
+  edit_web([](Service& service) { service.spec.weigh = WeightOrder{"web-c1", 25}; });
+  EXPECT_GT(settle(), 0);
+  EXPECT_FALSE(web().spec.weigh.has_value());
+  EXPECT_EQ(weight_of("web-c1"), 25);
+  EXPECT_EQ(count("weighed"), 1);
+  order("web-c1", "h3");
+  EXPECT_GT(settle(), 0);
+  EXPECT_EQ(weight_of("web-c1"), 0) << "it is gone";
+  EXPECT_EQ(weight_of("web-c3"), 25);
+  edit_web([](Service& service) { service.spec.weigh = WeightOrder{"web-c1", 50}; });
+  EXPECT_GE(settle(), 0);
+  EXPECT_FALSE(web().spec.weigh.has_value()) << "an order about one that is gone comes to nothing";
+}
+
+TEST_F(ServicePlannerTest, R_B6_R_B9_TlsEndsAtTheBalancerAndIsAskedByWhoKnowsIt) {
+  edit_web([](Service& service) {
+    service.spec.frontend.tls = true;
+    service.spec.frontend.certificate = "PEM";
+  });
+  EXPECT_EQ(balancer_of(view, web()).frontends[0].certificate, "PEM");
+  promise();
+  for (auto& [id, host] : evidence.hosts) host.can_probe_tls = false;
+  EXPECT_GE(settle(), 0);
+  EXPECT_TRUE(web().status.monitor.empty());
+  edit_web([](Service& service) { service.spec.frontend.tls = false; });
+  EXPECT_EQ(balancer_of(view, web()).frontends[0].certificate, "");
+  EXPECT_GE(settle(), 0);
+  EXPECT_FALSE(web().status.monitor.empty());
+}
+
 TEST_F(ServicePlannerTest, A3_21_R_B9_TheOriginalStaysUntilConsumersHaveAnswers) {
   settle();
   order("web-c1", "h3");

@@ -18,6 +18,18 @@ boost::json::object facts_of(const ServiceRelocation& relocation) {
 
 }  // namespace
 
+/// An operator's command. A copy that is gone by now had its replacement, with its weight.
+void ServiceRound::weigh() {
+  if (!service_.spec.weigh) return;
+  const WeightOrder& order = *service_.spec.weigh;
+  step_.weight_decided = true;
+  ServiceCopy* copy = find(VmId(qualified(service_.meta.tenant, order.copy)));
+  if (copy == nullptr || copy->weight == order.weight) return;
+  copy->weight = order.weight;
+  tell("weighed", fmt::format("{} has weight {}", copy->vm.value, order.weight),
+       {{"vm", copy->vm.value}, {"weight", order.weight}});
+}
+
 void ServiceRound::relocate() {
   if (status().relocation) {
     if (status().relocation->mode == RelocationMode::duplicate) return go_on_duplicate();
@@ -130,6 +142,7 @@ void ServiceRound::begin_duplicate(ServiceRelocation relocation) {
     return;
   }
   relocation.replacement = *made;
+  find(*made)->weight = find(relocation.original)->weight;
   relocation.host = step_.create->host;
   status().relocation = std::move(relocation);
   tell("relocation_started", status().relocation->cause, facts_of(*status().relocation));

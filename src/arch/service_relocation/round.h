@@ -35,6 +35,7 @@ class ServiceRound {
   void tell_demand(const Demand& demand, const std::string& what);
 
   // relocating.cc: what replaces what
+  void weigh();
   void relocate();
   void obey();
   void leave_maintenance();

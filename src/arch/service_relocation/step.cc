@@ -28,13 +28,15 @@ std::optional<ServiceStep> ServiceRound::run() {
     place_monitor();
     note_health();
     finish_draining();
+    weigh();
     relocate();
     answer_demand();
     keep_count();
     judge();
   }
   const bool changed = step_.remove || status() != service_.status;
-  if (!changed && !step_.order_decided && step_.unpins.empty()) return std::nullopt;
+  const bool decided = step_.order_decided || step_.weight_decided;
+  if (!changed && !decided && step_.unpins.empty()) return std::nullopt;
   return std::move(step_);
 }
 
@@ -190,10 +192,9 @@ void ServiceRound::place_monitor() {
   const BalancerHostEvidence& there = places_.evidence_of(at);
   const bool mute = evidence_.mute.contains(service_.id());
   const bool stays = host != nullptr && !mute && !host->spec.maintenance &&
-                     at != status().balancer &&
-                     host->status.health != HostHealth::dead &&
+                     at != status().balancer && host->status.health != HostHealth::dead &&
                      host->status.health != HostHealth::fenced &&
-                     (!there.reports || there.can_probe);
+                     (!there.reports || places_.can_monitor(service_, at));
   if (stays || (at.empty() && !status().available)) return;  // its beginning breaks no promise
   const HostId next =
       places_.choose_monitor(service_, status().balancer, mute ? at : HostId());

@@ -33,6 +33,9 @@ class ServicePlaces {
 
   /// Whether it can be asked from there.
   bool may_monitor(const Service& service, const HostId& host) const;
+
+  /// Its agent knows how to ask this service.
+  bool can_monitor(const Service& service, const HostId& host) const;
   /// The host with the fewest monitors, its balancer's only when there is no other, never `other_than`; empty = none.
   HostId choose_monitor(const Service& service, const HostId& balancer, const HostId& other_than);
 

@@ -189,6 +189,7 @@ class TestServices {
     Service changed = stored;
     changed.status = step.status;
     if (step.order_decided) changed.spec.relocate.reset();
+    if (step.weight_decided) changed.spec.weigh.reset();
     put(changed);
   }
 

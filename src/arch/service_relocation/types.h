@@ -20,6 +20,7 @@ struct BalancerHostEvidence {
   bool awaited = false;     ///< not heard since this server leads, which is not long: nobody knows
   bool can_balance = true;  ///< that agent knows balancers
   bool can_probe = true;    ///< that agent asks services
+  bool can_probe_tls = true;                       ///< also by TLS
   std::map<ServiceId, ServiceBalancer> balancers;  ///< of its last report
 };
 
@@ -55,6 +56,7 @@ struct ServiceStep {
   ServiceId service;
   ServiceStatus status;                        ///< to be stored
   bool order_decided = false;                  ///< spec.relocate is cleared
+  bool weight_decided = false;                 ///< spec.weigh is
   std::optional<NewCopy> create;               ///< of status.copies
   std::vector<VmId> deletes;                   ///< copies' VMs
   std::vector<VmId> unpins;                    ///< may run anywhere from now on

@@ -222,6 +222,22 @@ void relocate_service(const EnginePtr& engine, const CallPtr& call) {
       });
 }
 
+void weigh_copy(const EnginePtr& engine, const CallPtr& call) {
+  const auto body = read_body(*call);
+  if (!body.ok()) return engine->refuse(call, body.error());
+  const auto order = from_json<WeightOrder>(json::value(*body));
+  if (!order.ok()) return engine->refuse(call, order.error());
+  change_one<Service>(engine, call,
+                      [order = *order](const ClusterView&, Service& service, Event& event) {
+                        if (auto refused = check_weight(service, order)) return refused;
+                        event.kind = "service.weight_requested";
+                        event.text = fmt::format("copy {} of service {} shall have weight {}",
+                                                 order.copy, service.id().value, order.weight);
+                        service.spec.weigh = order;
+                        return Refusal();
+                      });
+}
+
 void act_on_host(const EnginePtr& engine, const CallPtr& call) {
   const std::string& action = call->segments[2];
   if (action == "confirm-off") return confirm_off(engine, call);

@@ -32,6 +32,7 @@ std::vector<Route> make_routes() {
       {"POST", {"vms", "*", "*", "migrate"}, api::act_on_vm},
       {"GET", {"vms", "*", "*", "console"}, api::show_console},
       {"POST", {"services", "*", "*", "relocate"}, api::relocate_service},
+      {"POST", {"services", "*", "*", "weigh"}, api::weigh_copy},
       {"GET", {"services", "*", "*", "level"}, api::show_level},
       {"POST", {"hosts", "*", "maintenance"}, api::act_on_host},
       {"POST", {"hosts", "*", "activate"}, api::act_on_host},

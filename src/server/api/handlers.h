@@ -21,6 +21,7 @@ void delete_resource(const EnginePtr& engine, const CallPtr& call);  ///< DELETE
 
 // actions.cc
 void act_on_vm(const EnginePtr& engine, const CallPtr& call);         ///< start stop restart migrate
+void weigh_copy(const EnginePtr& engine, const CallPtr& call);
 void relocate_service(const EnginePtr& engine, const CallPtr& call);
 void show_level(const EnginePtr& engine, const CallPtr& call);
 void act_on_host(const EnginePtr& engine, const CallPtr& call);       ///< maintenance activate confirm-off

@@ -147,6 +147,9 @@ void add_actions(json::object& paths) {
   add_action(paths, "/v1/services/{tenant}/{name}/relocate",
              "replace one copy elsewhere; body {\"copy\", \"host\", \"mode\", \"for_ms\"} or less",
              "Service", "202");
+  add_action(paths, "/v1/services/{tenant}/{name}/weigh",
+             "change the share of new requests that one copy gets; body {\"copy\", \"weight\"}",
+             "Service", "202");
   add_action(paths, "/v1/hosts/{name}/maintenance", "evacuate a host and place nothing there",
              "Host", "202");
   add_action(paths, "/v1/hosts/{name}/activate", "end maintenance", "Host", "200");

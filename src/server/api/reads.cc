@@ -174,6 +174,7 @@ void blank(boost::json::object& resource, std::initializer_list<std::string_view
 
 void redact(std::string_view prefix, boost::json::object& resource) {
   if (prefix == keys::kMachine) blank(resource, {"spec", "bmc", "password"});
+  if (prefix == keys::kService) blank(resource, {"spec", "frontend", "certificate"});
   if (prefix == keys::kOperation) {
     for (const char* name : {"secret", "key"}) blank(resource, {"facts", "endpoint", name});
   }

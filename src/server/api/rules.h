@@ -78,6 +78,7 @@ Refusal add_companions(const RuleContext& context, const Vm* before, const Vm& a
                        Change& change);
 
 /// Whether a copy of the service can be relocated so; an empty `copy` becomes one that serves.
+Refusal check_weight(const Service& service, const WeightOrder& order);
 Refusal check_relocation(const ClusterView& view, const Service& service, RelocationOrder& order);
 
 /// Why a user cannot change this VM: it is a copy of a service.

@@ -3,6 +3,8 @@
 #include <algorithm>
 
 #include "arch/service_relocation/planner.h"
+#include "edge/tls.h"
+#include "edge/tls_context.h"
 #include "mechanism/network/addresses.h"
 #include "model/ipv4.h"
 #include "server/api/rules.h"
@@ -111,6 +113,36 @@ const ServiceCopy* any_serving(const Service& service) {
 
 }  // namespace
 
+/// Nobody reads the certificate back: left empty, it stays. Without TLS there is none.
+Refusal check_certificate(const RuleContext& context, const Service* before, Service& after) {
+  constexpr std::size_t kCertificateMax = 32 << 10;
+  ServiceFrontend& frontend = after.spec.frontend;
+  const auto wrong = [](const std::string& why) {
+    return problem(Errc::invalid, "spec.frontend.certificate: " + why);
+  };
+  const std::string known = before == nullptr ? "" : before->spec.frontend.certificate;
+  if (!frontend.tls) {
+    if (!frontend.certificate.empty() && frontend.certificate != known)
+      return wrong("is shown by TLS only; set spec.frontend.tls as well");
+    frontend.certificate.clear();
+    return std::nullopt;
+  }
+  if (frontend.certificate.empty()) frontend.certificate = known;
+  const std::string& pem = frontend.certificate;
+  if (pem.empty()) return wrong("is missing: PEM of the certificate, its chain and private key");
+  if (pem == known) return std::nullopt;
+  if (pem.size() > kCertificateMax)
+    return wrong(fmt::format("{} bytes are too many: at most {}", pem.size(), kCertificateMax));
+  const auto usable = make_tls_context({pem, pem, ""}, TlsSide::server, false);
+  if (!usable.ok()) return wrong(usable.error().what);
+  if (const auto name = name_of(pem); !name.ok()) return wrong(name.error().what);
+  const auto life = life_of(pem);
+  if (!life.ok()) return wrong(life.error().what);
+  const WallTime now = context.engine.context().loop.wall_now();
+  if (life->ends < now) return wrong("has ended at " + to_string(life->ends));
+  return std::nullopt;
+}
+
 Refusal apply_rules(const RuleContext& context, const Service* before, Service& after) {
   const ClusterView& view = context.view;
   if (before != nullptr) {
@@ -118,12 +150,15 @@ Refusal apply_rules(const RuleContext& context, const Service* before, Service& 
     if (after.spec.frontend.address.empty())
       after.spec.frontend.address = before->spec.frontend.address;
     after.spec.relocate = before->spec.relocate;
-  } else if (after.spec.relocate) {
-    return problem(Errc::invalid, "spec.relocate: is set by POST .../relocate only");
+    after.spec.weigh = before->spec.weigh;
+  } else if (after.spec.relocate || after.spec.weigh) {
+    return problem(Errc::invalid,
+                   "spec.relocate, spec.weigh: are set by POST .../relocate and .../weigh only");
   }
   if (auto sound = check_service(after.meta, after.spec); !sound.ok())
     return Problem{sound.error(), {}, 0};
   if (auto refused = check_copies(context, after)) return refused;
+  if (auto refused = check_certificate(context, before, after)) return refused;
   if (before != nullptr) return check_fixed(*before, after);
   const Network* network = network_of(view, after);
   VIRGA_CHECK(network != nullptr);
@@ -214,6 +249,25 @@ Refusal check_relocation(const ClusterView& view, const Service& service, Reloca
                    fmt::format("host: {} is on \"{}\" already", id.value, order.host.value));
   }
   return std::nullopt;
+}
+
+Refusal check_weight(const Service& service, const WeightOrder& order) {
+  constexpr int kWeightMax = 256;  // of HAProxy; 0 would be a drain
+  if (order.weight < 1 || order.weight > kWeightMax) {
+    return problem(Errc::invalid,
+                   fmt::format("weight: {} is out of range: 1 to {}", order.weight, kWeightMax));
+  }
+  std::vector<Reason> copies;
+  for (const ServiceCopy& one : service.status.copies) {
+    const std::string name = one.vm.value.substr(service.meta.tenant.size() + 1);
+    if (name == order.copy && one.state != ServiceCopyState::retired) return std::nullopt;
+    if (copies.size() < kReasonsMax)
+      copies.push_back({"copy " + name, std::string(enum_name(one.state))});
+  }
+  return problem(Errc::not_found,
+                 fmt::format("copy: \"{}\" is no copy of service {}", order.copy.substr(0, 80),
+                             service.id().value),
+                 copies);
 }
 
 std::vector<Reason> users_of(const ClusterView&, const Service&) { return {}; }

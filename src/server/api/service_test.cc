@@ -1,3 +1,7 @@
+#include <cstdlib>
+#include <filesystem>
+
+#include "edge/tls.h"
 #include "server/api/api_fixture.h"
 
 namespace virga::test {
@@ -38,6 +42,66 @@ class Services : public ApiTest {
     put(service, keys::of(service.id()));
   }
 };
+
+TEST_F(Services, R_B6_the_share_of_a_copy_is_ordered_within_its_bounds) {
+  make_serving();
+  const auto weigh = [this](const std::string& order) {
+    return call("POST", "/v1/services/acme/web/weigh", order);
+  };
+  refused(weigh(R"({"copy":"web-c9","weight":5})"), 404, "copy web-c1");
+  refused(weigh(R"({"copy":"web-c1","weight":0})"), 400, "1 to 256");
+  refused(weigh(R"({"copy":"web-c1","weight":"much"})"), 400, "weight");
+  EXPECT_EQ(weigh(R"({"copy":"web-c1","weight":5})").status, 202);
+  const auto& ordered = view.services.find(ServiceId("acme/web"))->spec.weigh;
+  ASSERT_TRUE(ordered.has_value());
+  EXPECT_EQ(ordered->weight, 5);
+  refused(call("POST", "/v1/services", body("other", R"(,"weigh":{"copy":"x","weight":5})")), 400,
+          "are set by POST");
+}
+
+TEST_F(Services, R_B6_a_certificate_goes_in_and_never_out) {
+  make_house();
+  char folder[] = "/tmp/virga-service-XXXXXX";
+  ASSERT_NE(::mkdtemp(folder), nullptr);
+  const auto authority = CertificateAuthority::open(folder);
+  std::filesystem::remove_all(folder);
+  ASSERT_TRUE(authority.ok());
+  const auto pem_for = [&](const char* name, Duration valid) {
+    const auto issued = authority->issue({"shop", {name}, {}, valid});
+    return issued->certificate + issued->private_key;
+  };
+  const auto frontend = [](bool tls, const std::string& certificate) {
+    json::object inner{{"tls", tls}, {"certificate", certificate}};
+    return R"(,"frontend":)" + json::serialize(inner);
+  };
+  const std::string good = pem_for("shop.example", std::chrono::hours(24));
+  refused(call("POST", "/v1/services", body("web", frontend(true, ""))), 400, "is missing");
+  refused(call("POST", "/v1/services", body("web", frontend(false, good))), 400,
+          "set spec.frontend.tls");
+  refused(call("POST", "/v1/services", body("web", frontend(true, "no PEM"))), 400,
+          "spec.frontend.certificate");
+  const std::string other = pem_for("other.example", std::chrono::hours(24));
+  const std::string mixed =
+      good.substr(0, good.find("-----BEGIN PRIVATE")) + other.substr(other.find("-----BEGIN PRIV"));
+  refused(call("POST", "/v1/services", body("web", frontend(true, mixed))), 400, "private key");
+  const auto made = call("POST", "/v1/services", body("web", frontend(true, good)));
+  ASSERT_EQ(made.status, 202) << made.body;
+  const auto stored = [this] {
+    return view.services.find(ServiceId("acme/web"))->spec.frontend.certificate;
+  };
+  EXPECT_EQ(stored(), good);
+  for (const char* path : {"/v1/services/acme/web", "/v1/services"}) {
+    const auto shown = call("GET", path);
+    EXPECT_EQ(shown.body.find("BEGIN"), std::string::npos) << path;
+    EXPECT_NE(shown.body.find(R"("tls":true)"), std::string::npos) << shown.body;
+  }
+  EXPECT_EQ(made.body.find("BEGIN"), std::string::npos);
+  EXPECT_EQ(call("PUT", "/v1/services/acme/web", body("web", frontend(true, ""))).status, 200);
+  EXPECT_EQ(stored(), good) << "what was read is written back";
+  EXPECT_EQ(call("PATCH", "/v1/services/acme/web", R"({"spec":{"frontend":{"tls":false}}})").status,
+            202);
+  EXPECT_EQ(stored(), "");
+}
 
 TEST_F(Services, R_B5_a_service_gets_an_address_of_its_network_and_keeps_it) {
   make_house();

@@ -11,6 +11,16 @@ bool promises(const Service& service) {
   return service.spec.objective.availability_ppm > 0 && !service.meta.deleting_at;
 }
 
+/// What is shown of a service that ends TLS: neither its key nor the long rest of its chain.
+std::string first_certificate(const std::string& pem) {
+  constexpr std::string_view kBegin = "-----BEGIN CERTIFICATE-----";
+  constexpr std::string_view kEnd = "-----END CERTIFICATE-----";
+  const std::size_t begin = pem.find(kBegin);
+  const std::size_t end = begin == std::string::npos ? begin : pem.find(kEnd, begin);
+  if (end == std::string::npos) return {};
+  return pem.substr(begin, end + kEnd.size() - begin) + "\n";
+}
+
 /// As its checks ask its copies, but at its own address. A balancer of HTTP says itself when it has
 /// nobody to ask; where checks know no path, all that is no failure of the service is an answer.
 std::optional<ServiceProbe> probe_of(const ClusterView& view, const Service& service) {
@@ -28,6 +38,7 @@ std::optional<ServiceProbe> probe_of(const ClusterView& view, const Service& ser
     probe.protocol = BalancerProtocol::http;
     probe.path = http ? spec.check.path : "/";
     probe.status_max = http ? 399 : 499;
+    if (spec.frontend.tls) probe.trusted = first_certificate(spec.frontend.certificate);
   }
   probe.every_ms = service.status.relocation ? std::min(kRelocationProbes, spec.objective.every_ms)
                                              : spec.objective.every_ms;

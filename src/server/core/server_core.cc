@@ -301,6 +301,8 @@ ServiceEvidence ServerCore::observe_services(const ClusterId& cluster) const {
     const auto& features = live.hello.features;
     seen.can_balance = std::find(features.begin(), features.end(), "balancers") != features.end();
     seen.can_probe = std::find(features.begin(), features.end(), "probes") != features.end();
+    seen.can_probe_tls =
+        std::find(features.begin(), features.end(), "tls_probes") != features.end();
     for (const ServiceBalancer& one : live.report.balancers) seen.balancers[one.service] = one;
   }
   for (const Service* service : view().services_of(cluster)) {
