@@ -5,10 +5,12 @@
 #include "cli/client.h"
 #include "cli/handlers.h"
 #include "cli/manifest.h"
+#include "cli/output.h"
 #include "cli/wait.h"
 #include "edge/file.h"
 
 namespace virga::cli {
+namespace json = boost::json;
 namespace {
 
 constexpr std::size_t kManifestMax = 4 << 20;
@@ -42,18 +44,27 @@ int apply_file(Session& session, const Invocation& invocation) {
   if (!entries.ok()) return fail(session, wrap_error(path, entries.error()));
   int worst = 0;
   std::vector<std::string> changed_vms;
+  json::array outcomes;
   for (const ManifestEntry& entry : *entries) {
     const auto answer = request(session, "PUT", resource_target(entry.plural, entry.name),
                                 boost::json::value(entry.body));
     if (!answer.ok()) {
       const int code = fail(session, wrap_error(entry.kind + " " + entry.name, answer.error()));
       if (worst == 0) worst = code;
+      outcomes.push_back(json::object{{"kind", entry.kind},
+                                      {"name", entry.name},
+                                      {"outcome", "failed"},
+                                      {"error", answer.error().text()}});
       continue;
     }
-    session.out(fmt::format("{} {} {}\n", entry.kind, entry.name, word_for(session, *answer)));
+    const std::string word = word_for(session, *answer);
+    outcomes.push_back(json::object{{"kind", entry.kind}, {"name", entry.name}, {"outcome", word}});
+    if (!is_structured(session))
+      session.out(fmt::format("{} {} {}\n", entry.kind, entry.name, word));
     if (entry.kind == "vm") warn_unplaced(session, answer->body);
     if (entry.kind == "vm" && !answer->unchanged) changed_vms.push_back(entry.name);
   }
+  if (is_structured(session)) print_value(session, outcomes);
   if (!session.wait || session.dry_run) return worst;
   for (const std::string& name : changed_vms) {
     const auto settled = wait_for_vm(session, name, Goal::settled);

@@ -118,6 +118,21 @@ TEST_F(CommandLine, F_B11_a_manifest_is_applied_in_order_and_the_second_time_say
   EXPECT_EQ(view.revision, before);
 }
 
+TEST_F(CommandLine, F_B11_commands_that_say_a_word_say_it_as_json_where_that_is_asked_for) {
+  session.format = cli::Format::json;
+  EXPECT_EQ(apply(kManifest), 0) << err;
+  const auto outcomes = json::parse(out).as_array();
+  ASSERT_EQ(outcomes.size(), 4U);
+  EXPECT_EQ(outcomes[3],
+            (json::object{{"kind", "vm"}, {"name", "acme/web"}, {"outcome", "accepted"}}));
+  EXPECT_NE(apply("kind: network\nmeta: {tenant: acme, name: bad}\nspec: {subnet: none}\n"), 0);
+  const auto failed = json::parse(out).as_array();
+  EXPECT_EQ(failed[0].at("outcome"), "failed");
+  EXPECT_NE(failed[0].at("error").as_string().find("subnet"), json::string::npos);
+  EXPECT_EQ(run("vm", "delete", {{"name", {"acme/web"}}}), 0) << err;
+  EXPECT_EQ(json::parse(out), (json::object{{"name", "acme/web"}, {"outcome", "accepted"}}));
+}
+
 TEST_F(CommandLine, F_B11_what_list_prints_as_yaml_can_be_applied_again) {
   ASSERT_EQ(apply(kManifest), 0);
   session.format = cli::Format::yaml;

@@ -194,7 +194,7 @@ int import_vm(Session& session, const Invocation& invocation) {
     const json::value plan = json::object{{"vm", json::object{{"name", name}, {"spec", spec}}},
                                           {"disk", disk},
                                           {"differences", to_json(domain->differences)}};
-    session.out(session.format == Format::json ? pretty_json(plan) : yaml_text(plan));
+    print_value(session, plan);
     return 0;
   }
   if (loses && !invocation.has("accept-losses")) {

@@ -28,10 +28,6 @@ std::string program_folder() {
   return error ? std::string("/usr/bin") : self.parent_path().string();
 }
 
-void print_value(Session& session, const json::value& value) {
-  session.out(session.format == Format::json ? pretty_json(value) : yaml_text(value));
-}
-
 Result<std::uint64_t> incarnation_of(const std::string& field, const std::string& text) {
   std::uint64_t incarnation = 0;
   const auto [end, code] = std::from_chars(text.data(), text.data() + text.size(), incarnation);

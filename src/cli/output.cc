@@ -337,13 +337,23 @@ std::string yaml_text(const json::value& from) {
   return out;
 }
 
+bool is_structured(const Session& session) {
+  return session.format == Format::json || session.format == Format::yaml;
+}
+
+void print_value(Session& session, const json::value& value, bool one_of_many) {
+  const bool json = session.format == Format::json;
+  if (one_of_many)
+    return session.out(json ? json::serialize(value) + "\n" : "---\n" + yaml_text(value));
+  session.out(json ? pretty_json(value) : yaml_text(value));
+}
+
 void print_resources(Session& session, const std::string& plural,
                      const std::vector<json::value>& items, bool single) {
-  if (session.format == Format::json || session.format == Format::yaml) {
-    json::value shown = single && items.size() == 1
-                            ? items.front()
-                            : json::value(json::array(items.begin(), items.end()));
-    return session.out(session.format == Format::json ? pretty_json(shown) : yaml_text(shown));
+  if (is_structured(session)) {
+    return print_value(session, single && items.size() == 1
+                                    ? items.front()
+                                    : json::value(json::array(items.begin(), items.end())));
   }
   session.out(table_text(columns_of(plural), items, session.format == Format::wide));
 }

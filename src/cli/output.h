@@ -30,6 +30,12 @@ std::string table_text(const std::vector<Column>& columns,
 std::string pretty_json(const boost::json::value& from);
 std::string yaml_text(const boost::json::value& from);
 
+/// JSON or YAML is asked for: all that goes out is that, also of commands that have nothing but a word to say.
+bool is_structured(const Session& session);
+
+/// In a structured session: as a whole, or (`one_of_many`) as one line, or one document, of a stream.
+void print_value(Session& session, const boost::json::value& value, bool one_of_many = false);
+
 /// Resources in the session's format. `single`: one object instead of a list.
 void print_resources(Session& session, const std::string& plural,
                      const std::vector<boost::json::value>& items, bool single);

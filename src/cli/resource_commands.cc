@@ -35,15 +35,18 @@ int follow_list(Session& session, const Invocation& invocation, const std::strin
   const auto ended = follow(session, target, [&](const std::string& kind, const json::value& data) {
     if (kind == "changed" && data.is_object()) {
       const json::value& resource = data.get_object().at("resource");
-      if (session.format == Format::json || session.format == Format::yaml) {
-        session.out(session.format == Format::json ? json::serialize(resource) + "\n"
-                                                   : "---\n" + yaml_text(resource));
+      if (is_structured(session)) {
+        print_value(session, resource, true);
       } else {
         session.out(
             table_text(columns_of(plural), {resource}, session.format == Format::wide, false));
       }
     }
-    if (kind == "removed") session.out(text_at(data, "key") + " is gone\n");
+    if (kind == "removed" && is_structured(session)) {
+      print_value(session, json::object{{"removed", text_at(data, "key")}}, true);
+    } else if (kind == "removed") {
+      session.out(text_at(data, "key") + " is gone\n");
+    }
     return kind != "compacted";
   });
   return ended.ok() ? 0 : fail(session, ended.error());
@@ -208,8 +211,13 @@ int delete_resource(Session& session, const Invocation& invocation, const std::s
     const auto gone = wait_for_service(session, name, true);
     if (!gone.ok()) return fail(session, gone.error());
   }
-  session.out(fmt::format("{} {}\n", name,
-                          answer->status == 202 && !session.wait ? "is being deleted" : "deleted"));
+  const bool goes_on = answer->status == 202 && !session.wait;
+  if (is_structured(session)) {
+    print_value(session,
+                json::object{{"name", name}, {"outcome", goes_on ? "accepted" : "deleted"}});
+  } else {
+    session.out(fmt::format("{} {}\n", name, goes_on ? "is being deleted" : "deleted"));
+  }
   return 0;
 }
 
@@ -589,9 +597,10 @@ int list_events(Session& session, const Invocation& invocation) {
   if (session.watch) {
     const auto ended = follow(
         session, target + "follow=true", [&](const std::string& kind, const json::value& event) {
-          if (kind == "event")
-            session.out(
-                table_text(columns_of("events"), {event}, session.format == Format::wide, false));
+          if (kind != "event") return true;
+          if (is_structured(session)) return print_value(session, event, true), true;
+          session.out(
+              table_text(columns_of("events"), {event}, session.format == Format::wide, false));
           return true;
         });
     return ended.ok() ? 0 : fail(session, ended.error());
@@ -613,9 +622,8 @@ int make_join_token(Session& session, const Invocation& invocation) {
       request(session, "POST", resource_target("clusters", invocation.text("name")) + "/join-token",
               json::value(json::object{}));
   if (!answer.ok()) return fail(session, answer.error());
-  if (session.format == Format::json || session.format == Format::yaml) {
-    session.out(session.format == Format::json ? pretty_json(answer->body)
-                                               : yaml_text(answer->body));
+  if (is_structured(session)) {
+    print_value(session, answer->body);
   } else {
     session.out(text_at(answer->body, "token") + "\n");
     session.err("valid once, for an hour: virgad agent --token-file FILE on the host\n");
@@ -626,7 +634,7 @@ int make_join_token(Session& session, const Invocation& invocation) {
 int show_document(Session& session, const std::string& target) {
   const auto answer = request(session, "GET", target);
   if (!answer.ok()) return fail(session, answer.error());
-  session.out(session.format == Format::json ? pretty_json(answer->body) : yaml_text(answer->body));
+  print_value(session, answer->body);
   return 0;
 }
 

@@ -69,9 +69,8 @@ int show_bill(Session& session, const Invocation& invocation) {
   if (invocation.has("csv")) return print_csv(session, target);
   const auto answer = request(session, "GET", target);
   if (!answer.ok()) return fail(session, answer.error());
-  if (session.format == Format::json || session.format == Format::yaml) {
-    session.out(session.format == Format::json ? pretty_json(answer->body)
-                                               : yaml_text(answer->body));
+  if (is_structured(session)) {
+    print_value(session, answer->body);
     return 0;
   }
   const auto* lines =
