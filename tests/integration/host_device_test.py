@@ -4,6 +4,7 @@
 VIRGA_BUILD names the build folder; VIRGA_PACKAGES a folder for the tiny guest's Debian packages. As root: loop devices.
 """
 
+import json
 import os
 import shutil
 import subprocess
@@ -105,6 +106,8 @@ class HostDevice(LabCase):
         self.cloud.api("POST", "hosts/host-1/maintenance", {})
         self.unplaced(["maintenance", "uses a device of its host directly"])
         self.assertEqual(self.answer()["boot_id"], boot)
+        losses = {loss["lost"]: loss for loss in self.cloud.cli("whatif", "cluster", "lab")["losses"]}
+        self.assertIn(self.VM, json.dumps(losses["host-1"]["pinned"]))
         self.cloud.cli("host", "activate", "host-1")
         degraded = os.path.join(self.cloud.data, "hosts", "host-1", "degraded")
         with open(degraded, "w", encoding="utf-8") as file:
