@@ -1,5 +1,6 @@
 #include "edge/tls.h"
 
+#include <arpa/inet.h>
 #include <fmt/format.h>
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
@@ -10,8 +11,6 @@
 #include <openssl/pem.h>
 #include <openssl/rand.h>
 #include <openssl/x509v3.h>
-
-#include <arpa/inet.h>
 
 #include <array>
 #include <cstdio>
@@ -293,6 +292,8 @@ std::string alternative_name(const X509* certificate, int kind) {
     if (kind == GEN_DNS) return text_of(name->d.dNSName);
     const std::string bytes = text_of(name->d.iPAddress);
     std::array<char, INET6_ADDRSTRLEN> address{};
+    const bool sound = bytes.size() == sizeof(in_addr) || bytes.size() == sizeof(in6_addr);
+    if (!sound) continue;  // whoever made the certificate may have written anything
     const int family = bytes.size() == sizeof(in_addr) ? AF_INET : AF_INET6;
     if (::inet_ntop(family, bytes.data(), address.data(), address.size())) return address.data();
   }

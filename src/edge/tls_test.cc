@@ -89,6 +89,25 @@ TEST(Tls, R_B6_R_B9_a_certificate_says_for_which_name_it_may_be_shown) {
   EXPECT_EQ(name_of("none").error().code, Errc::invalid);
 }
 
+TEST(Tls, R_B6_an_address_of_two_bytes_is_no_name) {
+  // Self-signed, CN=shop, subjectAltName=DER:30:04:87:02:01:02.
+  const std::string odd =
+      "-----BEGIN CERTIFICATE-----\n"
+      "MIIBgjCCASigAwIBAgIUfWI8HFhbbJkDhA/K3KK1bdd3owQwCgYIKoZIzj0EAwIw\n"
+      "DzENMAsGA1UEAwwEc2hvcDAeFw0yNjExMzAxNTM4NDNaFw0zNjExMjcxNTM4NDNa\n"
+      "MA8xDTALBgNVBAMMBHNob3AwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATntf9s\n"
+      "G06CkGPnhg/T14NaWHbDnuEFz9pf9BEHFvbqBjvhmoNHVKlCgeN5mIK/iQA5LKMn\n"
+      "Z/R52fOYW3yeeY/ho2IwYDAdBgNVHQ4EFgQU92GgbBgbjJ+JgArg1HF7f+4NtpYw\n"
+      "HwYDVR0jBBgwFoAU92GgbBgbjJ+JgArg1HF7f+4NtpYwDwYDVR0TAQH/BAUwAwEB\n"
+      "/zANBgNVHREEBjAEhwIBAjAKBggqhkjOPQQDAgNIADBFAiBXKAo93UwpjvCcqOR8\n"
+      "w2bKFfDzf2s0u0EDVlfO4yRNggIhANDcTH0glGHWXiGEw0Td29DXQhywWhIjJNE5\n"
+      "lSrg9A14\n"
+      "-----END CERTIFICATE-----\n";
+  const auto name = name_of(odd);
+  ASSERT_TRUE(name.ok()) << name.error().text();
+  EXPECT_EQ(*name, "shop");
+}
+
 TEST(Tls, F_B6_damaged_files_are_named_and_never_overwritten) {
   const Folder folder;
   ASSERT_TRUE(CertificateAuthority::open(folder.path).ok());

@@ -64,6 +64,8 @@ TEST_F(HostDeviceTest, A3_23_R_B5_what_is_not_offered_is_not_opened) {
   const auto file = start("db", {"file"});
   ASSERT_FALSE(file.ok());
   EXPECT_EQ(file.error().code, Errc::invalid) << "it has become something else since";
+  EXPECT_EQ(file.error().text().find("/etc"), std::string::npos)
+      << "where it is, tenants need not know";
 }
 
 }  // namespace

@@ -149,6 +149,7 @@ Result<std::vector<OpenDiskFile>> open_chain(const FileRequest& request, const L
   return chain;
 }
 
+/// What is said of it goes to tenants: where it is on the host stays here.
 Result<OpenHostDevice> open_host_device(const FileRequest& request, const std::string& name) {
   const auto offered = request.host_devices.find(name);
   if (offered == request.host_devices.end()) {
@@ -159,15 +160,15 @@ Result<OpenHostDevice> open_host_device(const FileRequest& request, const std::s
   struct stat seen {};
   if (::stat(path.c_str(), &seen) != 0) return errno_error("host device " + name, errno);
   if (!S_ISBLK(seen.st_mode) && !S_ISCHR(seen.st_mode)) {
-    return make_error(Errc::invalid, "host device " + name + ": " + path + " is no device");
+    return make_error(Errc::invalid, "host device " + name + ": what is offered is no device");
   }
   OpenHostDevice made{name, {}, S_ISBLK(seen.st_mode)};
   const int exclusive = made.block ? O_EXCL : O_NOCTTY;
   made.descriptor = Descriptor(::open(path.c_str(), O_RDWR | O_NONBLOCK | O_CLOEXEC | exclusive));
   if (made.descriptor.valid()) return made;
   if (errno == EBUSY)
-    return make_error(Errc::conflict, "host device " + name + ": the host itself uses " + path);
-  return errno_error(fmt::format("host device {}: open {}", name, path), errno);
+    return make_error(Errc::conflict, "host device " + name + ": the host itself uses it");
+  return errno_error("open host device " + name, errno);
 }
 
 /// What of the image this start is the first to use.
